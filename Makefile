@@ -1,0 +1,31 @@
+# The front door; CI calls the same targets. Nothing to install first but Rust, Node 20 and make.
+
+CARGO ?= cargo
+# More arguments: make test ARGS='-- webhooks', make run ARGS='--no-worker'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench fmt
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## build what is stale and serve demo data on http://127.0.0.1:8080
+	@$(CARGO) build --release --locked --bin campanile
+	@exec $(CARGO) run --quiet --release --locked --bin campanile -- serve --demo $(ARGS)
+
+test: ## install what is missing, then run every test on SQLite, PostgreSQL and Redis
+	@tests/run $(ARGS)
+
+check: ## format, clippy and rustdoc, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+bench: ## measure webhooks per second and event latency on servers of its own
+	@$(CARGO) build --release --locked --workspace
+	@$(CARGO) run --quiet --release --locked -p loadtest -- webhooks --spawn
+	@$(CARGO) run --quiet --release --locked -p loadtest -- latency --spawn
+
+fmt: ## format everything
+	@$(CARGO) fmt --all

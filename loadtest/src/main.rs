@@ -1,0 +1,74 @@
+//! Campanile's load harness: `cargo run --release -p loadtest -- SCENARIO [options]`.
+//! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
+//! run, however fast it was. All traffic goes to this machine, bounded in count and time.
+
+mod drive;
+mod framing;
+mod http;
+mod payload;
+mod scenario;
+mod server;
+mod sse;
+mod stats;
+mod target;
+mod token;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Puts a Campanile on this machine under load, and checks that it keeps its promise meanwhile.
+///
+/// Start the server yourself and pass its URL and secrets, or let --spawn start the release binary
+/// on a free port with a data directory of its own.
+#[derive(Parser)]
+#[command(name = "loadtest", version)]
+struct Cli {
+    /// Threads of the load tool itself; each takes a core from the server.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    threads: u8,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    Webhooks(scenario::webhooks::Options),
+    Latency(scenario::latency::Options),
+    Flood(scenario::flood::Options),
+}
+
+fn main() -> ExitCode {
+    match load(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cli.threads.into())
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            outcome = run(cli.scenario) => outcome,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
+
+async fn run(scenario: Scenario) -> Result<()> {
+    match scenario {
+        Scenario::Webhooks(options) => scenario::webhooks::run(options).await,
+        Scenario::Latency(options) => scenario::latency::run(options).await,
+        Scenario::Flood(options) => scenario::flood::run(options).await,
+    }
+}

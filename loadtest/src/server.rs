@@ -1,0 +1,201 @@
+//! The server under load: one that runs already, or (`--spawn`) the release binary started here on
+//! a free port with a folder and secrets of its own, and ended by its process id. A spawned server
+//! inherits no setting, so that it can never reach a database that someone cares about.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::http::Connection;
+use crate::target::Target;
+use crate::{payload, token};
+
+/// How long a server may take to be ready, and to drain.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which server to load, in every scenario's options.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub struct Options {
+    /// The server; only addresses of this machine are accepted.
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// The webhook secret (of several, separated by commas, the first).
+    #[arg(long, env = "GITHUB_WEBHOOK_SECRET", hide_env_values = true, required_unless_present = "spawn")]
+    pub secret: Option<String>,
+    /// A connection token that may read org:acme.
+    #[arg(long, hide_env_values = true)]
+    pub token: Option<String>,
+    /// Instead of --token: the server's JWT secret, to mint one.
+    #[arg(long, env = "CAMPANILE_JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<String>,
+    /// Start a server for this run, on a free port with its own data directory and secrets.
+    #[arg(long, conflicts_with = "url")]
+    pub spawn: bool,
+    /// The binary to spawn [default: the campanile next to this tool].
+    #[arg(long, requires = "spawn", value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+    /// The spawned server's DATABASE_URL [default: SQLite in the data directory].
+    #[arg(long, requires = "spawn", value_name = "URL")]
+    pub database_url: Option<String>,
+    /// The spawned server's REDIS_URL [default: none].
+    #[arg(long, requires = "spawn", value_name = "URL")]
+    pub redis_url: Option<String>,
+    /// Make the spawned server's folder in here, to measure a certain disk [default: the temporary
+    /// folder, which may be in memory].
+    #[arg(long, requires = "spawn", value_name = "DIR")]
+    pub data_in: Option<PathBuf>,
+}
+
+/// A server that answers.
+pub struct Server {
+    /// Where it is.
+    pub target: Target,
+    /// Its webhook secret.
+    pub secret: String,
+    token: Option<String>,
+    spawned: Option<Spawned>,
+}
+
+struct Spawned {
+    child: Child,
+    folder: PathBuf,
+    ready_after: Duration,
+}
+
+impl Options {
+    /// Finds the server, or starts it and waits until it is ready.
+    pub async fn server(&self) -> Result<Server> {
+        if self.spawn {
+            return self.start().await;
+        }
+        let target = Target::resolve(&self.url).await?;
+        let secret = self.secret.as_deref().context("--secret is missing")?;
+        let secret = secret.split(',').next().unwrap_or_default().trim().to_owned();
+        ensure!(!secret.is_empty(), "--secret is empty");
+        let minted = || self.jwt_secret.as_deref().map(|secret| token::mint(secret, payload::OWNER));
+        Ok(Server { target, secret, token: self.token.clone().or_else(minted), spawned: None })
+    }
+
+    async fn start(&self) -> Result<Server> {
+        let binary = self.binary.clone().map_or_else(neighbour, Ok)?;
+        let binary = binary.canonicalize().with_context(|| {
+            format!("no {}: cargo build --release --locked --bin campanile", binary.display())
+        })?;
+        let folder = self.data_in.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = std::path::absolute(folder)?.join(format!("campanile-loadtest-{}", Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let [secret, jwt_secret] = [(); 2].map(|()| Uuid::new_v4().simple().to_string().repeat(2));
+        let log = std::fs::File::create(folder.join("log"))?;
+
+        let mut command = Command::new(&binary);
+        command.arg("serve").current_dir(&folder).stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("CAMPANILE_LISTEN", address.to_string());
+        command.env("CAMPANILE_DATA_DIR", folder.join("data"));
+        command.env("GITHUB_WEBHOOK_SECRET", &secret);
+        command.env("CAMPANILE_JWT_SECRET", &jwt_secret);
+        command.env("CAMPANILE_API_KEY", Uuid::new_v4().simple().to_string());
+        command.envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)));
+        command.envs(self.redis_url.iter().map(|url| ("REDIS_URL", url)));
+
+        let began = Instant::now();
+        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()));
+        let mut spawned = Spawned { child: child?, folder, ready_after: Duration::ZERO };
+        let target = Target::from(address);
+        spawned.wait_until_ready(&target, began).await?;
+        spawned.ready_after = began.elapsed();
+        let token = Some(token::mint(&jwt_secret, payload::OWNER));
+        Ok(Server { target, secret, token, spawned: Some(spawned) })
+    }
+}
+
+impl Server {
+    /// A token for `Authorization: Bearer`.
+    pub fn token(&self) -> Result<&str> {
+        self.token.as_deref().context("--token or --jwt-secret is missing")
+    }
+
+    /// The processor time that a spawned server has used.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        cpu_time(&self.spawned.as_ref()?.child.id()?.to_string())
+    }
+
+    /// Drains a spawned server and says how long its start and its end took.
+    pub async fn finish(self) -> Result<Option<Value>> {
+        let Some(mut spawned) = self.spawned else { return Ok(None) };
+        let drained = spawned.drain().await?;
+        let ready_ms = spawned.ready_after.as_secs_f64() * 1000.0;
+        let drain_ms = drained.as_secs_f64() * 1000.0;
+        println!("server     ready after {ready_ms:.0} ms, drained in {drain_ms:.0} ms");
+        Ok(Some(json!({ "ready_ms": ready_ms, "drain_ms": drain_ms })))
+    }
+}
+
+impl Spawned {
+    async fn wait_until_ready(&mut self, target: &Target, began: Instant) -> Result<()> {
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", target.host);
+        let mut body = Vec::new();
+        while began.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}:\n{}", self.last_words());
+            }
+            let mut connection = Connection::to(target);
+            if matches!(connection.exchange(request.as_bytes(), &mut body).await, Ok(200)) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        bail!("the server was not ready after {PATIENCE:?}:\n{}", self.last_words())
+    }
+
+    /// SIGTERM, and the wait for exit status 0.
+    async fn drain(&mut self) -> Result<Duration> {
+        let pid = self.child.id().with_context(|| format!("the server died:\n{}", self.last_words()))?;
+        let began = Instant::now();
+        // The shell's own kill, because a signal from here would take unsafe code.
+        let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid.to_string()]).status().await?;
+        ensure!(sent.success(), "the server is gone:\n{}", self.last_words());
+        let status = timeout(PATIENCE, self.child.wait()).await.context("the server does not drain")??;
+        ensure!(status.success(), "the server ended with {status}:\n{}", self.last_words());
+        Ok(began.elapsed())
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read(self.folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned()
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        // The process itself goes with `child` (kill_on_drop), if it has not gone before.
+        let _ = self.child.start_kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The processor time, user and system, that a process has used: by its id, or `self`.
+pub fn cpu_time(process: &str) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in brackets may hold spaces; user and system time are the 14th and 15th field.
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // Linux shows user space a hundred ticks a second, whatever the kernel's own clock.
+    Some(Duration::from_millis(ticks * 10))
+}
+
+fn neighbour() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    Ok(here.parent().unwrap_or(Path::new(".")).join("campanile"))
+}

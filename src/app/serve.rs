@@ -1,0 +1,109 @@
+//! `campanile serve`: a node from start to signal. Says where to open and how to get in, runs
+//! until SIGTERM or Ctrl-C, and drains.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Node, core_runtime, demo};
+use crate::config::{Backend, Config, LogFormat, Secrets};
+use crate::{telemetry, vital};
+
+/// Open files that a busy node needs; with fewer it says so.
+const ENOUGH_FILES: u64 = 10_000;
+
+/// Runs a node until it is told to stop. Blocks.
+pub fn serve(config: &Config, secrets: &Secrets, with_demo: bool) -> anyhow::Result<()> {
+    let format = match config.telemetry.log_format {
+        LogFormat::Auto => None,
+        LogFormat::Text => Some(telemetry::LogFormat::Text),
+        LogFormat::Json => Some(telemetry::LogFormat::Json),
+    };
+    telemetry::start_logging(config.telemetry.log.as_str(), format)?;
+    vital::end_with_its_parts();
+    vital::mark_thread();
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    raise_file_limit();
+    let core = core_runtime().context("cannot start threads")?;
+    let done = actix_rt::System::new().block_on(async {
+        let mut stop = Stop::listen()?;
+        let node = Node::start(config, secrets, core.handle()).await?;
+        greet(config, secrets, node.address(), with_demo);
+        let demo = with_demo.then(|| actix_rt::spawn(demo::run(node.address(), secrets.github[0].clone())));
+        stop.asked().await;
+        demo.inspect(|demo| demo.abort());
+        tokio::select! {
+            () = node.stop() => Ok(()),
+            () = stop.asked() => Err(anyhow::anyhow!("stopped at once by a second signal")),
+        }
+    });
+    core.shutdown_timeout(std::time::Duration::from_secs(5));
+    done
+}
+
+/// SIGTERM and Ctrl-C.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit < ENOUGH_FILES => {
+            tracing::warn!(limit, "few files may be open at once: raise `ulimit -n` for many connections");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
+}
+
+/// What a person needs next. Secrets stay where they are: the commands read them.
+fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, with_demo: bool) {
+    if !std::io::stdout().is_terminal() && !with_demo {
+        return;
+    }
+    let url =
+        config.server.public_url.as_ref().map_or_else(|| format!("http://{address}"), ToString::to_string);
+    let store = match config.backend() {
+        Backend::Sqlite { path } => format!("SQLite in {} (embedded)", path.display()),
+        Backend::Postgres { .. } => "Postgres (DATABASE_URL)".to_owned(),
+    };
+    let org = if with_demo { demo::OWNER } else { "YOUR-ORG" };
+    println!("\n  Campanile {} is ready: {url}", env!("CARGO_PKG_VERSION"));
+    println!("    store     {store}");
+    println!("    bus       in process (embedded)");
+    if !secrets.generated.is_empty() {
+        println!(
+            "    secrets   generated into {}: {}",
+            config.server.data_dir.display(),
+            secrets.generated.join(", ")
+        );
+    }
+    println!("    webhooks  {url}/webhooks/github\n");
+    // As it was called, so that the lines can be copied.
+    let me = std::env::args().next().unwrap_or_else(|| "campanile".to_owned());
+    println!("  Watch:  {me} tail org:{org}");
+    println!("  Or:     curl -N -H \"Authorization: Bearer $({me} token --sub me --org {org})\" \\");
+    println!("               '{url}/api/events/stream?channels=org:{org}'");
+    if with_demo {
+        println!("\n  Demo: three repositories of `{org}` get a webhook every few seconds.");
+    }
+    println!("  Ctrl-C drains and stops.\n");
+}

@@ -1,0 +1,120 @@
+//! `campanile log`: upkeep of the log. `new-epoch` tells subscribers that the history they know
+//! may not be the one that is here, which nobody but the operator of a restore can know.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use futures_util::FutureExt as _;
+
+use super::terminal::{confirm, say};
+use super::{ConfigArgs, block_on_store};
+use crate::app::store_options;
+use crate::domain::position::Epoch;
+use crate::store::{Options, Store, generation};
+
+const ABOUT: &str = "\
+Gives the store a new generation, and with it every channel a new epoch. Do this after a backup was restored \
+or a copy of the data was put to use: offsets may then be given out a second time, for other events, and a \
+cursor from before must not be taken for one of now.
+
+Nothing is deleted. Subscribers who come back with an old cursor are told that their place is gone, and read \
+again from the oldest retained event.
+
+On SQLite the gateway must be stopped. On Postgres a restore to an earlier time and a failover change the \
+generation by themselves; nodes that run notice a change when they connect to the store again.
+
+The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret is needed \
+but what stands in DATABASE_URL.";
+
+const MORE: &str = "\
+Examples:
+  campanile log new-epoch
+  campanile log new-epoch --yes --data-dir /var/lib/campanile
+
+Output: the generation before and after.
+
+Exit codes: 0 done, 1 it failed, was not confirmed, or the data folder is in use, 2 wrong usage.";
+
+/// Look after the log
+#[derive(Debug, Args)]
+pub(super) struct Log {
+    #[command(subcommand)]
+    command: LogCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LogCommand {
+    NewEpoch(NewEpoch),
+}
+
+/// Declare all cursors of before void, after a restore
+#[derive(Debug, Args)]
+#[command(long_about = ABOUT, after_long_help = MORE)]
+struct NewEpoch {
+    /// Do not ask for confirmation
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Log {
+    pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
+        let LogCommand::NewEpoch(NewEpoch { yes }) = self.command;
+        let options = store_options(&source.load()?);
+        let question = "Every subscriber will have to start over from the oldest retained event. Go on?";
+        if !yes && !confirm(question, "--yes")? {
+            eprintln!("nothing was changed");
+            return Ok(ExitCode::FAILURE);
+        }
+        let (old, new) = block_on_store(renew(&options))?;
+        say(format_args!("old generation: {old}"))?;
+        say(format_args!("new generation: {new}"))?;
+        say("Cursors from before are void: subscribers who bring one are told, and start over.")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn renew(options: &Options) -> anyhow::Result<(Epoch, Epoch)> {
+    let store = Store::open(options).await?;
+    let old = store.generation();
+    let marker = hex::encode(rand::random::<[u8; 6]>());
+    let written =
+        store.write(move |conn| async move { generation::renew(conn, &marker).await }.boxed()).await;
+    written.context("it is not known whether the generation was changed: run this again")?;
+    store.probe().await.context("the generation was changed, but cannot be read back")?;
+    Ok((old, store.generation()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Loader;
+
+    #[test]
+    fn a_new_generation_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_str().unwrap();
+        let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
+        let options = store_options(&config);
+        let (first, second) = block_on_store(renew(&options)).unwrap();
+        let (again, third) = block_on_store(renew(&options)).unwrap();
+        assert_eq!(second, again);
+        assert!(first != second && second != third && first != third);
+    }
+
+    #[test]
+    fn a_store_in_use_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_str().unwrap();
+        let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
+        let options = store_options(&config);
+        block_on_store(async {
+            let store = Store::open(&options).await?;
+            let error = renew(&options).await.unwrap_err().to_string();
+            assert!(error.contains("is in use by another campanile"), "{error}");
+            drop(store);
+            Ok(())
+        })
+        .unwrap();
+    }
+}

@@ -1,0 +1,161 @@
+//! HTTP to a running gateway. Turns what can go wrong on the way into words for a person, and
+//! reads the two shapes of refusal that a gateway has. Never repeats a header, so no error shows
+//! a key or a token; redirects are not followed, because they would take those elsewhere.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use awc::ClientRequest;
+use awc::error::SendRequestError;
+use awc::http::{StatusCode, Version, header};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::terminal::printable;
+use super::url::BaseUrl;
+
+/// How long a gateway may take to begin an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LARGEST_ANSWER: usize = 1 << 20;
+const USER_AGENT: &str = concat!("campanile/", env!("CARGO_PKG_VERSION"));
+
+/// A client of one gateway. Lives on an actix runtime.
+pub(super) struct Remote {
+    base: BaseUrl,
+    client: awc::Client,
+}
+
+/// Why there is no answer.
+pub(super) enum NoAnswer {
+    /// The request cannot have arrived.
+    Unreachable(anyhow::Error),
+    /// The request may have arrived.
+    Lost(anyhow::Error),
+}
+
+/// An answer, read to its end.
+pub(super) struct Answer {
+    /// The status.
+    pub(super) status: StatusCode,
+    /// The body.
+    pub(super) body: Bytes,
+}
+
+impl Remote {
+    /// A client of the gateway at `base`.
+    pub(super) fn new(base: BaseUrl) -> Self {
+        // Fails if there is one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let connector = awc::Connector::new().max_http_version(Version::HTTP_11);
+        let client = awc::Client::builder()
+            .connector(connector)
+            .timeout(PATIENCE)
+            .disable_redirects()
+            .add_default_header((header::USER_AGENT, USER_AGENT))
+            .finish();
+        Self { base, client }
+    }
+
+    /// Begins a GET of `path`.
+    pub(super) fn get(&self, path: &str) -> ClientRequest {
+        self.client.get(self.base.join(path))
+    }
+
+    /// Begins a POST to `path`.
+    pub(super) fn post(&self, path: &str) -> ClientRequest {
+        self.client.post(self.base.join(path))
+    }
+
+    /// Sends `request` with `body` and reads the answer.
+    pub(super) async fn send(&self, request: ClientRequest, body: Bytes) -> Result<Answer, NoAnswer> {
+        let response = request.send_body(body).await.map_err(|error| self.no_answer(&error))?;
+        let mut response = response.timeout(PATIENCE);
+        let body = response.body().limit(LARGEST_ANSWER).await;
+        let body = body.map_err(|error| NoAnswer::Lost(anyhow!("the answer broke off: {error}")))?;
+        Ok(Answer { status: response.status(), body })
+    }
+
+    /// What it means that a request failed with `error`.
+    pub(super) fn no_answer(&self, error: &SendRequestError) -> NoAnswer {
+        let base = &self.base;
+        match error {
+            SendRequestError::Connect(cause) => NoAnswer::Unreachable(anyhow!("{cause}").context(format!(
+                "cannot reach {base}: is `campanile serve` running? Pass --url or set CAMPANILE_URL if it is \
+                 elsewhere"
+            ))),
+            SendRequestError::Timeout => {
+                NoAnswer::Lost(anyhow!("{base} gave no answer within {} s", PATIENCE.as_secs()))
+            }
+            other => NoAnswer::Lost(anyhow!("{other}").context(format!("{base} gave no answer"))),
+        }
+    }
+}
+
+impl From<NoAnswer> for anyhow::Error {
+    fn from(reason: NoAnswer) -> Self {
+        match reason {
+            NoAnswer::Unreachable(error) | NoAnswer::Lost(error) => error,
+        }
+    }
+}
+
+/// Runs `work` on an actix runtime of its own.
+pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    actix_rt::System::new().block_on(work)
+}
+
+/// How a refusal looks: the server API numbers its codes, our own routes name them.
+#[derive(Deserialize)]
+struct Refusal {
+    error: RefusalBody,
+}
+
+#[derive(Deserialize)]
+struct RefusalBody {
+    #[serde(default)]
+    code: Value,
+    message: String,
+}
+
+/// The gateway's own words in `body`, made fit for a terminal.
+pub(super) fn refusal(body: &[u8]) -> Option<String> {
+    let Refusal { error } = serde_json::from_slice(body).ok()?;
+    Some(printable(&match error.code {
+        Value::Null => error.message,
+        Value::String(code) => format!("{} ({code})", error.message),
+        code => format!("{} (code {code})", error.message),
+    }))
+}
+
+/// What a status other than 2xx says, for people.
+pub(super) fn describe(status: StatusCode, body: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let said = refusal(body).unwrap_or_else(|| {
+        printable(&String::from_utf8_lossy(body).trim().chars().take(SHOWN).collect::<String>())
+    });
+    let empty = said.is_empty();
+    if empty { format!("the gateway says {status}") } else { format!("the gateway says {status}: {said}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_shapes_of_refusal_are_read() {
+        let numbered = br#"{"error":{"code":102,"message":"unknown channel"}}"#;
+        assert_eq!(refusal(numbered).as_deref(), Some("unknown channel (code 102)"));
+        let named = br#"{"error":{"code":"bad_cursor","message":"the cursor is malformed","details":{}}}"#;
+        assert_eq!(refusal(named).as_deref(), Some("the cursor is malformed (bad_cursor)"));
+        assert_eq!(refusal(br#"{"result":{}}"#), None);
+        assert_eq!(refusal(b"<html>"), None);
+    }
+
+    #[test]
+    fn other_answers_are_quoted_and_made_harmless() {
+        let html = describe(StatusCode::BAD_GATEWAY, b"  <h1>\x1b[31mno\n ");
+        assert_eq!(html, "the gateway says 502 Bad Gateway: <h1>\u{fffd}[31mno");
+        assert_eq!(describe(StatusCode::NOT_FOUND, b""), "the gateway says 404 Not Found");
+    }
+}

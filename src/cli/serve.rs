@@ -1,0 +1,49 @@
+//! `campanile serve`: the gateway itself. Finds the settings and the secrets; the rest is the
+//! application's.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::ConfigArgs;
+use crate::app;
+
+const ABOUT: &str = "\
+Runs the gateway: takes webhooks and published events in, keeps them in the log, and pushes them to \
+everybody who may see them.
+
+Embedded (SQLite), secrets that are not set are generated at the first start and kept in the data \
+folder; a second `serve` on the same folder is refused. On Postgres any number of nodes may run, and \
+CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET must be set to the same values on all.";
+
+const MORE: &str = "\
+Examples:
+  campanile serve --demo
+  campanile serve --listen 0.0.0.0:8080 --data-dir /var/lib/campanile
+  DATABASE_URL=postgres://db/campanile campanile serve --config /etc/campanile.toml
+
+Logs go to standard error (CAMPANILE_LOG=info,campanile::store=debug for more, CAMPANILE_LOG_FORMAT=json \
+for machines). The gateway is ready when they say `listening` and /readyz answers 200. SIGTERM and \
+Ctrl-C let connections end in good order.
+
+Exit codes: 0 stopped as asked, 1 it could not start or had to stop, 2 wrong usage.";
+
+/// Run the gateway
+#[derive(Debug, Args)]
+#[command(long_about = ABOUT, after_long_help = MORE)]
+pub(super) struct Serve {
+    /// Fill the gateway with invented events, to look around
+    #[arg(long)]
+    demo: bool,
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+}
+
+impl Serve {
+    pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
+        let config = source.loader().flag("--listen", "server.listen", self.listen).load()?;
+        app::serve(&config, &config.resolve_secrets()?, self.demo)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

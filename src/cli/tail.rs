@@ -1,0 +1,173 @@
+//! `campanile tail`: shows the events of a channel as they come, from a running gateway.
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{Local, Utc};
+use clap::Args;
+
+use super::follow::{Credential, Follower, Output, Pauses};
+use super::remote::{Remote, block_on};
+use super::sse::SseEvent;
+use super::url::UrlArg;
+use super::{ConfigArgs, line};
+use crate::auth::NewToken;
+use crate::config::{Config, Secret};
+use crate::domain::channel::{ChannelKind, ChannelName};
+use crate::domain::cursor::Cursor;
+
+const TOKEN_TTL: Duration = Duration::from_secs(3600);
+
+const ABOUT: &str = "\
+Shows the events of a channel as they come, until Ctrl-C. If the connection breaks, it comes back and goes \
+on where it was: nothing is missed and nothing is shown twice, unless standard error says so.
+
+The token comes from --token or CAMPANILE_TOKEN. Without one it is made on the spot, with the JWT secret of \
+the configuration or of the data folder, which works on the machine of the gateway.";
+
+const MORE: &str = "\
+Examples:
+  campanile tail org:acme
+  campanile tail repo:acme/api --since 4f1c2a9b00d1.17 --json | jq .type
+  CAMPANILE_TOKEN=$(ssh live campanile token --sub ana --org acme) \\
+      campanile tail org:acme --url https://live.example.com --count 10
+
+Output: one line for each event. On a terminal: time, type, channel and the beginning of the data; with \
+--json, or when the output is no terminal, the data alone as JSON. Remarks about the connection and the last \
+cursor go to standard error; --since with that cursor goes on from there.
+
+Exit codes: 0 ended by Ctrl-C, --count or a reader who left, 1 refused, or not reached at first, 2 wrong \
+usage.";
+
+/// Show the events of a channel as they come
+#[derive(Debug, Args)]
+#[command(long_about = ABOUT, after_long_help = MORE)]
+pub(super) struct Tail {
+    /// The channel
+    #[arg(value_name = "CHANNEL", value_parser = ChannelName::parse)]
+    channel: ChannelName,
+    /// Show what came after this cursor first [default: only what comes from now on]
+    #[arg(long, value_name = "CURSOR", value_parser = cursor)]
+    since: Option<String>,
+    /// Stop after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Print the data of the events as JSON, nothing else
+    #[arg(long)]
+    json: bool,
+    /// Connection token; better set in the environment, where other users do not see it
+    #[arg(long, env = "CAMPANILE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    #[command(flatten)]
+    url: UrlArg,
+}
+
+impl Tail {
+    pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
+        let config = source.load()?;
+        let credential = self.credential(&config)?;
+        let url = self.url.resolve(&config)?;
+        let for_people = !self.json && io::stdout().is_terminal();
+        if for_people {
+            eprintln!("campanile tail: {} at {url}, Ctrl-C ends it", self.channel);
+        }
+        let remote = Remote::new(url);
+        let channel = &self.channel;
+        let human = |event: &SseEvent| line::human(event, channel, Utc::now(), &Local);
+        let output = Output {
+            events: &mut io::stdout(),
+            line: if for_people { &human } else { &line::json },
+            remarks: &mut io::stderr(),
+        };
+        let (cursor, left, pauses) = (self.since.clone(), self.count, Pauses::new());
+        let mut follower = Follower { remote: &remote, channel, credential, cursor, left, output, pauses };
+        let done = block_on(async {
+            tokio::select! {
+                done = follower.run() => done,
+                pressed = tokio::signal::ctrl_c() => pressed.context("Ctrl-C cannot be noticed"),
+            }
+        });
+        if let Some(cursor) = follower.cursor.filter(|cursor| self.since.as_ref() != Some(cursor)) {
+            eprintln!("campanile tail: to go on from here: --since {cursor}");
+        }
+        done.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn credential(&self, config: &Config) -> anyhow::Result<Credential> {
+        if let Some(token) = self.token.as_deref().map(str::trim).filter(|token| !token.is_empty()) {
+            let plain = token.bytes().all(|byte| byte.is_ascii_graphic());
+            anyhow::ensure!(plain, "the token is malformed: pass what `campanile token` printed");
+            return Ok(Credential::Given(Secret::new(token)));
+        }
+        let secrets = config.read_secrets()?;
+        let secret = secrets
+            .jwt()
+            .context("there is no token: pass --token, set CAMPANILE_TOKEN, or let it be made here")?;
+        Ok(Credential::Own { secret: secret.clone(), claims: own_claims(&self.channel, config) })
+    }
+}
+
+/// What admits to `channel`: an admin sees all built-in ones, the claim `channels` opens those of
+/// configured namespaces, and a personal one opens to its user alone.
+fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
+    let user = match channel.kind() {
+        ChannelKind::Personal { user, .. } => user,
+        _ => "campanile-tail",
+    };
+    NewToken {
+        user: user.to_owned(),
+        scopes: vec!["admin".to_owned()],
+        channels: vec![channel.clone()],
+        ttl: Some(TOKEN_TTL),
+        audience: config.client.token.audience.clone(),
+        issuer: config.client.token.issuer.clone(),
+        ..NewToken::default()
+    }
+}
+
+fn cursor(text: &str) -> Result<String, String> {
+    Cursor::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Keys, mint};
+    use crate::domain::access::{Action, Facts, Item, may};
+    use crate::domain::options::ChannelOptions;
+
+    #[test]
+    fn the_own_token_opens_every_channel() {
+        let config = Config::default();
+        let options = ChannelOptions { allow_user_limited_channels: true, ..ChannelOptions::default() };
+        let item = Item::Job { repo: None };
+        let facts = Facts { options: Some(&options), item, ..Facts::default() };
+        let job = "job:0192f5a8-7c1f-7000-8000-000000000001";
+        for name in [
+            "repo:a/b",
+            "org:a",
+            job,
+            "db:orders",
+            "chat:lobby",
+            "news",
+            "$secret",
+            "#42",
+            "chat:#42",
+            "dm:#1,2",
+        ] {
+            let channel = ChannelName::parse(name).unwrap();
+            let now = Utc::now();
+            let token = mint("secret", &own_claims(&channel, &config), now).unwrap();
+            let who = Keys::hmac(["secret"], None, None).authenticate(&token, now).unwrap();
+            assert_eq!(may(&who, Action::Subscribe, &channel, &facts), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_looked_at_before_anything_is_sent() {
+        assert_eq!(cursor("4f1c2a9b00d1.17").as_deref(), Ok("4f1c2a9b00d1.17"));
+        assert!(cursor("17").unwrap_err().contains("malformed"));
+    }
+}

@@ -1,0 +1,102 @@
+//! `campanile webhook`: posts a file to a running gateway as GitHub would, signature included.
+//! The body goes out byte for byte, even if it is nonsense: showing what happens then is half of
+//! the use.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use awc::http::header;
+use clap::Args;
+use uuid::Uuid;
+
+use super::ConfigArgs;
+use super::remote::{Answer, Remote, block_on};
+use super::terminal::{printable, read_input, say};
+use super::url::UrlArg;
+use crate::config::Secret;
+use crate::domain::delivery::DeliveryId;
+use crate::sources::github::signature::sign;
+
+const ABOUT: &str = "\
+Signs a file like a webhook of GitHub and posts it to /webhooks/github of a running gateway. For trying \
+out what a delivery does, and for sending one again that was lost.
+
+It is signed with the first secret of GITHUB_WEBHOOK_SECRET or github.webhook_secrets, or else with the \
+one that `campanile serve` generated in the data folder.";
+
+const MORE: &str = "\
+Examples:
+  echo '{\"zen\":\"Keep it simple\"}' | campanile webhook ping -
+  campanile webhook workflow_run completed.json
+  campanile webhook push push.json --delivery 72d3162e-cc78-11e3-81ab-4c9367dc0958
+
+Output: the status and the answer of the gateway. 202 is accepted, 200 with `duplicate` a delivery that it \
+has seen before, 401 a signature that it does not accept.
+
+Exit codes: 0 the status is 2xx, 1 it is another or the gateway was not reached, 2 wrong usage.";
+
+/// Sign a file as GitHub would and post it
+#[derive(Debug, Args)]
+#[command(long_about = ABOUT, after_long_help = MORE)]
+pub(super) struct Webhook {
+    /// The event, such as workflow_run
+    #[arg(value_name = "EVENT", value_parser = event)]
+    event: String,
+    /// The payload, or `-` for standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// The id of the delivery [default: a new one]
+    #[arg(long, value_name = "ID", value_parser = delivery)]
+    delivery: Option<DeliveryId>,
+    #[command(flatten)]
+    url: UrlArg,
+}
+
+impl Webhook {
+    pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
+        let config = source.load()?;
+        let body = read_input(&self.file)?;
+        let secrets = config.read_secrets()?;
+        let secret = secrets.github()?.first().context("there is no secret to sign with")?;
+        let remote = Remote::new(self.url.resolve(&config)?);
+        let delivery = self.delivery.map_or_else(|| Uuid::new_v4().to_string(), |id| id.to_string());
+        let answer = block_on(post(&remote, &self.event, &delivery, secret, body))?;
+        say(answer.status)?;
+        let text = String::from_utf8_lossy(&answer.body);
+        for line in text.lines() {
+            say(printable(line))?;
+        }
+        Ok(if answer.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Sends what GitHub would send, but for the name in `User-Agent`.
+pub(super) async fn post(
+    remote: &Remote,
+    event: &str,
+    delivery: &str,
+    secret: &Secret,
+    body: Vec<u8>,
+) -> anyhow::Result<Answer> {
+    let request = remote
+        .post("/webhooks/github")
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header((header::USER_AGENT, concat!("campanile-webhook/", env!("CARGO_PKG_VERSION"))))
+        .insert_header(("X-GitHub-Event", event))
+        .insert_header(("X-GitHub-Delivery", delivery))
+        .insert_header(("X-Hub-Signature-256", sign(secret.expose().as_bytes(), &body)));
+    Ok(remote.send(request, body.into()).await?)
+}
+
+fn event(text: &str) -> Result<String, &'static str> {
+    let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if plain && (1..=100).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("write the name of an event as GitHub does, such as workflow_run")
+    }
+}
+
+fn delivery(text: &str) -> Result<DeliveryId, &'static str> {
+    DeliveryId::parse(text).ok_or("an id has 1 to 100 letters, digits and hyphens")
+}

@@ -1,0 +1,134 @@
+//! What the operator decided, read once at start: defaults, then a file, then the environment,
+//! then flags. Afterwards these are plain values; nothing here is static and nothing reads the
+//! environment again. A configuration that exists was checked as a whole; whatever is wrong with
+//! it is reported at once, each with its place and a remedy. Secrets never print.
+
+mod describe;
+mod environment;
+mod error;
+mod load;
+mod nearest;
+mod origin;
+mod schema;
+mod secrets;
+mod sections;
+mod settings;
+mod validate;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::{ConfigError, Problem, Source};
+pub use load::{DEFAULT_FILE, Loader};
+pub use origin::{Origin, OriginPattern};
+pub use secrets::{FoundSecrets, Secrets};
+pub use sections::{
+    BusConfig, ChannelConfig, ClientConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoRule,
+    ServerConfig, SseConfig, StoreConfig, TelemetryConfig, TokenConfig,
+};
+pub use values::{LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
+
+/// The SQLite file in the data folder, if `store.url` names no other.
+const SQLITE_FILE: &str = "campanile.db";
+
+/// The whole configuration, a field per section. Made by a [`Loader`]; the default is valid.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The process and its address.
+    pub server: ServerConfig,
+    /// Where the log lives.
+    pub store: StoreConfig,
+    /// The path between nodes.
+    pub bus: BusConfig,
+    /// What connections may do.
+    pub client: ClientConfig,
+    /// Namespaces and what channels may carry.
+    pub channel: ChannelConfig,
+    /// The server API.
+    pub http_api: HttpApiConfig,
+    /// The webhook source.
+    pub github: GithubConfig,
+    /// Bounds.
+    pub limits: LimitsConfig,
+    /// `/api/events/stream`.
+    pub sse: SseConfig,
+    /// What the process says about itself.
+    pub telemetry: TelemetryConfig,
+    /// Who set what; options that nobody set are missing.
+    #[serde(skip)]
+    sources: BTreeMap<schema::OptionPath, Source>,
+}
+
+/// The store to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// Embedded: one node, one file.
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// Cluster: any number of nodes.
+    Postgres {
+        /// For everything, perhaps through a pooler.
+        url: Secret,
+        /// Past the pooler, for LISTEN and advisory locks, if that is another address.
+        direct_url: Option<Secret>,
+    },
+}
+
+/// The bus to open. There is none over Redis without Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusBackend {
+    /// One node has nobody to tell.
+    InProcess,
+    /// NOTIFY and reading the log.
+    Postgres,
+    /// Redis, with Postgres as the way around it.
+    Redis {
+        /// Its address.
+        url: Secret,
+        /// Begins every name; the store's id follows it.
+        prefix: String,
+    },
+}
+
+impl Config {
+    /// The store to open.
+    pub fn backend(&self) -> Backend {
+        match &self.store.url {
+            None => Backend::Sqlite { path: self.server.data_dir.join(SQLITE_FILE) },
+            Some(StoreUrl::Sqlite(path)) => Backend::Sqlite { path: path.clone() },
+            Some(StoreUrl::Postgres(url)) => {
+                Backend::Postgres { url: url.clone(), direct_url: self.store.direct_url.clone() }
+            }
+        }
+    }
+
+    /// The bus to open.
+    pub fn bus_backend(&self) -> BusBackend {
+        match (&self.store.url, &self.bus.url) {
+            (Some(StoreUrl::Postgres(_)), Some(url)) => {
+                BusBackend::Redis { url: url.clone(), prefix: self.bus.prefix.clone() }
+            }
+            (Some(StoreUrl::Postgres(_)), None) => BusBackend::Postgres,
+            _ => BusBackend::InProcess,
+        }
+    }
+
+    /// Whether several nodes may share the store, so that none of them can invent a secret.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.store.url, Some(StoreUrl::Postgres(_)))
+    }
+
+    /// What is allowed, but hardly meant: a sentence each, to be logged at start.
+    pub fn warnings(&self) -> Vec<String> {
+        validate::warnings(self)
+    }
+}

@@ -1,0 +1,279 @@
+//! The sections of the configuration, an option each, with the defaults beside them.
+//! `campanile.example.toml` says the same to operators, and a test compares the two.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::origin::{Origin, OriginPattern};
+use super::values::{
+    LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl, networks, socket_address,
+};
+use crate::domain::options::{ChannelOptions, Namespaces};
+use crate::domain::units::{Size, Span};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// `[server]`: the process and its address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerConfig {
+    /// Address and port to listen on; port 0 takes a free one.
+    #[serde(deserialize_with = "socket_address")]
+    pub listen: SocketAddr,
+    /// The origin under which browsers reach this gateway; always an allowed origin.
+    pub public_url: Option<Origin>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a stop may take; connections are closed spread over this time.
+    pub drain_timeout: Span,
+    /// HTTP worker threads; as many as there are cores if unset.
+    pub workers: Option<u32>,
+    /// Folder of the SQLite file and of generated secrets; relative to where the process starts.
+    pub data_dir: PathBuf,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            drain_timeout: Span::secs(30),
+            workers: None,
+            data_dir: PathBuf::from("./data"),
+        }
+    }
+}
+
+/// `[store]`: where the log lives. Read [`Config::backend`](super::Config::backend) to open it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreConfig {
+    /// `postgres://…` or `sqlite:PATH`; `campanile.db` in the data folder if unset.
+    pub url: Option<StoreUrl>,
+    /// Postgres without a pooler in between, for LISTEN and advisory locks; `url` if unset.
+    pub direct_url: Option<Secret>,
+    /// Connections to Postgres.
+    pub pool_size: u32,
+    /// Connections that read SQLite, beside the one that writes.
+    pub readers: u32,
+    /// How long one call may take; then its connection is given up.
+    pub deadline: Span,
+    /// Accept a Postgres with `fsync` or `synchronous_commit` off, which may lose what it confirmed.
+    pub allow_data_loss: bool,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            direct_url: None,
+            pool_size: 16,
+            readers: 4,
+            deadline: Span::secs(5),
+            allow_data_loss: false,
+        }
+    }
+}
+
+/// `[bus]`: the path between nodes. Read [`Config::bus_backend`](super::Config::bus_backend) to open it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BusConfig {
+    /// `redis://…` or `rediss://…`; without it the store carries the announcements.
+    pub url: Option<Secret>,
+    /// Begins every name in Redis; the store's id follows it.
+    pub prefix: String,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self { url: None, prefix: "campanile".to_owned() }
+    }
+}
+
+/// `[client]`: what connections may do and how much they may hold up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientConfig {
+    /// How connection tokens are verified.
+    pub token: TokenConfig,
+    /// Foreign origins that browsers may come from, beside `server.public_url`.
+    pub allowed_origins: Vec<OriginPattern>,
+    /// Connections of one user; 0 turns the limit off.
+    pub user_connection_limit: u32,
+    /// Bytes that may wait for one connection before it is closed as slow.
+    pub queue_max_size: Size,
+    /// How long one write may take before its connection is closed.
+    pub write_timeout: Span,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            token: TokenConfig::default(),
+            allowed_origins: Vec::new(),
+            user_connection_limit: 10,
+            queue_max_size: Size(MIB),
+            write_timeout: Span::secs(10),
+        }
+    }
+}
+
+/// `[client.token]`: how connection tokens are verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenConfig {
+    /// Shared secret of HS256, HS384 and HS512; 32 bytes or more are advised.
+    pub hmac_secret_key: Option<Secret>,
+    /// The `aud` that a token must have; not checked if unset.
+    pub audience: Option<String>,
+    /// The `iss` that a token must have; not checked if unset.
+    pub issuer: Option<String>,
+}
+
+/// `[channel]`: namespaces and what channels may carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelConfig {
+    /// The largest event.
+    pub max_publication_size: Size,
+    /// How often an active channel compares its position with the log.
+    pub position_check_interval: Span,
+    /// How long a channel stays in memory after its last subscriber left.
+    pub linger: Span,
+    /// Options of channels without a namespace.
+    pub without_namespace: ChannelOptions,
+    /// The configured namespaces.
+    pub namespaces: Vec<Namespace>,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        Self {
+            max_publication_size: Size(256 * KIB),
+            position_check_interval: Span::secs(10),
+            linger: Span::secs(30),
+            without_namespace: ChannelOptions::default(),
+            namespaces: Vec::new(),
+        }
+    }
+}
+
+impl ChannelConfig {
+    /// The declared namespaces, as the access rule and the log look them up.
+    pub fn declared(&self) -> Namespaces {
+        let named = self.namespaces.iter();
+        Namespaces {
+            without: Some(self.without_namespace.clone()),
+            named: named.map(|space| (space.name.as_str().to_owned(), space.options.clone())).collect(),
+        }
+    }
+}
+
+/// One of `[[channel.namespaces]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// The text before the first `:` of its channels.
+    pub name: NamespaceName,
+    /// Its options, written beside the name.
+    #[serde(flatten)]
+    pub options: ChannelOptions,
+}
+
+/// `[http_api]`: the server API.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpApiConfig {
+    /// The key that callers present; 16 bytes or more are advised.
+    pub key: Option<Secret>,
+}
+
+/// `[github]`: the webhook source.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GithubConfig {
+    /// Secrets that may sign a delivery; several during a rotation. 16 bytes or more are advised.
+    pub webhook_secrets: Vec<Secret>,
+    /// What to do with which repository. If any is listed, the others are ignored.
+    pub repos: BTreeMap<RepoName, RepoRule>,
+    /// Networks that deliveries may come from; everywhere if empty.
+    #[serde(deserialize_with = "networks")]
+    pub allowed_addresses: Vec<IpNet>,
+}
+
+/// What to do with one repository.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RepoRule {
+    /// Publish its events under this name.
+    pub name: Option<RepoName>,
+    /// Publish nothing of it.
+    pub ignore: bool,
+}
+
+/// `[limits]`: bounds per node, address or user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsConfig {
+    /// The largest webhook body; above it 413.
+    pub webhook_body: Size,
+    /// Webhook bodies held in memory at once; above it 503.
+    pub webhook_in_flight: Size,
+    /// How long a webhook body may take to arrive; after it 408.
+    pub webhook_body_timeout: Span,
+    /// Webhooks with a wrong signature a minute and address; above it 429.
+    pub invalid_signatures_per_minute: u32,
+    /// Polls a minute and user; above it 429.
+    pub polls_per_minute: u32,
+    /// Channels of one event stream; above it 400.
+    pub stream_channels: u32,
+    /// Event streams open at once on this node; above it 503.
+    pub sse_connections: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            webhook_body: Size(25 * MIB),
+            webhook_in_flight: Size(256 * MIB),
+            webhook_body_timeout: Span::secs(10),
+            invalid_signatures_per_minute: 60,
+            polls_per_minute: 60,
+            stream_channels: 32,
+            sse_connections: 10_000,
+        }
+    }
+}
+
+/// `[sse]`: `/api/events/stream`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SseConfig {
+    /// Whether the stream is served.
+    pub enabled: bool,
+    /// How often a quiet stream gets a comment, so that proxies keep it open.
+    pub ping_interval: Span,
+}
+
+impl Default for SseConfig {
+    fn default() -> Self {
+        Self { enabled: true, ping_interval: Span::secs(15) }
+    }
+}
+
+/// `[telemetry]`: what the process says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TelemetryConfig {
+    /// Which log lines are written.
+    pub log: LogFilter,
+    /// How they look.
+    pub log_format: LogFormat,
+}

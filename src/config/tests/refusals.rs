@@ -1,0 +1,162 @@
+//! Mistakes that operators make, and what they are told about each.
+
+use super::*;
+
+/// A file, and what its refusal says.
+const BAD_FILES: &[(&str, &[&str])] = &[
+    (
+        "[server]\nlisen = \"x\"",
+        &["campanile.toml:2: server.lisen", "no such option", "mean `server.listen`?"],
+    ),
+    ("[server]\npool_size = 3", &["server.pool_size", "did you mean `store.pool_size`?"]),
+    ("[sever]\n", &["campanile.toml:1: sever", "did you mean `server`?"]),
+    ("[jobs]\nx = 1", &["jobs: there is no such option", "the sections are bus, channel, client"]),
+    ("server = 3", &["campanile.toml:1: server: this holds options", "write it as a table, `[server]`"]),
+    (
+        "[server]\nlisten = \"localhost\"",
+        &[":2: server.listen: `localhost` is no address with a port", "127.0.0.1:8080"],
+    ),
+    ("[server]\nlisten = 8080", &["server.listen", "8080", "an example is \"127.0.0.1:8080\""]),
+    (
+        "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]",
+        &["server.trusted_proxies: `proxy` is no network"],
+    ),
+    ("[server]\ntrusted_proxies = \"10.0.0.0/8\"", &["this is not a list", "as JSON in the environment"]),
+    ("[server]\npublic_url = \"live.example.com\"", &["server.public_url", "no origin", "SCHEME://HOST"]),
+    ("[server]\npublic_url = \"ftp://live.example.com\"", &["server.public_url", "by http or https"]),
+    (
+        "[server]\ndrain_timeout = \"25q\"",
+        &["server.drain_timeout: `25q` is no duration", "an example is \"30s\""],
+    ),
+    ("[server]\ndrain_timeout = \"9999999d\"", &["server.drain_timeout", "longer than ten years"]),
+    ("[server]\nworkers = 0", &["server.workers: 0 would stop everything"]),
+    ("[server]\nworkers = 5000", &["server.workers: more than 1024"]),
+    ("[server]\nworkers = nan", &["server.workers: `\"nan\"` is no whole number"]),
+    ("[server]\ndata_dir = \"\"", &["server.data_dir: the path is empty"]),
+    ("[store]\npool_size = \"many\"", &["store.pool_size: `\"many\"` is no whole number from 0 to"]),
+    ("[store]\npool_size = -1", &["store.pool_size: `-1` is no whole number"]),
+    (
+        "[store]\nreaders = 0",
+        &["campanile.toml:2: store.readers: 0 would stop everything; write more than 0"],
+    ),
+    ("[store]\ndeadline = 0", &["store.deadline: 0 would stop"]),
+    ("[store]\nallow_data_loss = \"yes\"", &["store.allow_data_loss: `\"yes\"` is neither true nor false"]),
+    ("[store]\nurl = \"mysql://u:hunter2@h/d\"", &["store.url", "no", "write postgres://… or sqlite:PATH"]),
+    ("[store]\nurl = \"sqlite::memory:\"", &["store.url: a database in memory would lose every event"]),
+    (
+        "[store]\ndirect_url = \"postgres://u:hunter2@h/d\"",
+        &["store.direct_url: a direct address", "DATABASE_URL"],
+    ),
+    ("[store]\ndirect_url = \"hunter2\"", &["store.direct_url: this is no address of Postgres"]),
+    ("[bus]\nurl = \"redis://:hunter2@h\"", &["campanile.toml:2: bus.url", "cannot share a SQLite store"]),
+    ("[bus]\nurl = \"http://hunter2\"", &["bus.url: this is no address of Redis"]),
+    ("[bus]\nprefix = \"a b\"", &["bus.prefix: the prefix does not fit"]),
+    (
+        "[client]\nallowed_origins = [\"https://a.example\", \"b\"]",
+        &["client.allowed_origins[1]", "`b` is no pattern"],
+    ),
+    ("[client]\nqueue_max_size = 1", &["client.queue_max_size: 1B does not hold one event", "256KiB"]),
+    ("[client]\ninsecure = true", &["client.insecure: there is no such option"]),
+    (
+        "[client.token]\nhmac_secret_key = 31337",
+        &["client.token.hmac_secret_key: this is not text in quotes"],
+    ),
+    ("[client.token]\nhmac_secret_key = \" \"", &["hmac_secret_key: a secret cannot be empty"]),
+    ("[channel.without_namespace]\nforce_recovry = true", &["channel.without_namespace.force_recovry"]),
+    ("[channel]\nnamespaces = 1", &["this is a list of tables", "`[[channel.namespaces]]`"]),
+    ("[[channel.namespaces]]", &["channel.namespaces[0]: missing field `name`"]),
+    (
+        "[[channel.namespaces]]\npresence = true",
+        &["campanile.toml:2: channel.namespaces[0]: missing field `name`"],
+    ),
+    (
+        "[[channel.namespaces]]\nname = \"repo\"",
+        &["campanile.toml:2: channel.namespaces[0].name", "fills itself"],
+    ),
+    ("[[channel.namespaces]]\nname = \"a:b\"", &["channel.namespaces[0].name", "no name for a namespace"]),
+    (
+        "[[channel.namespaces]]\nname = \"aa\"\n[[channel.namespaces]]\nname = \"aa\"",
+        &["campanile.toml:4: channel.namespaces[1].name: the namespace `aa` is declared twice"],
+    ),
+    (
+        "[[channel.namespaces]]\nname = \"aa\"\n[[channel.namespaces]]\nname = \"bb\"\nhistory_ttl = \"x\"",
+        &["campanile.toml:5: channel.namespaces[1].history_ttl: `x` is no duration"],
+    ),
+    ("[github]\nwebhook_secrets = \"hunter2\"", &["github.webhook_secrets: this is not a list"]),
+    ("[github]\nwebhook_secrets = [31337]", &["github.webhook_secrets[0]: this is not text in quotes"]),
+    ("[github.repos]\nacme = {}", &["campanile.toml:2: github.repos.acme: `acme` is no repository"]),
+    ("[github.repos]\n\"acme/api\" = true", &["github.repos.\"acme/api\"", "this holds options"]),
+    ("[github.repos]\n\"acme/api\" = { nam = \"x\" }", &["did you mean `github.repos.\"acme/api\".name`?"]),
+    (
+        "[github.repos]\n\"a/b\" = { name = \"c/d\", ignore = true }",
+        &["github.repos.\"a/b\"", "needs no name"],
+    ),
+    (
+        "[github.repos]\n\"a/b\" = {}\n\"a/c\" = { name = \"a/b\" }",
+        &["github.repos.\"a/c\"", "under the same name"],
+    ),
+    ("[limits]\nwebhook_in_flight = \"1MiB\"", &["limits.webhook_in_flight: 1MiB does not hold one webhook"]),
+    ("[limits]\nwebhook_body = \"1MB\"", &["limits.webhook_body: `1MB` is no size"]),
+    ("[telemetry]\nlog = \"info,a=b=c\"", &["telemetry.log: `info,a=b=c` is no log filter"]),
+    ("[telemetry]\nlog_format = \"xml\"", &["telemetry.log_format", "`xml`", "write text, json or auto"]),
+    ("[server]\n\n[server]\n", &["campanile.toml:3: this is not TOML", "duplicate key"]),
+    ("\n[http_api]\nkey = \"hunter2", &["campanile.toml:3: this is not TOML"]),
+];
+
+#[test]
+fn a_bad_file_is_refused_with_place_option_and_remedy() {
+    for (text, expected) in BAD_FILES {
+        let error = file(text).expect_err(text).to_string();
+        for part in *expected {
+            assert!(error.contains(part), "{text}\n  should say: {part}\n  but says: {error}");
+        }
+        assert!(!error.contains("hunter2") && !error.contains("31337"), "a secret is shown: {error}");
+        assert!(error.starts_with("the configuration has an error"), "one mistake, one error: {error}");
+    }
+}
+
+/// A variable, and what its refusal says.
+const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
+    (
+        "CAMPANILE_LISTN",
+        "x",
+        &["CAMPANILE_LISTN: there is no such variable", "did you mean CAMPANILE_LISTEN?"],
+    ),
+    ("CAMPANILE_STORE__POOLSIZE", "1", &["did you mean CAMPANILE_STORE__POOL_SIZE?"]),
+    ("CAMPANILE_FOO", "1", &["CAMPANILE_FOO", "CAMPANILE_<SECTION>__<OPTION>"]),
+    ("CAMPANILE_STORE", "{}", &["CAMPANILE_STORE: there is no such variable"]),
+    ("CAMPANILE_PORT", "8080", &["CAMPANILE_PORT: there is no such variable"]),
+    (
+        "CAMPANILE_STORE__POOL_SIZE",
+        "many",
+        &["CAMPANILE_STORE__POOL_SIZE: store.pool_size: `\"many\"` is no whole"],
+    ),
+    ("CAMPANILE_SSE__ENABLED", "1", &["sse.enabled: `1` is neither true nor false"]),
+    (
+        "CAMPANILE_GITHUB__REPOS",
+        "acme/api",
+        &["github.repos: this is not JSON", "as JSON in the environment"],
+    ),
+    (
+        "CAMPANILE_GITHUB__REPOS",
+        r#"{"a/b":{"nam":1}}"#,
+        &["CAMPANILE_GITHUB__REPOS", "github.repos.\"a/b\".nam"],
+    ),
+    ("CAMPANILE_GITHUB__REPOS", r#"["a/b"]"#, &["github.repos: this is a table of entries"]),
+    ("CAMPANILE_CHANNEL__NAMESPACES", r#"[{"name":"x"}]"#, &["channel.namespaces[0].name: `x` is no name"]),
+    ("DATABASE_URL", "hunter2", &["DATABASE_URL: store.url", "write postgres://… or sqlite:PATH"]),
+    ("REDIS_URL", "redis://hunter2", &["REDIS_URL: bus.url", "cannot share a SQLite store"]),
+    ("CAMPANILE_LOG_FORMAT", "yaml", &["CAMPANILE_LOG_FORMAT: telemetry.log_format", "text, json or auto"]),
+];
+
+#[test]
+fn a_bad_variable_is_refused_with_its_name_option_and_remedy() {
+    for (name, value, expected) in BAD_VARIABLES {
+        let error = environment([(*name, *value)]).expect_err(name).to_string();
+        for part in *expected {
+            assert!(error.contains(part), "{name}={value}\n  should say: {part}\n  but says: {error}");
+        }
+        assert!(!error.contains("hunter2"), "a secret is shown: {error}");
+        assert!(error.starts_with("the configuration has an error"), "one mistake, one error: {error}");
+    }
+}

@@ -1,0 +1,212 @@
+//! What no single type can know: bounds, and options that contradict each other.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use super::error::Problem;
+use super::origin::OriginPattern;
+use super::values::{StoreUrl, is_postgres};
+use super::{Config, Source};
+use crate::domain::options::ChannelOptions;
+use crate::domain::units::{Size, Span};
+
+/// Longer than anyone means, and short enough to be added to any clock.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+/// More HTTP workers than this are a mistake.
+const MOST_WORKERS: u32 = 1024;
+/// Advised lengths in bytes. HS256 has no more strength than its key (RFC 7518 §3.2 asks for 32).
+const JWT_SECRET: usize = 32;
+const OTHER_SECRET: usize = 16;
+
+/// What is wrong with options by themselves.
+pub(super) fn alone(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut refuse = |option: &str, wrong: &str, remedy: &str| {
+        problems.push(Problem::new(config.source(option), option, wrong, remedy));
+    };
+
+    let limits = &config.limits;
+    let counts = [
+        ("server.workers", config.server.workers.unwrap_or(1)),
+        ("store.pool_size", config.store.pool_size),
+        ("store.readers", config.store.readers),
+        ("limits.invalid_signatures_per_minute", limits.invalid_signatures_per_minute),
+        ("limits.polls_per_minute", limits.polls_per_minute),
+        ("limits.stream_channels", limits.stream_channels),
+        ("limits.sse_connections", limits.sse_connections),
+    ];
+    let sizes = [
+        ("client.queue_max_size", config.client.queue_max_size),
+        ("channel.max_publication_size", config.channel.max_publication_size),
+        ("limits.webhook_body", limits.webhook_body),
+        ("limits.webhook_in_flight", limits.webhook_in_flight),
+    ];
+    let positive_spans = [
+        ("store.deadline", config.store.deadline),
+        ("client.write_timeout", config.client.write_timeout),
+        ("limits.webhook_body_timeout", config.limits.webhook_body_timeout),
+        ("channel.position_check_interval", config.channel.position_check_interval),
+        ("sse.ping_interval", config.sse.ping_interval),
+    ];
+    let other_spans =
+        [("server.drain_timeout", config.server.drain_timeout), ("channel.linger", config.channel.linger)];
+
+    let zero_counts = counts.iter().filter(|(_, count)| *count == 0).map(|(option, _)| *option);
+    let zero_sizes = sizes.iter().filter(|(_, size)| *size == Size(0)).map(|(option, _)| *option);
+    let zero_spans = positive_spans.iter().filter(|(_, span)| span.0.is_zero()).map(|(option, _)| *option);
+    for option in zero_counts.chain(zero_sizes).chain(zero_spans) {
+        refuse(option, "0 would stop everything", "write more than 0, or leave it out");
+    }
+    if config.server.workers.is_some_and(|workers| workers > MOST_WORKERS) {
+        refuse("server.workers", "more than 1024 workers are a mistake", "leave it out: one per core");
+    }
+    let in_namespaces =
+        option_sets(config).map(|(path, options)| (format!("{path}.history_ttl"), options.history_ttl));
+    let named = positive_spans.into_iter().chain(other_spans).map(|(path, span)| (path.to_owned(), span));
+    for (option, Span(span)) in named.chain(in_namespaces) {
+        if span > LONGEST {
+            refuse(&option, "this is longer than ten years", "write at most \"3650d\"");
+        }
+    }
+
+    if config.server.data_dir.as_os_str().is_empty() {
+        refuse("server.data_dir", "the path is empty", "write \"./data\", or leave it out");
+    }
+    let public = config.server.public_url.as_ref();
+    if public.is_some_and(|origin| !matches!(origin.scheme(), "http" | "https")) {
+        refuse("server.public_url", "browsers reach a gateway by http or https", "write https://HOST");
+    }
+    if config.store.direct_url.as_ref().is_some_and(|url| !is_postgres(url.expose())) {
+        refuse("store.direct_url", "this is no address of Postgres", "write postgres://…");
+    }
+    let is_redis =
+        |url: &str| ["redis://", "rediss://"].iter().any(|s| url.len() > s.len() && url.starts_with(s));
+    if config.bus.url.as_ref().is_some_and(|url| !is_redis(url.expose())) {
+        refuse("bus.url", "this is no address of Redis", "write redis://HOST:PORT or rediss://HOST:PORT");
+    }
+    let prefix = &config.bus.prefix;
+    let in_prefix = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    if !(1..=64).contains(&prefix.len()) || !prefix.bytes().all(in_prefix) {
+        refuse("bus.prefix", "the prefix does not fit", "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`");
+    }
+    problems
+}
+
+/// What options say against each other.
+pub(super) fn together(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut refuse = |option: &str, wrong: String, remedy: &str| {
+        problems.push(Problem::new(config.source(option), option, wrong, remedy));
+    };
+
+    if !matches!(config.store.url, Some(StoreUrl::Postgres(_))) {
+        if config.store.direct_url.is_some() {
+            let wrong = "a direct address of Postgres makes no sense while the store is SQLite";
+            refuse("store.direct_url", wrong.to_owned(), "set DATABASE_URL to Postgres, or leave this out");
+        }
+        if config.bus.url.is_some() {
+            let wrong = "Redis joins nodes, and nodes cannot share a SQLite store";
+            refuse("bus.url", wrong.to_owned(), "set DATABASE_URL to Postgres, or leave Redis out");
+        }
+    }
+    let (body, in_flight) = (config.limits.webhook_body, config.limits.webhook_in_flight);
+    if in_flight < body {
+        let wrong = format!("{in_flight} does not hold one webhook of limits.webhook_body, {body}");
+        refuse("limits.webhook_in_flight", wrong, "raise it, or lower limits.webhook_body");
+    }
+    let (queue, event) = (config.client.queue_max_size, config.channel.max_publication_size);
+    if queue < event {
+        let wrong = format!("{queue} does not hold one event of channel.max_publication_size, {event}");
+        refuse("client.queue_max_size", wrong, "raise it, or lower channel.max_publication_size");
+    }
+
+    let mut names = HashSet::new();
+    for (index, namespace) in config.channel.namespaces.iter().enumerate() {
+        let name = namespace.name.as_str();
+        if !names.insert(name) {
+            let wrong = format!("the namespace `{name}` is declared twice");
+            refuse(&format!("channel.namespaces[{index}].name"), wrong, "keep one of them");
+        }
+    }
+    let mut targets = BTreeSet::new();
+    for (repo, rule) in &config.github.repos {
+        let option = format!("github.repos.\"{}\"", repo.as_str());
+        if rule.ignore && rule.name.is_some() {
+            let wrong = "a repository that is ignored needs no name".to_owned();
+            refuse(&option, wrong, "leave out `name` or `ignore`");
+        } else if !rule.ignore && !targets.insert(rule.name.as_ref().unwrap_or(repo)) {
+            let wrong = "another repository is published under the same name".to_owned();
+            refuse(&option, wrong, "give them different names");
+        }
+    }
+    problems
+}
+
+/// What is allowed, but hardly meant. One sentence each, for the log at start.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut short = |option: &str, length: usize, advised: usize| {
+        if length < advised {
+            warnings.push(format!(
+                "{option} has {length} bytes and could be guessed; use {advised} or more, \
+                 for example from `openssl rand -hex 32`"
+            ));
+        }
+    };
+    if let Some(secret) = &config.client.token.hmac_secret_key {
+        short("client.token.hmac_secret_key", secret.expose().len(), JWT_SECRET);
+    }
+    if let Some(secret) = &config.http_api.key {
+        short("http_api.key", secret.expose().len(), OTHER_SECRET);
+    }
+    for (index, secret) in config.github.webhook_secrets.iter().enumerate() {
+        short(&format!("github.webhook_secrets[{index}]"), secret.expose().len(), OTHER_SECRET);
+    }
+    if config.client.allowed_origins.contains(&OriginPattern::Every) {
+        warnings.push("client.allowed_origins has `*`: every web site may connect".to_owned());
+    }
+    if config.store.allow_data_loss {
+        warnings.push(
+            "store.allow_data_loss is on: a Postgres that forgets what it confirmed is accepted".to_owned(),
+        );
+    }
+    for (path, options) in option_sets(config) {
+        if (options.history_size > 0) == options.history_ttl.0.is_zero() {
+            warnings
+                .push(format!("{path} keeps no history: history_size and history_ttl must both be above 0"));
+        }
+        let unused = [
+            ("subscribe", options.allow_subscribe_for_anonymous, options.allow_subscribe_for_client),
+            ("publish", options.allow_publish_for_anonymous, options.allow_publish_for_client),
+            ("history", options.allow_history_for_anonymous, options.allow_history_for_client),
+            ("presence", options.allow_presence_for_anonymous, options.allow_presence_for_client),
+        ];
+        for (right, _, _) in unused.iter().filter(|(_, anonymous, client)| *anonymous && !client) {
+            warnings.push(format!(
+                "{path}.allow_{right}_for_anonymous does nothing without allow_{right}_for_client"
+            ));
+        }
+    }
+    warnings
+}
+
+/// The options of every namespace and of channels without one, with their path.
+fn option_sets(config: &Config) -> impl Iterator<Item = (String, &ChannelOptions)> {
+    let named = config.channel.namespaces.iter().enumerate();
+    let named = named.map(|(index, ns)| (format!("channel.namespaces[{index}]"), &ns.options));
+    named.chain([("channel.without_namespace".to_owned(), &config.channel.without_namespace)])
+}
+
+impl Config {
+    /// Who set the option with this path: itself, or something in or around it.
+    pub(super) fn source(&self, option: &str) -> Source {
+        let exact = self.sources.iter().find(|(path, _)| path.to_string() == option);
+        let near = || {
+            self.sources.iter().find(|(path, _)| {
+                let path = path.to_string();
+                path.starts_with(option) || option.starts_with(&path)
+            })
+        };
+        exact.or_else(near).map_or(Source::Default, |(_, source)| source.clone())
+    }
+}

@@ -1,0 +1,125 @@
+//! Replay meets live. While an entry is on hold, what is announced waits in it; this reads the log
+//! from the client's position to the head, pushes it at the reader's pace, and then lets the entry
+//! go live behind the last event it pushed. If what was held does not join on, it reads again.
+
+use std::time::Duration;
+
+use crate::domain::event::Event;
+use crate::domain::options::Retention;
+use crate::domain::position::Position;
+use crate::hub::fanout::{Entry, Release};
+use crate::hub::outbox::Refused;
+use crate::store::log::{self, Page};
+use crate::store::{self, Store};
+
+/// Events in one read.
+const PAGE: u32 = 256;
+/// How long to wait before the log is read again after the store did not answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Keeps `entry` fed until its connection is over: catches up from `start`, goes live, and catches
+/// up again whenever the entry falls behind. `start` is `None` where nothing is kept; everything
+/// after `joined` reaches the entry by itself, so who starts there needs no read.
+pub async fn follow(
+    store: &Store,
+    entry: &Entry,
+    kept: Option<Retention>,
+    start: Option<Position>,
+    joined: Option<Position>,
+) -> Refused {
+    let (Some(retention), Some(mut position)) = (kept, start) else {
+        entry.release(None);
+        return std::future::pending().await;
+    };
+    if joined.as_ref() == Some(&position) {
+        position = match entry.release(joined) {
+            Release::Live => entry.fell_behind().await,
+            // Part of what was held may have been pushed.
+            Release::Missed => entry.resume_position().unwrap_or(position),
+        };
+    }
+    loop {
+        if let Err(refused) = catch_up(store, entry, retention, position).await {
+            return refused;
+        }
+        position = entry.fell_behind().await;
+    }
+}
+
+/// Brings `entry` from `position` to the head and live.
+async fn catch_up(
+    store: &Store,
+    entry: &Entry,
+    retention: Retention,
+    mut position: Position,
+) -> Result<(), Refused> {
+    let mut fruitless = 0;
+    loop {
+        if entry.is_over() {
+            return Err(Refused::Closed);
+        }
+        let (events, bounds) = match read(store, entry, retention, position.clone()).await {
+            Ok(Page::Events { events, bounds }) => (events, bounds),
+            Ok(Page::Lost(bounds)) => {
+                entry.push_reset(&bounds)?;
+                position = bounds.head.clone();
+                (Vec::new(), bounds)
+            }
+            Err(error) => {
+                tracing::warn!(channel = %entry.channel(), %error, "a replay waits for the store");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        fruitless = if events.is_empty() { fruitless + 1 } else { 0 };
+        // What was announced is not in the log: the channel will find out, and say so.
+        if fruitless > 2 {
+            tokio::time::sleep(RETRY).await;
+        }
+        for piece in pieces(events, entry.piece()) {
+            let last = piece.last().map_or(position.offset, |event| event.offset);
+            entry.room().await;
+            entry.replay(&position.epoch, piece)?;
+            position.offset = last;
+        }
+        if position.offset >= bounds.head.offset {
+            if entry.release(Some(position.clone())) == Release::Live {
+                return Ok(());
+            }
+            position = entry.resume_position().unwrap_or(position);
+        }
+    }
+}
+
+/// A page in pieces of about `size` bytes: a page of large events is too much to lie in memory for
+/// every reader that comes back at the same time.
+fn pieces(events: Vec<Event>, size: usize) -> Vec<Vec<Event>> {
+    let mut pieces: Vec<Vec<Event>> = Vec::new();
+    let mut room = 0;
+    for event in events {
+        let length = event.data.len();
+        match pieces.last_mut().filter(|_| length <= room) {
+            Some(piece) => {
+                piece.push(event);
+                room -= length;
+            }
+            None => {
+                pieces.push(vec![event]);
+                room = size.saturating_sub(length);
+            }
+        }
+    }
+    pieces
+}
+
+async fn read(store: &Store, entry: &Entry, retention: Retention, from: Position) -> store::Result<Page> {
+    let (asked, channel) = (store.clone(), entry.channel().clone());
+    store
+        .read(move |conn| {
+            Box::pin(async move {
+                let (generation, now) = (asked.generation(), asked.timestamp());
+                log::page(conn, &generation, &channel, retention, now, Some(&from), None, PAGE).await
+            })
+        })
+        .await
+}

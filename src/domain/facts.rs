@@ -1,0 +1,230 @@
+//! What a source learned about the outside, before anything is stored: checked and cleaned, but
+//! not yet compared with what the store has. A source makes facts, a unit of work applies them.
+//! The log records what was said in the order it was said; rows never go back (see [`advances`]).
+
+use serde_json::value::RawValue;
+
+use super::event::Time;
+
+/// A repository, as one delivery describes it. `None` means that the delivery did not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoFacts {
+    /// GitHub's number for it; renames and transfers keep it.
+    pub github_id: i64,
+    /// The account that owns it.
+    pub owner: String,
+    /// The repository's own name, without the owner.
+    pub name: String,
+    /// The branch that scans follow.
+    pub default_branch: Option<String>,
+    /// Whether it is hidden from strangers.
+    pub private: Option<bool>,
+    /// The installation of our GitHub App that told us.
+    pub installation_id: Option<i64>,
+}
+
+impl RepoFacts {
+    /// Takes over what a later delivery says.
+    pub fn update(&mut self, later: &Self) {
+        self.owner.clone_from(&later.owner);
+        self.name.clone_from(&later.name);
+        if later.default_branch.is_some() {
+            self.default_branch.clone_from(&later.default_branch);
+        }
+        self.private = later.private.or(self.private);
+        self.installation_id = later.installation_id.or(self.installation_id);
+    }
+}
+
+/// One attempt of a workflow run, as one delivery describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFacts {
+    /// GitHub's number for the run; all attempts share it.
+    pub run_id: i64,
+    /// GitHub's number for the workflow.
+    pub workflow_id: i64,
+    /// The workflow's name.
+    pub workflow_name: Option<String>,
+    /// The count of this workflow's runs that people see (`#42`).
+    pub run_number: Option<i64>,
+    /// GitHub's word, such as `queued` or `completed`; ranked by [`status_rank`].
+    pub status: String,
+    /// How it ended; absent until then.
+    pub conclusion: Option<String>,
+    /// What triggered it, such as `push`.
+    pub event: Option<String>,
+    /// The branch it ran for.
+    pub branch: Option<String>,
+    /// The commit it ran for.
+    pub commit_sha: Option<String>,
+    /// From 1; a re-run counts on.
+    pub attempt: i32,
+    /// Its page on GitHub.
+    pub url: Option<String>,
+    /// When the run began: the same for all its attempts.
+    pub created_at: Option<Time>,
+    /// When this attempt started.
+    pub started_at: Option<Time>,
+    /// When GitHub last changed it.
+    pub updated_at: Option<Time>,
+}
+
+/// One job of a workflow run, as one delivery describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFacts {
+    /// GitHub's number for the job; a re-run gets a new one.
+    pub job_id: i64,
+    /// The run it belongs to.
+    pub run_id: i64,
+    /// The attempt of that run.
+    pub attempt: i32,
+    /// The job's name.
+    pub name: String,
+    /// The workflow's name.
+    pub workflow_name: Option<String>,
+    /// GitHub's word, such as `queued` or `completed`; ranked by [`status_rank`].
+    pub status: String,
+    /// How it ended; absent until then.
+    pub conclusion: Option<String>,
+    /// The branch it ran for.
+    pub branch: Option<String>,
+    /// The commit it ran for.
+    pub commit_sha: Option<String>,
+    /// Its page on GitHub.
+    pub url: Option<String>,
+    /// A JSON array of `{number,name,status,conclusion,startedAt,completedAt}`, cleaned.
+    pub steps: String,
+    /// When it started.
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub completed_at: Option<Time>,
+}
+
+/// What the store has to know after a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The repository exists and looks like this; absent fields keep their stored value.
+    RepoSeen(RepoFacts),
+    /// The repository is gone, or our App may no longer see it.
+    RepoRemoved {
+        /// As in [`RepoFacts::github_id`].
+        github_id: i64,
+    },
+    /// A run moved. The repository comes along because it may be new to us.
+    Run {
+        /// Where it runs.
+        repo: RepoFacts,
+        /// Its new state.
+        run: RunFacts,
+    },
+    /// A job moved. Its run may be new to us as well: deliveries arrive in any order.
+    Job {
+        /// Where it runs.
+        repo: RepoFacts,
+        /// Its new state.
+        job: JobFacts,
+    },
+    /// GitHub does, or no longer does, deliver this repository's events (a ping, or its
+    /// installation is suspended or not any more). Says nothing about whether we know it.
+    WebhookEnabled {
+        /// As in [`RepoFacts::github_id`].
+        github_id: i64,
+        /// Whether deliveries are to be expected.
+        enabled: bool,
+    },
+}
+
+/// An event that a delivery stands for; it goes to `repo:` (if there is one) and to `org:`.
+#[derive(Debug, Clone)]
+pub struct EventFact {
+    /// Its type, such as `workflow:completed`.
+    pub kind: &'static str,
+    /// The account whose `org:` channel carries it.
+    pub owner: String,
+    /// The repository's name without the owner.
+    pub repo: Option<String>,
+    /// One JSON object, the `data` inside the envelope.
+    pub data: Box<RawValue>,
+}
+
+/// How far a run or a job is within one attempt. Words that GitHub may add later rank 0, so
+/// they never undo what is known.
+pub fn status_rank(status: &str) -> i16 {
+    match status {
+        "completed" => 2,
+        "in_progress" => 1,
+        // Also: queued, requested, waiting, pending.
+        _ => 0,
+    }
+}
+
+/// What decides whether a row may be overwritten: attempt, [`status_rank`], last change.
+pub type Progress = (i32, i16, Option<Time>);
+
+/// Whether a row at `stored` may become `new`. Rows never go back: a later attempt always wins,
+/// then the status that is further on, then the later change. At a tie, or when a side has no
+/// time, the newcomer wins, because GitHub said it last.
+pub fn advances(stored: Progress, new: Progress) -> bool {
+    let rank = |p: Progress| (p.0, p.1);
+    match rank(new).cmp(&rank(stored)) {
+        std::cmp::Ordering::Equal => match (stored.2, new.2) {
+            (Some(stored), Some(new)) => new >= stored,
+            _ => true,
+        },
+        order => order.is_gt(),
+    }
+}
+
+impl RunFacts {
+    /// For [`advances`].
+    pub fn progress(&self) -> Progress {
+        (self.attempt, status_rank(&self.status), self.updated_at)
+    }
+}
+
+impl JobFacts {
+    /// For [`advances`]. GitHub gives jobs no time of last change.
+    pub fn progress(&self) -> Progress {
+        (self.attempt, status_rank(&self.status), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: i64) -> Option<Time> {
+        Time::from_timestamp(secs, 0)
+    }
+
+    #[test]
+    fn every_status_has_its_rank() {
+        for (rank, words) in [
+            (0, &["queued", "requested", "waiting", "pending", "", "new-word"][..]),
+            (1, &["in_progress"]),
+            (2, &["completed"]),
+        ] {
+            for word in words {
+                assert_eq!(status_rank(word), rank, "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_never_goes_back() {
+        let stored = (2, 1, at(100));
+        for (new, may) in [
+            ((3, 0, at(1)), true),
+            ((1, 2, at(999)), false),
+            ((2, 2, at(1)), true),
+            ((2, 0, at(999)), false),
+            ((2, 1, at(101)), true),
+            ((2, 1, at(100)), true),
+            ((2, 1, at(99)), false),
+            ((2, 1, None), true),
+        ] {
+            assert_eq!(advances(stored, new), may, "{new:?}");
+        }
+        assert!(advances((2, 1, None), (2, 1, at(1))));
+    }
+}

@@ -1,0 +1,103 @@
+//! What the operator decided about the channels of a namespace (protocol §11.3).
+//! The config reads it, the access rule and the log act on it.
+
+use serde::{Deserialize, Serialize};
+
+use super::channel::{ChannelKind, ChannelName};
+use super::units::Span;
+
+/// Options of one namespace, or of channels without one. Everything is off by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelOptions {
+    /// How many events are kept. History is on when this and `history_ttl` are above 0.
+    pub history_size: u32,
+    /// How long events are kept.
+    pub history_ttl: Span,
+    /// Who is on a channel is known and can be asked for.
+    pub presence: bool,
+    /// Any signed-in client may subscribe.
+    pub allow_subscribe_for_client: bool,
+    /// With `allow_subscribe_for_client`: anonymous clients too.
+    pub allow_subscribe_for_anonymous: bool,
+    /// Any signed-in client may publish.
+    pub allow_publish_for_client: bool,
+    /// A client that is subscribed may publish.
+    pub allow_publish_for_subscriber: bool,
+    /// With `allow_publish_for_client`: anonymous clients too.
+    pub allow_publish_for_anonymous: bool,
+    /// Any signed-in client may read the history.
+    pub allow_history_for_client: bool,
+    /// A client that is subscribed may read the history.
+    pub allow_history_for_subscriber: bool,
+    /// With `allow_history_for_client`: anonymous clients too.
+    pub allow_history_for_anonymous: bool,
+    /// Any signed-in client may read presence.
+    pub allow_presence_for_client: bool,
+    /// A client that is subscribed may read presence.
+    pub allow_presence_for_subscriber: bool,
+    /// With `allow_presence_for_client`: anonymous clients too.
+    pub allow_presence_for_anonymous: bool,
+    /// Names such as `dialog#42,43` admit exactly the users listed behind `#`.
+    pub allow_user_limited_channels: bool,
+}
+
+impl ChannelOptions {
+    /// Whether events of the namespace are kept and numbered.
+    pub fn has_history(&self) -> bool {
+        self.history_size > 0 && !self.history_ttl.0.is_zero()
+    }
+}
+
+/// How much of a channel's log is kept: events that are neither too many nor too old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// At most so many.
+    pub events: u64,
+    /// At most so old.
+    pub age: std::time::Duration,
+}
+
+const HOUR: u64 = 3600;
+
+/// What is kept of `channel`; `None` when its events are neither numbered nor kept. `options` are
+/// those of its configured namespace and do not count for the built-in ones (design §6).
+pub fn retention(channel: &ChannelName, options: Option<&ChannelOptions>) -> Option<Retention> {
+    let kept = |events, hours| Some(Retention { events, age: std::time::Duration::from_secs(hours * HOUR) });
+    match channel.kind() {
+        ChannelKind::Repo { .. } | ChannelKind::Org { .. } | ChannelKind::Db { .. } => kept(10_000, 7 * 24),
+        ChannelKind::Job(_) | ChannelKind::Build(_) => kept(1_000, 24),
+        ChannelKind::Personal { .. } | ChannelKind::Plain { .. } => options
+            .filter(|options| options.has_history())
+            .map(|options| Retention { events: options.history_size.into(), age: options.history_ttl.0 }),
+    }
+}
+
+/// The operator's namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Namespaces {
+    /// For channels without a `:`; nobody may use them unless this is set.
+    pub without: Option<ChannelOptions>,
+    /// By the text before the first `:`.
+    pub named: std::collections::BTreeMap<String, ChannelOptions>,
+}
+
+impl Namespaces {
+    /// The options that count for `channel`; `None` for a namespace that is not declared, and for
+    /// the built-in ones.
+    pub fn options_of(&self, channel: &ChannelName) -> Option<&ChannelOptions> {
+        match channel.kind() {
+            ChannelKind::Personal { namespace, .. } | ChannelKind::Plain { namespace, .. } => match namespace
+            {
+                Some(name) => self.named.get(name),
+                None => self.without.as_ref(),
+            },
+            _ => None,
+        }
+    }
+
+    /// What is kept of `channel`; `None` when nothing is.
+    pub fn retention_of(&self, channel: &ChannelName) -> Option<Retention> {
+        retention(channel, self.options_of(channel))
+    }
+}

@@ -1,0 +1,116 @@
+//! The audit log of webhook deliveries, for admins: list, one with its payload, process again.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::access::Admin;
+use super::error::{ApiError, ApiResult, internal};
+use super::webhooks::WebhookDoor;
+use crate::domain::event::rfc3339;
+use crate::publish::{Committed, Publisher};
+use crate::sources::github::unit_again;
+use crate::store::Store;
+use crate::store::deliveries::{self, Delivery};
+
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 100;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliveryOut {
+    id: Uuid,
+    delivery_id: String,
+    event: String,
+    action: Option<String>,
+    repo: Option<String>,
+    status: &'static str,
+    error: Option<String>,
+    received_at: String,
+    processed_at: Option<String>,
+    /// Only of a single delivery; null once it was dropped for age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+}
+
+impl From<Delivery> for DeliveryOut {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            id: delivery.id,
+            delivery_id: delivery.delivery_id,
+            event: delivery.event,
+            action: delivery.action,
+            repo: delivery.repo,
+            status: delivery.status.as_str(),
+            error: delivery.error,
+            received_at: rfc3339(delivery.received_at),
+            processed_at: delivery.processed_at.map(rfc3339),
+            payload: None,
+        }
+    }
+}
+
+/// The query string of the list.
+#[derive(Debug, Deserialize)]
+pub struct Query {
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+/// `GET /api/deliveries`: newest first; `cursor` is null at the end.
+pub async fn list(_: Admin, query: web::Query<Query>, store: web::Data<Store>) -> ApiResult {
+    let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
+    let bad = |_| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list has given");
+    let before = query.cursor.as_deref().map(Uuid::try_parse).transpose().map_err(bad)?;
+    let mut found = store
+        .read(move |conn| Box::pin(async move { deliveries::list(conn, before, limit + 1).await }))
+        .await?;
+    let more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let cursor = found.last().filter(|_| more).map(|delivery| delivery.id);
+    let found: Vec<DeliveryOut> = found.into_iter().map(DeliveryOut::from).collect();
+    Ok(HttpResponse::Ok().json(json!({ "deliveries": found, "cursor": cursor })))
+}
+
+/// `GET /api/deliveries/{id}`: one, with its payload.
+pub async fn get(_: Admin, id: web::Path<String>, store: web::Data<Store>) -> ApiResult {
+    let (delivery, payload) = find(&store, &id).await?;
+    let mut out = DeliveryOut::from(delivery);
+    let text = payload.unwrap_or_else(|| "null".to_owned());
+    out.payload = Some(RawValue::from_string(text).map_err(|error| internal(&error))?);
+    Ok(HttpResponse::Ok().json(out))
+}
+
+/// `POST /api/deliveries/{id}/process`: interprets one again that failed or was ignored.
+pub async fn process(
+    _: Admin,
+    id: web::Path<String>,
+    door: web::Data<WebhookDoor>,
+    publisher: web::Data<Publisher>,
+    store: web::Data<Store>,
+) -> ApiResult {
+    let (delivery, payload) = find(&store, &id).await?;
+    let Some(payload) = payload else {
+        return Err(ApiError::new(StatusCode::GONE, "payload_gone", "the payload was dropped for age"));
+    };
+    let (unit, _) = unit_again(delivery.id, &delivery.event, &payload, &door.repos, store.now());
+    if publisher.commit(unit).await? == Committed::Refused {
+        let message = "this delivery was processed already; its events were told once";
+        return Err(ApiError::new(StatusCode::CONFLICT, "already_processed", message));
+    }
+    let (delivery, _) = find(&store, &id).await?;
+    Ok(HttpResponse::Ok().json(DeliveryOut::from(delivery)))
+}
+
+async fn find(store: &Store, id: &str) -> Result<(Delivery, Option<String>), ApiError> {
+    let missing = || ApiError::not_found("delivery");
+    let id = Uuid::try_parse(id).map_err(|_| missing())?;
+    let found = store.read(move |conn| Box::pin(async move { deliveries::get(conn, id).await })).await?;
+    let (delivery, payload) = found.ok_or_else(missing)?;
+    let payload = payload.map(|payload| payload.unpack()).transpose()?;
+    let payload = payload.map(String::from_utf8).transpose().map_err(|error| internal(&error))?;
+    Ok((delivery, payload))
+}

@@ -1,0 +1,197 @@
+//! How our own routes say no: `{"error":{"code":"snake_case","message":"…","details":…}}` with a
+//! status. Codes are stable, messages say what to do. What a client sees is decided here; what
+//! an operator sees is logged here, once.
+
+use std::fmt;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse, ResponseError, web};
+use serde_json::{Value, json};
+
+use crate::auth::TokenError;
+use crate::domain::access::Denied;
+use crate::hub::CannotFollow;
+use crate::publish::PublishError;
+use crate::store::StoreError;
+use crate::telemetry::{Metrics, count};
+
+/// The result of a handler.
+pub type ApiResult<T = HttpResponse> = Result<T, ApiError>;
+
+/// A refusal.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    details: Option<Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl ApiError {
+    /// A refusal with any status.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), details: None, headers: Vec::new() }
+    }
+
+    /// 400: the request cannot be understood.
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 403: known, but not allowed.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// 404: not there, or not for this caller.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+    }
+
+    /// 503 with `Retry-After`: nothing was changed, or a retry with the same key is safe.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(5)
+    }
+
+    /// 429 with `Retry-After` in seconds.
+    pub fn too_many(code: &'static str, message: impl Into<String>, after: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).retry_after(after)
+    }
+
+    /// Adds `details`.
+    pub fn details(mut self, details: Value) -> Self {
+        self.details = Some(details);
+        self
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        self.header(header::RETRY_AFTER, &seconds.to_string())
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if let Some(details) = &self.details {
+            error["details"] = details.clone();
+        }
+        let mut response = HttpResponse::build(self.status);
+        for header in &self.headers {
+            response.append_header(header.clone());
+        }
+        response.append_header((header::CACHE_CONTROL, "no-store"));
+        response.json(json!({ "error": error }))
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        let (code, message) = match error {
+            TokenError::Missing => (
+                "token_missing",
+                "send a token: Authorization: Bearer <JWT> (make one with `campanile token`)",
+            ),
+            TokenError::Invalid => ("token_invalid", "the token is not valid here"),
+            TokenError::Expired => ("token_expired", "the token's life is over: get a new one"),
+            TokenError::NotYetValid => ("token_not_yet_valid", "the token is not valid yet"),
+        };
+        Self::new(StatusCode::UNAUTHORIZED, code, message).header(header::WWW_AUTHENTICATE, "Bearer")
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Forbidden => Self::forbidden("the token does not admit to this channel"),
+            Denied::UnknownChannel => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_channel", "no namespace of that name is configured")
+            }
+            Denied::NotAvailable => Self::new(
+                StatusCode::NOT_FOUND,
+                "not_available",
+                "the channel's namespace does not have this feature",
+            ),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::Contended | StoreError::Busy => {
+                tracing::warn!(%error, "the store did not answer a request");
+                Self::unavailable("store_unavailable", "the store does not answer now: try again")
+            }
+            StoreError::Failed(_) => internal(&error),
+        }
+    }
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Busy => {
+                Self::unavailable("overloaded", "too much waits to be committed: try again")
+            }
+            PublishError::Unconfirmed(_) => Self::unavailable(
+                "unconfirmed",
+                "the store did not confirm: try again with the same delivery id or key",
+            ),
+            PublishError::Failed(error) => internal(&error),
+        }
+    }
+}
+
+impl From<CannotFollow> for ApiError {
+    fn from(error: CannotFollow) -> Self {
+        tracing::warn!(%error, "a channel cannot be followed");
+        Self::unavailable("store_unavailable", "the store does not answer now: try again")
+    }
+}
+
+/// Counts every refusal by its code, wherever on the way it was made.
+pub async fn count_refusals<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let response = next.call(request).await?;
+    let refusal = response.response().error().and_then(|error| error.as_error::<ApiError>());
+    if let (Some(error), Some(metrics)) = (refusal, response.request().app_data::<web::Data<Metrics>>()) {
+        count(&metrics.refusals, error.code());
+    }
+    Ok(response)
+}
+
+/// 500: logged here, never shown.
+pub fn internal(error: &dyn std::error::Error) -> ApiError {
+    tracing::error!(%error, "a request failed");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; it was logged")
+}

@@ -1,0 +1,49 @@
+//! `/healthz`, `/health`, `/readyz` and `/metrics`. Health does not lie: ready means that requests
+//! are kept, and a node that stops or cannot reach its store says so.
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, web};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// How long `/readyz` waits for the store.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the door knows.
+pub struct HealthDoor {
+    /// `Some` as soon as the process stops.
+    pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+/// `GET /healthz`: the process lives.
+pub async fn alive() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "alive", "version": env!("CARGO_PKG_VERSION") }))
+}
+
+/// `GET /health` (protocol §3).
+pub async fn health() -> HttpResponse {
+    HttpResponse::Ok().json(json!({}))
+}
+
+/// `GET /readyz`: 200 when this node can keep its promise, 503 otherwise.
+pub async fn ready(door: web::Data<HealthDoor>, store: web::Data<Store>) -> HttpResponse {
+    if door.stopping.borrow().is_some() {
+        return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
+    }
+    match tokio::time::timeout(PATIENCE, store.probe()).await {
+        Ok(Ok(())) => HttpResponse::Ok().json(json!({ "status": "ready", "store": store.backend_name() })),
+        Ok(Err(_)) | Err(_) => HttpResponse::ServiceUnavailable()
+            .json(json!({ "status": "unavailable", "unavailable": ["store"] })),
+    }
+}
+
+/// `GET /metrics`: OpenMetrics text.
+pub async fn metrics(metrics: web::Data<Metrics>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(metrics.encode())
+}

@@ -1,0 +1,26 @@
+//! The HTTP surface. Handlers take what they need, call one operation and shape the answer; who
+//! may do what is decided by the extractors and the access rule.
+
+pub mod access;
+pub mod dashboard;
+pub mod deliveries;
+pub mod error;
+pub mod health;
+pub mod limit;
+pub mod origin;
+pub mod poll;
+pub mod repos;
+pub mod routes;
+pub mod server_api;
+pub mod stream;
+pub mod webhooks;
+
+use error::ApiError;
+
+/// A `limit` in a query: a number from 1 to `max`, `default` if absent.
+fn parse_limit(limit: Option<&str>, default: u32, max: u32) -> Result<u32, ApiError> {
+    let Some(limit) = limit else { return Ok(default) };
+    limit.parse().ok().filter(|limit| (1..=max).contains(limit)).ok_or_else(|| {
+        ApiError::bad_request("bad_limit", format!("`limit` must be a number from 1 to {max}"))
+    })
+}

@@ -1,0 +1,67 @@
+//! Browsers and foreign sites. A request that carries an `Origin` which is not allowed is refused
+//! where it could act or listen (unsafe methods, streams); an allowed one gets its CORS headers.
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse};
+
+use super::access;
+use super::error::ApiError;
+
+/// Headers for every answer, and the judgement on `Origin`.
+pub async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let allowed = origin.as_ref().is_some_and(|origin| {
+        origin.to_str().is_ok_and(|text| access::of(request.request()).origins.allow(text))
+    });
+    let preflight = *request.method() == Method::OPTIONS;
+    // As the router sees it, so that no escape in the path leads past this.
+    let path = request.match_info().as_str();
+    let listens = path.ends_with("/stream") || path.starts_with("/connection/");
+    let refused = origin.is_some() && !allowed && (preflight || listens || !request.method().is_safe());
+    let mut response = if refused {
+        let message = "pages of this origin may not use this server: see client.allowed_origins";
+        let error = ApiError::new(StatusCode::FORBIDDEN, "origin_forbidden", message);
+        ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(error)).map_into_right_body()
+    } else if preflight && origin.is_some() {
+        let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+        let mut answer = HttpResponse::NoContent();
+        answer.insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"));
+        answer.insert_header((header::ACCESS_CONTROL_MAX_AGE, "300"));
+        if let Some(asked) = asked {
+            answer.insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, asked));
+        }
+        request.into_response(answer.finish()).map_into_right_body()
+    } else {
+        next.call(request).await?.map_into_left_body()
+    };
+    let headers = response.headers_mut();
+    for (name, value) in FIXED {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if let (true, Some(origin)) = (allowed, origin) {
+        allow(headers, origin);
+    }
+    Ok(response)
+}
+
+/// Sent with every answer.
+const FIXED: [(&str, &str); 3] = [
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+];
+
+fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    let exposed = "ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset";
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+}

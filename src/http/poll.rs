@@ -1,0 +1,202 @@
+//! `GET /api/events`: reads a channel page by page with the cursor that SSE and WebSocket use.
+//! Nothing new costs one look at the head: the answer is 304.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::access::{self, Access, Caller};
+use super::error::{ApiError, ApiResult};
+use super::limit::RateLimit;
+use crate::domain::access::{Action, Denied};
+use crate::domain::channel::ChannelName;
+use crate::domain::cursor::Cursor;
+use crate::domain::gcra::Decision;
+use crate::domain::position::Position;
+use crate::protocol::polled;
+use crate::store::log::{self, Bounds, Page};
+use crate::store::{self, Store};
+use crate::telemetry::{Metrics, count};
+
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 100;
+
+/// What the door knows.
+pub struct PollDoor {
+    /// Polls by user.
+    pub rate: RateLimit,
+}
+
+/// The query string.
+#[derive(Debug, Deserialize)]
+pub struct Query {
+    channel: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+/// Answers up to `limit` events after `cursor`, or from the oldest retained.
+pub async fn events(
+    request: HttpRequest,
+    caller: Caller,
+    query: web::Query<Query>,
+    door: web::Data<PollDoor>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    let access = access::of(&request);
+    let key = if caller.0.is_anonymous() {
+        access.address_of(&request).to_string()
+    } else {
+        format!("u:{}", caller.0.user)
+    };
+    let decision = door.rate.check(&key);
+    if !decision.allowed {
+        count(&metrics.polls, "limited");
+        let after = decision.retry_us.div_ceil(1_000_000);
+        let error = ApiError::too_many("rate_limited", "too many polls: wait, or use the stream", after);
+        let names = rate_headers(door.rate.limit(), &decision);
+        return Err(names.into_iter().fold(error, |error, (name, value)| error.header(name, &value)));
+    }
+    let done = answer(&request, access, &caller, &query, &store).await;
+    count(
+        &metrics.polls,
+        match &done {
+            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => "not_modified",
+            Ok(_) => "ok",
+            Err(error) => error.code(),
+        },
+    );
+    let headers = rate_headers(door.rate.limit(), &decision);
+    match done {
+        Ok(mut answer) => {
+            for (name, value) in headers {
+                if let Ok(value) = value.parse() {
+                    answer.headers_mut().insert(name, value);
+                }
+            }
+            Ok(answer)
+        }
+        Err(error) => Err(headers.into_iter().fold(error, |error, (name, value)| error.header(name, &value))),
+    }
+}
+
+/// The header fields of draft-ietf-httpapi-ratelimit-headers, in seconds.
+fn rate_headers(limit: u64, decision: &Decision) -> [(HeaderName, String); 3] {
+    [
+        (HeaderName::from_static("ratelimit-limit"), limit.to_string()),
+        (HeaderName::from_static("ratelimit-remaining"), decision.remaining.to_string()),
+        (HeaderName::from_static("ratelimit-reset"), decision.reset_us.div_ceil(1_000_000).to_string()),
+    ]
+}
+
+enum Found {
+    NotModified(String),
+    Page(Page),
+}
+
+async fn answer(
+    request: &HttpRequest,
+    access: &Access,
+    Caller(principal): &Caller,
+    query: &Query,
+    store: &Store,
+) -> ApiResult {
+    let name = query.channel.as_deref().unwrap_or_default();
+    let channel =
+        ChannelName::parse(name).map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))?;
+    access.permit(principal, Action::History, &channel)?;
+    let retention = access.namespaces.retention_of(&channel).ok_or(Denied::NotAvailable)?;
+    let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
+    let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, &channel)).transpose()?;
+
+    let known =
+        request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let asked = store.clone();
+    let tag_of = {
+        let (channel, from) = (channel.clone(), from.clone());
+        move |bounds: &Bounds| etag(&channel, from.as_ref(), limit, bounds)
+    };
+    let (tagger, start, wanted) = (tag_of.clone(), from.clone(), channel.clone());
+    let found = store
+        .read(move |conn| {
+            Box::pin(async move {
+                let (generation, now) = (asked.generation(), asked.timestamp());
+                let bounds = log::bounds(conn, &generation, &wanted, retention, now).await?;
+                let lost = start.as_ref().is_some_and(|from| !bounds.covers(from));
+                let tag = tagger(&bounds);
+                if !lost && known.is_some_and(|known| matches_tag(&known, &tag)) {
+                    return store::Result::Ok(Found::NotModified(tag));
+                }
+                let page = log::page(conn, &generation, &wanted, retention, now, start.as_ref(), None, limit)
+                    .await?;
+                Ok(Found::Page(page))
+            })
+        })
+        .await?;
+    match found {
+        Found::NotModified(tag) => {
+            Ok(cacheable(HttpResponse::NotModified()).insert_header((header::ETAG, tag)).finish())
+        }
+        Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
+        Found::Page(Page::Events { events, bounds }) => {
+            let at = events.last().map(|event| event.offset);
+            let at = at.or(from.as_ref().map(|from| from.offset)).unwrap_or(bounds.before_oldest);
+            let mut body = String::from("{\"events\":[");
+            for (i, event) in events.iter().enumerate() {
+                if i > 0 {
+                    body.push(',');
+                }
+                polled::write(&mut body, channel.is_built_in(), event);
+            }
+            let cursor = Position::new(bounds.head.epoch.clone(), at);
+            let has_next = at < bounds.head.offset;
+            body.push_str(&format!("],\"cursor\":\"{cursor}\",\"hasNext\":{has_next}}}"));
+            let mut answer = cacheable(HttpResponse::Ok());
+            answer.insert_header((header::ETAG, tag_of(&bounds)));
+            Ok(answer.content_type("application/json").body(body))
+        }
+    }
+}
+
+fn cacheable(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
+    answer.insert_header((header::CACHE_CONTROL, "private, max-age=0"));
+    answer.insert_header((header::VARY, "Authorization, Cookie"));
+    answer
+}
+
+/// The place of `cursor` on `channel`; a cursor of several channels must hold it.
+fn parse_cursor(cursor: &str, channel: &ChannelName) -> Result<Position, ApiError> {
+    let bad = |message: String| ApiError::bad_request("bad_cursor", message);
+    match Cursor::parse(cursor).map_err(|error| bad(error.to_string()))? {
+        Cursor::One(position) => Ok(position),
+        Cursor::Many(mut positions) => {
+            positions.remove(channel).ok_or_else(|| bad("the cursor is one of other channels".into()))
+        }
+    }
+}
+
+/// 410: the reader's place is gone; `details.oldest` is where everything retained follows.
+fn cursor_lost(bounds: &Bounds) -> ApiError {
+    let message = "the cursor names a place that is no longer there: go on from `oldest`";
+    ApiError::new(StatusCode::GONE, "cursor_lost", message)
+        .details(json!({ "oldest": bounds.oldest().to_string(), "head": bounds.head.to_string() }))
+}
+
+/// What the answer depends on, and nothing else.
+fn etag(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bounds) -> String {
+    let from = from.map_or_else(|| format!("oldest {}", bounds.before_oldest), ToString::to_string);
+    let digest = Sha256::digest(format!("{channel}\n{from}\n{limit}\n{}", bounds.head).as_bytes());
+    format!("\"{}\"", hex::encode(&digest[..12]))
+}
+
+/// `If-None-Match` (RFC 9110, section 13.1.2): a list of tags, perhaps weak, or `*`.
+pub fn matches_tag(header: &str, tag: &str) -> bool {
+    header
+        .split(',')
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+}

@@ -1,0 +1,66 @@
+//! The whole URL table. What a route needs beside its request is in the app's data, put there by
+//! `app`.
+
+use actix_web::http::StatusCode;
+use actix_web::web::{self, ServiceConfig, get, post};
+use actix_web::{HttpRequest, HttpResponse, Route, guard};
+
+use super::error::{ApiError, ApiResult};
+use super::{dashboard, deliveries, health, poll, repos, server_api, stream, webhooks};
+
+/// Every route.
+pub fn routes(app: &mut ServiceConfig) {
+    let only = |route| web::resource(route).default_service(web::to(method_not_allowed));
+    app.app_data(web::QueryConfig::default().error_handler(|error, _| {
+        ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}")).into()
+    }))
+    .service(only("/").route(get().to(index)))
+    .service(only("/healthz").route(look().to(health::alive)))
+    .service(only("/health").route(look().to(health::health)))
+    .service(only("/readyz").route(look().to(health::ready)))
+    .service(only("/metrics").route(get().to(health::metrics)))
+    .service(only("/webhooks/github").route(post().to(webhooks::receive)))
+    .service(only("/api/events").route(get().to(poll::events)))
+    .service(only("/api/events/stream").route(get().to(stream::open)))
+    .service(only("/api/publish").route(post().to(server_api::publish)))
+    .service(only("/api/deliveries").route(get().to(deliveries::list)))
+    .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
+    .service(only("/api/deliveries/{id}/process").route(post().to(deliveries::process)))
+    .service(only("/api/repos").route(get().to(repos::list)))
+    .service(only("/api/repos/{id}").route(get().to(repos::get)))
+    .service(only("/api/repos/{id}/runs").route(get().to(repos::runs)))
+    .service(only("/api/dashboard/activity").route(get().to(dashboard::activity)))
+    .default_service(web::to(not_found));
+}
+
+/// GET, and HEAD, which many health checkers send.
+fn look() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// `GET /`: where to go from here, in words.
+async fn index() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(concat!(
+        "Campanile ",
+        env!("CARGO_PKG_VERSION"),
+        "\n\n\
+         GET  /api/events/stream?channels=repo:OWNER/NAME   live events (SSE), resumes by Last-Event-ID\n\
+         GET  /api/events?channel=repo:OWNER/NAME           the same by polling, same cursor\n\
+         GET  /api/repos, /api/dashboard/activity           what is known\n\
+         POST /webhooks/github                              where GitHub delivers\n\
+         GET  /readyz, /metrics                             how it is\n\n\
+         Tokens: `campanile token --sub you --org OWNER`, sent as Authorization: Bearer …\n"
+    ))
+}
+
+async fn not_found(request: HttpRequest) -> ApiResult {
+    Err(ApiError::not_found("route").details(serde_json::json!({ "path": request.path() })))
+}
+
+async fn method_not_allowed() -> ApiResult {
+    Err(ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this route takes another method",
+    ))
+}

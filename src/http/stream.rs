@@ -1,0 +1,186 @@
+//! `GET /api/events/stream`: the event stream for people and `EventSource`. Starts live, resumes by
+//! `Last-Event-ID` or `cursor`; one forbidden channel refuses all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::access::{self, Access, Caller};
+use super::error::{ApiError, ApiResult};
+use super::limit::{Budget, StreamsByUser};
+use crate::domain::access::{Action, default_channels};
+use crate::domain::channel::ChannelName;
+use crate::domain::cursor::Cursor;
+use crate::domain::position::Position;
+use crate::domain::principal::Principal;
+use crate::hub::fanout::Fanout;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::transport::sse::{self, SseOptions, Start, Surroundings};
+
+/// What the door knows.
+pub struct StreamDoor {
+    /// Whether streams are served at all.
+    pub enabled: bool,
+    /// How streams behave.
+    pub options: SseOptions,
+    /// Channels of one stream.
+    pub max_channels: usize,
+    /// Open streams of this node.
+    pub open: Budget,
+    /// Open streams of each user.
+    pub by_user: StreamsByUser,
+    /// `Some(spread)` as soon as the process stops.
+    pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+/// A socket as the dispatcher accepted it; lets a stream be cut under the dispatcher.
+#[derive(Clone)]
+pub struct Socket(pub Rc<socket2::Socket>);
+
+impl Socket {
+    fn cut(&self) {
+        // The peer may be gone already; then there is nothing left to cut.
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Whether the peer has closed its side, or the connection is broken.
+    fn is_left(&self) -> bool {
+        match self.0.peek(&mut [std::mem::MaybeUninit::uninit()]) {
+            Ok(count) => count == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+}
+
+/// The query string.
+#[derive(Debug, Deserialize)]
+pub struct Query {
+    channels: Option<String>,
+    cursor: Option<String>,
+    token: Option<String>,
+}
+
+/// Opens a stream.
+pub async fn open(
+    request: HttpRequest,
+    query: web::Query<Query>,
+    door: web::Data<StreamDoor>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    if !door.enabled {
+        let message = "event streams are switched off here (sse.enabled): poll GET /api/events";
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
+    }
+    let access = access::of(&request);
+    let Caller(principal) = access::caller(&request, query.token.as_deref())?;
+    let channels = channels(access, &principal, query.channels.as_deref(), door.max_channels)?;
+    let mut positions = positions(&request, &query, &channels)?;
+    if let Some(channel) = positions.keys().find(|channel| access.namespaces.retention_of(channel).is_none())
+    {
+        let message = format!("nothing of {channel} is kept, so there is no place to resume from");
+        return Err(ApiError::bad_request("bad_cursor", message));
+    }
+    if door.stopping.borrow().is_some() {
+        return Err(ApiError::unavailable("stopping", "this node goes away: connect again"));
+    }
+    let mut counted = door.open.reserve();
+    if !counted.grow(1) {
+        return Err(ApiError::unavailable("too_many_streams", "this node has no room for another stream"));
+    }
+    let by_user = door.by_user.open(&principal.user).ok_or_else(|| {
+        ApiError::too_many("connection_limit", "this user has too many streams open: close one", 5)
+    })?;
+    let starts = channels.into_iter().map(|channel| Start {
+        kept: access.namespaces.retention_of(&channel),
+        from: positions.remove(&channel),
+        channel,
+    });
+    let fanout = request.app_data::<Rc<Fanout>>().expect("every worker is built with a fan-out").clone();
+    let socket = request.conn_data::<Socket>().cloned();
+    let watched = socket.clone();
+    let around = Surroundings {
+        fanout,
+        store: store.as_ref().clone(),
+        metrics: metrics.into_inner(),
+        options: door.options.clone(),
+        stopping: door.stopping.clone(),
+        cut: Box::new(move || {
+            socket.as_ref().inspect(|socket| socket.cut());
+        }),
+        is_left: Box::new(move || watched.as_ref().is_some_and(Socket::is_left)),
+        held: Box::new((counted, by_user)),
+    };
+    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
+    let body = sse::open(around, starts.collect(), lifetime).await?;
+    Ok(HttpResponse::build(StatusCode::OK)
+        .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, "private, no-cache, no-store, must-revalidate, max-age=0"))
+        .insert_header(("X-Accel-Buffering", "no"))
+        .body(body))
+}
+
+/// The channels of the request, or all that the claims admit; each may be subscribed.
+fn channels(
+    access: &Access,
+    principal: &Principal,
+    asked: Option<&str>,
+    max: usize,
+) -> Result<BTreeSet<ChannelName>, ApiError> {
+    let bad = |message: String| ApiError::bad_request("bad_channel", message);
+    let channels: BTreeSet<ChannelName> = match asked {
+        Some(names) => names
+            .split(',')
+            .map(|name| ChannelName::parse(name.trim()).map_err(|error| bad(format!("{error}"))))
+            .collect::<Result<_, _>>()?,
+        None => default_channels(principal).into_iter().collect(),
+    };
+    if channels.is_empty() {
+        return Err(bad(
+            "name channels: the token alone admits to none (`?channels=org:acme,repo:acme/api`)".into(),
+        ));
+    }
+    if channels.len() > max {
+        return Err(ApiError::bad_request(
+            "too_many_channels",
+            format!("at most {max} channels in one stream"),
+        ));
+    }
+    for channel in &channels {
+        access.permit(principal, Action::Subscribe, channel)?;
+    }
+    Ok(channels)
+}
+
+/// Where the reader is on each channel: by `Last-Event-ID`, which wins, or by `cursor`.
+fn positions(
+    request: &HttpRequest,
+    query: &Query,
+    channels: &BTreeSet<ChannelName>,
+) -> Result<BTreeMap<ChannelName, Position>, ApiError> {
+    let bad = |message: &str| ApiError::bad_request("bad_cursor", message);
+    let header = request.headers().get("last-event-id").filter(|value| !value.is_empty());
+    let text = match header {
+        Some(value) => Some(value.to_str().map_err(|_| bad("Last-Event-ID is no cursor"))?),
+        None => query.cursor.as_deref(),
+    };
+    let Some(text) = text else { return Ok(BTreeMap::new()) };
+    match Cursor::parse(text).map_err(|error| bad(&error.to_string()))? {
+        Cursor::One(position) => match channels.first() {
+            Some(only) if channels.len() == 1 => Ok(BTreeMap::from([(only.clone(), position)])),
+            _ => Err(bad("the cursor is one of a single channel, but several are asked for")),
+        },
+        Cursor::Many(positions) if positions.keys().all(|channel| channels.contains(channel)) => {
+            Ok(positions)
+        }
+        Cursor::Many(_) => Err(bad("the cursor holds channels that are not asked for")),
+    }
+}

@@ -1,0 +1,211 @@
+//! `POST /webhooks/github`: the webhook door. Headers are judged before the body is read, the body
+//! is hashed while it is read, and nothing is looked at or stored before the signature is right.
+
+use std::time::{Duration, Instant};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::StreamExt as _;
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::access::{self};
+use super::error::{ApiError, ApiResult, internal};
+use super::limit::{Budget, RateLimit, Reserved};
+use crate::domain::delivery::{DeliveryId, DeliveryStatus};
+use crate::publish::{Committed, Publisher};
+use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
+use crate::sources::github::{BadBody, Received, RepoMap, body_text, unit_of};
+use crate::store::Store;
+use crate::telemetry::{Metrics, count};
+
+/// What the door knows.
+pub struct WebhookDoor {
+    /// Sign deliveries.
+    pub secrets: WebhookSecrets,
+    /// Which repositories count.
+    pub repos: RepoMap,
+    /// Where deliveries may come from; everywhere if empty.
+    pub allowed_addresses: Vec<IpNet>,
+    /// The largest body.
+    pub max_body: u64,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// Bodies in memory at once.
+    pub in_flight: Budget,
+    /// Wrong signatures by address.
+    pub invalid_signatures: RateLimit,
+}
+
+/// Takes one delivery. 2xx means that it is durable.
+pub async fn receive(
+    request: HttpRequest,
+    body: web::Payload,
+    door: web::Data<WebhookDoor>,
+    publisher: web::Data<Publisher>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    let accepted = Instant::now();
+    let done = take(&request, body, &door, &publisher, &store, accepted).await;
+    let outcome = match &done {
+        Ok(taken) if taken.duplicate => "duplicate",
+        Ok(taken) => taken.status.as_str(),
+        Err(error) => error.code(),
+    };
+    count(&metrics.webhooks, outcome);
+    let delivery = done.as_ref().ok().map(|taken| taken.id.as_str());
+    tracing::debug!(delivery, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
+    done.map(|taken| {
+        if taken.duplicate {
+            HttpResponse::Ok()
+                .json(json!({ "received": true, "deliveryId": taken.id.as_str(), "duplicate": true }))
+        } else {
+            HttpResponse::Accepted().json(json!({ "received": true, "deliveryId": taken.id.as_str() }))
+        }
+    })
+}
+
+struct Taken {
+    id: DeliveryId,
+    status: DeliveryStatus,
+    duplicate: bool,
+}
+
+async fn take(
+    request: &HttpRequest,
+    body: web::Payload,
+    door: &WebhookDoor,
+    publisher: &Publisher,
+    store: &Store,
+    accepted: Instant,
+) -> Result<Taken, ApiError> {
+    let address = access::of(request).address_of(request);
+    if !door.allowed_addresses.is_empty() && !door.allowed_addresses.iter().any(|net| net.contains(&address))
+    {
+        return Err(ApiError::forbidden("deliveries from this address are not taken"));
+    }
+    let headers = request.headers();
+    let expected = signature(headers)?;
+    let event = event_name(headers)?;
+    let delivery_id = text(headers, "x-github-delivery").and_then(DeliveryId::parse).ok_or_else(|| {
+        ApiError::bad_request("delivery_header", "the header X-GitHub-Delivery is missing or malformed")
+    })?;
+
+    let mut reserved = door.in_flight.reserve();
+    let mut hasher = door.secrets.hasher(expected);
+    let reading = read_body(headers, body, door.max_body, &mut reserved, |chunk| hasher.update(chunk));
+    let timed_out = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long");
+    let body = tokio::time::timeout(door.body_timeout, reading).await.map_err(|_| timed_out())??;
+    if !hasher.matches() {
+        let decision = door.invalid_signatures.check(&address.to_string());
+        if !decision.allowed {
+            let after = decision.retry_us.div_ceil(1_000_000);
+            return Err(ApiError::too_many(
+                "too_many_invalid_signatures",
+                "too many wrong signatures",
+                after,
+            ));
+        }
+        return Err(unauthorized(
+            "signature_invalid",
+            "the signature is wrong: is the secret the same on GitHub?",
+        ));
+    }
+    let payload = body_text(text(headers, "content-type"), &body).map_err(bad_body)?;
+    let received = Received {
+        delivery_id: delivery_id.clone(),
+        event,
+        payload: &payload,
+        received_at: store.now(),
+        accepted,
+    };
+    let (unit, status) = unit_of(received, &door.repos).map_err(|error| internal(&error))?;
+    // The payload lives on in the unit, compressed; the reservation covers it until it is stored.
+    drop(payload);
+    drop(body);
+    let duplicate = matches!(publisher.commit(unit).await?, Committed::Duplicate(_));
+    Ok(Taken { id: delivery_id, status, duplicate })
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn unauthorized(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, code, message)
+}
+
+fn signature(headers: &HeaderMap) -> Result<ExpectedMac, ApiError> {
+    match headers.get("x-hub-signature-256") {
+        Some(value) => {
+            value.to_str().ok().and_then(|value| ExpectedMac::parse(value).ok()).ok_or_else(|| {
+                unauthorized("signature_malformed", "X-Hub-Signature-256 must be sha256= and 64 hex digits")
+            })
+        }
+        None if headers.contains_key("x-hub-signature") => Err(unauthorized(
+            "signature_sha1",
+            "a SHA-1 signature is not enough: GitHub sends X-Hub-Signature-256 when a secret is set",
+        )),
+        None => {
+            Err(unauthorized("signature_missing", "X-Hub-Signature-256 is missing: set a secret on GitHub"))
+        }
+    }
+}
+
+fn event_name(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let plain = |name: &&str| {
+        (1..=100).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    text(headers, "x-github-event").filter(plain).ok_or_else(|| {
+        ApiError::bad_request("event_header", "the header X-GitHub-Event is missing or malformed")
+    })
+}
+
+fn too_large(max: u64) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        format!("the body is larger than {max} bytes"),
+    )
+}
+
+/// Reads the body chunk by chunk; each is reserved and shown to `seen` as it comes.
+async fn read_body(
+    headers: &HeaderMap,
+    mut body: web::Payload,
+    max: u64,
+    reserved: &mut Reserved,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<Vec<u8>, ApiError> {
+    let announced =
+        text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max) {
+        return Err(too_large(max));
+    }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|_| ApiError::bad_request("body_broken", "the body ended early"))?;
+        if bytes.len() as u64 + chunk.len() as u64 > max {
+            return Err(too_large(max));
+        }
+        if !reserved.grow(chunk.len() as u64) {
+            return Err(ApiError::unavailable("overloaded", "too many deliveries at once: try again"));
+        }
+        seen(&chunk);
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn bad_body(error: BadBody) -> ApiError {
+    let code = match error {
+        BadBody::Empty => "body_empty",
+        BadBody::NotUtf8 => "body_not_utf8",
+        BadBody::NotJson => "body_not_json",
+        BadBody::NoPayload => "form_without_payload",
+    };
+    ApiError::bad_request(code, error.to_string())
+}

@@ -1,0 +1,214 @@
+//! The hub: this node's live channels. A channel that somebody here follows has an actor; notices
+//! from the bus go to the actors, and from them to the worker threads that have subscribers.
+//!
+//! The table of actors is read for every notice and written when a channel comes or goes, so it is
+//! a lock around a map; everything else is owned by the actors. Nothing here waits for a slow
+//! part: what does not fit marks a channel *behind*, and the channel reads the log.
+
+mod channel;
+pub mod fanout;
+pub mod order;
+pub mod outbox;
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use actix::ArbiterHandle;
+use tokio::sync::mpsc;
+
+use crate::bus::{Announcement, Notice};
+use crate::domain::channel::ChannelName;
+use crate::domain::options::Namespaces;
+use crate::domain::position::Position;
+use crate::store::{self, Store, log};
+use crate::telemetry::Metrics;
+use channel::ChannelHandle;
+use fanout::Parcel;
+
+/// Channels in one statement of the position check.
+const CHECKED_AT_ONCE: usize = 1000;
+
+/// Channels that read their logs at once after the store was away, and the pause before the next:
+/// ten thousand channels have looked after two seconds.
+const LOOKING_AT_ONCE: usize = 256;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// What the hub needs to know of the config.
+#[derive(Debug, Clone)]
+pub struct HubOptions {
+    /// Which channels keep what.
+    pub namespaces: Namespaces,
+    /// How long a channel lives on without followers.
+    pub linger: Duration,
+    /// Announcements that may wait for a channel; more mark it behind.
+    pub mailbox: usize,
+    /// Parcels that may wait for a worker thread; more make a channel behind for it.
+    pub inbox: usize,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        Self { namespaces: Namespaces::default(), linger: Duration::from_secs(30), mailbox: 256, inbox: 1024 }
+    }
+}
+
+/// A handle on the hub; cheap to clone.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    channels: RwLock<HashMap<ChannelName, ChannelHandle>>,
+    store: Store,
+    options: HubOptions,
+    metrics: Arc<Metrics>,
+    arbiter: ArbiterHandle,
+}
+
+/// A worker thread as the channel actors see it.
+#[derive(Clone)]
+pub struct Worker {
+    /// Unique in this process.
+    pub id: usize,
+    /// Its inbox; when it is full the channel is behind for this worker.
+    pub inbox: mpsc::Sender<Parcel>,
+}
+
+/// The channel cannot be followed now, because the store does not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the channel cannot be followed: {0}")]
+pub struct CannotFollow(pub String);
+
+impl Hub {
+    /// A hub whose channel actors live on the thread of `arbiter`.
+    pub fn new(store: Store, options: HubOptions, metrics: Arc<Metrics>, arbiter: ArbiterHandle) -> Self {
+        Self(Arc::new(Inner { channels: RwLock::default(), store, options, metrics, arbiter }))
+    }
+
+    /// Takes a notice from the bus. Never waits.
+    pub fn deliver(&self, notice: Notice) {
+        match notice {
+            Notice::Appended(announcements) => announcements.into_iter().for_each(|a| self.route(a)),
+            Notice::Check(channels) => {
+                let hub = self.clone();
+                let followed: Vec<ChannelName> =
+                    channels.into_iter().filter(|name| self.table().contains_key(name)).collect();
+                self.0.arbiter.spawn(async move { hub.check(followed).await });
+            }
+        }
+    }
+
+    fn route(&self, announcement: Announcement) {
+        if let Some(handle) = self.table().get(&announcement.channel) {
+            handle.announce(announcement, &self.0.metrics);
+        }
+    }
+
+    /// Makes `worker` a follower of `channel`. Everything after the answered position reaches its
+    /// inbox in order; what is before it is in the log. `None` for a channel that keeps nothing.
+    pub async fn join(
+        &self,
+        channel: &ChannelName,
+        worker: &Worker,
+    ) -> Result<Option<Position>, CannotFollow> {
+        // The actor may have ended its lingering between the look and the call: then it is gone
+        // from the table, and the next look makes a new one.
+        for _ in 0..3 {
+            let handle = self.handle_of(channel);
+            if let Some(answer) = handle.join(worker.clone()).await {
+                return answer;
+            }
+        }
+        Err(CannotFollow("the channel keeps ending".into()))
+    }
+
+    /// `worker` has no subscriber of `channel` any more.
+    pub fn leave(&self, channel: &ChannelName, worker: usize) {
+        if let Some(handle) = self.table().get(channel) {
+            handle.leave(worker);
+        }
+    }
+
+    /// Compares all followed channels with the log. Heals what announcements left out, and finds a
+    /// log that was replaced.
+    pub async fn check_all(&self) {
+        let names: Vec<ChannelName> = self.table().keys().cloned().collect();
+        self.check(names).await;
+    }
+
+    /// Lets every followed channel read its log on, and see whether it is still the log it knows:
+    /// after the store was away, or has another generation. Some at a time, so that the reads of
+    /// many channels leave room for others.
+    pub async fn look_at_all(&self) {
+        let handles: Vec<ChannelHandle> = self.table().values().cloned().collect();
+        for some in handles.chunks(LOOKING_AT_ONCE) {
+            some.iter().for_each(ChannelHandle::look);
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    async fn check(&self, names: Vec<ChannelName>) {
+        for chunk in names.chunks(CHECKED_AT_ONCE) {
+            // The positions are taken before the heads are read: a head that is lower than a
+            // position known before is a loss, one that is lower than a newer position is not.
+            let known: Vec<(ChannelHandle, Option<Position>)> = {
+                let table = self.table();
+                chunk.iter().filter_map(|name| table.get(name)).map(|h| (h.clone(), h.position())).collect()
+            };
+            match self.read_heads(chunk.to_vec()).await {
+                Ok(mut heads) => {
+                    for (handle, position) in known {
+                        let base = Position::new(self.0.store.generation(), 0);
+                        let head = heads.remove(handle.name().as_str()).unwrap_or(base);
+                        handle.compare(head, position);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the position check could not read the heads");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn read_heads(&self, names: Vec<ChannelName>) -> store::Result<HashMap<String, Position>> {
+        let store = self.0.store.clone();
+        self.0
+            .store
+            .read(move |conn| Box::pin(async move { log::heads(conn, &store.generation(), &names).await }))
+            .await
+    }
+
+    /// How many channels have an actor here.
+    pub fn active_channels(&self) -> usize {
+        self.table().len()
+    }
+
+    fn handle_of(&self, channel: &ChannelName) -> ChannelHandle {
+        if let Some(handle) = self.table().get(channel) {
+            return handle.clone();
+        }
+        let mut table = self.table_mut();
+        let start = || channel::start(self.clone(), channel.clone(), &self.0.arbiter);
+        let handle = table.entry(channel.clone()).or_insert_with(start).clone();
+        self.0.metrics.channels.set(table.len() as i64);
+        handle
+    }
+
+    /// Takes an actor that ends out of the table, unless another one has its place already.
+    fn forget(&self, channel: &ChannelName, id: u64) {
+        let mut table = self.table_mut();
+        if table.get(channel).is_some_and(|handle| handle.id() == id) {
+            table.remove(channel);
+            self.0.metrics.channels.set(table.len() as i64);
+        }
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, HashMap<ChannelName, ChannelHandle>> {
+        self.0.channels.read().expect("nobody panics with the table of channels in hand")
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, HashMap<ChannelName, ChannelHandle>> {
+        self.0.channels.write().expect("nobody panics with the table of channels in hand")
+    }
+}

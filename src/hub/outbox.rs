@@ -1,0 +1,239 @@
+//! One connection's outgoing bytes: a bounded queue between the fan-out, which never waits, and a
+//! reader that may be slow. Over the bound the connection is closed; it comes back with its
+//! cursor, so closing loses nothing and bounds memory.
+//!
+//! An outbox belongs to one worker thread. Today its bytes leave through a response body that the
+//! HTTP dispatcher polls ([`Outbox::poll_take`]); a socket that was upgraded out of the dispatcher
+//! writes at once instead, behind the same `push`.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+/// The most that leaves in one piece.
+const MERGE: usize = 64 * 1024;
+
+/// Why a push was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The bound was hit just now: whoever sees this closes the connection.
+    Overflow,
+    /// The connection is over.
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Sends what is queued, then ends.
+    Ending,
+    /// Drops what is queued.
+    Closed,
+}
+
+/// The queue of one connection.
+pub struct Outbox {
+    limit: usize,
+    /// Cuts the connection, so that a peer that does not read cannot keep it.
+    abort: Box<dyn Fn()>,
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    queue: VecDeque<Piece>,
+    bytes: usize,
+    /// Those among `bytes` that are not a replay's: the limit is for them.
+    live: usize,
+    state: State,
+    reader: Option<Waker>,
+    room: Vec<Waker>,
+    progress: Instant,
+}
+
+struct Piece {
+    bytes: Bytes,
+    accepted: Option<Instant>,
+    live: bool,
+}
+
+/// What left an outbox in one piece.
+pub struct Taken {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// When the oldest event in it was accepted, if it came live from this node.
+    pub accepted: Option<Instant>,
+}
+
+impl Outbox {
+    /// An empty outbox that holds at most `limit` bytes. `abort` is called when the reader is too
+    /// slow: it cuts the connection under the outbox.
+    pub fn new(limit: usize, abort: impl Fn() + 'static) -> Self {
+        let inner = Inner {
+            queue: VecDeque::new(),
+            bytes: 0,
+            live: 0,
+            state: State::Open,
+            reader: None,
+            room: Vec::new(),
+            progress: Instant::now(),
+        };
+        Self { limit, abort: Box::new(abort), inner: RefCell::new(inner) }
+    }
+
+    /// Queues `bytes`. An empty queue takes anything, so that a frame above the limit can be sent
+    /// to a reader that keeps up. No bytes are no frame: an empty chunk would end an HTTP body.
+    pub fn push(&self, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
+        self.queue(Piece { bytes, accepted, live: true })
+    }
+
+    /// Queues a piece of a replay. It was missed, not left lying, so it does not count against the
+    /// limit: what comes live meanwhile has all of it. [`Outbox::room`] keeps it to one piece.
+    pub fn push_replay(&self, bytes: Bytes) -> Result<(), Refused> {
+        self.queue(Piece { bytes, accepted: None, live: false })
+    }
+
+    fn queue(&self, piece: Piece) -> Result<(), Refused> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.state != State::Open {
+            return Err(Refused::Closed);
+        }
+        if piece.bytes.is_empty() {
+            return Ok(());
+        }
+        if piece.live && inner.live > 0 && inner.live + piece.bytes.len() > self.limit {
+            inner.close();
+            drop(inner);
+            (self.abort)();
+            return Err(Refused::Overflow);
+        }
+        inner.add(piece);
+        if let Some(reader) = inner.reader.take() {
+            reader.wake();
+        }
+        Ok(())
+    }
+
+    /// Queues a last piece of bytes and ends after it. Does nothing once it is over.
+    pub fn end_with(&self, bytes: Bytes) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.state == State::Open {
+            if !bytes.is_empty() {
+                inner.add(Piece { bytes, accepted: None, live: true });
+            }
+            inner.state = State::Ending;
+            inner.wake_all();
+        }
+    }
+
+    /// How much may wait for the reader.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Ends at once and drops what is queued.
+    pub fn close(&self) {
+        self.inner.borrow_mut().close();
+    }
+
+    /// Ends at once and cuts the connection.
+    pub fn abort(&self) {
+        self.close();
+        (self.abort)();
+    }
+
+    /// Whether nothing can be pushed any more.
+    pub fn is_over(&self) -> bool {
+        self.inner.borrow().state != State::Open
+    }
+
+    /// For how long the reader has taken nothing although something waits for it.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        let inner = self.inner.borrow();
+        (!inner.queue.is_empty()).then(|| inner.progress.elapsed())
+    }
+
+    /// Waits until at most half of the limit is in use, or the outbox is over: how a replay keeps
+    /// to its reader's pace.
+    pub async fn room(&self) {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            if inner.state != State::Open || inner.bytes <= self.limit / 2 {
+                return Poll::Ready(());
+            }
+            // A stream of several channels has a replay for each.
+            if !inner.room.iter().any(|waker| waker.will_wake(cx.waker())) {
+                inner.room.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The next piece for the reader, merged up to 64 KiB; `None` at the end.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
+        let mut inner = self.inner.borrow_mut();
+        let Some(Piece { bytes: mut piece, mut accepted, .. }) = inner.take() else {
+            if inner.state == State::Open {
+                inner.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            inner.state = State::Closed;
+            return Poll::Ready(None);
+        };
+        let fits = |inner: &Inner, length| {
+            inner.queue.front().is_some_and(|next| length + next.bytes.len() <= MERGE)
+        };
+        if fits(&inner, piece.len()) {
+            let mut merged = BytesMut::from(&piece[..]);
+            while fits(&inner, merged.len())
+                && let Some(next) = inner.take()
+            {
+                merged.extend_from_slice(&next.bytes);
+                accepted = accepted.into_iter().chain(next.accepted).min();
+            }
+            piece = merged.freeze();
+        }
+        inner.progress = Instant::now();
+        if inner.bytes <= self.limit / 2 {
+            inner.room.drain(..).for_each(Waker::wake);
+        }
+        Poll::Ready(Some(Taken { bytes: piece, accepted }))
+    }
+}
+
+impl Inner {
+    fn add(&mut self, piece: Piece) {
+        // Before this nobody was waited for, so the reader's time begins now.
+        if self.queue.is_empty() {
+            self.progress = Instant::now();
+        }
+        self.bytes += piece.bytes.len();
+        self.live += if piece.live { piece.bytes.len() } else { 0 };
+        self.queue.push_back(piece);
+    }
+
+    fn take(&mut self) -> Option<Piece> {
+        let piece = self.queue.pop_front()?;
+        self.bytes -= piece.bytes.len();
+        self.live -= if piece.live { piece.bytes.len() } else { 0 };
+        Some(piece)
+    }
+
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.queue.clear();
+        self.bytes = 0;
+        self.live = 0;
+        self.wake_all();
+    }
+
+    fn wake_all(&mut self) {
+        self.reader.take().into_iter().chain(self.room.drain(..)).for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests;

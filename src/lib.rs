@@ -1,0 +1,34 @@
+//! Campanile: a self-hosted realtime gateway. Everything here serves one line, the path of an event:
+//!
+//! > a **source** hears of a change → the **publisher** appends it to the **log** → the **bus**
+//! > announces it → on each **node** the **channel actor** puts it in order and finds the
+//! > **subscriptions** → each **connection** pushes it, or replays what it missed.
+//!
+//! The log is the truth; the bus only says "look". Losing an announcement costs latency, never an
+//! event. A module may use the modules above it in this list, and none below.
+
+pub mod domain;
+
+pub mod auth;
+pub mod config;
+pub mod protocol;
+pub mod telemetry;
+pub mod vital;
+
+pub mod bus;
+pub mod store;
+
+pub mod hub;
+pub mod publish;
+
+pub mod connection;
+pub mod sources;
+
+pub mod tasks;
+pub mod transport;
+
+pub mod http;
+
+pub mod app;
+
+pub mod cli;

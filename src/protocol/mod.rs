@@ -1,0 +1,11 @@
+//! The wire: what clients may say, and how events and errors look to them. Nothing here decides,
+//! reads or stores.
+
+pub mod code;
+pub mod command;
+pub mod frames;
+mod json;
+pub mod polled;
+pub mod push;
+pub mod reply;
+pub mod sse;

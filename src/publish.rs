@@ -1,0 +1,339 @@
+//! The publisher: the one way an event comes to exist. A unit of work is committed whole or not
+//! at all, and its caller hears of it only after the commit. Units that wait together share one
+//! transaction and one sync (group commit); when such a batch fails, its units are tried one by
+//! one, so that a bad unit fails alone.
+//!
+//! Order of locks in a transaction: delivery ids, then state rows by each unit's `order`, then all
+//! channel heads by name, then events and keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use rand::RngExt as _;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::bus::{Announcement, Bus, Content, Notice};
+use crate::domain::channel::ChannelName;
+use crate::domain::event::{Event, NewEvent};
+use crate::domain::position::{Epoch, Position};
+use crate::store::deliveries::{self, NewDelivery};
+use crate::store::log::{self, Append, Appended, IdempotencyKey};
+use crate::store::{self, Conn, Store, StoreError, Transaction, Ts};
+use crate::telemetry::Metrics;
+
+/// Units that may wait; one more is refused with [`PublishError::Busy`].
+const QUEUE: usize = 4096;
+/// Units in one transaction.
+const BATCH: usize = 256;
+/// How often a transaction that lost against another is tried again.
+const RETRIES: u32 = 5;
+
+/// One change to the world: what happened, what it does to the state, and what is told of it.
+/// Either all of it is committed or nothing.
+pub struct UnitOfWork {
+    /// Under which name it counts only once.
+    pub once: Once,
+    /// The change of state, if there is one beside the events.
+    pub apply: Option<Box<dyn Apply>>,
+    /// The events, in the order in which they are appended. Their channels are locked together.
+    pub events: Vec<NewEvent>,
+    /// When it arrived here, for the latency metrics.
+    pub accepted: Instant,
+}
+
+/// How a repeat of a unit is recognised.
+pub enum Once {
+    /// It is not: each unit is a new one.
+    Always,
+    /// By the delivery's id. The delivery becomes a row of the audit log.
+    Delivery(Box<NewDelivery>),
+    /// By a key of the publisher's.
+    Key(IdempotencyKey),
+}
+
+/// A change of state that is committed with its events. It may run more than once (each time in a
+/// new transaction, the earlier one rolled back), so it has no effect but in `tx`.
+pub trait Apply: Send + Sync {
+    /// What decides the order among the units of a transaction: the owner of the rows that it
+    /// locks, such as a repository's number. Units of one owner lock in a fixed order.
+    fn order(&self) -> i64;
+
+    /// Changes rows. To refuse, answer [`Verdict::Refuse`] before anything was changed.
+    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>>;
+}
+
+/// What a change of state says about its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on: append the events.
+    Proceed,
+    /// The state does not allow it: append nothing.
+    Refuse,
+}
+
+/// How a unit of work ended. In every case the transaction was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// It took place; the positions of its kept events, in their order.
+    Done(Vec<Position>),
+    /// It was known and changed nothing; where the event is, if its key says so.
+    Duplicate(Option<Position>),
+    /// Its change of state refused.
+    Refused,
+}
+
+/// A unit of work that was not, or perhaps not, committed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// Too many units wait: nothing was changed, try again later.
+    #[error("the publisher's queue is full")]
+    Busy,
+    /// The store did not confirm. A retry with the same delivery id or key is safe.
+    #[error("the store did not confirm: {0}")]
+    Unconfirmed(String),
+    /// The unit cannot be committed; nothing was changed.
+    #[error("the unit of work cannot be committed: {0}")]
+    Failed(Arc<StoreError>),
+}
+
+struct Request {
+    unit: Arc<UnitOfWork>,
+    reply: oneshot::Sender<Result<Committed, PublishError>>,
+}
+
+/// A handle on the publisher; cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    queue: mpsc::Sender<Request>,
+    metrics: Arc<Metrics>,
+}
+
+impl Publisher {
+    /// A publisher and its work, which ends when the last handle is dropped and the queue is empty.
+    pub fn new(store: Store, bus: Bus, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let worker = Worker { store, bus, metrics: metrics.clone() };
+        (Self { queue, metrics }, worker.run(requests))
+    }
+
+    /// Commits `unit`; returns when it is durable. It goes on even if the caller stops waiting.
+    pub async fn commit(&self, unit: UnitOfWork) -> Result<Committed, PublishError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { unit: Arc::new(unit), reply };
+        self.queue.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+            mpsc::error::TrySendError::Closed(_) => PublishError::Unconfirmed("shutting down".into()),
+        })?;
+        self.metrics.publish_queue.inc();
+        answer.await.unwrap_or_else(|_| Err(PublishError::Unconfirmed("the publisher stopped".into())))
+    }
+}
+
+struct Worker {
+    store: Store,
+    bus: Bus,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    /// One transaction at a time: what arrives meanwhile makes the next batch. On Postgres two at
+    /// once were measured slower, because they wait for each other's channels in smaller batches.
+    async fn run(self, mut requests: mpsc::Receiver<Request>) {
+        let mut waiting = Vec::with_capacity(BATCH);
+        while requests.recv_many(&mut waiting, BATCH).await > 0 {
+            let batch = std::mem::take(&mut waiting);
+            self.metrics.publish_queue.dec_by(batch.len() as i64);
+            self.settle(batch).await;
+        }
+    }
+
+    /// Commits a batch and answers its callers.
+    async fn settle(&self, batch: Vec<Request>) {
+        let units: Arc<[Arc<UnitOfWork>]> = batch.iter().map(|request| request.unit.clone()).collect();
+        match self.transact(&units).await {
+            Ok(outcomes) => {
+                self.announce(&units, &outcomes);
+                for (request, outcome) in batch.into_iter().zip(outcomes) {
+                    self.metrics.publish_seconds.observe(request.unit.accepted.elapsed().as_secs_f64());
+                    let _ = request.reply.send(Ok(outcome));
+                }
+            }
+            Err(StoreError::Unavailable(reason)) => self.unconfirmed(batch, &reason),
+            Err(error) if batch.len() == 1 => {
+                tracing::warn!(%error, "a unit of work failed");
+                let error = PublishError::Failed(Arc::new(error));
+                batch.into_iter().for_each(|request| drop(request.reply.send(Err(error.clone()))));
+            }
+            Err(error) => {
+                tracing::debug!(%error, units = batch.len(), "a batch failed; its units are tried one by one");
+                for request in batch {
+                    Box::pin(self.settle(vec![request])).await;
+                }
+            }
+        }
+    }
+
+    /// One transaction, tried again while it loses against others.
+    async fn transact(&self, units: &Arc<[Arc<UnitOfWork>]>) -> store::Result<Vec<Committed>> {
+        let started = Instant::now();
+        self.metrics.commit_units.observe(units.len() as f64);
+        let mut tries = 0;
+        loop {
+            let (work, store) = (units.clone(), self.store.clone());
+            // The generation is asked for when the connection is there: a new one may have found
+            // that the server is another one now.
+            let done = self
+                .store
+                .write(move |conn| {
+                    async move { commit(conn, &work, &store.generation(), store.timestamp()).await }.boxed()
+                })
+                .await;
+            if matches!(done, Err(StoreError::Contended)) && tries < RETRIES {
+                tries += 1;
+                let pause = rand::rng().random_range(1..=4u64 << tries);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                continue;
+            }
+            self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+            return done;
+        }
+    }
+
+    /// Nobody knows whether the batch was committed: its channels are compared with the log.
+    fn unconfirmed(&self, batch: Vec<Request>, reason: &str) {
+        tracing::error!(reason, units = batch.len(), "a commit was not confirmed");
+        let touched = batch.iter().flat_map(|request| &request.unit.events).filter(|event| event.kept);
+        let mut channels: Vec<ChannelName> = touched.map(|event| event.channel.clone()).collect();
+        channels.sort();
+        channels.dedup();
+        self.bus.tell(Notice::Check(channels));
+        for request in batch {
+            let _ = request.reply.send(Err(PublishError::Unconfirmed(reason.to_owned())));
+        }
+    }
+
+    fn announce(&self, units: &[Arc<UnitOfWork>], outcomes: &[Committed]) {
+        let mut logged: BTreeMap<(&ChannelName, Epoch), (Vec<Event>, Instant)> = BTreeMap::new();
+        let mut notices = Vec::new();
+        for (unit, outcome) in units.iter().zip(outcomes) {
+            let Committed::Done(positions) = outcome else { continue };
+            self.metrics.events.inc_by(positions.len() as u64);
+            let mut positions = positions.iter();
+            for event in &unit.events {
+                if !event.kept {
+                    notices.push(Announcement {
+                        channel: event.channel.clone(),
+                        content: Content::Ephemeral(vec![event.at(0)]),
+                        accepted: Some(unit.accepted),
+                    });
+                } else if let Some(position) = positions.next() {
+                    let (events, _) = logged
+                        .entry((&event.channel, position.epoch.clone()))
+                        .or_insert_with(|| (Vec::new(), unit.accepted));
+                    events.push(event.at(position.offset));
+                }
+            }
+        }
+        notices.extend(logged.into_iter().map(|((channel, epoch), (events, accepted))| Announcement {
+            channel: channel.clone(),
+            content: Content::Logged { epoch, events },
+            accepted: Some(accepted),
+        }));
+        if !notices.is_empty() {
+            self.bus.tell(Notice::Appended(notices));
+        }
+    }
+}
+
+/// The body of the transaction.
+async fn commit(
+    conn: &mut Conn,
+    units: &[Arc<UnitOfWork>],
+    generation: &Epoch,
+    now: Ts,
+) -> store::Result<Vec<Committed>> {
+    let mut outcomes: Vec<Option<Committed>> = units.iter().map(|_| None).collect();
+
+    let delivered: Vec<&NewDelivery> = units.iter().filter_map(|unit| unit.delivery()).collect();
+    if !delivered.is_empty() {
+        let mut new = deliveries::insert_new(conn, &delivered).await?;
+        for (unit, outcome) in units.iter().zip(&mut outcomes) {
+            // `remove`, because a batch may hold one delivery twice: the first is the new one.
+            if unit.delivery().is_some_and(|delivery| !new.remove(delivery.delivery_id.as_str())) {
+                *outcome = Some(Committed::Duplicate(None));
+            }
+        }
+    }
+
+    let changing = || units.iter().enumerate().filter(|(_, unit)| unit.apply.is_some());
+    let keys: Vec<&IdempotencyKey> = changing().filter_map(|(_, unit)| unit.key()).collect();
+    let known = log::known_keys(conn, &keys, now).await?;
+    for (i, unit) in changing() {
+        let position = unit.key().and_then(|key| known.get(&(key.channel.as_str(), key.key.as_str())));
+        if let Some(position) = position {
+            outcomes[i] = Some(Committed::Duplicate(Some(position.clone())));
+        }
+    }
+
+    let mut changes: Vec<(i64, usize, &dyn Apply)> = units
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| outcomes[*i].is_none())
+        .filter_map(|(i, unit)| unit.apply.as_deref().map(|apply| (apply.order(), i, apply)))
+        .collect();
+    changes.sort_by_key(|(order, i, _)| (*order, *i));
+    let mut tx = Transaction::new(conn, now);
+    for (_, i, apply) in changes {
+        if apply.apply(&mut tx).await? == Verdict::Refuse {
+            outcomes[i] = Some(Committed::Refused);
+        }
+    }
+
+    let conn = tx.finish().await?;
+    let open: Vec<usize> = (0..units.len()).filter(|i| outcomes[*i].is_none()).collect();
+    let kept: Vec<Vec<&NewEvent>> =
+        open.iter().map(|i| units[*i].events.iter().filter(|event| event.kept).collect()).collect();
+    let appends: Vec<Append<'_>> =
+        open.iter().zip(&kept).map(|(i, events)| Append { events, key: units[*i].key() }).collect();
+    let appended = if kept.iter().all(Vec::is_empty) {
+        Vec::new()
+    } else {
+        log::append(conn, generation, now, &appends).await?
+    };
+    let mut appended = appended.into_iter();
+    for i in open {
+        outcomes[i] = Some(match appended.next() {
+            Some(Appended::New(positions)) => Committed::Done(positions),
+            // Another transaction, or a unit of this one, was first with the key. What this unit
+            // did to the state must go, and the next try will know the key before.
+            Some(Appended::Known(_)) if units[i].apply.is_some() => return Err(StoreError::Contended),
+            Some(Appended::Known(position)) => Committed::Duplicate(Some(position)),
+            None => Committed::Done(Vec::new()),
+        });
+    }
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+impl UnitOfWork {
+    /// A unit of events alone.
+    pub fn of(events: Vec<NewEvent>) -> Self {
+        Self { once: Once::Always, apply: None, events, accepted: Instant::now() }
+    }
+
+    fn delivery(&self) -> Option<&NewDelivery> {
+        match &self.once {
+            Once::Delivery(delivery) => Some(delivery),
+            Once::Always | Once::Key(_) => None,
+        }
+    }
+
+    fn key(&self) -> Option<&IdempotencyKey> {
+        match &self.once {
+            Once::Key(key) => Some(key),
+            Once::Always | Once::Delivery(_) => None,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `installation` and `installation_repositories`: which repositories our App may see. Their
+//! lists name repositories briefly (no owner object, no branch), and may be absent when an
+//! installation is about all repositories of an account.
+
+use serde_json::value::RawValue;
+
+use super::interpret::{Interpretation, Outcome, action, installation_id, repo_event, repo_facts};
+use super::payload::{self, Payload, Repository, Uninterpretable};
+use super::repo_map::RepoMap;
+use crate::domain::facts::{Change, RepoFacts};
+
+/// What an action does to the repositories of a list.
+#[derive(Clone, Copy)]
+enum Effect {
+    Add,
+    Remove,
+    Enable(bool),
+    Nothing,
+}
+
+/// Interprets either kind.
+pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interpretation, Uninterpretable> {
+    let action = action(payload);
+    let word = action.as_deref().ok_or_else(|| Uninterpretable::missing("action"))?;
+    let id = installation_id(payload)?.ok_or_else(|| Uninterpretable::missing("installation"))?;
+    let all = (payload.repositories, "repositories");
+    let added = (payload.repositories_added, "repositories_added");
+    let removed = (payload.repositories_removed, "repositories_removed");
+    let lists = match (event, word) {
+        ("installation", "created") => vec![(all, Effect::Add)],
+        ("installation", "deleted") => vec![(all, Effect::Remove)],
+        ("installation", "suspend") => vec![(all, Effect::Enable(false))],
+        ("installation", "unsuspend") => vec![(all, Effect::Enable(true))],
+        ("installation", "new_permissions_accepted") => vec![(all, Effect::Nothing)],
+        // Either action has both lists, one of them usually empty.
+        ("installation_repositories", "added" | "removed") => {
+            vec![(removed, Effect::Remove), (added, Effect::Add)]
+        }
+        _ => return Ok(Interpretation::unknown_action(action)),
+    };
+    let mut meaning = Interpretation { outcome: Outcome::Meaningful, ..Interpretation::ignored(None, "") };
+    let (mut counting, mut passed_over) = (0, None);
+    for ((raw, field), effect) in lists {
+        for repo in listed(raw, field, id)? {
+            match map.apply(repo) {
+                Ok(repo) => {
+                    meaning.take(repo, effect, word)?;
+                    counting += 1;
+                }
+                Err(reason) => passed_over = Some(reason),
+            }
+        }
+    }
+    match passed_over {
+        Some(reason) if counting == 0 => Ok(Interpretation::ignored(action, reason)),
+        _ => Ok(Interpretation { action, ..meaning }),
+    }
+}
+
+impl Interpretation {
+    fn take(&mut self, repo: RepoFacts, effect: Effect, action: &str) -> Result<(), Uninterpretable> {
+        let github_id = repo.github_id;
+        match effect {
+            Effect::Add => {
+                self.events.push(repo_event("repo:added", &repo, action)?);
+                self.changes.push(Change::RepoSeen(repo));
+            }
+            Effect::Remove => {
+                self.events.push(repo_event("repo:removed", &repo, action)?);
+                self.changes.push(Change::RepoRemoved { github_id });
+            }
+            Effect::Enable(enabled) => self.changes.push(Change::WebhookEnabled { github_id, enabled }),
+            Effect::Nothing => {}
+        }
+        Ok(())
+    }
+}
+
+fn listed(raw: Option<&RawValue>, field: &str, id: i64) -> Result<Vec<RepoFacts>, Uninterpretable> {
+    let list: Vec<Repository> = payload::list(raw, field)?;
+    let facts = |(at, repository)| repo_facts(repository, Some(id), &format!("{field}[{at}]"));
+    list.into_iter().enumerate().map(facts).collect()
+}

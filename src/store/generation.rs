@@ -1,0 +1,68 @@
+//! The store's generation: the part of every epoch that names the database itself. Two databases
+//! that could hold different histories never share it. On Postgres it follows from the system id
+//! (another cluster), the timeline (a failover or a point-in-time restore) and a marker in the
+//! data; on SQLite from the marker alone, which `campanile log new-epoch` changes after a restore.
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::Text;
+use diesel_async::AsyncPgConnection;
+use sha2::{Digest as _, Sha256};
+
+use super::conn::Conn;
+use super::error::{Result, StoreError};
+use super::schema::meta;
+use super::types::{SqlTs, Ts};
+use crate::domain::position::Epoch;
+
+const MARKER: &str = "marker";
+
+/// What a look at the store tells.
+#[derive(Debug, Clone)]
+pub(super) struct Probe {
+    pub(super) generation: Epoch,
+    /// The database's clock, where it has one of its own.
+    pub(super) clock: Option<Ts>,
+}
+
+/// Reads the generation, and proves by it that the store answers.
+pub(super) async fn probe(conn: &mut Conn) -> Result<Probe> {
+    match conn {
+        Conn::Pg(conn) => probe_postgres(conn).await,
+        Conn::Lite(_) => {
+            let marker = conn.one(meta::table.find(MARKER).select(meta::value)).await?;
+            Ok(Probe { generation: name(&[marker])?, clock: None })
+        }
+    }
+}
+
+pub(super) async fn probe_postgres(conn: &mut AsyncPgConnection) -> Result<Probe> {
+    // The first eight digits of a WAL file's name are the timeline that is written now.
+    let query = diesel::select((
+        sql::<Text>("(SELECT system_identifier::text FROM pg_control_system())"),
+        sql::<Text>("substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"),
+        sql::<Text>("(SELECT value FROM meta WHERE key = 'marker')"),
+        sql::<SqlTs>("clock_timestamp()"),
+    ));
+    let (system, timeline, marker, clock): (String, String, String, Ts) =
+        diesel_async::RunQueryDsl::get_result(query, conn).await?;
+    Ok(Probe { generation: name(&[system, timeline, marker])?, clock: Some(clock) })
+}
+
+/// Makes the epochs of all channels differ from what they were.
+pub async fn renew(conn: &mut Conn, marker: &str) -> Result<()> {
+    conn.execute(diesel::update(meta::table.find(MARKER)).set(meta::value.eq(marker))).await?;
+    Ok(())
+}
+
+/// The oldest version of Campanile that may work on this schema.
+pub(super) async fn oldest_binary(conn: &mut Conn) -> Result<String> {
+    conn.one(meta::table.find("oldest_binary").select(meta::value)).await
+}
+
+/// Twelve digits are enough: an epoch is compared with a client's, not with all that ever were.
+fn name(parts: &[String]) -> Result<Epoch> {
+    let digest = Sha256::digest(parts.join("/").as_bytes());
+    Epoch::parse(&hex::encode(&digest[..6]))
+        .ok_or_else(|| StoreError::Failed("the store has no marker".into()))
+}

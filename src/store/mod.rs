@@ -1,0 +1,294 @@
+//! The store: SQLite or Postgres behind one set of queries. The only module that knows Diesel.
+//!
+//! Work is a function on a connection: [`Store::read`] runs it on the reading side,
+//! [`Store::write`] in a transaction that commits if it succeeds. Every call has a deadline; when
+//! it passes, the connection is thrown away and a write may or may not have been committed.
+
+mod conn;
+pub mod deliveries;
+mod dialect;
+mod error;
+pub mod generation;
+pub mod log;
+mod migrate;
+mod postgres;
+pub mod repos;
+pub mod runs;
+pub mod schema;
+mod sqlite;
+mod transaction;
+mod types;
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+pub use conn::{Conn, Rows, Statement};
+pub use error::{Result, StoreError};
+pub use migrate::{OpenError, applied as migrations_applied};
+pub use transaction::Transaction;
+pub use types::{Id, SqlId, SqlTs, Ts};
+
+use crate::domain::event::Time;
+use crate::domain::position::Epoch;
+use crate::vital;
+use generation::Probe;
+use sqlite::{Side, Threads};
+
+/// Where the data is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// A file; its folder is locked for this process.
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A server.
+    Postgres {
+        /// `postgres://…`; may lead through a pooler.
+        url: String,
+        /// The same server without a pooler, for locks and LISTEN.
+        direct_url: Option<String>,
+    },
+}
+
+/// How the store is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the data is.
+    pub place: Place,
+    /// Reading connections of SQLite.
+    pub readers: u32,
+    /// Connections to Postgres.
+    pub pool_size: u32,
+    /// The longest that a call may take.
+    pub deadline: Duration,
+    /// Accept a Postgres that forgets commits when it crashes.
+    pub allow_data_loss: bool,
+}
+
+#[derive(Clone)]
+enum Backend {
+    /// With the lock on its folder, which is held as long as any clone lives.
+    Lite(Threads, #[expect(dead_code, reason = "held, not read")] Arc<std::fs::File>),
+    Pg(postgres::Pool),
+}
+
+/// A handle on the store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    backend: Backend,
+    deadline: Duration,
+    state: Arc<State>,
+}
+
+/// What the store knows of itself, refreshed by every probe and every new connection.
+struct State {
+    generation: watch::Sender<Epoch>,
+    /// The database's clock minus ours, in microseconds.
+    clock_offset: AtomicI64,
+    healthy: watch::Sender<bool>,
+}
+
+impl State {
+    fn learn(&self, probe: &Probe, sent: Ts) {
+        if let Some(clock) = probe.clock {
+            let received = Ts::from(chrono::Utc::now());
+            let middle = sent.0 + (received.0 - sent.0) / 2;
+            self.clock_offset.store(clock.0 - middle, Ordering::Relaxed);
+        }
+        self.generation.send_if_modified(|known| {
+            let changed = *known != probe.generation;
+            if changed {
+                tracing::warn!(from = %known, to = %probe.generation, "the store has a new generation");
+                known.clone_from(&probe.generation);
+            }
+            changed
+        });
+    }
+}
+
+impl Store {
+    /// Opens the store and brings its schema up to date. Must be called on a runtime that lives as
+    /// long as the store: connections belong to the runtime that opened them.
+    pub async fn open(options: &Options) -> Result<Self, OpenError> {
+        let first = migrate::run(options).await?;
+        let state = Arc::new(State {
+            generation: watch::Sender::new(first.generation.clone()),
+            clock_offset: AtomicI64::new(0),
+            healthy: watch::Sender::new(true),
+        });
+        let backend = match &options.place {
+            Place::Sqlite { path } => {
+                let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
+                Backend::Lite(
+                    Threads::start(path, options.readers).map_err(OpenError::unreachable)?,
+                    Arc::new(lock),
+                )
+            }
+            Place::Postgres { url, .. } => {
+                let learner = state.clone();
+                let on_connect: postgres::OnConnect = Arc::new(move |conn| {
+                    let state = learner.clone();
+                    Box::pin(async move {
+                        let sent = Ts::from(chrono::Utc::now());
+                        state.learn(&generation::probe_postgres(conn).await?, sent);
+                        Ok(())
+                    })
+                });
+                let runtime = tokio::runtime::Handle::current();
+                let pool =
+                    postgres::Pool::open(url, options.pool_size, options.deadline, on_connect, runtime);
+                Backend::Pg(pool.await.map_err(OpenError::store)?)
+            }
+        };
+        let store = Self { backend, deadline: options.deadline, state };
+        store.probe().await.map_err(OpenError::store)?;
+        Ok(store)
+    }
+
+    /// Runs `work` on the reading side, outside a transaction.
+    pub async fn read<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        match &self.backend {
+            Backend::Lite(threads, _) => {
+                self.within(threads.run(Side::Read, move |conn| at_once(work(conn)))).await
+            }
+            Backend::Pg(pool) => {
+                self.within(async {
+                    let mut conn = Conn::Pg(pool.lend().await?);
+                    let done = work(&mut conn).await;
+                    if !matches!(done, Err(StoreError::Unavailable(_))) {
+                        finish(&mut conn);
+                    }
+                    done
+                })
+                .await
+            }
+        }
+    }
+
+    /// Runs `work` in one transaction and commits it; any error rolls everything back. After
+    /// [`StoreError::Unavailable`] it may have been committed all the same.
+    pub async fn write<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        match &self.backend {
+            Backend::Lite(threads, _) => {
+                let job = move |conn: &mut Conn| at_once(transaction(conn, work).boxed());
+                self.within(threads.run(Side::Write, job)).await
+            }
+            Backend::Pg(pool) => {
+                self.within(async {
+                    let mut conn = Conn::Pg(pool.lend().await?);
+                    // As on SQLite's threads, work that panics ends its connection and nothing else.
+                    let done =
+                        AssertUnwindSafe(vital::guest(transaction(&mut conn, work))).catch_unwind().await;
+                    done.unwrap_or_else(|_| Err(StoreError::Unavailable("the work panicked".into())))
+                })
+                .await
+            }
+        }
+    }
+
+    /// The base of all epochs, as of the newest connection.
+    pub fn generation(&self) -> Epoch {
+        self.state.generation.borrow().clone()
+    }
+
+    /// Tells of each change of the generation.
+    pub fn generations(&self) -> watch::Receiver<Epoch> {
+        self.state.generation.subscribe()
+    }
+
+    /// Whether the last call reached the store, and tells of each change.
+    pub fn health(&self) -> watch::Receiver<bool> {
+        self.state.healthy.subscribe()
+    }
+
+    /// The time by the database's clock, so that all nodes agree on ages.
+    pub fn now(&self) -> Time {
+        Time::from(self.timestamp())
+    }
+
+    /// [`Store::now`] as the store keeps it.
+    pub fn timestamp(&self) -> Ts {
+        Ts(chrono::Utc::now().timestamp_micros() + self.state.clock_offset.load(Ordering::Relaxed))
+    }
+
+    /// Asks the store for its generation and clock, and so whether it answers at all.
+    pub async fn probe(&self) -> Result<()> {
+        let sent = Ts::from(chrono::Utc::now());
+        let probe = self.read(|conn| generation::probe(conn).boxed()).await?;
+        self.state.learn(&probe, sent);
+        Ok(())
+    }
+
+    /// `sqlite` or `postgres`.
+    pub fn backend_name(&self) -> &'static str {
+        match self.backend {
+            Backend::Lite(..) => "sqlite",
+            Backend::Pg(_) => "postgres",
+        }
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let expired = |_| Err(StoreError::Unavailable("no answer within the deadline".into()));
+        let done = tokio::time::timeout(self.deadline, work).await.unwrap_or_else(expired);
+        let reached = !matches!(done, Err(StoreError::Unavailable(_)));
+        self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, reached) != reached);
+        done
+    }
+}
+
+/// On SQLite nothing waits, so the first poll is the last.
+fn at_once<T>(work: BoxFuture<'_, Result<T>>) -> Result<T> {
+    work.now_or_never().unwrap_or_else(|| Err(StoreError::Failed("work on SQLite must not wait".into())))
+}
+
+fn finish(conn: &mut Conn) {
+    if let Conn::Pg(lease) = conn {
+        lease.finish();
+    }
+}
+
+async fn transaction<T, W>(conn: &mut Conn, work: W) -> Result<T>
+where
+    W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>>,
+{
+    conn.begin().await?;
+    let done = match work(conn).await {
+        Ok(value) => match conn.commit().await {
+            Ok(()) => {
+                finish(conn);
+                return Ok(value);
+            }
+            // Whether the commit took place is not known, or it failed and must not linger.
+            Err(StoreError::Contended) => Err(StoreError::Contended),
+            Err(error) => Err(StoreError::Unavailable(format!("commit: {error}"))),
+        },
+        Err(error) => Err(error),
+    };
+    if conn.rollback().await {
+        finish(conn);
+        return done;
+    }
+    // The connection is gone, or SQLite has rolled back by itself, as it does when the disk is full;
+    // what it answers then need not name the cause.
+    done.map_err(|error| match error {
+        StoreError::Unavailable(_) => error,
+        error => StoreError::Unavailable(format!("the transaction was lost: {error}")),
+    })
+}

@@ -1,0 +1,284 @@
+//! Workflow runs and their jobs. Deliveries come in any order, rows never go back: a row changes
+//! only to a later attempt, a later status, or a later time of the same status.
+
+use diesel::dsl::max;
+use diesel::prelude::*;
+use diesel::upsert::excluded;
+use uuid::Uuid;
+
+use super::conn::Conn;
+use super::dialect::write_rows;
+use super::error::Result;
+use super::schema::{workflow_jobs as jobs, workflow_runs as runs};
+use super::types::{Id, Ts};
+use crate::domain::event::Time;
+use crate::domain::facts::{JobFacts, RunFacts, status_rank};
+
+/// A run as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// GitHub's number.
+    pub run_id: i64,
+    /// Our id of its repository.
+    pub repo_id: Uuid,
+    /// GitHub's number of the workflow.
+    pub workflow_id: i64,
+    /// The workflow's name.
+    pub workflow_name: Option<String>,
+    /// The number that people see.
+    pub run_number: Option<i64>,
+    /// GitHub's word.
+    pub status: String,
+    /// How it ended.
+    pub conclusion: Option<String>,
+    /// What triggered it.
+    pub event: Option<String>,
+    /// The branch.
+    pub branch: Option<String>,
+    /// The commit.
+    pub commit_sha: Option<String>,
+    /// From 1.
+    pub attempt: i32,
+    /// Its page on GitHub.
+    pub url: Option<String>,
+    /// When this attempt started.
+    pub started_at: Option<Time>,
+    /// When GitHub last changed it.
+    pub updated_at: Time,
+}
+
+#[derive(Queryable, Insertable)]
+#[diesel(table_name = runs)]
+struct RunRow {
+    run_id: i64,
+    repo_id: Id,
+    workflow_id: i64,
+    workflow_name: Option<String>,
+    run_number: Option<i64>,
+    status: String,
+    status_rank: i16,
+    conclusion: Option<String>,
+    event: Option<String>,
+    branch: Option<String>,
+    commit_sha: Option<String>,
+    attempt: i32,
+    url: Option<String>,
+    started_at: Option<Ts>,
+    updated_at: Ts,
+    created_at: Ts,
+}
+
+/// A job as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// GitHub's number.
+    pub job_id: i64,
+    /// Its run.
+    pub run_id: i64,
+    /// The run's attempt.
+    pub attempt: i32,
+    /// The job's name.
+    pub name: String,
+    /// GitHub's word.
+    pub status: String,
+    /// How it ended.
+    pub conclusion: Option<String>,
+    /// Its page on GitHub.
+    pub url: Option<String>,
+    /// Its steps, a JSON array.
+    pub steps: String,
+    /// When it started.
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub completed_at: Option<Time>,
+}
+
+#[derive(Queryable, Insertable)]
+#[diesel(table_name = jobs)]
+struct JobRow {
+    job_id: i64,
+    run_id: i64,
+    repo_id: Id,
+    attempt: i32,
+    name: String,
+    workflow_name: Option<String>,
+    status: String,
+    status_rank: i16,
+    conclusion: Option<String>,
+    url: Option<String>,
+    steps: String,
+    started_at: Option<Ts>,
+    completed_at: Option<Ts>,
+}
+
+/// Records what was said about runs, each named once, unless a row is further already.
+pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, RunFacts)>, now: Ts) -> Result<()> {
+    let row = |(repo, facts): (Uuid, RunFacts)| {
+        let started = facts.started_at.map(Ts::from);
+        RunRow {
+            run_id: facts.run_id,
+            repo_id: Id(repo),
+            workflow_id: facts.workflow_id,
+            workflow_name: facts.workflow_name,
+            run_number: facts.run_number,
+            status_rank: status_rank(&facts.status),
+            status: facts.status,
+            conclusion: facts.conclusion,
+            event: facts.event,
+            branch: facts.branch,
+            commit_sha: facts.commit_sha,
+            attempt: facts.attempt,
+            url: facts.url,
+            started_at: started,
+            updated_at: facts.updated_at.map_or(now, Ts::from),
+            created_at: facts.created_at.map(Ts::from).or(started).unwrap_or(now),
+        }
+    };
+    let rows: Vec<RunRow> = all.map(row).collect();
+    write_rows!(conn, rows, i64, |values| {
+        use diesel::query_dsl::methods::FilterDsl as _; // DO UPDATE … WHERE
+        let same_attempt = excluded(runs::attempt).eq(runs::attempt);
+        let same_rank = excluded(runs::status_rank).eq(runs::status_rank);
+        let advances = excluded(runs::attempt)
+            .gt(runs::attempt)
+            .or(same_attempt.and(excluded(runs::status_rank).gt(runs::status_rank)))
+            .or(same_attempt.and(same_rank).and(excluded(runs::updated_at).ge(runs::updated_at)));
+        diesel::insert_into(runs::table)
+            .values(values)
+            .on_conflict(runs::run_id)
+            .do_update()
+            .set((
+                runs::repo_id.eq(excluded(runs::repo_id)),
+                runs::workflow_id.eq(excluded(runs::workflow_id)),
+                runs::workflow_name.eq(excluded(runs::workflow_name)),
+                runs::run_number.eq(excluded(runs::run_number)),
+                runs::status.eq(excluded(runs::status)),
+                runs::status_rank.eq(excluded(runs::status_rank)),
+                runs::conclusion.eq(excluded(runs::conclusion)),
+                runs::event.eq(excluded(runs::event)),
+                runs::branch.eq(excluded(runs::branch)),
+                runs::commit_sha.eq(excluded(runs::commit_sha)),
+                runs::attempt.eq(excluded(runs::attempt)),
+                runs::url.eq(excluded(runs::url)),
+                runs::started_at.eq(excluded(runs::started_at)),
+                runs::updated_at.eq(excluded(runs::updated_at)),
+            ))
+            .filter(advances)
+            .returning(runs::run_id)
+    });
+    Ok(())
+}
+
+/// Records what was said about jobs, each named once, unless a row is further already. Their runs
+/// may be unknown: deliveries come in any order.
+pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, JobFacts)>) -> Result<()> {
+    let row = |(repo, facts): (Uuid, JobFacts)| JobRow {
+        job_id: facts.job_id,
+        run_id: facts.run_id,
+        repo_id: Id(repo),
+        attempt: facts.attempt,
+        name: facts.name,
+        workflow_name: facts.workflow_name,
+        status_rank: status_rank(&facts.status),
+        status: facts.status,
+        conclusion: facts.conclusion,
+        url: facts.url,
+        steps: facts.steps,
+        started_at: facts.started_at.map(Ts::from),
+        completed_at: facts.completed_at.map(Ts::from),
+    };
+    let rows: Vec<JobRow> = all.map(row).collect();
+    write_rows!(conn, rows, i64, |values| {
+        use diesel::query_dsl::methods::FilterDsl as _; // DO UPDATE … WHERE
+        let same_attempt = excluded(jobs::attempt).eq(jobs::attempt);
+        let advances = excluded(jobs::attempt)
+            .gt(jobs::attempt)
+            .or(same_attempt.and(excluded(jobs::status_rank).ge(jobs::status_rank)));
+        diesel::insert_into(jobs::table)
+            .values(values)
+            .on_conflict(jobs::job_id)
+            .do_update()
+            .set((
+                jobs::attempt.eq(excluded(jobs::attempt)),
+                jobs::name.eq(excluded(jobs::name)),
+                jobs::status.eq(excluded(jobs::status)),
+                jobs::status_rank.eq(excluded(jobs::status_rank)),
+                jobs::conclusion.eq(excluded(jobs::conclusion)),
+                jobs::url.eq(excluded(jobs::url)),
+                jobs::steps.eq(excluded(jobs::steps)),
+                jobs::started_at.eq(excluded(jobs::started_at)),
+                jobs::completed_at.eq(excluded(jobs::completed_at)),
+            ))
+            .filter(advances)
+            .returning(jobs::job_id)
+    });
+    Ok(())
+}
+
+/// The runs of `repo` that began in `[from, to)`, newest first, at most `limit`.
+pub async fn between(conn: &mut Conn, repo: Uuid, from: Time, to: Time, limit: u32) -> Result<Vec<Run>> {
+    let query = runs::table
+        .filter(runs::repo_id.eq(Id(repo)))
+        .filter(runs::created_at.ge(Ts::from(from)))
+        .filter(runs::created_at.lt(Ts::from(to)))
+        .order((runs::created_at.desc(), runs::run_id.desc()))
+        .limit(i64::from(limit));
+    let rows: Vec<RunRow> = conn.load(query).await?;
+    Ok(rows.into_iter().map(Run::from).collect())
+}
+
+/// The jobs of these runs, in the order of their numbers.
+pub async fn jobs_of(conn: &mut Conn, run_ids: Vec<i64>) -> Result<Vec<Job>> {
+    let query = jobs::table.filter(jobs::run_id.eq_any(run_ids)).order(jobs::job_id.asc());
+    let rows: Vec<JobRow> = conn.load(query).await?;
+    Ok(rows.into_iter().map(Job::from).collect())
+}
+
+/// The newest run of each of these repositories that has one.
+pub async fn newest_of(conn: &mut Conn, repos: &[Uuid]) -> Result<Vec<Run>> {
+    let ids: Vec<Id> = repos.iter().copied().map(Id).collect();
+    let of_repos = runs::table.filter(runs::repo_id.eq_any(ids));
+    let newest = of_repos.group_by(runs::repo_id).select(max(runs::run_id));
+    let numbers: Vec<Option<i64>> = conn.load(newest).await?;
+    let numbers: Vec<i64> = numbers.into_iter().flatten().collect();
+    let rows: Vec<RunRow> = conn.load(runs::table.filter(runs::run_id.eq_any(numbers))).await?;
+    Ok(rows.into_iter().map(Run::from).collect())
+}
+
+impl From<RunRow> for Run {
+    fn from(row: RunRow) -> Self {
+        Self {
+            run_id: row.run_id,
+            repo_id: row.repo_id.0,
+            workflow_id: row.workflow_id,
+            workflow_name: row.workflow_name,
+            run_number: row.run_number,
+            status: row.status,
+            conclusion: row.conclusion,
+            event: row.event,
+            branch: row.branch,
+            commit_sha: row.commit_sha,
+            attempt: row.attempt,
+            url: row.url,
+            started_at: row.started_at.map(Time::from),
+            updated_at: row.updated_at.into(),
+        }
+    }
+}
+
+impl From<JobRow> for Job {
+    fn from(row: JobRow) -> Self {
+        Self {
+            job_id: row.job_id,
+            run_id: row.run_id,
+            attempt: row.attempt,
+            name: row.name,
+            status: row.status,
+            conclusion: row.conclusion,
+            url: row.url,
+            steps: row.steps,
+            started_at: row.started_at.map(Time::from),
+            completed_at: row.completed_at.map(Time::from),
+        }
+    }
+}

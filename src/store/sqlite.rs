@@ -1,0 +1,124 @@
+//! SQLite: one thread that writes and several that read, each with a connection of its own. Work
+//! is handed over whole (a transaction is one hand-over), runs without waiting for anything, and
+//! is finished even when its caller has gone away.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use tokio::sync::{mpsc, oneshot};
+
+use super::conn::Conn;
+use super::error::{Result, StoreError};
+
+/// How much work may wait for the writer, and for all readers together.
+const QUEUE: usize = 1024;
+
+type Job = Box<dyn FnOnce(&mut Conn) + Send>;
+
+/// The threads. Dropping the last clone lets them finish their queues and end.
+#[derive(Clone)]
+pub(super) struct Threads {
+    writer: mpsc::Sender<Job>,
+    readers: mpsc::Sender<Job>,
+}
+
+/// Which thread a piece of work needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Read,
+    Write,
+}
+
+impl Threads {
+    /// Opens the file for one writer and `readers` readers. The schema must be there already.
+    pub(super) fn start(path: &Path, readers: u32) -> Result<Self, diesel::ConnectionError> {
+        let writer = spawn("store-write", vec![open(path, Side::Write)?], path);
+        let connections =
+            (0..readers.max(1)).map(|_| open(path, Side::Read)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { writer, readers: spawn("store-read", connections, path) })
+    }
+
+    /// Hands `work` to a thread and waits for its result.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        side: Side,
+        work: impl FnOnce(&mut Conn) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |conn| {
+            // A caller that stopped waiting before the work began wants nothing changed.
+            if !reply.is_closed() {
+                let _ = reply.send(work(conn));
+            }
+        });
+        let queue = if side == Side::Write { &self.writer } else { &self.readers };
+        let gone = || StoreError::Unavailable("the store has stopped".into());
+        queue.send(job).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// A connection with the settings that the promise needs: WAL, and a sync at every commit.
+pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::ConnectionError> {
+    let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
+    let read_only = u8::from(side == Side::Read);
+    let cache_kib = if side == Side::Write { 65_536 } else { 8_192 };
+    conn.batch_execute(&format!(
+        "PRAGMA busy_timeout = 5000;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -{cache_kib};
+         PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA query_only = {read_only};"
+    ))
+    .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
+
+fn spawn(name: &str, connections: Vec<SqliteConnection>, path: &Path) -> mpsc::Sender<Job> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let receiver = Arc::new(Mutex::new(receiver));
+    for conn in connections {
+        let (receiver, path) = (receiver.clone(), path.to_path_buf());
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || serve(Conn::Lite(conn), &receiver, path))
+            .expect("the system can start a thread");
+    }
+    sender
+}
+
+fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, path: PathBuf) {
+    let side = if std::thread::current().name() == Some("store-write") { Side::Write } else { Side::Read };
+    let mut broken = false;
+    loop {
+        // The lock is held while waiting: the thread that has it takes the next job.
+        let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).blocking_recv();
+        let Some(job) = next else { return };
+        if broken {
+            broken = !replace(&mut conn, &path, side);
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut conn)));
+        // A rollback fails when SQLite has rolled back by itself (the disk is full), and work that
+        // panicked or waited leaves its transaction open: neither connection can begin another.
+        if outcome.is_err() || !conn.is_idle() {
+            tracing::error!(panicked = outcome.is_err(), "work on the store broke its connection");
+            broken = !replace(&mut conn, &path, side);
+        }
+    }
+}
+
+fn replace(conn: &mut Conn, path: &Path, side: Side) -> bool {
+    match open(path, side) {
+        Ok(fresh) => *conn = Conn::Lite(fresh),
+        Err(error) => {
+            tracing::error!(%error, "cannot reopen the database");
+            return false;
+        }
+    }
+    true
+}

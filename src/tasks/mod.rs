@@ -1,0 +1,4 @@
+//! Periodic work: one file each. A task does its round, says what it did in metrics, and sleeps.
+
+pub mod janitor;
+pub mod monitor;

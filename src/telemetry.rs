@@ -1,0 +1,206 @@
+//! What the outside sees of the inside: log set-up, and every metric with its name and help.
+//! Neither logs nor labels ever carry a payload, a token or a query string.
+
+use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error with a `tracing` filter such as `info,campanile::hub=debug`.
+/// `format` defaults to text on a terminal and to JSON elsewhere.
+pub fn start_logging(filter: &str, format: Option<LogFormat>) -> anyhow::Result<()> {
+    // The driver shows the values of queries, and so payloads, at `debug`: only whoever names it
+    // gets that.
+    let quiet = if filter.contains("tokio_postgres") { "" } else { ",tokio_postgres=info" };
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("{filter}{quiet}"))
+        .map_err(|error| anyhow::anyhow!("the log filter `{filter}` is malformed: {error}"))?;
+    let terminal = std::io::stderr().is_terminal();
+    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Text => builder.with_ansi(terminal).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("logging is on already: {error}"))
+}
+
+/// One label, for families that count kinds of one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    /// Always one of a few fixed words.
+    pub kind: &'static str,
+}
+
+type Count = Counter<u64, AtomicU64>;
+type Level = Gauge<i64, AtomicI64>;
+
+/// Every metric of this process. Cheap to share; registered once in [`Metrics::new`].
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Open streams by transport.
+    pub connections: Family<Kind, Level>,
+    /// Channels that streams of this node follow, counted once for each stream.
+    pub subscriptions: Level,
+    /// Channels with a live actor on this node.
+    pub channels: Level,
+    /// Events handed to connections, by transport.
+    pub deliveries: Family<Kind, Count>,
+    /// Bytes handed to connections, by transport.
+    pub delivered_bytes: Family<Kind, Count>,
+    /// Seconds from a unit's arrival at the publisher to its commit.
+    pub publish_seconds: Histogram,
+    /// Seconds that one transaction took.
+    pub commit_seconds: Histogram,
+    /// Units of work in one transaction.
+    pub commit_units: Histogram,
+    /// Events appended to the log.
+    pub events: Count,
+    /// Units of work that wait for the publisher.
+    pub publish_queue: Level,
+    /// Seconds from accepting an event to handing it to a socket.
+    pub event_latency_seconds: Histogram,
+    /// Webhooks by outcome.
+    pub webhooks: Family<Kind, Count>,
+    /// Polls by outcome.
+    pub polls: Family<Kind, Count>,
+    /// Requests refused, by the stable code of the refusal.
+    pub refusals: Family<Kind, Count>,
+    /// Streams closed because their reader was too slow, by which bound was hit.
+    pub slow_disconnects: Family<Kind, Count>,
+    /// Gaps in announcements that a read of the log filled.
+    pub gaps_healed: Count,
+    /// Internal queues that overflowed, so that a channel refilled from the log.
+    pub behind: Family<Kind, Count>,
+    /// Channels whose history was replaced while they were followed.
+    pub resets: Count,
+    /// Whether the store answers: 1 or 0.
+    pub store_up: Level,
+    /// Rows that retention removed, by table.
+    pub trimmed: Family<Kind, Count>,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Self {
+        let seconds = || {
+            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0])
+        };
+        let mut metrics = Self {
+            registry: Registry::default(),
+            connections: Family::default(),
+            subscriptions: Level::default(),
+            channels: Level::default(),
+            deliveries: Family::default(),
+            delivered_bytes: Family::default(),
+            publish_seconds: seconds(),
+            commit_seconds: seconds(),
+            commit_units: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
+            events: Count::default(),
+            publish_queue: Level::default(),
+            event_latency_seconds: seconds(),
+            webhooks: Family::default(),
+            polls: Family::default(),
+            refusals: Family::default(),
+            slow_disconnects: Family::default(),
+            gaps_healed: Count::default(),
+            behind: Family::default(),
+            resets: Count::default(),
+            store_up: Level::default(),
+            trimmed: Family::default(),
+        };
+        let mut registry = Registry::with_prefix("campanile");
+        let r = &mut registry;
+        r.register("connections", "Open streams by transport", metrics.connections.clone());
+        r.register(
+            "subscriptions",
+            "Channels followed by streams, once for each stream",
+            metrics.subscriptions.clone(),
+        );
+        r.register("channels", "Channels with a live actor", metrics.channels.clone());
+        r.register("deliveries", "Events handed to connections by transport", metrics.deliveries.clone());
+        r.register(
+            "delivered_bytes",
+            "Bytes handed to connections by transport",
+            metrics.delivered_bytes.clone(),
+        );
+        r.register_with_unit(
+            "publish",
+            "From arrival at the publisher to commit",
+            Unit::Seconds,
+            metrics.publish_seconds.clone(),
+        );
+        r.register_with_unit(
+            "commit",
+            "Length of one transaction",
+            Unit::Seconds,
+            metrics.commit_seconds.clone(),
+        );
+        r.register("commit_units", "Units of work in one transaction", metrics.commit_units.clone());
+        r.register("events", "Events appended to the log", metrics.events.clone());
+        r.register(
+            "publish_queue",
+            "Units of work that wait for the publisher",
+            metrics.publish_queue.clone(),
+        );
+        r.register_with_unit(
+            "event_latency",
+            "From accepting an event to handing it to a socket",
+            Unit::Seconds,
+            metrics.event_latency_seconds.clone(),
+        );
+        r.register("webhooks", "Webhooks by outcome", metrics.webhooks.clone());
+        r.register("polls", "Polls by outcome", metrics.polls.clone());
+        r.register("refusals", "Requests refused by code", metrics.refusals.clone());
+        r.register(
+            "slow_disconnects",
+            "Streams closed for a slow reader by bound",
+            metrics.slow_disconnects.clone(),
+        );
+        r.register("gaps_healed", "Gaps in announcements filled from the log", metrics.gaps_healed.clone());
+        r.register("behind", "Internal queues that overflowed", metrics.behind.clone());
+        r.register("resets", "Channels whose history was replaced while followed", metrics.resets.clone());
+        r.register("store_up", "Whether the store answers", metrics.store_up.clone());
+        r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
+        metrics.registry = registry;
+        metrics
+    }
+
+    /// The text that `/metrics` answers (OpenMetrics 1.0).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts one of `kind`.
+pub fn count(family: &Family<Kind, Count>, kind: &'static str) {
+    family.get_or_create(&Kind { kind }).inc();
+}
+
+/// The level of `kind`.
+pub fn level(family: &Family<Kind, Level>, kind: &'static str) -> Level {
+    family.get_or_create(&Kind { kind }).clone()
+}

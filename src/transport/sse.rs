@@ -1,0 +1,239 @@
+//! Server-sent events inside the HTTP dispatcher. The dispatcher stops polling a body while the
+//! peer does not read, so nothing that must happen in time hangs on the body: pings, the token's
+//! end, the write time-out and the drain are an actor's timers, and a reader that is too slow has
+//! its socket cut under the dispatcher.
+
+use std::any::Any;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::connection::replay;
+use crate::domain::channel::ChannelName;
+use crate::domain::options::Retention;
+use crate::domain::position::Position;
+use crate::hub::CannotFollow;
+use crate::hub::fanout::{Cursors, Fanout, Framing, Subscription};
+use crate::hub::outbox::Outbox;
+use crate::protocol::sse;
+use crate::store::Store;
+use crate::telemetry::{Kind, Metrics, count, level};
+
+/// How often a stream looks whether its reader has left; until then it counts as open.
+const LEFT_CHECK: Duration = Duration::from_secs(1);
+
+/// How streams behave.
+#[derive(Debug, Clone)]
+pub struct SseOptions {
+    /// Between two comments.
+    pub ping_interval: Duration,
+    /// How long a reader may take nothing although something waits.
+    pub write_timeout: Duration,
+    /// Bytes that may wait for a reader.
+    pub queue: usize,
+}
+
+/// One channel of a stream.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Which.
+    pub channel: ChannelName,
+    /// What is kept of it.
+    pub kept: Option<Retention>,
+    /// Where the reader is; `None`: from now on.
+    pub from: Option<Position>,
+}
+
+/// What a stream needs of its surroundings.
+pub struct Surroundings {
+    /// The fan-out of this thread.
+    pub fanout: Rc<Fanout>,
+    /// For replays.
+    pub store: Store,
+    /// For counting.
+    pub metrics: Arc<Metrics>,
+    /// How streams behave.
+    pub options: SseOptions,
+    /// `Some(spread)` as soon as the process stops: end within this time.
+    pub stopping: watch::Receiver<Option<Duration>>,
+    /// Cuts the connection under the stream.
+    pub cut: Box<dyn Fn()>,
+    /// Whether the peer has closed its side of the connection. The dispatcher takes that for the
+    /// end of the requests alone and would find out when a ping is answered by a reset.
+    pub is_left: Box<dyn Fn() -> bool>,
+    /// Kept as long as the stream is open.
+    pub held: Box<dyn Any>,
+}
+
+/// Subscribes to all of `starts` and answers the body that carries them. Every event after the
+/// answered body's first frame is in it. Ends when `lifetime` is over.
+pub async fn open(
+    around: Surroundings,
+    starts: Vec<Start>,
+    lifetime: Option<Duration>,
+) -> Result<StreamBody, CannotFollow> {
+    let outbox = Rc::new(Outbox::new(around.options.queue, around.cut));
+    let many = (starts.len() > 1).then(|| Rc::new(Cursors::default()));
+    let framing = many.map_or(Framing::Sse, Framing::SseMany);
+    let mut follows = Vec::with_capacity(starts.len());
+    let mut id = None;
+    for start in starts {
+        let subscribed =
+            around.fanout.subscribe(start.channel.clone(), outbox.clone(), framing.clone()).await;
+        let (subscription, joined) = subscribed?;
+        let begin = start.from.or_else(|| joined.clone());
+        if let Some(begin) = &begin {
+            id = Some(framing.cursor(&start.channel, begin));
+        }
+        follows.push(Follow { subscription, kept: start.kept, begin, joined });
+    }
+    // Spread over a second, so that a restart is not answered by all at once.
+    let retry = rand::random_range(500..1500);
+    let _ = outbox.push(Bytes::from(sse::opening(retry, id.as_deref())), None);
+    let connection = SseConnection {
+        outbox: outbox.clone(),
+        follows,
+        store: around.store,
+        options: around.options,
+        lifetime,
+        stopping: around.stopping,
+        metrics: around.metrics.clone(),
+        is_left: around.is_left,
+        _held: around.held,
+    };
+    level(&around.metrics.connections, "sse").inc();
+    Ok(StreamBody { outbox, connection: connection.start(), metrics: around.metrics })
+}
+
+struct Follow {
+    subscription: Subscription,
+    kept: Option<Retention>,
+    begin: Option<Position>,
+    joined: Option<Position>,
+}
+
+/// The connection actor of a stream: keeps its time and its subscriptions.
+struct SseConnection {
+    outbox: Rc<Outbox>,
+    follows: Vec<Follow>,
+    store: Store,
+    options: SseOptions,
+    lifetime: Option<Duration>,
+    stopping: watch::Receiver<Option<Duration>>,
+    metrics: Arc<Metrics>,
+    is_left: Box<dyn Fn() -> bool>,
+    _held: Box<dyn Any>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Gone;
+
+impl Actor for SseConnection {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        for follow in &self.follows {
+            let (store, entry) = (self.store.clone(), follow.subscription.entry().clone());
+            let (kept, begin, joined) = (follow.kept, follow.begin.clone(), follow.joined.clone());
+            let fed = async move {
+                let _refused = replay::follow(&store, &entry, kept, begin, joined).await;
+            };
+            ctx.spawn(fed.into_actor(self));
+        }
+        ctx.run_interval(self.options.ping_interval, |actor, _| {
+            let _ = actor.outbox.push(Bytes::from_static(sse::PING.as_bytes()), None);
+        });
+        ctx.run_interval(self.options.write_timeout / 4, |actor, _| actor.check_progress());
+        ctx.run_interval(LEFT_CHECK, |actor, _| {
+            if (actor.is_left)() {
+                actor.outbox.abort();
+            }
+        });
+        if let Some(lifetime) = self.lifetime {
+            ctx.run_later(lifetime, |actor, _| {
+                actor.outbox.end_with(Bytes::from_static(sse::EXPIRED.as_bytes()))
+            });
+        }
+        let mut stopping = self.stopping.clone();
+        let stop = async move {
+            let spread = stopping.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
+            let spread = spread.unwrap_or_default();
+            tokio::time::sleep(spread.mul_f64(rand::random::<f64>())).await;
+        };
+        ctx.spawn(stop.into_actor(self).map(|(), actor, _| {
+            actor.outbox.end_with(Bytes::from_static(sse::CLOSING.as_bytes()));
+        }));
+    }
+}
+
+/// However it ends, a panic included: the reader is never left waiting on a stream without life.
+impl Drop for SseConnection {
+    fn drop(&mut self) {
+        level(&self.metrics.connections, "sse").dec();
+        if !self.outbox.is_over() {
+            self.outbox.abort();
+        }
+    }
+}
+
+impl SseConnection {
+    fn check_progress(&self) {
+        if self.outbox.stalled_for().is_some_and(|stalled| stalled > self.options.write_timeout) {
+            count(&self.metrics.slow_disconnects, "write_timeout");
+            self.outbox.abort();
+        }
+    }
+}
+
+impl Handler<Gone> for SseConnection {
+    type Result = ();
+
+    fn handle(&mut self, _: Gone, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+/// The response body: takes from the outbox what the peer is ready to read.
+pub struct StreamBody {
+    outbox: Rc<Outbox>,
+    connection: Addr<SseConnection>,
+    metrics: Arc<Metrics>,
+}
+
+impl MessageBody for StreamBody {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        self.outbox.poll_take(cx).map(|taken| {
+            let taken = taken?;
+            self.metrics
+                .delivered_bytes
+                .get_or_create(&Kind { kind: "sse" })
+                .inc_by(taken.bytes.len() as u64);
+            if let Some(accepted) = taken.accepted {
+                self.metrics.event_latency_seconds.observe(accepted.elapsed().as_secs_f64());
+            }
+            Some(Ok(taken.bytes))
+        })
+    }
+}
+
+/// The peer went away, or the stream is at its end.
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        self.outbox.close();
+        self.connection.do_send(Gone);
+    }
+}

@@ -1,0 +1,12 @@
+//! The HTTP surface, from outside: every route with good input and with bad.
+
+mod cursor;
+mod deliveries;
+mod health;
+mod logs;
+mod poll;
+mod repos;
+mod server_api;
+mod stream;
+mod stream_life;
+mod webhooks;

@@ -1,0 +1,341 @@
+//! The publisher: a unit of work is committed whole or not at all, counts once under its name,
+//! and fails alone.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use campanile::bus::{Content, Notice};
+use campanile::domain::channel::ChannelName;
+use campanile::domain::event::NewEvent;
+use campanile::domain::position::Position;
+use campanile::publish::{Apply, Committed, Once, PublishError, UnitOfWork, Verdict};
+use campanile::store::log::IdempotencyKey;
+use campanile::store::{Result, Transaction, Ts};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use crate::support::store::*;
+
+on_both![
+    what_is_answered_is_stored_and_announced,
+    units_that_wait_together_share_a_transaction,
+    a_delivery_is_taken_once,
+    a_delivery_that_comes_twice_at_once_is_taken_once,
+    a_key_counts_once_on_its_channel,
+    a_key_that_comes_twice_at_once_counts_once,
+    an_expired_key_is_free_again,
+    a_known_key_changes_no_state,
+    a_key_that_comes_twice_at_once_changes_state_once,
+    a_refused_unit_appends_nothing_and_keeps_its_mates,
+    a_bad_unit_fails_alone,
+    a_unit_over_several_channels_is_all_or_nothing,
+    events_that_are_not_kept_have_no_place,
+    a_change_without_events_is_a_unit_too,
+    changes_of_state_run_in_their_order,
+    one_unit_too_many_is_refused_at_once,
+    a_publisher_without_handles_finishes_its_queue,
+];
+
+fn key(channel: &ChannelName, key: &str, expires_at: Ts) -> Once {
+    Once::Key(IdempotencyKey { channel: channel.clone(), key: key.into(), expires_at })
+}
+
+fn in_a_minute(store: &TestStore) -> Ts {
+    store.store.timestamp().plus(Duration::from_secs(60))
+}
+
+fn done(positions: &[Position]) -> Committed {
+    Committed::Done(positions.to_vec())
+}
+
+async fn what_is_answered_is_stored_and_announced(store: TestStore) {
+    let (repo, org) = (channel("repo:acme/api"), channel("org:acme"));
+    let (publisher, ear) = store.publisher();
+    for n in 1..=3u64 {
+        let events = vec![event(&repo, &n.to_string()), event(&org, &n.to_string())];
+        let committed = publisher.commit(UnitOfWork::of(events)).await.unwrap();
+        let epoch = store.store.generation();
+        assert_eq!(committed, done(&[Position::new(epoch.clone(), n), Position::new(epoch, n)]));
+    }
+    for channel in [&repo, &org] {
+        let told: Vec<_> = ear.logged(channel).into_iter().map(|(_, event)| event).collect();
+        assert_eq!(told, store.whole_log(channel).await);
+    }
+    assert!(ear.checks().is_empty());
+}
+
+async fn units_that_wait_together_share_a_transaction(store: TestStore) {
+    let news = channel("news");
+    let (publisher, ear, work) = store.idle_publisher();
+    let mut commits =
+        futures_util::future::join_all((1..=300).map(|n| publisher.commit(unit(&news, &n.to_string()))));
+    assert!(futures_util::poll!(&mut commits).is_pending());
+    tokio::spawn(work);
+    let outcomes = commits.await;
+    let log = store.whole_log(&news).await;
+    assert_eq!(log.len(), 300);
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        let Ok(Committed::Done(positions)) = outcome else { panic!("{outcome:?}") };
+        let stored = &log[positions[0].offset as usize - 1];
+        assert_eq!(*stored.data, *(n + 1).to_string(), "the answer names the event's own place");
+    }
+    assert_eq!(ear.notices().len(), 2, "256 units and the rest");
+}
+
+async fn a_delivery_is_taken_once(store: TestStore) {
+    let news = channel("news");
+    let deliver = |id: &str| UnitOfWork {
+        once: Once::Delivery(Box::new(delivery(id, store.store.now()))),
+        ..unit(&news, "1")
+    };
+    assert!(matches!(store.commit(deliver("first")).await, Committed::Done(_)));
+    assert_eq!(store.commit(deliver("first")).await, Committed::Duplicate(None));
+    assert!(matches!(store.commit(deliver("second")).await, Committed::Done(_)));
+    assert_eq!(store.commit(deliver("first")).await, Committed::Duplicate(None));
+    assert_eq!((store.whole_log(&news).await.len(), store.count("webhook_deliveries").await), (2, 2));
+}
+
+async fn a_delivery_that_comes_twice_at_once_is_taken_once(store: TestStore) {
+    store.prepare_marks().await;
+    let news = channel("news");
+    let units = ["b", "a", "b", "a", "b"].iter().enumerate().map(|(i, id)| {
+        let once = Once::Delivery(Box::new(delivery(id, store.store.now())));
+        Change::mark(0, &i.to_string()).on(UnitOfWork { once, ..unit(&news, &i.to_string()) })
+    });
+    let outcomes = store.commit_together(units.collect()).await;
+    let fresh: Vec<bool> = outcomes.into_iter().map(|o| matches!(o.unwrap(), Committed::Done(_))).collect();
+    assert_eq!(fresh, [true, true, false, false, false], "the first of each id");
+    assert_eq!(store.marks().await, "01");
+    assert_eq!(store.whole_log(&news).await.len(), 2);
+}
+
+async fn a_key_counts_once_on_its_channel(store: TestStore) {
+    let (news, other) = (channel("news"), channel("other"));
+    let keyed = |channel: &ChannelName, data: &str| UnitOfWork {
+        once: key(channel, "k", in_a_minute(&store)),
+        ..UnitOfWork::of(vec![event(&other, data), event(channel, data), event(channel, data)])
+    };
+    let Committed::Done(first) = store.commit(keyed(&news, "1")).await else { panic!("it is new") };
+    let known = Committed::Duplicate(Some(first[1].clone()));
+    assert_eq!(store.commit(keyed(&news, "2")).await, known, "where its channel's first event is");
+    let Committed::Done(elsewhere) = store.commit(keyed(&other, "3")).await else { panic!("it is new") };
+    assert_eq!(elsewhere.iter().map(|p| p.offset).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(store.commit(keyed(&news, "4")).await, known);
+    assert_eq!((store.whole_log(&news).await.len(), store.whole_log(&other).await.len()), (2, 4));
+}
+
+async fn a_key_that_comes_twice_at_once_counts_once(store: TestStore) {
+    let (news, other) = (channel("news"), channel("other"));
+    let units = [(&news, "a"), (&news, "b"), (&other, "a"), (&news, "a"), (&news, "b"), (&other, "a")];
+    let expires = in_a_minute(&store);
+    let units =
+        units.map(|(channel, name)| UnitOfWork { once: key(channel, name, expires), ..unit(channel, "1") });
+    let outcomes = store.commit_together(units.into()).await;
+    let epoch = store.store.generation();
+    let at = |offset| Position::new(epoch.clone(), offset);
+    let known = |offset| Committed::Duplicate(Some(at(offset)));
+    let expected = [done(&[at(1)]), done(&[at(2)]), done(&[at(1)]), known(1), known(2), known(1)];
+    assert_eq!(outcomes.into_iter().map(|o| o.unwrap()).collect::<Vec<_>>(), expected);
+    assert_eq!((store.whole_log(&news).await.len(), store.whole_log(&other).await.len()), (2, 1));
+}
+
+async fn an_expired_key_is_free_again(store: TestStore) {
+    let news = channel("news");
+    let until = |expires_at| UnitOfWork { once: key(&news, "k", expires_at), ..unit(&news, "1") };
+    let past = ago(&store.store, Duration::from_secs(1));
+    assert!(matches!(store.commit(until(past)).await, Committed::Done(_)));
+    assert!(matches!(store.commit(until(in_a_minute(&store))).await, Committed::Done(_)));
+    let known = Committed::Duplicate(Some(store.head(&news).await));
+    assert_eq!(store.commit(until(in_a_minute(&store))).await, known, "the newer one counts now");
+    assert_eq!(store.whole_log(&news).await.len(), 2);
+}
+
+async fn a_known_key_changes_no_state(store: TestStore) {
+    store.prepare_marks().await;
+    let news = channel("news");
+    let once = || key(&news, "k", in_a_minute(&store));
+    let marked = |mark: &str| Change::mark(0, mark).on(UnitOfWork { once: once(), ..unit(&news, "1") });
+    assert!(matches!(store.commit(marked("a")).await, Committed::Done(_)));
+    assert!(matches!(store.commit(marked("b")).await, Committed::Duplicate(Some(_))));
+    assert_eq!(store.marks().await, "a");
+}
+
+async fn a_key_that_comes_twice_at_once_changes_state_once(store: TestStore) {
+    store.prepare_marks().await;
+    let news = channel("news");
+    let expires = in_a_minute(&store);
+    // The first with the key refuses, so the second is the one that counts.
+    let units = [
+        ("a", "x", End::Refuse),
+        ("b", "x", End::Proceed),
+        ("c", "x", End::Proceed),
+        ("d", "y", End::Proceed),
+    ];
+    let units = units.map(|(mark, name, end)| {
+        let change = match end {
+            End::Refuse => Change { order: 9, statements: Vec::new(), end },
+            end => Change::mark(9 - i64::from(mark.as_bytes()[0] - b'a'), mark).ending(end),
+        };
+        change.on(UnitOfWork { once: key(&news, name, expires), ..unit(&news, "1") })
+    });
+    let outcomes: Vec<_> =
+        store.commit_together(units.into()).await.into_iter().map(|o| o.unwrap()).collect();
+    assert_eq!(outcomes[0], Committed::Refused);
+    assert!(matches!(outcomes[1], Committed::Done(_)), "{outcomes:?}");
+    assert!(matches!(outcomes[2], Committed::Duplicate(Some(_))));
+    assert!(matches!(outcomes[3], Committed::Done(_)));
+    let mut marks: Vec<char> = store.marks().await.chars().collect();
+    marks.sort_unstable();
+    assert_eq!(marks, ['b', 'd']);
+    assert_eq!(store.whole_log(&news).await.len(), 2);
+}
+
+async fn a_refused_unit_appends_nothing_and_keeps_its_mates(store: TestStore) {
+    store.prepare_marks().await;
+    let news = channel("news");
+    let refuse = Change { order: 2, statements: Vec::new(), end: End::Refuse };
+    let once = Once::Delivery(Box::new(delivery("refused", store.store.now())));
+    let outcomes = store
+        .commit_together(vec![
+            Change::mark(1, "a").on(unit(&news, "\"a\"")),
+            refuse.on(UnitOfWork { once, ..unit(&news, "\"no\"") }),
+            Change::mark(3, "c").on(unit(&news, "\"c\"")),
+        ])
+        .await;
+    let epoch = store.store.generation();
+    let at = |offset| done(&[Position::new(epoch.clone(), offset)]);
+    let expected = [at(1), Committed::Refused, at(2)];
+    assert_eq!(outcomes.into_iter().map(|o| o.unwrap()).collect::<Vec<_>>(), expected);
+    assert_eq!(store.marks().await, "ac");
+    assert_eq!(store.count("webhook_deliveries").await, 1, "the audit log shows it");
+    store.whole_log(&news).await;
+}
+
+async fn a_bad_unit_fails_alone(store: TestStore) {
+    store.prepare_marks().await;
+    let (news, other) = (channel("news"), channel("other"));
+    for (round, bad) in [Change::mark(5, "!").ending(End::Fail), Change::broken()].into_iter().enumerate() {
+        let fine = |n: usize| {
+            let id = format!("round-{round}-{n}");
+            let once = Once::Delivery(Box::new(delivery(&id, store.store.now())));
+            Change::mark(n as i64, &n.to_string()).on(UnitOfWork { once, ..unit(&news, &n.to_string()) })
+        };
+        let once = Once::Delivery(Box::new(delivery("bad", store.store.now())));
+        let bad = bad.on(UnitOfWork { once, ..UnitOfWork::of(vec![event(&news, "1"), event(&other, "1")]) });
+        let outcomes = store.commit_together(vec![fine(1), fine(2), bad, fine(3)]).await;
+        let names: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| match outcome {
+                Ok(Committed::Done(positions)) => positions[0].offset.to_string(),
+                Err(PublishError::Failed(_)) => "failed".to_owned(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let offset = |n: usize| (3 * round + n).to_string();
+        assert_eq!(names, [offset(1), offset(2), "failed".into(), offset(3)]);
+    }
+    assert_eq!(store.marks().await, "123123");
+    assert_eq!(store.count("webhook_deliveries").await, 6, "a bad delivery may come again");
+    assert_eq!((store.whole_log(&news).await.len(), store.head(&other).await.offset), (6, 0));
+}
+
+async fn a_unit_over_several_channels_is_all_or_nothing(store: TestStore) {
+    let channels = ["c", "a", "b"].map(channel);
+    let events = || channels.iter().map(|channel| event(channel, "1")).collect::<Vec<_>>();
+    let outcomes = store.commit_together(vec![Change::broken().on(UnitOfWork::of(events()))]).await;
+    assert!(matches!(outcomes[..], [Err(PublishError::Failed(_))]));
+    assert_eq!((store.count("channels").await, store.count("events").await), (0, 0));
+
+    let Committed::Done(positions) = store.commit(UnitOfWork::of(events())).await else {
+        panic!("it is fine")
+    };
+    assert!(positions.iter().all(|position| position.offset == 1));
+    for channel in &channels {
+        assert_eq!(store.whole_log(channel).await.len(), 1);
+    }
+}
+
+async fn events_that_are_not_kept_have_no_place(store: TestStore) {
+    let news = channel("news");
+    let (publisher, ear) = store.publisher();
+    let passing = NewEvent { kept: false, ..event(&news, "\"passing\"") };
+    let kept = event(&news, "\"kept\"");
+    let unit = UnitOfWork::of(vec![passing.clone(), kept.clone(), passing.clone()]);
+    let committed = publisher.commit(unit).await.unwrap();
+    assert_eq!(committed, done(&[Position::new(store.store.generation(), 1)]));
+    let committed = publisher.commit(UnitOfWork::of(vec![passing.clone()])).await.unwrap();
+    assert_eq!(committed, done(&[]));
+    assert_eq!(store.whole_log(&news).await, [kept.at(1)]);
+
+    let announced: Vec<_> = ear
+        .notices()
+        .into_iter()
+        .flat_map(|notice| match notice {
+            Notice::Appended(announcements) => announcements,
+            Notice::Check(_) => Vec::new(),
+        })
+        .flat_map(|announcement| match announcement.content {
+            Content::Ephemeral(events) | Content::Logged { events, .. } => events,
+        })
+        .map(|event| event.offset)
+        .collect();
+    assert_eq!(announced, [0, 0, 1, 0]);
+}
+
+async fn a_change_without_events_is_a_unit_too(store: TestStore) {
+    store.prepare_marks().await;
+    let (publisher, ear) = store.publisher();
+    let committed = publisher.commit(Change::mark(0, "a").on(UnitOfWork::of(Vec::new()))).await.unwrap();
+    assert_eq!((committed, store.marks().await), (done(&[]), "a".to_owned()));
+    assert!(ear.notices().is_empty());
+}
+
+/// Notes in which order the changes of a transaction ran.
+struct Noted(i64, &'static str, Arc<Mutex<Vec<&'static str>>>);
+
+impl Apply for Noted {
+    fn order(&self) -> i64 {
+        self.0
+    }
+
+    fn apply<'a>(&'a self, _: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {
+        self.2.lock().unwrap().push(self.1);
+        async { Ok(Verdict::Proceed) }.boxed()
+    }
+}
+
+async fn changes_of_state_run_in_their_order(store: TestStore) {
+    let (news, notes) = (channel("news"), Arc::default());
+    let units = [(3, "d"), (-1, "a"), (2, "b"), (2, "c"), (3, "e")].map(|(order, name)| {
+        let noted = Noted(order, name, Arc::clone(&notes));
+        UnitOfWork { apply: Some(Box::new(noted)), ..unit(&news, &format!("\"{name}\"")) }
+    });
+    store.commit_together(units.into()).await;
+    assert_eq!(*notes.lock().unwrap(), ["a", "b", "c", "d", "e"], "owner by owner, then as they came");
+    let log = store.whole_log(&news).await;
+    let data: Vec<_> = log.iter().map(|event| &*event.data).collect();
+    assert_eq!(data, ["\"d\"", "\"a\"", "\"b\"", "\"c\"", "\"e\""], "events stay as they came");
+}
+
+async fn one_unit_too_many_is_refused_at_once(store: TestStore) {
+    let news = channel("news");
+    let (publisher, _, work) = store.idle_publisher();
+    let mut commits = futures_util::future::join_all((0..4096).map(|_| publisher.commit(unit(&news, "1"))));
+    assert!(futures_util::poll!(&mut commits).is_pending());
+    assert!(matches!(publisher.commit(unit(&news, "1")).await, Err(PublishError::Busy)));
+    tokio::spawn(work);
+    assert!(commits.await.iter().all(Result::is_ok));
+    assert_eq!(store.whole_log(&news).await.len(), 4096);
+}
+
+async fn a_publisher_without_handles_finishes_its_queue(store: TestStore) {
+    let news = channel("news");
+    let (publisher, _, work) = store.idle_publisher();
+    for n in 0..3 {
+        // Its caller stops waiting; the unit goes on.
+        assert!(publisher.commit(unit(&news, &n.to_string())).now_or_never().is_none());
+    }
+    drop(publisher);
+    work.await;
+    assert_eq!(store.whole_log(&news).await.len(), 3);
+}

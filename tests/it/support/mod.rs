@@ -1,0 +1,11 @@
+//! What tests share: databases, stores, nodes and processes of their own, and words to tell a
+//! story with.
+
+pub mod app;
+pub mod client;
+pub mod database;
+pub mod process;
+pub mod proxy;
+pub mod sse;
+pub mod store;
+pub mod wire;

@@ -1,0 +1,481 @@
+//! A store for one test: a SQLite file in a folder of its own, or a schema of its own in the
+//! Postgres of `tests/run`. Both are gone after the test, also when it fails.
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use campanile::bus::{Bus, Content, LocalBus, Notice};
+use campanile::domain::channel::ChannelName;
+use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
+use campanile::domain::event::{Event, NewEvent, Time};
+use campanile::domain::options::Retention;
+use campanile::domain::position::{Epoch, Position};
+use campanile::publish::{Apply, Committed, PublishError, Publisher, UnitOfWork, Verdict};
+use campanile::store::deliveries::{NewDelivery, Payload};
+use campanile::store::log::{self, Appended, Bounds, Page};
+use campanile::store::{self, Conn, Options, Place, Store, StoreError, Transaction, Ts};
+use campanile::telemetry::Metrics;
+use diesel::sql_types::{BigInt, Text};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+/// Makes of each named `async fn(TestStore)` a test on SQLite and one on Postgres.
+macro_rules! on_both {
+    ($($story:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[test] fn $story() { $crate::support::store::on_sqlite(super::$story) })+
+        }
+        mod postgres {
+            $(#[test] fn $story() { $crate::support::store::on_postgres(super::$story) })+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// A store and how it was opened, so that it can be opened again.
+pub struct TestStore {
+    pub store: Store,
+    pub options: Options,
+}
+
+/// All that is read of a channel without history's bounds in the way.
+pub const FOREVER: Retention = Retention { events: 1 << 40, age: Duration::from_secs(1000 * 24 * 3600) };
+
+pub fn on_sqlite<F: Future<Output = ()>>(story: impl FnOnce(TestStore) -> F) {
+    in_folder(async |place| story(TestStore::open(options(place)).await).await);
+}
+
+/// Runs `story` with a new, empty folder for SQLite.
+pub fn in_folder(story: impl AsyncFnOnce(Place)) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = Place::Sqlite { path: folder.path().join("campanile.db") };
+    runtime().block_on(story(place));
+}
+
+pub fn on_postgres<F: Future<Output = ()>>(story: impl FnOnce(TestStore) -> F) {
+    in_schema(async |place| story(TestStore::open(options(place)).await).await);
+}
+
+/// Runs `story` with a new, empty schema of Postgres.
+pub fn in_schema(story: impl AsyncFnOnce(Place)) {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    let server = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is missing: run tests/run");
+    let schema = format!("it_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    // The name tells the store's sessions from those of other tests.
+    let url = with_setting(&server, "search_path", &schema);
+    let url = with_setting(&url, "application_name", &schema);
+    runtime().block_on(async {
+        let admin = session(&server).await;
+        admin.batch_execute(&format!("CREATE SCHEMA {schema}")).await.expect("a schema of its own");
+        let story = AssertUnwindSafe(story(Place::Postgres { url, direct_url: None }));
+        let outcome = story.catch_unwind().await;
+        let dropped = admin.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await;
+        outcome.unwrap_or_else(|panic| resume_unwind(panic));
+        dropped.expect("the schema can be dropped");
+    });
+}
+
+/// `url` with a setting that all its sessions begin with.
+pub fn with_setting(url: &str, name: &str, value: &str) -> String {
+    match url.find("options=") {
+        Some(_) => format!("{url}%20-c{name}%3D{value}"),
+        None => format!("{url}{}options=-c{name}%3D{value}", if url.contains('?') { '&' } else { '?' }),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+pub fn options(place: Place) -> Options {
+    Options { place, readers: 2, pool_size: 8, deadline: Duration::from_secs(5), allow_data_loss: false }
+}
+
+/// A session on Postgres beside the store's own.
+pub async fn session(url: &str) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
+    tokio::spawn(connection);
+    client
+}
+
+impl TestStore {
+    pub async fn open(options: Options) -> Self {
+        let store = Store::open(&options).await.expect("the store opens");
+        Self { store, options }
+    }
+
+    /// Closes the store and opens it again.
+    pub async fn reopen(self) -> Self {
+        let Self { store, options } = self;
+        drop(store);
+        Self::open(options).await
+    }
+
+    /// The same data through another handle, as a second node has it; only on Postgres.
+    pub async fn second(&self) -> Self {
+        Self::open(self.options.clone()).await
+    }
+
+    /// A session beside the store's own; only on Postgres.
+    pub async fn session(&self) -> tokio_postgres::Client {
+        session(&self.url()).await
+    }
+
+    /// Ends all sessions of the store, as a restart of the server does.
+    pub async fn end_sessions(&self) {
+        let admin = self.session().await;
+        let ours = "application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
+        let end = format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {ours}");
+        admin.query(&end, &[]).await.expect("the sessions end");
+    }
+
+    pub fn url(&self) -> String {
+        match &self.options.place {
+            Place::Postgres { url, .. } => url.clone(),
+            Place::Sqlite { path } => panic!("{} is no server", path.display()),
+        }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        match &self.options.place {
+            Place::Sqlite { path } => path.clone(),
+            Place::Postgres { .. } => panic!("a server is no file"),
+        }
+    }
+
+    pub async fn read<T, W>(&self, work: W) -> T
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
+    {
+        self.store.read(work).await.expect("the read succeeds")
+    }
+
+    pub async fn write<T, W>(&self, work: W) -> T
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
+    {
+        self.store.write(work).await.expect("the transaction commits")
+    }
+
+    /// Runs a statement that both backends understand.
+    pub async fn execute(&self, statement: &'static str) -> usize {
+        self.write(move |conn| conn.execute(diesel::sql_query(statement))).await
+    }
+
+    /// The rows of `table`.
+    pub async fn count(&self, table: &'static str) -> i64 {
+        self.number(format!("SELECT count(*) AS number FROM {table}")).await
+    }
+
+    /// What a query says under the name `number`.
+    pub async fn number(&self, query: String) -> i64 {
+        #[derive(diesel::QueryableByName)]
+        struct Number {
+            #[diesel(sql_type = BigInt)]
+            number: i64,
+        }
+        let row: Number = self.read(move |conn| conn.one(diesel::sql_query(query))).await;
+        row.number
+    }
+
+    /// What a query says under the name `text`.
+    pub async fn text(&self, query: &'static str) -> String {
+        #[derive(diesel::QueryableByName)]
+        struct Words {
+            #[diesel(sql_type = Text)]
+            text: String,
+        }
+        let row: Words = self.read(move |conn| conn.one(diesel::sql_query(query))).await;
+        row.text
+    }
+
+    /// Appends events to the log without a publisher.
+    pub async fn append(&self, events: Vec<NewEvent>) -> Vec<Position> {
+        let (generation, now) = (self.store.generation(), self.store.timestamp());
+        let append = self.write(move |conn| {
+            async move {
+                let events: Vec<&NewEvent> = events.iter().collect();
+                log::append(conn, &generation, now, &[log::Append { events: &events, key: None }]).await
+            }
+            .boxed()
+        });
+        match append.await.pop() {
+            Some(Appended::New(positions)) => positions,
+            other => panic!("nothing was appended: {other:?}"),
+        }
+    }
+
+    /// Appends `count` events to `channel`, `{"n":1}` and so on.
+    pub async fn fill(&self, channel: &ChannelName, count: u64) -> Vec<Position> {
+        self.append((1..=count).map(|n| event(channel, &format!("{{\"n\":{n}}}"))).collect()).await
+    }
+
+    pub async fn head(&self, channel: &ChannelName) -> Position {
+        let (generation, channel) = (self.store.generation(), channel.clone());
+        self.read(move |conn| async move { log::head(conn, &generation, &channel).await }.boxed()).await
+    }
+
+    pub async fn bounds(&self, channel: &ChannelName, kept: Retention) -> Bounds {
+        let (generation, now, channel) = (self.store.generation(), self.store.timestamp(), channel.clone());
+        self.read(move |conn| {
+            async move { log::bounds(conn, &generation, &channel, kept, now).await }.boxed()
+        })
+        .await
+    }
+
+    pub async fn page(
+        &self,
+        channel: &ChannelName,
+        kept: Retention,
+        from: Option<&Position>,
+        until: Option<u64>,
+        limit: u32,
+    ) -> Page {
+        let (generation, now) = (self.store.generation(), self.store.timestamp());
+        let (channel, from) = (channel.clone(), from.cloned());
+        self.read(move |conn| {
+            async move {
+                log::page(conn, &generation, &channel, kept, now, from.as_ref(), until, limit).await
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// All events that are stored for `channel`, whatever retention says.
+    pub async fn stored(&self, channel: &ChannelName) -> Vec<Event> {
+        let channel = channel.clone();
+        self.read(move |conn| {
+            async move { log::read_after(conn, &channel, 0, i64::MAX as u64, u32::MAX).await }.boxed()
+        })
+        .await
+    }
+
+    /// Checks that what is stored of `channel` is 1, 2, 3 … up to its head, and answers it.
+    pub async fn whole_log(&self, channel: &ChannelName) -> Vec<Event> {
+        let (events, head) = (self.stored(channel).await, self.head(channel).await);
+        let offsets: Vec<u64> = events.iter().map(|event| event.offset).collect();
+        assert_eq!(offsets, (1..=head.offset).collect::<Vec<_>>(), "{channel:?} is whole");
+        events
+    }
+
+    /// Makes the events of `channel` up to `offset` older by `age`.
+    pub async fn age(&self, channel: &ChannelName, offset: u64, age: Duration) {
+        use campanile::store::schema::events::dsl;
+        use diesel::prelude::*;
+        let (old, channel) = (self.store.timestamp().minus(age), channel.clone());
+        self.write(move |conn| {
+            async move {
+                let rows = dsl::events
+                    .filter(dsl::channel.eq(channel.as_str()))
+                    .filter(dsl::offset.le(offset as i64));
+                conn.execute(diesel::update(rows).set(dsl::created_at.eq(old))).await
+            }
+            .boxed()
+        })
+        .await;
+    }
+
+    /// A publisher at work, and what its bus hears. One lane on SQLite, four on Postgres.
+    pub fn publisher(&self) -> (Publisher, Ear) {
+        let (publisher, ear, work) = self.idle_publisher();
+        tokio::spawn(work);
+        (publisher, ear)
+    }
+
+    /// A publisher that takes nothing from its queue until its work is started.
+    pub fn idle_publisher(&self) -> (Publisher, Ear, impl Future<Output = ()> + Send + 'static) {
+        let ear = Ear::default();
+        let hears = ear.0.clone();
+        let bus =
+            Bus::Local(LocalBus::new(Arc::new(move |notice| hears.lock().expect("an ear").push(notice))));
+        let (publisher, work) = Publisher::new(self.store.clone(), bus, Arc::new(Metrics::new()));
+        (publisher, ear, work)
+    }
+
+    /// Commits `units` in one transaction, as far as none of them fails.
+    pub async fn commit_together(&self, units: Vec<UnitOfWork>) -> Vec<Result<Committed, PublishError>> {
+        let (publisher, _, work) = self.idle_publisher();
+        let mut commits =
+            futures_util::future::join_all(units.into_iter().map(|unit| publisher.commit(unit)));
+        // The first poll puts all of them into the queue.
+        assert!(futures_util::poll!(&mut commits).is_pending());
+        tokio::spawn(work);
+        commits.await
+    }
+
+    /// Commits one unit.
+    pub async fn commit(&self, unit: UnitOfWork) -> Committed {
+        self.commit_together(vec![unit]).await.remove(0).expect("the unit commits")
+    }
+}
+
+/// What was announced.
+#[derive(Clone, Default)]
+pub struct Ear(Arc<Mutex<Vec<Notice>>>);
+
+impl Ear {
+    /// The logged events that were announced for `channel`, with their epochs, in that order.
+    pub fn logged(&self, channel: &ChannelName) -> Vec<(Epoch, Event)> {
+        let notices = self.0.lock().expect("an ear");
+        let appended = notices.iter().filter_map(|notice| match notice {
+            Notice::Appended(announcements) => Some(announcements),
+            Notice::Check(_) => None,
+        });
+        let mut heard = Vec::new();
+        for announcement in appended.flatten().filter(|a| a.channel == *channel) {
+            if let Content::Logged { epoch, events } = &announcement.content {
+                heard.extend(events.iter().map(|event| (epoch.clone(), event.clone())));
+            }
+        }
+        heard
+    }
+
+    /// The channels that nodes were asked to check.
+    pub fn checks(&self) -> Vec<ChannelName> {
+        let notices = self.0.lock().expect("an ear");
+        let checks = notices.iter().filter_map(|notice| match notice {
+            Notice::Check(channels) => Some(channels.clone()),
+            Notice::Appended(_) => None,
+        });
+        checks.flatten().collect()
+    }
+
+    pub fn notices(&self) -> Vec<Notice> {
+        self.0.lock().expect("an ear").clone()
+    }
+}
+
+pub fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).expect("a channel name")
+}
+
+pub fn event(channel: &ChannelName, data: &str) -> NewEvent {
+    NewEvent::new(channel.clone(), Uuid::now_v7(), "test:said", data.into())
+}
+
+/// A unit of one event.
+pub fn unit(channel: &ChannelName, data: &str) -> UnitOfWork {
+    UnitOfWork::of(vec![event(channel, data)])
+}
+
+pub fn offsets(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.offset).collect()
+}
+
+/// The events of a page that lost nothing.
+pub fn events_of(page: Page) -> Vec<Event> {
+    match page {
+        Page::Events { events, .. } => events,
+        Page::Lost(bounds) => panic!("the place is lost: {bounds:?}"),
+    }
+}
+
+/// The bounds of a page that says the place is lost.
+pub fn lost(page: Page) -> Bounds {
+    match page {
+        Page::Lost(bounds) => bounds,
+        Page::Events { events, .. } => panic!("nothing is lost: {:?}", offsets(&events)),
+    }
+}
+
+pub fn ago(store: &Store, length: Duration) -> Ts {
+    store.timestamp().minus(length)
+}
+
+/// Waits until `holds`, where there is no signal to wait for.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}: not within ten seconds");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A change of state for tests: runs its statements, then ends as it is told.
+pub struct Change {
+    pub order: i64,
+    pub statements: Vec<String>,
+    pub end: End,
+}
+
+pub enum End {
+    Proceed,
+    Refuse,
+    Fail,
+}
+
+impl Change {
+    /// Adds `mark` to what [`TestStore::marks`] answers.
+    pub fn mark(order: i64, mark: &str) -> Self {
+        let statement = format!("UPDATE meta SET value = value || '{mark}' WHERE key = 'marks'");
+        Self { order, statements: vec![statement], end: End::Proceed }
+    }
+
+    /// Breaks a constraint of the database.
+    pub fn broken() -> Self {
+        let statement = "INSERT INTO meta (key, value) VALUES ('nothing', NULL)".to_owned();
+        Self { order: 0, statements: vec![statement], end: End::Proceed }
+    }
+
+    pub fn ending(self, end: End) -> Self {
+        Self { end, ..self }
+    }
+
+    pub fn on(self, unit: UnitOfWork) -> UnitOfWork {
+        UnitOfWork { apply: Some(Box::new(self)), ..unit }
+    }
+}
+
+impl Apply for Change {
+    fn order(&self) -> i64 {
+        self.order
+    }
+
+    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
+        async move {
+            for statement in &self.statements {
+                tx.conn.execute(diesel::sql_query(statement.clone())).await?;
+            }
+            match self.end {
+                End::Proceed => Ok(Verdict::Proceed),
+                End::Refuse => Ok(Verdict::Refuse),
+                End::Fail => Err(StoreError::Failed("it was told to fail".into())),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl TestStore {
+    /// A place where changes of state leave their marks.
+    pub async fn prepare_marks(&self) {
+        self.execute("INSERT INTO meta (key, value) VALUES ('marks', '')").await;
+    }
+
+    pub async fn marks(&self) -> String {
+        self.text("SELECT value AS text FROM meta WHERE key = 'marks'").await
+    }
+}
+
+/// A delivery that nobody has interpreted.
+pub fn delivery(id: &str, received_at: Time) -> NewDelivery {
+    NewDelivery {
+        id: Uuid::now_v7(),
+        delivery_id: DeliveryId::parse(id).expect("a delivery id"),
+        event: "push".into(),
+        action: None,
+        repo: Some("acme/api".into()),
+        payload: Payload::pack(b"{}").expect("it packs"),
+        status: DeliveryStatus::Processed,
+        error: None,
+        received_at,
+    }
+}

@@ -24,11 +24,12 @@ use tokio::task::JoinHandle;
 use crate::auth::Keys;
 use crate::bus::{Bus, LocalBus};
 use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secrets};
+use crate::connection::users::UserConnections;
 use crate::domain::gcra::Rate;
 use crate::domain::options::Namespaces;
 use crate::http::access::{Access, Origins};
 use crate::http::health::HealthDoor;
-use crate::http::limit::{Budget, RateLimit, StreamsByUser};
+use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
 use crate::http::server_api::ServerApiDoor;
 use crate::http::stream::{Socket, StreamDoor};
@@ -280,7 +281,7 @@ impl Doors {
                 max_channels: limits.stream_channels as usize,
                 enabled: config.sse.enabled,
                 open: Budget::new(limits.sse_connections.into()),
-                by_user: StreamsByUser::new(config.client.user_connection_limit),
+                by_user: UserConnections::new(config.client.user_connection_limit),
                 stopping: stopping.subscribe(),
             }),
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe() }),

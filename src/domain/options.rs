@@ -16,6 +16,18 @@ pub struct ChannelOptions {
     pub history_ttl: Span,
     /// Who is on a channel is known and can be asked for.
     pub presence: bool,
+    /// Coming and leaving is told to subscribers that ask for it and may read presence.
+    pub join_leave: bool,
+    /// With `join_leave`: told to every subscriber, asked or not.
+    pub force_push_join_leave: bool,
+    /// Every subscription watches that no event is missing. Needs history.
+    pub force_positioning: bool,
+    /// Every subscription can come back with its position, and is positioned. Needs history.
+    pub force_recovery: bool,
+    /// A subscription is positioned if the client asks for it.
+    pub allow_positioning: bool,
+    /// A subscription is recoverable if the client asks for it.
+    pub allow_recovery: bool,
     /// Any signed-in client may subscribe.
     pub allow_subscribe_for_client: bool,
     /// With `allow_subscribe_for_client`: anonymous clients too.

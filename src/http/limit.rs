@@ -1,4 +1,4 @@
-//! Limits at the doors, counted in this process: rates by key, bytes in flight, streams by user.
+//! Limits at the doors, counted in this process: rates by key, and bytes in flight.
 //! Each is bounded itself: a table that is full forgets the keys that are at rest first.
 
 use std::collections::HashMap;
@@ -99,53 +99,5 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.amount, Ordering::Relaxed);
-    }
-}
-
-/// How many streams each user has open.
-#[derive(Clone)]
-pub struct StreamsByUser {
-    open: Arc<Mutex<HashMap<String, u32>>>,
-    limit: u32,
-}
-
-/// One open stream; counted until dropped.
-pub struct OpenStream {
-    streams: StreamsByUser,
-    user: String,
-}
-
-impl StreamsByUser {
-    /// At most `limit` for each user; 0 turns the limit off.
-    pub fn new(limit: u32) -> Self {
-        Self { open: Arc::default(), limit }
-    }
-
-    /// Counts one more of `user`; `None` when that is too many. Anonymous users (`""`) are exempt.
-    pub fn open(&self, user: &str) -> Option<OpenStream> {
-        if !user.is_empty() {
-            let mut open = self.open.lock().expect("nobody panics while counting");
-            let count = open.entry(user.to_owned()).or_default();
-            if self.limit > 0 && *count >= self.limit {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(OpenStream { streams: self.clone(), user: user.to_owned() })
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        if self.user.is_empty() {
-            return;
-        }
-        let mut open = self.streams.open.lock().expect("nobody panics while counting");
-        if let Some(count) = open.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.user);
-            }
-        }
     }
 }

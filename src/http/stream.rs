@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::access::{self, Access, Caller};
 use super::error::{ApiError, ApiResult};
-use super::limit::{Budget, StreamsByUser};
+use super::limit::Budget;
+use crate::connection::users::UserConnections;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -36,7 +37,7 @@ pub struct StreamDoor {
     /// Open streams of this node.
     pub open: Budget,
     /// Open streams of each user.
-    pub by_user: StreamsByUser,
+    pub by_user: UserConnections,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
 }

@@ -5,11 +5,11 @@ use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use prometheus_client::metrics::family::Family;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,9 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
-type Count = Counter<u64, AtomicU64>;
+/// A number that only grows.
+pub type Counter = prometheus_client::metrics::counter::Counter<u64, AtomicU64>;
+type Count = Counter;
 type Level = Gauge<i64, AtomicI64>;
 
 /// Every metric of this process. Cheap to share; registered once in [`Metrics::new`].

@@ -17,37 +17,32 @@ const PAGE: u32 = 256;
 /// How long to wait before the log is read again after the store did not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Keeps `entry` fed until its connection is over: catches up from `start`, goes live, and catches
-/// up again whenever the entry falls behind. `start` is `None` where nothing is kept; everything
-/// after `joined` reaches the entry by itself, so who starts there needs no read.
-pub async fn follow(
+/// Lets `entry` go live behind `start`. Everything after `joined` reaches the entry by itself, so
+/// who starts there needs no read. `start` is `None` where nothing is kept.
+pub async fn begin(
     store: &Store,
     entry: &Entry,
     kept: Option<Retention>,
     start: Option<Position>,
-    joined: Option<Position>,
-) -> Refused {
+    joined: Option<&Position>,
+) -> Result<(), Refused> {
     let (Some(retention), Some(mut position)) = (kept, start) else {
         entry.release(None);
-        return std::future::pending().await;
+        return Ok(());
     };
-    if joined.as_ref() == Some(&position) {
-        position = match entry.release(joined) {
-            Release::Live => entry.fell_behind().await,
-            // Part of what was held may have been pushed.
-            Release::Missed => entry.resume_position().unwrap_or(position),
-        };
-    }
-    loop {
-        if let Err(refused) = catch_up(store, entry, retention, position).await {
-            return refused;
+    if joined == Some(&position) {
+        if entry.release(Some(position.clone())) == Release::Live {
+            return Ok(());
         }
-        position = entry.fell_behind().await;
+        // Part of what was held may have been pushed.
+        position = entry.resume_position().unwrap_or(position);
     }
+    catch_up(store, entry, retention, position).await
 }
 
-/// Brings `entry` from `position` to the head and live.
-async fn catch_up(
+/// Brings `entry`, which is on hold, from `position` to the head and live. Ends also when the place
+/// is gone and it is for the connection's keeper to go on.
+pub async fn catch_up(
     store: &Store,
     entry: &Entry,
     retention: Retention,
@@ -62,6 +57,9 @@ async fn catch_up(
             Ok(Page::Events { events, bounds }) => (events, bounds),
             Ok(Page::Lost(bounds)) => {
                 entry.push_reset(&bounds)?;
+                if entry.is_told_by_keeper() {
+                    return Ok(());
+                }
                 position = bounds.head.clone();
                 (Vec::new(), bounds)
             }

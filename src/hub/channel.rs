@@ -19,6 +19,7 @@ use followers::{Behind, Follower};
 
 use super::fanout::{Batch, Parcel};
 use super::order::{Order, Step};
+use super::presence::{Attendance, Member, Movement, Presence};
 use super::{CannotFollow, Hub, Worker};
 use crate::bus::{Announcement, Content};
 use crate::domain::channel::ChannelName;
@@ -67,6 +68,7 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
         last: None,
         joining: Vec::new(),
         followers: HashMap::new(),
+        presence: Presence::default(),
         reading: false,
         gap_timer: None,
         linger: None,
@@ -104,6 +106,21 @@ impl ChannelHandle {
         self.addr.do_send(Leave { worker });
     }
 
+    pub(super) fn attend(&self, attendance: Attendance) {
+        self.addr.do_send(Attend(attendance));
+    }
+
+    pub(super) fn depart(&self, client: Uuid) {
+        self.addr.do_send(Depart(client));
+    }
+
+    /// `None`: the actor has ended, and nobody is there.
+    pub(super) async fn members(&self) -> Option<Vec<Member>> {
+        let (reply, answer) = oneshot::channel();
+        self.addr.do_send(Who { reply });
+        answer.await.ok()
+    }
+
     /// Hands over an announcement, or marks the channel behind when too many wait. At most one
     /// `CatchUp` goes beyond the bound.
     pub(super) fn announce(&self, announcement: Announcement, metrics: &Metrics) {
@@ -138,6 +155,7 @@ struct ChannelActor {
     last: Option<Uuid>,
     joining: Vec<(Worker, oneshot::Sender<Joined>)>,
     followers: HashMap<usize, Follower>,
+    presence: Presence,
     /// A read of the log is under way; there is never more than one. Who wants another one marks
     /// the channel behind, because what it looks for may be younger than the one under way.
     reading: bool,
@@ -161,6 +179,20 @@ struct Join {
 #[rtype(result = "()")]
 struct Leave {
     worker: usize,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Attend(Attendance);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Depart(Uuid);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Who {
+    reply: oneshot::Sender<Vec<Member>>,
 }
 
 #[derive(Message)]
@@ -229,6 +261,33 @@ impl Handler<Leave> for ChannelActor {
         self.followers.remove(&worker);
         self.joining.retain(|(joining, _)| joining.id != worker);
         self.rest(ctx);
+    }
+}
+
+impl Handler<Attend> for ChannelActor {
+    type Result = ();
+
+    fn handle(&mut self, Attend(attendance): Attend, ctx: &mut Context<Self>) {
+        let movement = self.presence.come(attendance);
+        self.tell(movement, ctx);
+    }
+}
+
+impl Handler<Depart> for ChannelActor {
+    type Result = ();
+
+    fn handle(&mut self, Depart(client): Depart, ctx: &mut Context<Self>) {
+        let movement = self.presence.leave(client);
+        self.tell(movement, ctx);
+    }
+}
+
+impl Handler<Who> for ChannelActor {
+    type Result = ();
+
+    fn handle(&mut self, Who { reply }: Who, _: &mut Context<Self>) {
+        // Whoever asked may have left.
+        let _ = reply.send(self.presence.members());
     }
 }
 
@@ -310,6 +369,13 @@ impl ChannelActor {
         let before = epoch.clone().map(|epoch| Position::new(epoch, first.saturating_sub(1)));
         let batch = Arc::new(Batch::new(self.name.clone(), epoch, events, accepted));
         self.hand_out(&Parcel::Events(batch), before.map(Behind::After), ctx);
+    }
+
+    /// Best effort, as the protocol has it: a worker without room does not hear of it.
+    fn tell(&mut self, movement: Option<Movement>, ctx: &mut Context<Self>) {
+        if let Some(movement) = movement {
+            self.hand_out(&Parcel::Moved(self.name.clone(), movement), None, ctx);
+        }
     }
 
     fn wait_for_gap(&mut self, ctx: &mut Context<Self>) {

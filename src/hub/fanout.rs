@@ -3,25 +3,29 @@
 //! (a parcel that did not fit, a history that was replaced) an entry that sees a hole goes back on
 //! hold and catches up from the log; it can neither skip nor repeat an event.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
-use super::outbox::{Outbox, Refused};
+use super::outbox::{MERGE, Outbox, Refused};
+use super::presence::{Attendance, Movement};
 use super::{CannotFollow, Hub, Worker};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
-use crate::protocol::sse;
+use crate::protocol::frames::Frames;
+use crate::protocol::push::{OnChannel, Push, channel_json, write_publication_push};
+use crate::protocol::{sse, websocket};
 use crate::store::log::Bounds;
-use crate::telemetry::{Metrics, count};
+use crate::telemetry::{Counter, Family, Kind, Metrics, count};
 use crate::vital;
 
 /// Events that an entry on hold keeps; with more it reads the log again instead.
@@ -36,6 +40,17 @@ pub enum Parcel {
     Events(Arc<Batch>),
     /// The history was replaced; these are the new one's bounds.
     Reset(ChannelName, Bounds),
+    /// Somebody came or left.
+    Moved(ChannelName, Movement),
+}
+
+impl Parcel {
+    fn channel(&self) -> &ChannelName {
+        match self {
+            Self::Events(batch) => &batch.channel,
+            Self::Reset(channel, _) | Self::Moved(channel, _) => channel,
+        }
+    }
 }
 
 /// Events of one channel, encoded once for all that take them whole.
@@ -47,6 +62,7 @@ pub struct Batch {
     events: Vec<Event>,
     accepted: Option<Instant>,
     as_sse: OnceLock<Bytes>,
+    as_websocket: OnceLock<Bytes>,
 }
 
 impl Batch {
@@ -58,7 +74,15 @@ impl Batch {
         accepted: Option<Instant>,
     ) -> Self {
         let built_in = channel.is_built_in();
-        Self { channel, built_in, epoch, events, accepted, as_sse: OnceLock::new() }
+        Self {
+            channel,
+            built_in,
+            epoch,
+            events,
+            accepted,
+            as_sse: OnceLock::new(),
+            as_websocket: OnceLock::new(),
+        }
     }
 
     /// The history they belong to; `None` for events that are not kept.
@@ -87,6 +111,8 @@ pub enum Framing {
     Sse,
     /// SSE of several channels: the cursor holds the positions of all of them.
     SseMany(Rc<Cursors>),
+    /// The client protocol in frames of WebSocket.
+    WebSocket,
 }
 
 /// The positions of a stream of several channels.
@@ -106,22 +132,34 @@ impl Framing {
     /// The cursor after `position` on `channel`, as it is written into a frame.
     pub fn cursor(&self, channel: &ChannelName, position: &Position) -> String {
         match self {
-            Self::Sse => position.to_string(),
+            Self::Sse | Self::WebSocket => position.to_string(),
             Self::SseMany(cursors) => cursors.advance(channel, position.clone()),
         }
     }
 
+    /// The events of `batch` after the offset `after`.
     fn encode(&self, batch: &Batch, after: u64) -> Bytes {
         let whole = after < batch.first() || batch.epoch.is_none();
-        match self {
-            Self::Sse if whole => batch.as_sse.get_or_init(|| self.encode_after(batch, after)).clone(),
-            Self::Sse | Self::SseMany(_) => self.encode_after(batch, after),
-        }
+        let shared = match self {
+            Self::Sse if whole => &batch.as_sse,
+            Self::WebSocket if whole => &batch.as_websocket,
+            _ => return self.encode_after(batch, after),
+        };
+        shared.get_or_init(|| self.encode_after(batch, after)).clone()
     }
 
     fn encode_after(&self, batch: &Batch, after: u64) -> Bytes {
+        let events = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after);
+        if let Self::WebSocket = self {
+            let channel = channel_json(&batch.channel);
+            let mut frames = Frames::new();
+            events.for_each(|event| frames.add(|out| write_publication_push(out, &channel, event)));
+            let mut bytes = BytesMut::new();
+            frames.take().iter().for_each(|frame| websocket::push_text(&mut bytes, frame));
+            return bytes.freeze();
+        }
         let mut text = String::new();
-        for event in batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after) {
+        for event in events {
             let id = batch
                 .epoch
                 .as_ref()
@@ -129,6 +167,11 @@ impl Framing {
             sse::write_event(&mut text, batch.built_in, event, id.as_deref());
         }
         Bytes::from(text)
+    }
+
+    /// Whether all entries of a channel get the same bytes.
+    fn is_shared(&self) -> bool {
+        !matches!(self, Self::SseMany(_))
     }
 }
 
@@ -138,9 +181,29 @@ pub struct Entry {
     outbox: Rc<Outbox>,
     framing: Framing,
     state: RefCell<State>,
-    /// Rings when the entry went back on hold.
-    held: Notify,
+    /// Whether its client is told who comes and leaves.
+    hears_others: bool,
+    tally: Rc<Tally>,
+}
+
+/// What a worker thread counts while it delivers.
+struct Tally {
     metrics: Arc<Metrics>,
+    sse: Counter,
+    websocket: Counter,
+    websocket_bytes: Counter,
+}
+
+impl Tally {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        let of = |family: &Family<Kind, Counter>, kind| family.get_or_create(&Kind { kind }).clone();
+        Self {
+            sse: of(&metrics.deliveries, "sse"),
+            websocket: of(&metrics.deliveries, "websocket"),
+            websocket_bytes: of(&metrics.delivered_bytes, "websocket"),
+            metrics,
+        }
+    }
 }
 
 enum State {
@@ -148,12 +211,20 @@ enum State {
     Hold(Hold),
     /// Everything up to the position was pushed; `None` where nothing is kept.
     Live(Option<Position>),
+    /// The subscription is over: nothing is pushed any more.
+    Over,
+}
+
+/// One thing that came while an entry was on hold.
+enum Held {
+    Batch(Arc<Batch>),
+    Moved(Movement),
 }
 
 /// What came while an entry was on hold.
 #[derive(Default)]
 struct Hold {
-    batches: Vec<Arc<Batch>>,
+    held: Vec<Held>,
     events: usize,
     bytes: usize,
     /// Something was dropped: the log has it.
@@ -169,13 +240,21 @@ impl Hold {
         self.events += batch.events.len();
         self.bytes += batch.events.iter().map(|event| event.data.len()).sum::<usize>();
         if self.events > MAX_HELD || self.bytes > most {
-            self.batches.clear();
+            self.held.clear();
             self.incomplete = true;
         }
         if !self.incomplete {
-            self.batches.push(batch.clone());
+            self.held.push(Held::Batch(batch.clone()));
         }
     }
+}
+
+/// Whether what came follows what was there.
+#[derive(PartialEq, Eq)]
+enum Continuity {
+    Whole,
+    /// Something is missing in between; the entry is on hold.
+    Broken,
 }
 
 /// What became of an attempt to go live.
@@ -200,8 +279,11 @@ impl Entry {
 
     /// Pushes events that were read from the log; only while the entry is on hold.
     pub fn replay(&self, epoch: &Epoch, events: Vec<Event>) -> Result<(), Refused> {
+        if matches!(*self.state.borrow(), State::Over) {
+            return Err(Refused::Closed);
+        }
         let batch = Batch::new(self.channel.clone(), Some(epoch.clone()), events, None);
-        count_by(&self.metrics, batch.events.len() as u64);
+        self.count(batch.events.len() as u64);
         self.outbox.push_replay(self.framing.encode(&batch, 0))
     }
 
@@ -215,32 +297,33 @@ impl Entry {
     pub fn release(&self, position: Option<Position>) -> Release {
         let hold = match &mut *self.state.borrow_mut() {
             State::Hold(hold) => std::mem::take(hold),
-            State::Live(_) => return Release::Live,
+            State::Live(_) | State::Over => return Release::Live,
         };
         if hold.incomplete && position.is_some() {
             return Release::Missed;
         }
         *self.state.borrow_mut() = State::Live(position);
-        hold.batches.iter().for_each(|batch| self.take(batch));
-        if matches!(*self.state.borrow(), State::Hold(_)) { Release::Missed } else { Release::Live }
-    }
-
-    /// Resolves when the entry is on hold again, with the position from which it has to catch up.
-    pub async fn fell_behind(&self) -> Position {
-        loop {
-            if let Some(position) = self.resume_position() {
-                return position;
+        for held in &hold.held {
+            match held {
+                // Whoever releases it hears by the answer that it fell behind.
+                Held::Batch(batch) => drop(self.accept(batch)),
+                Held::Moved(movement) => self.take_movement(movement),
             }
-            self.held.notified().await;
         }
+        if matches!(*self.state.borrow(), State::Hold(_)) { Release::Missed } else { Release::Live }
     }
 
     /// From where an entry that fell behind has to catch up.
     pub fn resume_position(&self) -> Option<Position> {
         match &*self.state.borrow() {
             State::Hold(hold) => hold.resume.clone(),
-            State::Live(_) => None,
+            State::Live(_) | State::Over => None,
         }
+    }
+
+    /// Whether the keeper tells the client of a loss, and not the entry.
+    pub fn is_told_by_keeper(&self) -> bool {
+        matches!(self.framing, Framing::WebSocket)
     }
 
     /// Waits until the connection can take more, see [`Outbox::room`].
@@ -248,24 +331,36 @@ impl Entry {
         self.outbox.room().await;
     }
 
-    /// Whether the connection is over.
+    /// Whether the connection or the subscription is over.
     pub fn is_over(&self) -> bool {
-        self.outbox.is_over()
+        matches!(*self.state.borrow(), State::Over) || self.outbox.is_over()
     }
 
     /// Up to where everything was pushed, if the entry is live.
     pub fn position(&self) -> Option<Position> {
         match &*self.state.borrow() {
             State::Live(position) => position.clone(),
-            State::Hold(_) => None,
+            State::Hold(_) | State::Over => None,
         }
     }
 
     /// Takes a batch from the channel.
     fn take(&self, batch: &Arc<Batch>) {
+        if self.accept(batch) == Continuity::Broken
+            && let Some(keeper) = self.outbox.keeper()
+        {
+            keeper.fell_behind(&self.channel);
+        }
+    }
+
+    fn accept(&self, batch: &Arc<Batch>) -> Continuity {
         let mut state = self.state.borrow_mut();
         let after = match &mut *state {
-            State::Hold(hold) => return hold.add(batch, self.piece()),
+            State::Hold(hold) => {
+                hold.add(batch, self.piece());
+                return Continuity::Whole;
+            }
+            State::Over => return Continuity::Whole,
             State::Live(_) if batch.epoch.is_none() => 0,
             State::Live(position) => {
                 let joins = position.as_ref().filter(|position| {
@@ -279,12 +374,11 @@ impl Entry {
                     let mut hold = Hold { resume, incomplete: !same, ..Hold::default() };
                     hold.add(batch, self.piece());
                     *state = State::Hold(hold);
-                    self.held.notify_one();
-                    return;
+                    return Continuity::Broken;
                 };
                 let after = joined.offset;
                 if batch.last() <= after {
-                    return;
+                    return Continuity::Whole;
                 }
                 *position = Some(Position::new(joined.epoch.clone(), batch.last()));
                 after
@@ -293,12 +387,62 @@ impl Entry {
         drop(state);
         // A refusal closes the connection, which then lets go of this entry.
         let _ = self.push(batch, after);
+        Continuity::Whole
     }
 
-    /// The channel's history was replaced.
+    /// Takes several batches that follow each other, in one piece if the entry stands before them.
+    fn take_run(&self, run: &Run<'_>) {
+        let at_start = self.framing.is_shared()
+            && match (&mut *self.state.borrow_mut(), run.epoch()) {
+                (State::Live(Some(position)), Some(epoch))
+                    if position.epoch == *epoch && position.offset + 1 == run.first() =>
+                {
+                    position.offset = run.last();
+                    true
+                }
+                (State::Live(_), None) => true,
+                _ => false,
+            };
+        if !at_start {
+            return run.batches.iter().for_each(|batch| self.take(batch));
+        }
+        self.count(run.events());
+        for piece in run.pieces(&self.framing) {
+            if self.hand(piece.clone(), run.accepted()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Somebody else came or left.
+    fn take_movement(&self, movement: &Movement) {
+        if !self.hears_others {
+            return;
+        }
+        match &mut *self.state.borrow_mut() {
+            State::Hold(hold) => {
+                hold.events += 1;
+                if hold.events <= MAX_HELD {
+                    hold.held.push(Held::Moved(movement.clone()));
+                }
+                return;
+            }
+            State::Over => return,
+            State::Live(_) => {}
+        }
+        let mut text = String::new();
+        let what = match movement.came {
+            true => OnChannel::Join(&movement.info),
+            false => OnChannel::Leave(&movement.info),
+        };
+        Push::On(&self.channel, what).write(&mut text);
+        let _ = self.hand(websocket::text(&text), None);
+    }
+
+    /// The channel's history was replaced, or the channel itself lost its place.
     fn reset(&self, bounds: &Bounds) {
         let mut state = self.state.borrow_mut();
-        match &mut *state {
+        let resume = match &mut *state {
             State::Hold(hold) => {
                 *hold = Hold { incomplete: true, resume: hold.resume.take(), ..Hold::default() };
                 return;
@@ -308,22 +452,34 @@ impl Entry {
                 if position.offset >= bounds.head.offset {
                     return;
                 }
-                if bounds.covers(position) {
-                    let resume = Some(position.clone());
-                    *state = State::Hold(Hold { incomplete: true, resume, ..Hold::default() });
-                    self.held.notify_one();
-                    return;
-                }
-                *position = bounds.head.clone();
+                bounds.covers(position).then(|| position.clone())
             }
-            State::Live(position) => *position = Some(bounds.head.clone()),
+            State::Live(_) => None,
+            State::Over => return,
+        };
+        if resume.is_some() || self.is_told_by_keeper() {
+            let fell_behind = resume.is_some();
+            *state = State::Hold(Hold { incomplete: true, resume, ..Hold::default() });
+            drop(state);
+            if fell_behind && let Some(keeper) = self.outbox.keeper() {
+                return keeper.fell_behind(&self.channel);
+            }
+        } else {
+            *state = State::Live(Some(bounds.head.clone()));
+            drop(state);
         }
-        drop(state);
         let _ = self.push_reset(bounds);
     }
 
-    /// Tells the reader that its place is gone and where it is now.
+    /// Tells the reader that its place is gone and where it is now. On a socket that is for its
+    /// keeper to say, and the entry is on hold until then.
     pub fn push_reset(&self, bounds: &Bounds) -> Result<(), Refused> {
+        if self.is_told_by_keeper() {
+            if let Some(keeper) = self.outbox.keeper() {
+                keeper.lost(&self.channel, &bounds.head);
+            }
+            return Ok(());
+        }
         let id = self.cursor(&bounds.head);
         let frame = sse::reset(&self.channel, &bounds.oldest(), &bounds.head, Some(&id));
         self.hand(Bytes::from(frame), None)
@@ -332,30 +488,116 @@ impl Entry {
     fn push(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
         let bytes = self.framing.encode(batch, after);
         let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
-        count_by(&self.metrics, sent as u64);
+        self.count(sent as u64);
         self.hand(bytes, batch.accepted)
     }
 
     fn hand(&self, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
+        if let Framing::WebSocket = self.framing {
+            self.tally.websocket_bytes.inc_by(bytes.len() as u64);
+        }
         let done = self.outbox.push(bytes, accepted);
         if done == Err(Refused::Overflow) {
-            count(&self.metrics.slow_disconnects, "queue");
+            count(&self.tally.metrics.slow_disconnects, "queue");
             tracing::info!(channel = %self.channel, "a reader is too slow and was disconnected");
         }
         done
     }
+
+    fn count(&self, events: u64) {
+        let counter =
+            if let Framing::WebSocket = self.framing { &self.tally.websocket } else { &self.tally.sse };
+        counter.inc_by(events);
+    }
 }
 
-fn count_by(metrics: &Metrics, events: u64) {
-    metrics.deliveries.get_or_create(&crate::telemetry::Kind { kind: "sse" }).inc_by(events);
+/// Batches of one channel that came together and follow each other.
+struct Run<'a> {
+    batches: Vec<&'a Arc<Batch>>,
+    as_sse: OnceCell<Vec<Bytes>>,
+    as_websocket: OnceCell<Vec<Bytes>>,
+}
+
+impl<'a> Run<'a> {
+    fn of(batch: &'a Arc<Batch>) -> Self {
+        Self { batches: vec![batch], as_sse: OnceCell::new(), as_websocket: OnceCell::new() }
+    }
+
+    /// Takes one more batch, if it follows.
+    fn extend(&mut self, next: &'a Arc<Batch>) -> bool {
+        let follows =
+            next.epoch.as_ref() == self.epoch() && (next.epoch.is_none() || next.first() == self.last() + 1);
+        if follows {
+            self.batches.push(next);
+        }
+        follows
+    }
+
+    fn epoch(&self) -> Option<&Epoch> {
+        self.batches.first().and_then(|batch| batch.epoch.as_ref())
+    }
+
+    fn first(&self) -> u64 {
+        self.batches.first().map_or(0, |batch| batch.first())
+    }
+
+    fn last(&self) -> u64 {
+        self.batches.last().map_or(0, |batch| batch.last())
+    }
+
+    fn events(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.events.len() as u64).sum()
+    }
+
+    fn accepted(&self) -> Option<Instant> {
+        self.batches.iter().filter_map(|batch| batch.accepted).min()
+    }
+
+    /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all entries.
+    fn pieces(&self, framing: &Framing) -> &[Bytes] {
+        let made = if let Framing::WebSocket = framing { &self.as_websocket } else { &self.as_sse };
+        made.get_or_init(|| match &self.batches[..] {
+            [only] => vec![framing.encode(only, 0)],
+            several => {
+                let mut pieces = Vec::new();
+                let mut open = BytesMut::new();
+                for bytes in several.iter().map(|batch| framing.encode(batch, 0)) {
+                    if !open.is_empty() && open.len() + bytes.len() > MERGE {
+                        pieces.push(std::mem::take(&mut open).freeze());
+                    }
+                    open.extend_from_slice(&bytes);
+                }
+                pieces.push(open.freeze());
+                pieces
+            }
+        })
+    }
 }
 
 /// The subscribers of one worker thread.
 pub struct Fanout {
     worker: Worker,
     hub: Hub,
-    routes: RefCell<HashMap<ChannelName, Vec<Rc<Entry>>>>,
-    metrics: Arc<Metrics>,
+    routes: RefCell<HashMap<ChannelName, Route>>,
+    tally: Rc<Tally>,
+}
+
+/// One channel's entries on this thread.
+#[derive(Default)]
+struct Route {
+    entries: Vec<Rc<Entry>>,
+    /// This thread follows the channel, and everything up to here has come through its inbox
+    /// (`None`: nothing is kept of it).
+    reached: Option<Option<Position>>,
+}
+
+impl Route {
+    fn reach(&mut self, position: Option<Position>) {
+        match (&mut self.reached, position) {
+            (Some(Some(old)), Some(new)) if old.epoch == new.epoch && old.offset > new.offset => {}
+            (reached, position) => *reached = Some(position),
+        }
+    }
 }
 
 impl Fanout {
@@ -364,7 +606,8 @@ impl Fanout {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let (inbox, parcels) = mpsc::channel(hub.0.options.inbox);
         let worker = Worker { id: NEXT.fetch_add(1, Ordering::Relaxed), inbox };
-        let fanout = Rc::new(Self { worker, hub, routes: RefCell::default(), metrics });
+        let tally = Rc::new(Tally::new(metrics));
+        let fanout = Rc::new(Self { worker, hub, routes: RefCell::default(), tally });
         actix_rt::spawn(vital::part(fanout.clone().run(parcels)));
         fanout
     }
@@ -372,24 +615,45 @@ impl Fanout {
     async fn run(self: Rc<Self>, mut parcels: mpsc::Receiver<Parcel>) {
         let mut turn = Vec::with_capacity(TURN);
         while parcels.recv_many(&mut turn, TURN).await > 0 {
-            for parcel in turn.drain(..) {
-                self.deliver(&parcel);
+            // What came for one channel leaves together; between channels there is no order.
+            turn.sort_by(|a, b| a.channel().cmp(b.channel()));
+            for parcels in turn.chunk_by(|a, b| a.channel() == b.channel()) {
+                self.deliver(parcels);
             }
-            // What was pushed leaves merged, before the next turn.
+            turn.clear();
             tokio::task::yield_now().await;
         }
     }
 
-    fn deliver(&self, parcel: &Parcel) {
-        let channel = match parcel {
-            Parcel::Events(batch) => &batch.channel,
-            Parcel::Reset(channel, _) => channel,
-        };
-        let routes = self.routes.borrow();
-        for entry in routes.get(channel).into_iter().flatten() {
+    /// Delivers parcels of one channel, in their order.
+    fn deliver(&self, parcels: &[Parcel]) {
+        let mut routes = self.routes.borrow_mut();
+        let Some(route) = parcels.first().and_then(|parcel| routes.get_mut(parcel.channel())) else { return };
+        let mut parcels = parcels.iter().peekable();
+        while let Some(parcel) = parcels.next() {
             match parcel {
-                Parcel::Events(batch) => entry.take(batch),
-                Parcel::Reset(_, bounds) => entry.reset(bounds),
+                Parcel::Events(batch) => {
+                    let mut run = Run::of(batch);
+                    while let Some(Parcel::Events(next)) = parcels.peek()
+                        && run.extend(next)
+                    {
+                        parcels.next();
+                    }
+                    route.entries.iter().for_each(|entry| entry.take_run(&run));
+                    if let Some(epoch) = run.epoch() {
+                        route.reach(Some(Position::new(epoch.clone(), run.last())));
+                    }
+                    if let Some(accepted) = run.accepted() {
+                        self.tally.metrics.event_latency_seconds.observe(accepted.elapsed().as_secs_f64());
+                    }
+                }
+                Parcel::Reset(_, bounds) => {
+                    route.entries.iter().for_each(|entry| entry.reset(bounds));
+                    route.reached = Some(Some(bounds.head.clone()));
+                }
+                Parcel::Moved(_, movement) => {
+                    route.entries.iter().for_each(|entry| entry.take_movement(movement));
+                }
             }
         }
     }
@@ -401,27 +665,57 @@ impl Fanout {
         channel: ChannelName,
         outbox: Rc<Outbox>,
         framing: Framing,
+        visitor: Visitor,
     ) -> Result<(Subscription, Option<Position>), CannotFollow> {
         let entry = Rc::new(Entry {
             channel: channel.clone(),
             outbox,
             framing,
             state: RefCell::new(State::Hold(Hold::default())),
-            held: Notify::new(),
-            metrics: self.metrics.clone(),
+            hears_others: visitor.hears_others,
+            tally: self.tally.clone(),
         });
-        self.routes.borrow_mut().entry(channel.clone()).or_default().push(entry.clone());
-        self.metrics.subscriptions.inc();
-        let subscription = Subscription { fanout: self.clone(), entry };
-        let position = self.hub.join(&channel, &self.worker).await?;
+        let reached = {
+            let mut routes = self.routes.borrow_mut();
+            let route = routes.entry(channel.clone()).or_default();
+            route.entries.push(entry.clone());
+            route.reached.clone()
+        };
+        self.tally.metrics.subscriptions.inc();
+        let mut subscription = Subscription { fanout: self.clone(), entry, attending: None };
+        let position = match reached {
+            // What is under way to this thread comes after it.
+            Some(reached) => reached,
+            None => {
+                let position = self.hub.join(&channel, &self.worker).await?;
+                if let Some(route) = self.routes.borrow_mut().get_mut(&channel) {
+                    route.reach(position.clone());
+                }
+                position
+            }
+        };
+        if let Some(attendance) = visitor.attendance {
+            subscription.attending = Some(attendance.member.client);
+            self.hub.attend(&channel, attendance);
+        }
         Ok((subscription, position))
     }
+}
+
+/// What an entry is to others on its channel.
+#[derive(Debug, Default)]
+pub struct Visitor {
+    /// How it is seen, if at all.
+    pub attendance: Option<Attendance>,
+    /// Whether it is told who comes and leaves.
+    pub hears_others: bool,
 }
 
 /// An entry that is there as long as this is.
 pub struct Subscription {
     fanout: Rc<Fanout>,
     entry: Rc<Entry>,
+    attending: Option<Uuid>,
 }
 
 impl Subscription {
@@ -433,15 +727,21 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut routes = self.fanout.routes.borrow_mut();
-        let Some(entries) = routes.get_mut(&self.entry.channel) else { return };
-        if let Some(index) = entries.iter().position(|entry| Rc::ptr_eq(entry, &self.entry)) {
-            entries.swap_remove(index);
-            self.fanout.metrics.subscriptions.dec();
+        *self.entry.state.borrow_mut() = State::Over;
+        let hub = &self.fanout.hub;
+        let channel = &self.entry.channel;
+        if let Some(client) = self.attending {
+            hub.depart(channel, client);
         }
-        if entries.is_empty() {
-            routes.remove(&self.entry.channel);
-            self.fanout.hub.leave(&self.entry.channel, self.fanout.worker.id);
+        let mut routes = self.fanout.routes.borrow_mut();
+        let Some(route) = routes.get_mut(channel) else { return };
+        if let Some(index) = route.entries.iter().position(|entry| Rc::ptr_eq(entry, &self.entry)) {
+            route.entries.swap_remove(index);
+            self.fanout.tally.metrics.subscriptions.dec();
+        }
+        if route.entries.is_empty() {
+            routes.remove(channel);
+            hub.leave(channel, self.fanout.worker.id);
         }
     }
 }

@@ -9,6 +9,7 @@ mod channel;
 pub mod fanout;
 pub mod order;
 pub mod outbox;
+pub mod presence;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,6 +26,8 @@ use crate::store::{self, Store, log};
 use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::Parcel;
+use presence::{Attendance, Member};
+use uuid::Uuid;
 
 /// Channels in one statement of the position check.
 const CHECKED_AT_ONCE: usize = 1000;
@@ -126,6 +129,29 @@ impl Hub {
     pub fn leave(&self, channel: &ChannelName, worker: usize) {
         if let Some(handle) = self.table().get(channel) {
             handle.leave(worker);
+        }
+    }
+
+    /// Somebody is on `channel` now; its thread follows it already.
+    pub fn attend(&self, channel: &ChannelName, attendance: Attendance) {
+        if let Some(handle) = self.table().get(channel) {
+            handle.attend(attendance);
+        }
+    }
+
+    /// A client is on `channel` no more.
+    pub fn depart(&self, channel: &ChannelName, client: Uuid) {
+        if let Some(handle) = self.table().get(channel) {
+            handle.depart(client);
+        }
+    }
+
+    /// Who is on `channel` and may be found there.
+    pub async fn members(&self, channel: &ChannelName) -> Vec<Member> {
+        let handle = self.table().get(channel).cloned();
+        match handle {
+            Some(handle) => handle.members().await.unwrap_or_default(),
+            None => Vec::new(),
         }
     }
 

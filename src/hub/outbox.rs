@@ -2,19 +2,27 @@
 //! reader that may be slow. Over the bound the connection is closed; it comes back with its
 //! cursor, so closing loses nothing and bounds memory.
 //!
-//! An outbox belongs to one worker thread. Today its bytes leave through a response body that the
-//! HTTP dispatcher polls ([`Outbox::poll_take`]); a socket that was upgraded out of the dispatcher
-//! writes at once instead, behind the same `push`.
+//! An outbox belongs to one worker thread. Its bytes leave in one of two ways: through a response
+//! body that the HTTP dispatcher polls ([`Outbox::poll_take`]), or over a socket that was upgraded
+//! out of the dispatcher, which is written to at once; there the queue and a task that empties it
+//! exist only after the socket would have blocked.
 
-use std::cell::RefCell;
+mod socket;
+
+use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::domain::channel::ChannelName;
+use crate::domain::position::Position;
+pub use socket::{SocketOptions, Wire};
+
 /// The most that leaves in one piece.
-const MERGE: usize = 64 * 1024;
+pub const MERGE: usize = 64 * 1024;
 
 /// Why a push was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +31,28 @@ pub enum Refused {
     Overflow,
     /// The connection is over.
     Closed,
+}
+
+/// Why an outbox ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The reader is too slow for what its channels bring.
+    Slow,
+    /// The reader took nothing for too long.
+    Stalled,
+    /// The connection broke.
+    Broken,
+}
+
+/// Whoever keeps a connection: hears what its outbox and its entries cannot settle themselves.
+/// Called in the middle of a delivery, so it only takes a note.
+pub trait Keeper {
+    /// The entry of `channel` is on hold and has to catch up from the log.
+    fn fell_behind(&self, channel: &ChannelName);
+    /// The events after the entry's place are gone; the channel goes on behind `head`.
+    fn lost(&self, channel: &ChannelName, head: &Position);
+    /// Nothing more can be pushed.
+    fn ended(&self, why: Ended);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +64,20 @@ enum State {
     Closed,
 }
 
+/// How bytes leave.
+enum Way {
+    /// The dispatcher polls a body. The function cuts the connection, so that a peer that does not
+    /// read cannot keep it.
+    Body(Box<dyn Fn()>),
+    /// They are written at once.
+    Socket(Wire, Rc<SocketOptions>),
+}
+
 /// The queue of one connection.
 pub struct Outbox {
     limit: usize,
-    /// Cuts the connection, so that a peer that does not read cannot keep it.
-    abort: Box<dyn Fn()>,
+    way: Way,
+    keeper: OnceCell<Box<dyn Keeper>>,
     inner: RefCell<Inner>,
 }
 
@@ -51,6 +90,10 @@ struct Inner {
     reader: Option<Waker>,
     room: Vec<Waker>,
     progress: Instant,
+    /// A task empties the queue into the socket.
+    writing: bool,
+    /// Part of the first piece is on the socket: without the rest the frame would be broken.
+    half: bool,
 }
 
 struct Piece {
@@ -68,9 +111,18 @@ pub struct Taken {
 }
 
 impl Outbox {
-    /// An empty outbox that holds at most `limit` bytes. `abort` is called when the reader is too
-    /// slow: it cuts the connection under the outbox.
+    /// An empty outbox for a response body that holds at most `limit` bytes. `abort` is called when
+    /// the reader is too slow: it cuts the connection under the outbox.
     pub fn new(limit: usize, abort: impl Fn() + 'static) -> Self {
+        Self::with(limit, Way::Body(Box::new(abort)))
+    }
+
+    /// An empty outbox that writes to a socket.
+    pub fn socket(wire: Wire, options: Rc<SocketOptions>) -> Self {
+        Self::with(options.limit, Way::Socket(wire, options))
+    }
+
+    fn with(limit: usize, way: Way) -> Self {
         let inner = Inner {
             queue: VecDeque::new(),
             bytes: 0,
@@ -79,23 +131,40 @@ impl Outbox {
             reader: None,
             room: Vec::new(),
             progress: Instant::now(),
+            writing: false,
+            half: false,
         };
-        Self { limit, abort: Box::new(abort), inner: RefCell::new(inner) }
+        Self { limit, way, keeper: OnceCell::new(), inner: RefCell::new(inner) }
+    }
+
+    /// Says who keeps the connection; once, before anything is pushed that can fail.
+    pub fn kept_by(&self, keeper: impl Keeper + 'static) {
+        let _ = self.keeper.set(Box::new(keeper));
+    }
+
+    pub(super) fn keeper(&self) -> Option<&dyn Keeper> {
+        self.keeper.get().map(Box::as_ref)
+    }
+
+    fn tell_ended(&self, why: Ended) {
+        if let Some(keeper) = self.keeper() {
+            keeper.ended(why);
+        }
     }
 
     /// Queues `bytes`. An empty queue takes anything, so that a frame above the limit can be sent
     /// to a reader that keeps up. No bytes are no frame: an empty chunk would end an HTTP body.
-    pub fn push(&self, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
+    pub fn push(self: &Rc<Self>, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
         self.queue(Piece { bytes, accepted, live: true })
     }
 
     /// Queues a piece of a replay. It was missed, not left lying, so it does not count against the
     /// limit: what comes live meanwhile has all of it. [`Outbox::room`] keeps it to one piece.
-    pub fn push_replay(&self, bytes: Bytes) -> Result<(), Refused> {
+    pub fn push_replay(self: &Rc<Self>, bytes: Bytes) -> Result<(), Refused> {
         self.queue(Piece { bytes, accepted: None, live: false })
     }
 
-    fn queue(&self, piece: Piece) -> Result<(), Refused> {
+    fn queue(self: &Rc<Self>, piece: Piece) -> Result<(), Refused> {
         let mut inner = self.inner.borrow_mut();
         if inner.state != State::Open {
             return Err(Refused::Closed);
@@ -103,10 +172,14 @@ impl Outbox {
         if piece.bytes.is_empty() {
             return Ok(());
         }
-        if piece.live && inner.live > 0 && inner.live + piece.bytes.len() > self.limit {
-            inner.close();
+        if let Way::Socket(wire, _) = &self.way {
             drop(inner);
-            (self.abort)();
+            return self.write(wire, piece);
+        }
+        if inner.overflows(&piece, self.limit) {
+            drop(inner);
+            self.abort();
+            self.tell_ended(Ended::Slow);
             return Err(Refused::Overflow);
         }
         inner.add(piece);
@@ -117,15 +190,19 @@ impl Outbox {
     }
 
     /// Queues a last piece of bytes and ends after it. Does nothing once it is over.
-    pub fn end_with(&self, bytes: Bytes) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.state == State::Open {
-            if !bytes.is_empty() {
-                inner.add(Piece { bytes, accepted: None, live: true });
-            }
-            inner.state = State::Ending;
-            inner.wake_all();
+    pub fn end_with(self: &Rc<Self>, bytes: Bytes) {
+        if self.is_over() {
+            return;
         }
+        if let Way::Socket(wire, _) = &self.way {
+            return self.write_last(wire, bytes);
+        }
+        let mut inner = self.inner.borrow_mut();
+        if !bytes.is_empty() {
+            inner.add(Piece { bytes, accepted: None, live: true });
+        }
+        inner.state = State::Ending;
+        inner.wake_all();
     }
 
     /// How much may wait for the reader.
@@ -141,7 +218,10 @@ impl Outbox {
     /// Ends at once and cuts the connection.
     pub fn abort(&self) {
         self.close();
-        (self.abort)();
+        match &self.way {
+            Way::Body(abort) => abort(),
+            Way::Socket(wire, _) => wire.reset(),
+        }
     }
 
     /// Whether nothing can be pushed any more.
@@ -215,6 +295,11 @@ impl Inner {
         self.queue.push_back(piece);
     }
 
+    /// Whether the queue has no room for `piece`. An empty one has room for anything.
+    fn overflows(&self, piece: &Piece, limit: usize) -> bool {
+        piece.live && self.live > 0 && self.live + piece.bytes.len() > limit
+    }
+
     fn take(&mut self) -> Option<Piece> {
         let piece = self.queue.pop_front()?;
         self.bytes -= piece.bytes.len();
@@ -224,7 +309,7 @@ impl Inner {
 
     fn close(&mut self) {
         self.state = State::Closed;
-        self.queue.clear();
+        self.queue = VecDeque::new();
         self.bytes = 0;
         self.live = 0;
         self.wake_all();

@@ -9,3 +9,4 @@ pub mod polled;
 pub mod push;
 pub mod reply;
 pub mod sse;
+pub mod websocket;

@@ -8,7 +8,7 @@ mod tests;
 
 use super::code::{Class, Disconnect, UnsubscribeCode};
 use super::json::{push_object, push_text};
-use super::reply::{ClientInfo, ConnectResult, SubscribeResult, write_publication};
+use super::reply::{ConnectResult, SubscribeResult, write_publication};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 
@@ -36,9 +36,13 @@ pub enum OnChannel<'a> {
     /// `pub`: an event.
     Publication(&'a Event),
     /// Somebody came.
-    Join(&'a ClientInfo<'a>),
+    ///
+    /// ClientInfo as JSON, made once for all who are told.
+    Join(&'a str),
     /// Somebody left.
-    Leave(&'a ClientInfo<'a>),
+    ///
+    /// ClientInfo as JSON.
+    Leave(&'a str),
     /// The server ended the subscription.
     Unsubscribe(UnsubscribeCode),
     /// The server began a subscription. Only stream, position and data are written.
@@ -85,7 +89,7 @@ impl OnChannel<'_> {
         match *self {
             Self::Publication(event) => write_publication(out, event),
             Self::Join(info) | Self::Leave(info) => {
-                push_object(out, |body| info.write(body.key("info")));
+                push_object(out, |body| body.raw("info", Some(info)));
             }
             Self::Unsubscribe(code) => push_object(out, |body| {
                 body.always_number("code", code.code().into());

@@ -20,8 +20,8 @@ use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::hub::CannotFollow;
-use crate::hub::fanout::{Cursors, Fanout, Framing, Subscription};
-use crate::hub::outbox::Outbox;
+use crate::hub::fanout::{Cursors, Fanout, Framing, Subscription, Visitor};
+use crate::hub::outbox::{Ended, Keeper, Outbox};
 use crate::protocol::sse;
 use crate::store::Store;
 use crate::telemetry::{Kind, Metrics, count, level};
@@ -85,8 +85,10 @@ pub async fn open(
     let mut follows = Vec::with_capacity(starts.len());
     let mut id = None;
     for start in starts {
-        let subscribed =
-            around.fanout.subscribe(start.channel.clone(), outbox.clone(), framing.clone()).await;
+        let subscribed = around
+            .fanout
+            .subscribe(start.channel.clone(), outbox.clone(), framing.clone(), Visitor::default())
+            .await;
         let (subscription, joined) = subscribed?;
         let begin = start.from.or_else(|| joined.clone());
         if let Some(begin) = &begin {
@@ -134,17 +136,22 @@ struct SseConnection {
 
 #[derive(Message)]
 #[rtype(result = "()")]
+struct FellBehind(ChannelName);
+
+#[derive(Message)]
+#[rtype(result = "()")]
 struct Gone;
 
 impl Actor for SseConnection {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.outbox.kept_by(ctx.address());
         for follow in &self.follows {
             let (store, entry) = (self.store.clone(), follow.subscription.entry().clone());
             let (kept, begin, joined) = (follow.kept, follow.begin.clone(), follow.joined.clone());
             let fed = async move {
-                let _refused = replay::follow(&store, &entry, kept, begin, joined).await;
+                let _refused = replay::begin(&store, &entry, kept, begin, joined.as_ref()).await;
             };
             ctx.spawn(fed.into_actor(self));
         }
@@ -190,6 +197,32 @@ impl SseConnection {
             count(&self.metrics.slow_disconnects, "write_timeout");
             self.outbox.abort();
         }
+    }
+}
+
+/// The stream says itself what was lost, and its body ends with its outbox.
+impl Keeper for Addr<SseConnection> {
+    fn fell_behind(&self, channel: &ChannelName) {
+        self.do_send(FellBehind(channel.clone()));
+    }
+
+    fn lost(&self, _: &ChannelName, _: &Position) {}
+
+    fn ended(&self, _: Ended) {}
+}
+
+impl Handler<FellBehind> for SseConnection {
+    type Result = ();
+
+    fn handle(&mut self, FellBehind(channel): FellBehind, ctx: &mut Context<Self>) {
+        let follow = self.follows.iter().find(|follow| *follow.subscription.entry().channel() == channel);
+        let Some(Follow { subscription, kept: Some(retention), .. }) = follow else { return };
+        let (store, entry, retention) = (self.store.clone(), subscription.entry().clone(), *retention);
+        let Some(position) = entry.resume_position() else { return };
+        let fed = async move {
+            let _refused = replay::catch_up(&store, &entry, retention, position).await;
+        };
+        ctx.spawn(fed.into_actor(self));
     }
 }
 

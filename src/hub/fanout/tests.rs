@@ -7,7 +7,6 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uuid::Uuid;
 
 use super::*;
-use futures_util::FutureExt as _;
 use futures_util::task::noop_waker_ref;
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -59,9 +58,9 @@ impl Reader {
     fn with(framing: Framing, outbox: Outbox) -> Self {
         let outbox = Rc::new(outbox);
         let state = RefCell::new(State::Hold(Hold::default()));
-        let metrics = Arc::new(Metrics::new());
-        let (held, channel) = (Notify::new(), news());
-        let entry = Entry { channel, outbox: outbox.clone(), framing, state, held, metrics };
+        let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
+        let (channel, hears_others) = (news(), true);
+        let entry = Entry { channel, outbox: outbox.clone(), framing, state, hears_others, tally };
         Self { entry: Rc::new(entry), outbox }
     }
 
@@ -145,13 +144,13 @@ fn a_held_batch_that_does_not_join_asks_for_the_log() {
 #[test]
 fn a_live_entry_that_sees_a_hole_says_where_it_was() {
     let reader = Reader::live("e", 1);
-    assert!(reader.entry.fell_behind().now_or_never().is_none());
+    assert_eq!(reader.entry.resume_position(), None);
     reader.entry.take(&batch("e", [3]));
-    assert_eq!(reader.entry.fell_behind().now_or_never(), Some(at("e", 1)));
+    assert_eq!(reader.entry.resume_position(), Some(at("e", 1)));
     assert_eq!((reader.pushed(), reader.entry.position()), (Vec::new(), None));
     let other = Reader::live("e", 1);
     other.entry.take(&batch("f", [2]));
-    assert_eq!(other.entry.fell_behind().now_or_never(), Some(at("e", 1)), "another history does not join");
+    assert_eq!(other.entry.resume_position(), Some(at("e", 1)), "another history does not join");
 }
 
 #[test]
@@ -167,7 +166,7 @@ fn more_than_an_entry_may_hold_is_read_from_the_log() {
     reader.entry.take(&batch("e", [most + 1]));
     reader.entry.take(&batch("e", [most + 2]));
     let State::Hold(hold) = &*reader.entry.state.borrow() else { panic!("it is on hold") };
-    assert!(hold.batches.is_empty() && hold.incomplete);
+    assert!(hold.held.is_empty() && hold.incomplete);
     assert_eq!(reader.pushed(), []);
 }
 
@@ -272,7 +271,7 @@ fn a_reader_that_is_too_slow_is_cut_once_and_counted() {
     assert!(reader.outbox.is_over());
     assert_eq!(cuts.get(), 1);
     let slow = crate::telemetry::Kind { kind: "queue" };
-    assert_eq!(reader.entry.metrics.slow_disconnects.get_or_create(&slow).get(), 1);
+    assert_eq!(reader.entry.tally.metrics.slow_disconnects.get_or_create(&slow).get(), 1);
 }
 
 // ---- at random
@@ -380,7 +379,7 @@ impl World {
     fn step(&mut self, limit: u64) {
         let entry = &self.reader.entry;
         self.connection = match std::mem::replace(&mut self.connection, Connection::Following) {
-            Connection::Following => match entry.fell_behind().now_or_never() {
+            Connection::Following => match entry.resume_position() {
                 Some(position) => Connection::CatchingUp(position),
                 None => Connection::Following,
             },

@@ -11,17 +11,17 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use super::*;
 
 /// An outbox and how often its connection was cut.
-fn outbox(limit: usize) -> (Outbox, Rc<Cell<u32>>) {
+fn outbox(limit: usize) -> (Rc<Outbox>, Rc<Cell<u32>>) {
     let cuts = Rc::new(Cell::new(0));
     let counter = cuts.clone();
-    (Outbox::new(limit, move || counter.set(counter.get() + 1)), cuts)
+    (Rc::new(Outbox::new(limit, move || counter.set(counter.get() + 1))), cuts)
 }
 
 fn bytes(length: usize) -> Bytes {
     Bytes::from(vec![b'x'; length])
 }
 
-fn take(outbox: &Outbox) -> Poll<Option<Bytes>> {
+fn take(outbox: &Rc<Outbox>) -> Poll<Option<Bytes>> {
     outbox.poll_take(&mut Context::from_waker(noop_waker_ref())).map(|taken| taken.map(|t| t.bytes))
 }
 
@@ -118,9 +118,9 @@ fn a_reader_is_waited_for_only_while_something_waits_for_it() {
 
 #[test]
 fn a_waiting_reader_is_woken_by_bytes_and_by_the_end() {
-    let pushed = |outbox: &Outbox| outbox.push(bytes(1), None).unwrap();
-    let acts: [&dyn Fn(&Outbox); 4] =
-        [&pushed, &|outbox| outbox.end_with(bytes(1)), &Outbox::close, &Outbox::abort];
+    let pushed = |outbox: &Rc<Outbox>| outbox.push(bytes(1), None).unwrap();
+    let acts: [&dyn Fn(&Rc<Outbox>); 4] =
+        [&pushed, &|outbox| outbox.end_with(bytes(1)), &|outbox| outbox.close(), &|outbox| outbox.abort()];
     for act in acts {
         let (outbox, _) = outbox(10);
         let mut next = by_hand(std::future::poll_fn(|cx| outbox.poll_take(cx).map(|_| ())));

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::protocol::code::DisconnectCode;
 use crate::protocol::json::tests::{any_value, check, pretty};
+use crate::protocol::reply::ClientInfo;
 use crate::protocol::reply::Recovery;
 use crate::protocol::reply::tests::{at, channel, event};
 
@@ -43,11 +44,11 @@ fn joins_and_leaves() {
     let seven = ClientInfo { user: "7", client: "e0aa", ..Default::default() };
     let anonymous = ClientInfo { client: "e0ab", conn_info: Some("1"), ..Default::default() };
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Join(&seven))),
+        written(Push::On(&lobby, OnChannel::Join(&seven.to_json()))),
         r#"{"push":{"channel":"chat:lobby","join":{"info":{"user":"7","client":"e0aa"}}}}"#
     );
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Leave(&anonymous))),
+        written(Push::On(&lobby, OnChannel::Leave(&anonymous.to_json()))),
         r#"{"push":{"channel":"chat:lobby","leave":{"info":{"user":"","client":"e0ab","conn_info":1}}}}"#
     );
 }

@@ -1,0 +1,241 @@
+//! The way of an upgraded socket: bytes are written at once, and only what the socket does not take
+//! is queued, for a task that waits until it is writable. A reader that lets the queue overflow
+//! loses what is queued, not the half of a frame that it has: the rest of that goes out, then the
+//! reason, and if even this is not taken in time the connection is reset.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix_rt::net::TcpStream;
+use bytes::{Buf as _, Bytes};
+use socket2::SockRef;
+
+use super::{Ended, Inner, MERGE, Outbox, Piece, Refused, State, Way};
+
+/// Pieces in one write.
+const SLICES: usize = 64;
+
+/// A connection that can be written to without waiting.
+#[derive(Clone)]
+pub enum Wire {
+    /// TCP as it is.
+    Plain(Rc<TcpStream>),
+}
+
+impl Wire {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.try_write(bytes),
+        }
+    }
+
+    fn try_write_all(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.try_write_vectored(pieces),
+        }
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.writable().await,
+        }
+    }
+
+    /// Says that nothing more is written.
+    fn finish(&self) {
+        let Self::Plain(stream) = self;
+        // The peer may be gone already.
+        let _ = SockRef::from(&**stream).shutdown(Shutdown::Write);
+    }
+
+    /// Ends the connection at once, whatever is under way.
+    pub(super) fn reset(&self) {
+        let Self::Plain(stream) = self;
+        let socket = SockRef::from(&**stream);
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        // Whoever reads from it hears of the end now; the reset itself goes with the last handle.
+        let _ = socket.shutdown(Shutdown::Read);
+    }
+}
+
+/// How outboxes of sockets behave.
+#[derive(Debug, Clone)]
+pub struct SocketOptions {
+    /// Bytes that may wait.
+    pub limit: usize,
+    /// How long the peer may take nothing although something waits.
+    pub write_timeout: Duration,
+    /// How long the last words may take.
+    pub close_timeout: Duration,
+    /// The last words to a reader that is too slow: a whole frame.
+    pub slow: Bytes,
+}
+
+impl Outbox {
+    pub(super) fn write(self: &Rc<Self>, wire: &Wire, mut piece: Piece) -> Result<(), Refused> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.queue.is_empty() {
+            match wire.try_write(&piece.bytes) {
+                Ok(count) if count == piece.bytes.len() => return Ok(()),
+                Ok(count) => {
+                    piece.bytes.advance(count);
+                    inner.half = true;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    inner.close();
+                    drop(inner);
+                    self.tell_ended(Ended::Broken);
+                    return Err(Refused::Closed);
+                }
+            }
+        } else if inner.overflows(&piece, self.limit) {
+            let Way::Socket(_, options) = &self.way else { return Err(Refused::Closed) };
+            inner.keep_half();
+            inner.state = State::Ending;
+            inner.add(Piece { bytes: options.slow.clone(), accepted: None, live: true });
+            inner.wake_all();
+            drop(inner);
+            self.tell_ended(Ended::Slow);
+            return Err(Refused::Overflow);
+        }
+        inner.add(piece);
+        self.start_writing(&mut inner);
+        Ok(())
+    }
+
+    pub(super) fn write_last(self: &Rc<Self>, wire: &Wire, bytes: Bytes) {
+        let _ = self.push(bytes, None);
+        let mut inner = self.inner.borrow_mut();
+        if inner.state != State::Open {
+            return;
+        }
+        if inner.queue.is_empty() {
+            inner.state = State::Closed;
+            wire.finish();
+        } else {
+            inner.state = State::Ending;
+        }
+        inner.wake_all();
+    }
+
+    fn start_writing(self: &Rc<Self>, inner: &mut Inner) {
+        if !std::mem::replace(&mut inner.writing, true) {
+            actix_rt::spawn(self.clone().empty());
+        }
+    }
+
+    /// Writes what is queued as the peer takes it, until nothing is left.
+    async fn empty(self: Rc<Self>) {
+        let Way::Socket(wire, options) = &self.way else { return };
+        let mut ending: Option<Instant> = None;
+        loop {
+            let patience = {
+                let inner = self.inner.borrow();
+                match inner.state {
+                    State::Closed => return,
+                    State::Open => options.write_timeout.saturating_sub(inner.progress.elapsed()),
+                    State::Ending => {
+                        let since = *ending.get_or_insert_with(Instant::now);
+                        options.close_timeout.saturating_sub(since.elapsed())
+                    }
+                }
+            };
+            let writable = tokio::time::timeout(patience, wire.writable()).await;
+            let mut inner = self.inner.borrow_mut();
+            match writable {
+                Ok(Ok(())) => match inner.write_queued(wire) {
+                    Ok(()) if !inner.queue.is_empty() => self.room_now(&mut inner),
+                    Ok(()) => {
+                        inner.writing = false;
+                        inner.queue = VecDeque::new();
+                        self.room_now(&mut inner);
+                        if inner.state == State::Ending {
+                            inner.state = State::Closed;
+                            wire.finish();
+                        }
+                        return;
+                    }
+                    Err(_) => {
+                        inner.close();
+                        drop(inner);
+                        return self.tell_ended(Ended::Broken);
+                    }
+                },
+                Ok(Err(_)) => {
+                    inner.close();
+                    drop(inner);
+                    return self.tell_ended(Ended::Broken);
+                }
+                // It began to end while this waited with an older patience.
+                Err(_) if inner.state == State::Ending && ending.is_none() => {}
+                Err(_) => {
+                    let stalled = inner.state == State::Open;
+                    inner.close();
+                    drop(inner);
+                    wire.reset();
+                    if stalled {
+                        self.tell_ended(Ended::Stalled);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn room_now(&self, inner: &mut Inner) {
+        if inner.bytes <= self.limit / 2 {
+            inner.room.drain(..).for_each(std::task::Waker::wake);
+        }
+    }
+}
+
+impl Inner {
+    /// Writes until the socket takes no more or nothing is left.
+    fn write_queued(&mut self, wire: &Wire) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let (mut count, mut length) = (0, 0);
+            for (slice, piece) in slices.iter_mut().zip(&self.queue) {
+                if count > 0 && length + piece.bytes.len() > MERGE {
+                    break;
+                }
+                *slice = IoSlice::new(&piece.bytes);
+                count += 1;
+                length += piece.bytes.len();
+            }
+            match wire.try_write_all(&slices[..count]) {
+                Ok(written) => self.written(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn written(&mut self, mut count: usize) {
+        self.progress = Instant::now();
+        while let Some(piece) = self.queue.front_mut() {
+            if count < piece.bytes.len() {
+                piece.bytes.advance(count);
+                self.bytes -= count;
+                self.live -= if piece.live { count } else { 0 };
+                self.half |= count > 0;
+                return;
+            }
+            count -= piece.bytes.len();
+            self.half = false;
+            self.take();
+        }
+    }
+
+    /// Drops all whole frames of the queue and keeps the rest of the half-sent one.
+    fn keep_half(&mut self) {
+        self.queue.truncate(usize::from(self.half));
+        self.bytes = self.queue.iter().map(|piece| piece.bytes.len()).sum();
+        self.live = self.queue.iter().filter(|piece| piece.live).map(|piece| piece.bytes.len()).sum();
+    }
+}

@@ -346,9 +346,13 @@ impl Entry {
 
     /// Takes a batch from the channel.
     fn take(&self, batch: &Arc<Batch>) {
-        if self.accept(batch) == Continuity::Broken
-            && let Some(keeper) = self.outbox.keeper()
-        {
+        if self.accept(batch) == Continuity::Broken {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(keeper) = self.outbox.keeper() {
             keeper.fell_behind(&self.channel);
         }
     }
@@ -461,8 +465,8 @@ impl Entry {
             let fell_behind = resume.is_some();
             *state = State::Hold(Hold { incomplete: true, resume, ..Hold::default() });
             drop(state);
-            if fell_behind && let Some(keeper) = self.outbox.keeper() {
-                return keeper.fell_behind(&self.channel);
+            if fell_behind {
+                return self.ring();
             }
         } else {
             *state = State::Live(Some(bounds.head.clone()));

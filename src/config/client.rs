@@ -7,6 +7,7 @@ use super::origin::OriginPattern;
 use super::values::Secret;
 use crate::domain::units::{Size, Span};
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// `[client]`: what connections may do and how much they may hold up.
@@ -17,12 +18,35 @@ pub struct ClientConfig {
     pub token: TokenConfig,
     /// Foreign origins that browsers may come from, beside `server.public_url`.
     pub allowed_origins: Vec<OriginPattern>,
+    /// Let clients without a token in as anonymous.
+    pub allow_anonymous_connect_without_token: bool,
+    /// Everybody may do in configured namespaces what they are on for. Never for production.
+    pub insecure: bool,
+    /// Connections of this node; 0 turns the limit off.
+    pub connection_limit: u32,
     /// Connections of one user; 0 turns the limit off.
     pub user_connection_limit: u32,
+    /// Subscriptions of one connection.
+    pub channel_limit: u32,
+    /// Events in one answer to a client's `history`.
+    pub history_max_publication_limit: u32,
+    /// Events that a returning client can have missed in a configured namespace; beyond that it is
+    /// told that it starts anew.
+    pub recovery_max_publication_limit: u32,
     /// Bytes that may wait for one connection before it is closed as slow.
     pub queue_max_size: Size,
     /// How long one write may take before its connection is closed.
     pub write_timeout: Span,
+    /// How often a connection is pinged; clients are told in whole seconds.
+    pub ping_interval: Span,
+    /// How long a client may take to answer a ping.
+    pub pong_timeout: Span,
+    /// How long a client may take to say `connect`.
+    pub stale_close_delay: Span,
+    /// How long a connection outlives its token, so that the client can renew it.
+    pub expired_close_delay: Span,
+    /// How long a subscription outlives its token, so that the client can renew it.
+    pub expired_sub_close_delay: Span,
 }
 
 impl Default for ClientConfig {
@@ -30,9 +54,20 @@ impl Default for ClientConfig {
         Self {
             token: TokenConfig::default(),
             allowed_origins: Vec::new(),
+            allow_anonymous_connect_without_token: false,
+            insecure: false,
+            connection_limit: 0,
             user_connection_limit: 10,
+            channel_limit: 128,
+            history_max_publication_limit: 300,
+            recovery_max_publication_limit: 300,
             queue_max_size: Size(MIB),
             write_timeout: Span::secs(10),
+            ping_interval: Span::secs(25),
+            pong_timeout: Span::secs(8),
+            stale_close_delay: Span::secs(10),
+            expired_close_delay: Span::secs(25),
+            expired_sub_close_delay: Span::secs(25),
         }
     }
 }
@@ -47,6 +82,22 @@ pub struct TokenConfig {
     pub audience: Option<String>,
     /// The `iss` that a token must have; not checked if unset.
     pub issuer: Option<String>,
+}
+
+/// `[websocket]`: `/connection/websocket`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebsocketConfig {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// The largest message of a client.
+    pub message_size_limit: Size,
+}
+
+impl Default for WebsocketConfig {
+    fn default() -> Self {
+        Self { enabled: true, message_size_limit: Size(64 * KIB) }
+    }
 }
 
 /// `[sse]`: `/api/events/stream`.

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientConfig, SseConfig, TokenConfig};
+pub use client::{ClientConfig, SseConfig, TokenConfig, WebsocketConfig};
 pub use error::{ConfigError, Problem, Source};
 pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};
@@ -59,6 +59,8 @@ pub struct Config {
     pub github: GithubConfig,
     /// Bounds.
     pub limits: LimitsConfig,
+    /// `/connection/websocket`.
+    pub websocket: WebsocketConfig,
     /// `/api/events/stream`.
     pub sse: SseConfig,
     /// What the process says about itself.

@@ -3,6 +3,7 @@
 //! environment again. A configuration that exists was checked as a whole; whatever is wrong with
 //! it is reported at once, each with its place and a remedy. Secrets never print.
 
+mod client;
 mod describe;
 mod environment;
 mod error;
@@ -24,13 +25,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use client::{ClientConfig, SseConfig, TokenConfig, WebsocketConfig};
 pub use error::{ConfigError, Problem, Source};
 pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};
 pub use secrets::{FoundSecrets, Secrets};
 pub use sections::{
-    BusConfig, ChannelConfig, ClientConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoRule,
-    ServerConfig, SseConfig, StoreConfig, TelemetryConfig, TokenConfig,
+    BusConfig, ChannelConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoRule, ServerConfig,
+    StoreConfig, TelemetryConfig,
 };
 pub use values::{LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub github: GithubConfig,
     /// Bounds.
     pub limits: LimitsConfig,
+    /// `/connection/websocket`.
+    pub websocket: WebsocketConfig,
     /// `/api/events/stream`.
     pub sse: SseConfig,
     /// What the process says about itself.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::origin::{Origin, OriginPattern};
+use super::origin::Origin;
 use super::values::{
     LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl, networks, socket_address,
 };
@@ -96,46 +96,6 @@ impl Default for BusConfig {
     fn default() -> Self {
         Self { url: None, prefix: "campanile".to_owned() }
     }
-}
-
-/// `[client]`: what connections may do and how much they may hold up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ClientConfig {
-    /// How connection tokens are verified.
-    pub token: TokenConfig,
-    /// Foreign origins that browsers may come from, beside `server.public_url`.
-    pub allowed_origins: Vec<OriginPattern>,
-    /// Connections of one user; 0 turns the limit off.
-    pub user_connection_limit: u32,
-    /// Bytes that may wait for one connection before it is closed as slow.
-    pub queue_max_size: Size,
-    /// How long one write may take before its connection is closed.
-    pub write_timeout: Span,
-}
-
-impl Default for ClientConfig {
-    fn default() -> Self {
-        Self {
-            token: TokenConfig::default(),
-            allowed_origins: Vec::new(),
-            user_connection_limit: 10,
-            queue_max_size: Size(MIB),
-            write_timeout: Span::secs(10),
-        }
-    }
-}
-
-/// `[client.token]`: how connection tokens are verified.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TokenConfig {
-    /// Shared secret of HS256, HS384 and HS512; 32 bytes or more are advised.
-    pub hmac_secret_key: Option<Secret>,
-    /// The `aud` that a token must have; not checked if unset.
-    pub audience: Option<String>,
-    /// The `iss` that a token must have; not checked if unset.
-    pub issuer: Option<String>,
 }
 
 /// `[channel]`: namespaces and what channels may carry.
@@ -249,22 +209,6 @@ impl Default for LimitsConfig {
             stream_channels: 32,
             sse_connections: 10_000,
         }
-    }
-}
-
-/// `[sse]`: `/api/events/stream`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SseConfig {
-    /// Whether the stream is served.
-    pub enabled: bool,
-    /// How often a quiet stream gets a comment, so that proxies keep it open.
-    pub ping_interval: Span,
-}
-
-impl Default for SseConfig {
-    fn default() -> Self {
-        Self { enabled: true, ping_interval: Span::secs(15) }
     }
 }
 

@@ -123,6 +123,17 @@ fn empty_variables_and_those_of_others_do_not_count() {
 }
 
 #[test]
+fn sdk_users_find_their_options() {
+    let text = "[client]\ninsecure = true\nchannel_limit = 3\nping_interval = \"2s\"\npong_timeout = 1\n\
+                [channel.without_namespace]\npresence = true\nhistory_size = 100\nhistory_ttl = \"300s\"\n\
+                force_recovery = true\njoin_leave = true\n[websocket]\nmessage_size_limit = 65536";
+    let config = file(text).unwrap();
+    assert!(config.client.insecure && config.channel.without_namespace.force_recovery);
+    assert_eq!((config.client.channel_limit, config.client.ping_interval.0), (3, Duration::from_secs(2)));
+    assert_eq!(config.websocket, WebsocketConfig::default());
+}
+
+#[test]
 fn postgres_makes_a_cluster_and_redis_joins_it() {
     let url = "postgresql://u:pw@db/campanile";
     let config = environment([("DATABASE_URL", url)]).unwrap();
@@ -184,18 +195,21 @@ fn two_variables_for_one_option_must_agree() {
 
 #[test]
 fn what_is_hardly_meant_is_a_warning() {
-    let text = "[client]\nallowed_origins = [\"*\"]\n[client.token]\nhmac_secret_key = \"hunter2\"\n\
-                [channel.without_namespace]\nhistory_size = 5\nallow_publish_for_anonymous = true\n";
+    let text = "[client]\ninsecure = true\nallowed_origins = [\"*\"]\n[client.token]\nhmac_secret_key = \"hunter2\"\n\
+                [channel.without_namespace]\nhistory_size = 5\nallow_publish_for_anonymous = true\n\
+                force_push_join_leave = true\n";
     let warnings = file(text).unwrap().warnings().join("\n");
     for part in [
         "client.token.hmac_secret_key has 7 bytes",
+        "client.insecure is on: ANYBODY may connect",
         "every web site may connect",
+        "force_push_join_leave does nothing without join_leave",
         "channel.without_namespace keeps no history",
         "allow_publish_for_anonymous does nothing without allow_publish_for_client",
     ] {
         assert!(warnings.contains(part), "{part} is missing in\n{warnings}");
     }
-    assert_eq!(warnings.lines().count(), 4);
+    assert_eq!(warnings.lines().count(), 6);
     assert!(!warnings.contains("hunter2"));
 }
 

@@ -14,6 +14,10 @@ use crate::domain::units::{Size, Span};
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// More HTTP workers than this are a mistake.
 const MOST_WORKERS: u32 = 1024;
+/// More events than this are not read at once: they would have to be held in memory together.
+const MOST_EVENTS: u32 = 10_000;
+/// A longer message of a client is a mistake.
+const LARGEST_MESSAGE: Size = Size(64 << 20);
 /// Advised lengths in bytes. HS256 has no more strength than its key (RFC 7518 §3.2 asks for 32).
 const JWT_SECRET: usize = 32;
 const OTHER_SECRET: usize = 16;
@@ -25,31 +29,42 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         problems.push(Problem::new(config.source(option), option, wrong, remedy));
     };
 
-    let limits = &config.limits;
+    let (client, limits) = (&config.client, &config.limits);
     let counts = [
         ("server.workers", config.server.workers.unwrap_or(1)),
         ("store.pool_size", config.store.pool_size),
         ("store.readers", config.store.readers),
+        ("client.channel_limit", client.channel_limit),
+        ("client.history_max_publication_limit", client.history_max_publication_limit),
+        ("client.recovery_max_publication_limit", client.recovery_max_publication_limit),
         ("limits.invalid_signatures_per_minute", limits.invalid_signatures_per_minute),
         ("limits.polls_per_minute", limits.polls_per_minute),
         ("limits.stream_channels", limits.stream_channels),
         ("limits.sse_connections", limits.sse_connections),
     ];
     let sizes = [
-        ("client.queue_max_size", config.client.queue_max_size),
+        ("client.queue_max_size", client.queue_max_size),
+        ("websocket.message_size_limit", config.websocket.message_size_limit),
         ("channel.max_publication_size", config.channel.max_publication_size),
         ("limits.webhook_body", limits.webhook_body),
         ("limits.webhook_in_flight", limits.webhook_in_flight),
     ];
     let positive_spans = [
         ("store.deadline", config.store.deadline),
-        ("client.write_timeout", config.client.write_timeout),
-        ("limits.webhook_body_timeout", config.limits.webhook_body_timeout),
+        ("client.write_timeout", client.write_timeout),
+        ("client.ping_interval", client.ping_interval),
+        ("client.pong_timeout", client.pong_timeout),
+        ("client.stale_close_delay", client.stale_close_delay),
+        ("limits.webhook_body_timeout", limits.webhook_body_timeout),
         ("channel.position_check_interval", config.channel.position_check_interval),
         ("sse.ping_interval", config.sse.ping_interval),
     ];
-    let other_spans =
-        [("server.drain_timeout", config.server.drain_timeout), ("channel.linger", config.channel.linger)];
+    let other_spans = [
+        ("server.drain_timeout", config.server.drain_timeout),
+        ("client.expired_close_delay", client.expired_close_delay),
+        ("client.expired_sub_close_delay", client.expired_sub_close_delay),
+        ("channel.linger", config.channel.linger),
+    ];
 
     let zero_counts = counts.iter().filter(|(_, count)| *count == 0).map(|(option, _)| *option);
     let zero_sizes = sizes.iter().filter(|(_, size)| *size == Size(0)).map(|(option, _)| *option);
@@ -59,6 +74,22 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     }
     if config.server.workers.is_some_and(|workers| workers > MOST_WORKERS) {
         refuse("server.workers", "more than 1024 workers are a mistake", "leave it out: one per core");
+    }
+    for (option, limit) in [
+        ("client.history_max_publication_limit", client.history_max_publication_limit),
+        ("client.recovery_max_publication_limit", client.recovery_max_publication_limit),
+    ] {
+        if limit > MOST_EVENTS {
+            refuse(option, "so many events are not read at once", "write at most 10000");
+        }
+    }
+    if config.websocket.message_size_limit > LARGEST_MESSAGE {
+        let remedy = "write at most \"64MiB\"; \"64KiB\" is the default";
+        refuse("websocket.message_size_limit", "messages are held in memory", remedy);
+    }
+    let ping = client.ping_interval.0;
+    if !ping.is_zero() && ping < Duration::from_secs(1) {
+        refuse("client.ping_interval", "clients count in whole seconds", "write \"1s\" or more");
     }
     let in_namespaces =
         option_sets(config).map(|(path, options)| (format!("{path}.history_ttl"), options.history_ttl));
@@ -120,6 +151,28 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         refuse("client.queue_max_size", wrong, "raise it, or lower channel.max_publication_size");
     }
 
+    let (ping, pong) = (config.client.ping_interval, config.client.pong_timeout);
+    if pong >= ping && !ping.0.is_zero() {
+        let wrong = format!("{pong} is not below client.ping_interval, {ping}");
+        refuse("client.pong_timeout", wrong, "lower it, or raise client.ping_interval");
+    }
+
+    for (path, options) in option_sets(config).filter(|(_, options)| !options.has_history()) {
+        let needing = [
+            ("force_recovery", options.force_recovery),
+            ("force_positioning", options.force_positioning),
+            ("allow_recovery", options.allow_recovery),
+            ("allow_positioning", options.allow_positioning),
+        ];
+        for (option, _) in needing.iter().filter(|(_, on)| *on) {
+            let wrong = "there are no positions without history".to_owned();
+            refuse(
+                &format!("{path}.{option}"),
+                wrong,
+                "set history_size and history_ttl above 0, or leave it out",
+            );
+        }
+    }
     let mut names = HashSet::new();
     for (index, namespace) in config.channel.namespaces.iter().enumerate() {
         let name = namespace.name.as_str();
@@ -162,6 +215,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     for (index, secret) in config.github.webhook_secrets.iter().enumerate() {
         short(&format!("github.webhook_secrets[{index}]"), secret.expose().len(), OTHER_SECRET);
     }
+    if config.client.insecure {
+        warnings.push(
+            "client.insecure is on: ANYBODY may connect, and subscribe to, publish to and read every configured \
+             namespace. This is for tests only, NEVER for production"
+                .to_owned(),
+        );
+    }
     if config.client.allowed_origins.contains(&OriginPattern::Every) {
         warnings.push("client.allowed_origins has `*`: every web site may connect".to_owned());
     }
@@ -174,6 +234,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         if (options.history_size > 0) == options.history_ttl.0.is_zero() {
             warnings
                 .push(format!("{path} keeps no history: history_size and history_ttl must both be above 0"));
+        }
+        if options.force_push_join_leave && !options.join_leave {
+            warnings.push(format!("{path}.force_push_join_leave does nothing without join_leave"));
         }
         let unused = [
             ("subscribe", options.allow_subscribe_for_anonymous, options.allow_subscribe_for_client),

@@ -56,7 +56,35 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         &["client.allowed_origins[1]", "`b` is no pattern"],
     ),
     ("[client]\nqueue_max_size = 1", &["client.queue_max_size: 1B does not hold one event", "256KiB"]),
-    ("[client]\ninsecure = true", &["client.insecure: there is no such option"]),
+    ("[client]\nunsafe = true", &["client.unsafe: there is no such option"]),
+    ("[client]\nchannel_limit = 0", &["client.channel_limit: 0 would stop everything"]),
+    (
+        "[client]\nhistory_max_publication_limit = 10001",
+        &["client.history_max_publication_limit: so many", "at most 10000"],
+    ),
+    ("[client]\nrecovery_max_publication_limit = 0", &["client.recovery_max_publication_limit: 0 would"]),
+    ("[client]\nping_interval = 0", &["client.ping_interval: 0 would stop"]),
+    (
+        "[client]\nping_interval = \"900ms\"\npong_timeout = \"1ms\"",
+        &["client.ping_interval: clients count in whole seconds", "\"1s\" or more"],
+    ),
+    ("[client]\npong_timeout = 25", &["client.pong_timeout: 25s is not below client.ping_interval, 25s"]),
+    ("[client]\nping_interval = 8", &["client.pong_timeout: 8s is not below client.ping_interval, 8s"]),
+    ("[client]\nstale_close_delay = 0", &["client.stale_close_delay: 0 would stop"]),
+    ("[client]\nexpired_close_delay = \"9999999d\"", &["client.expired_close_delay", "ten years"]),
+    ("[websocket]\nmessage_size_limit = 0", &["websocket.message_size_limit: 0 would stop"]),
+    ("[websocket]\nmessage_size_limit = \"65MiB\"", &["held in memory; write at most \"64MiB\""]),
+    (
+        "[channel.without_namespace]\nforce_recovery = true",
+        &[
+            "campanile.toml:2: channel.without_namespace.force_recovery: there are no positions",
+            "history_size",
+        ],
+    ),
+    (
+        "[[channel.namespaces]]\nname = \"aa\"\nhistory_size = 9\nallow_positioning = true",
+        &["campanile.toml:4: channel.namespaces[0].allow_positioning: there are no positions"],
+    ),
     (
         "[client.token]\nhmac_secret_key = 31337",
         &["client.token.hmac_secret_key: this is not text in quotes"],

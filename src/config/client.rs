@@ -1,0 +1,117 @@
+//! The sections about clients: what their connections may do, and the transports that carry them.
+//! The others are in `sections`; the same holds for both.
+
+use serde::{Deserialize, Serialize};
+
+use super::origin::OriginPattern;
+use super::values::Secret;
+use crate::domain::units::{Size, Span};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// `[client]`: what connections may do and how much they may hold up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientConfig {
+    /// How connection tokens are verified.
+    pub token: TokenConfig,
+    /// Foreign origins that browsers may come from, beside `server.public_url`.
+    pub allowed_origins: Vec<OriginPattern>,
+    /// Let clients without a token in as anonymous.
+    pub allow_anonymous_connect_without_token: bool,
+    /// Everybody may do in configured namespaces what they are on for. Never for production.
+    pub insecure: bool,
+    /// Connections of this node; 0 turns the limit off.
+    pub connection_limit: u32,
+    /// Connections of one user; 0 turns the limit off.
+    pub user_connection_limit: u32,
+    /// Subscriptions of one connection.
+    pub channel_limit: u32,
+    /// Events in one answer to a client's `history`.
+    pub history_max_publication_limit: u32,
+    /// Events that a returning client can have missed in a configured namespace; beyond that it is
+    /// told that it starts anew.
+    pub recovery_max_publication_limit: u32,
+    /// Bytes that may wait for one connection before it is closed as slow.
+    pub queue_max_size: Size,
+    /// How long one write may take before its connection is closed.
+    pub write_timeout: Span,
+    /// How often a connection is pinged; clients are told in whole seconds.
+    pub ping_interval: Span,
+    /// How long a client may take to answer a ping.
+    pub pong_timeout: Span,
+    /// How long a client may take to say `connect`.
+    pub stale_close_delay: Span,
+    /// How long a connection outlives its token, so that the client can renew it.
+    pub expired_close_delay: Span,
+    /// How long a subscription outlives its token, so that the client can renew it.
+    pub expired_sub_close_delay: Span,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            token: TokenConfig::default(),
+            allowed_origins: Vec::new(),
+            allow_anonymous_connect_without_token: false,
+            insecure: false,
+            connection_limit: 0,
+            user_connection_limit: 10,
+            channel_limit: 128,
+            history_max_publication_limit: 300,
+            recovery_max_publication_limit: 300,
+            queue_max_size: Size(MIB),
+            write_timeout: Span::secs(10),
+            ping_interval: Span::secs(25),
+            pong_timeout: Span::secs(8),
+            stale_close_delay: Span::secs(10),
+            expired_close_delay: Span::secs(25),
+            expired_sub_close_delay: Span::secs(25),
+        }
+    }
+}
+
+/// `[client.token]`: how connection tokens are verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenConfig {
+    /// Shared secret of HS256, HS384 and HS512; 32 bytes or more are advised.
+    pub hmac_secret_key: Option<Secret>,
+    /// The `aud` that a token must have; not checked if unset.
+    pub audience: Option<String>,
+    /// The `iss` that a token must have; not checked if unset.
+    pub issuer: Option<String>,
+}
+
+/// `[websocket]`: `/connection/websocket`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebsocketConfig {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// The largest message of a client.
+    pub message_size_limit: Size,
+}
+
+impl Default for WebsocketConfig {
+    fn default() -> Self {
+        Self { enabled: true, message_size_limit: Size(64 * KIB) }
+    }
+}
+
+/// `[sse]`: `/api/events/stream`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SseConfig {
+    /// Whether the stream is served.
+    pub enabled: bool,
+    /// How often a quiet stream gets a comment, so that proxies keep it open.
+    pub ping_interval: Span,
+}
+
+impl Default for SseConfig {
+    fn default() -> Self {
+        Self { enabled: true, ping_interval: Span::secs(15) }
+    }
+}

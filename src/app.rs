@@ -4,6 +4,7 @@
 //! workers.
 
 pub mod demo;
+mod listen;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener};
@@ -212,17 +213,6 @@ impl Node {
     }
 }
 
-/// What the workers share.
-#[derive(Clone)]
-struct Parts {
-    store: Store,
-    hub: Hub,
-    publisher: Publisher,
-    metrics: Arc<Metrics>,
-    in_flight: Arc<AtomicUsize>,
-    stopping: watch::Receiver<Option<Duration>>,
-}
-
 /// What each door knows.
 #[derive(Clone)]
 struct Doors {
@@ -289,89 +279,6 @@ impl Doors {
                 max_publication: limit_of(config.channel.max_publication_size.0),
             }),
         })
-    }
-}
-
-fn listen(config: &Config, listener: TcpListener, doors: Doors, parts: Parts) -> anyhow::Result<Server> {
-    let workers = config.server.workers.map_or_else(cores, |workers| workers as usize);
-    let server = HttpServer::new(move || {
-        // Runs once on each worker thread.
-        let fanout: Rc<Fanout> = Fanout::start(parts.hub.clone(), parts.metrics.clone());
-        let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
-        App::new()
-            .app_data(fanout)
-            .app_data(web::Data::new(parts.store.clone()))
-            .app_data(web::Data::new(parts.publisher.clone()))
-            .app_data(web::Data::from(parts.metrics.clone()))
-            .app_data(doors.access.clone())
-            .app_data(doors.webhooks.clone())
-            .app_data(doors.polls.clone())
-            .app_data(doors.streams.clone())
-            .app_data(doors.health.clone())
-            .app_data(doors.api.clone())
-            .wrap(middleware::from_fn(origin::guard))
-            .wrap(middleware::from_fn(error::count_refusals))
-            .wrap(middleware::from_fn(move |request, next: middleware::Next<_>| {
-                let (counted, stopping) = (Counted::new(&in_flight), stopping.clone());
-                async move {
-                    let mut answer = next.call(request).await;
-                    // A busy connection would otherwise keep a node that stops alive.
-                    if let Ok(answer) = &mut answer
-                        && stopping.borrow().is_some()
-                    {
-                        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
-                    }
-                    drop(counted);
-                    answer
-                }
-            }))
-            .configure(routes::routes)
-    });
-    Ok(server
-        .workers(workers)
-        .max_connections(MAX_CONNECTIONS)
-        .keep_alive(KEEP_ALIVE)
-        .shutdown_timeout(LAST_GRACE_SECS)
-        .disable_signals()
-        .on_connect(keep_socket)
-        .listen(listener)?
-        .run())
-}
-
-/// A listening socket. Made here because actix and std fix the backlog of a listener at 128.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A node that starts again takes its port back although old connections still end.
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// A request under way.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-fn keep_socket(io: &dyn std::any::Any, extensions: &mut Extensions) {
-    let Some(stream) = io.downcast_ref::<actix_rt::net::TcpStream>() else { return };
-    let socket = socket2::SockRef::from(stream);
-    // Small frames must not wait for each other. A socket that refuses this is about to fail anyway.
-    let _ = socket.set_tcp_nodelay(true);
-    if let Ok(socket) = socket.try_clone() {
-        extensions.insert(Socket(Rc::new(socket)));
     }
 }
 

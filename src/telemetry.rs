@@ -45,6 +45,13 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// A code of the client protocol as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    /// The number.
+    pub code: u32,
+}
+
 /// A number that only grows.
 pub type Counter = prometheus_client::metrics::counter::Counter<u64, AtomicU64>;
 type Count = Counter;
@@ -54,7 +61,7 @@ type Level = Gauge<i64, AtomicI64>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Open streams by transport.
+    /// Open connections by transport.
     pub connections: Family<Kind, Level>,
     /// Channels that streams of this node follow, counted once for each stream.
     pub subscriptions: Level,
@@ -84,6 +91,8 @@ pub struct Metrics {
     pub refusals: Family<Kind, Count>,
     /// Streams closed because their reader was too slow, by which bound was hit.
     pub slow_disconnects: Family<Kind, Count>,
+    /// Connections over WebSocket that ended, by the code of their end.
+    pub disconnects: Family<Code, Count>,
     /// Gaps in announcements that a read of the log filled.
     pub gaps_healed: Count,
     /// Internal queues that overflowed, so that a channel refilled from the log.
@@ -119,6 +128,7 @@ impl Metrics {
             polls: Family::default(),
             refusals: Family::default(),
             slow_disconnects: Family::default(),
+            disconnects: Family::default(),
             gaps_healed: Count::default(),
             behind: Family::default(),
             resets: Count::default(),
@@ -127,7 +137,7 @@ impl Metrics {
         };
         let mut registry = Registry::with_prefix("campanile");
         let r = &mut registry;
-        r.register("connections", "Open streams by transport", metrics.connections.clone());
+        r.register("connections", "Open connections by transport", metrics.connections.clone());
         r.register(
             "subscriptions",
             "Channels followed by streams, once for each stream",
@@ -173,6 +183,7 @@ impl Metrics {
             "Streams closed for a slow reader by bound",
             metrics.slow_disconnects.clone(),
         );
+        r.register("disconnects", "Connections over WebSocket that ended by code", metrics.disconnects.clone());
         r.register("gaps_healed", "Gaps in announcements filled from the log", metrics.gaps_healed.clone());
         r.register("behind", "Internal queues that overflowed", metrics.behind.clone());
         r.register("resets", "Channels whose history was replaced while followed", metrics.resets.clone());

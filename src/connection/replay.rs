@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::effect::{Replay, Since};
+use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
@@ -117,6 +119,55 @@ async fn read(store: &Store, entry: &Entry, retention: Retention, from: Position
             Box::pin(async move {
                 let (generation, now) = (asked.generation(), asked.timestamp());
                 log::page(conn, &generation, &channel, retention, now, Some(&from), None, PAGE).await
+            })
+        })
+        .await
+}
+
+/// How much is replayed to a client that comes back; with more it begins anew.
+#[derive(Debug, Clone, Copy)]
+pub struct RecoveryLimit {
+    /// Events.
+    pub events: u64,
+    /// Bytes of their data.
+    pub bytes: usize,
+}
+
+/// What `channel` has for a client that comes back from `since`: everything up to the head, whole,
+/// or nothing (protocol §7.3).
+pub async fn recover(
+    store: &Store,
+    channel: &ChannelName,
+    retention: Retention,
+    since: Since,
+    limit: RecoveryLimit,
+) -> store::Result<Replay> {
+    let (asked, channel) = (store.clone(), channel.clone());
+    store
+        .read(move |conn| {
+            Box::pin(async move {
+                let (generation, now) = (asked.generation(), asked.timestamp());
+                let bounds = log::bounds(conn, &generation, &channel, retention, now).await?;
+                let epoch = bounds.head.epoch.clone();
+                let known = since.epoch.is_empty() || since.epoch == epoch.as_str();
+                let start = Position::new(epoch, since.offset);
+                if !known || !bounds.covers(&start) || bounds.head.offset - start.offset > limit.events {
+                    return Ok(Replay::Lost);
+                }
+                let (mut missed, mut bytes) = (Vec::new(), 0);
+                let mut after = start.offset;
+                while after < bounds.head.offset {
+                    let page = log::read_after(conn, &channel, after, bounds.head.offset, PAGE).await?;
+                    bytes += page.iter().map(|event| event.data.len()).sum::<usize>();
+                    // The janitor may have trimmed since the bounds were read.
+                    let whole = page.iter().zip(after + 1..).all(|(event, offset)| event.offset == offset);
+                    let Some(last) = page.last().filter(|_| whole && bytes <= limit.bytes) else {
+                        return Ok(Replay::Lost);
+                    };
+                    after = last.offset;
+                    missed.extend(page);
+                }
+                Ok(Replay::Found(start, missed))
             })
         })
         .await

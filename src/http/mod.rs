@@ -12,6 +12,7 @@ pub mod poll;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
+pub mod socket;
 pub mod stream;
 pub mod webhooks;
 

@@ -26,9 +26,7 @@ pub async fn guard(
     let listens = path.ends_with("/stream") || path.starts_with("/connection/");
     let refused = origin.is_some() && !allowed && (preflight || listens || !request.method().is_safe());
     let mut response = if refused {
-        let message = "pages of this origin may not use this server: see client.allowed_origins";
-        let error = ApiError::new(StatusCode::FORBIDDEN, "origin_forbidden", message);
-        ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(error)).map_into_right_body()
+        ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(forbidden())).map_into_right_body()
     } else if preflight && origin.is_some() {
         let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         let mut answer = HttpResponse::NoContent();
@@ -49,6 +47,12 @@ pub async fn guard(
         allow(headers, origin);
     }
     Ok(response)
+}
+
+/// The answer to a page of a foreign origin.
+pub fn forbidden() -> ApiError {
+    let message = "pages of this origin may not use this server: see client.allowed_origins";
+    ApiError::new(StatusCode::FORBIDDEN, "origin_forbidden", message)
 }
 
 /// Sent with every answer.

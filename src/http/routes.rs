@@ -6,7 +6,7 @@ use actix_web::web::{self, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse, Route, guard};
 
 use super::error::{ApiError, ApiResult};
-use super::{dashboard, deliveries, health, poll, repos, server_api, stream, webhooks};
+use super::{dashboard, deliveries, health, poll, repos, server_api, socket, stream, webhooks};
 
 /// Every route.
 pub fn routes(app: &mut ServiceConfig) {
@@ -22,6 +22,7 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/webhooks/github").route(post().to(webhooks::receive)))
     .service(only("/api/events").route(get().to(poll::events)))
     .service(only("/api/events/stream").route(get().to(stream::open)))
+    .service(only(socket::PATH).route(get().to(socket::no_upgrade)))
     .service(only("/api/publish").route(post().to(server_api::publish)))
     .service(only("/api/deliveries").route(get().to(deliveries::list)))
     .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
@@ -45,6 +46,7 @@ async fn index() -> HttpResponse {
         env!("CARGO_PKG_VERSION"),
         "\n\n\
          GET  /api/events/stream?channels=repo:OWNER/NAME   live events (SSE), resumes by Last-Event-ID\n\
+         GET  /connection/websocket                         the same over WebSocket, for centrifuge SDKs\n\
          GET  /api/events?channel=repo:OWNER/NAME           the same by polling, same cursor\n\
          GET  /api/repos, /api/dashboard/activity           what is known\n\
          POST /webhooks/github                              where GitHub delivers\n\

@@ -2,3 +2,4 @@
 //! time; what the bytes are was decided before.
 
 pub mod sse;
+pub mod websocket;

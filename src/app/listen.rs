@@ -1,0 +1,131 @@
+//! The worker threads: each has a fan-out, its sockets and the HTTP app. Sockets leave the HTTP
+//! dispatcher through a door of their own; everything else is a route.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_http::HttpService;
+use actix_server::Server;
+use actix_service::{IntoServiceFactory as _, ServiceFactory as _, fn_service, map_config};
+use actix_web::dev::{AppConfig, Extensions};
+use actix_web::http::ConnectionType;
+use actix_web::{App, Error, middleware, web};
+use tokio::sync::watch;
+
+use super::{Doors, cores};
+use crate::config::Config;
+use crate::connection::rules::Rules;
+use crate::http::stream::Socket;
+use crate::http::{error, origin, routes, socket};
+use crate::hub::Hub;
+use crate::hub::fanout::Fanout;
+use crate::publish::Publisher;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::transport::websocket::{Sockets, WebsocketOptions};
+
+/// Connections of one worker thread in the HTTP dispatcher.
+const MAX_CONNECTIONS: usize = 25_000;
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// For what is left when nothing is under way any more.
+const LAST_GRACE_SECS: u64 = 1;
+
+/// What the workers share.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) hub: Hub,
+    pub(super) publisher: Publisher,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) in_flight: Arc<AtomicUsize>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) websocket: WebsocketOptions,
+    pub(super) stopping: watch::Receiver<Option<Duration>>,
+}
+
+/// Starts the worker threads on `listener`.
+pub(super) fn listen(
+    config: &Config,
+    listener: TcpListener,
+    doors: Doors,
+    parts: Parts,
+) -> anyhow::Result<Server> {
+    let workers = config.server.workers.map_or_else(cores, |workers| workers as usize);
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(MAX_CONNECTIONS)
+        .shutdown_timeout(LAST_GRACE_SECS)
+        .disable_signals();
+    let address = listener.local_addr()?;
+    let draining = builder.graceful_shutdown_signal();
+    let server = builder.listen("http", listener, move || {
+        // Runs once on each worker thread.
+        let (doors, parts, draining) = (doors.clone(), parts.clone(), draining.clone());
+        let fanout = Fanout::start(parts.hub.clone(), parts.metrics.clone());
+        let services =
+            (parts.hub.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
+        let (rules, options) = (parts.rules.clone(), parts.websocket.clone());
+        let sockets = Sockets::start(rules, fanout.clone(), services, options, parts.stopping.clone());
+        let (socket_door, access) = (doors.sockets.clone(), doors.access.clone());
+        let upgrade = fn_service(move |(request, framed)| {
+            let (door, access, sockets) = (socket_door.clone(), access.clone(), sockets.clone());
+            async move { socket::upgrade(request, framed, &door, &access, sockets).await }
+        });
+        let app = app(doors, parts, fanout).into_factory().map_err(|error: Error| error.error_response());
+        HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let draining = draining.clone();
+                async move { draining.notified().await }
+            })
+            .keep_alive(KEEP_ALIVE)
+            .local_addr(address)
+            .on_connect_ext(|stream, extensions| keep_socket(stream, extensions))
+            .upgrade(upgrade)
+            .finish(map_config(app, |()| AppConfig::default()))
+            .tcp()
+    })?;
+    Ok(server.run())
+}
+
+APP_PLACEHOLDER
+
+/// A listening socket. Made here because actix and std fix the backlog of a listener at 128.
+pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A node that starts again takes its port back although old connections still end.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A request under way.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn keep_socket(stream: &actix_rt::net::TcpStream, extensions: &mut Extensions) {
+    let socket = socket2::SockRef::from(stream);
+    // Small frames must not wait for each other. A socket that refuses this is about to fail anyway.
+    let _ = socket.set_tcp_nodelay(true);
+    if let Ok(socket) = socket.try_clone() {
+        extensions.insert(Socket(Rc::new(socket)));
+    }
+}

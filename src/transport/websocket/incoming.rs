@@ -1,0 +1,195 @@
+//! What a client sends: bytes from the socket as far as the client has credit, and messages from
+//! fragments. The library under the actor takes bytes until there are none before it reads a
+//! frame, so the credit is what bounds its buffer: one message and its header, given back as
+//! messages are handled.
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use actix_http::ws::Item;
+use actix_rt::net::TcpStream;
+use actix_web::error::PayloadError;
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use futures_util::Stream;
+
+/// The longest header of a client's frame (RFC 6455 §5.2).
+const LONGEST_HEADER: usize = 14;
+/// Bytes that are taken before other connections of the thread get their turn.
+const TURN: usize = 64 * 1024;
+/// Bytes of one read.
+const READ: usize = 4096;
+
+/// How many bytes a client may send before we have handled something.
+pub(super) struct Credit {
+    left: Cell<usize>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Credit {
+    /// Enough for the largest message.
+    pub(super) fn new(largest_message: usize) -> Rc<Self> {
+        Rc::new(Self { left: Cell::new(largest_message + LONGEST_HEADER), waiting: RefCell::default() })
+    }
+
+    /// So many bytes of payload were handled.
+    pub(super) fn give(&self, payload: usize) {
+        self.left.set(self.left.get() + payload);
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// The header of a frame with this payload was handled.
+    pub(super) fn give_header(&self, payload: usize) {
+        let length = match payload {
+            0..126 => 0,
+            126..65_536 => 2,
+            _ => 8,
+        };
+        self.give(2 + 4 + length);
+    }
+}
+
+/// The bytes of a socket, as far as there is credit. Ends where the socket ends, for whatever reason.
+pub(super) struct Incoming {
+    stream: Rc<TcpStream>,
+    /// What came with the request.
+    first: Bytes,
+    credit: Rc<Credit>,
+    turn: usize,
+}
+
+impl Incoming {
+    pub(super) fn new(stream: Rc<TcpStream>, first: Bytes, credit: Rc<Credit>) -> Self {
+        Self { stream, first, credit, turn: TURN }
+    }
+
+    fn take(&mut self, bytes: Bytes) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        self.credit.left.set(self.credit.left.get() - bytes.len());
+        self.turn = self.turn.saturating_sub(bytes.len());
+        Poll::Ready(Some(Ok(bytes)))
+    }
+}
+
+impl Stream for Incoming {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let most = this.credit.left.get().min(this.turn);
+        if most == 0 {
+            if this.credit.left.get() > 0 {
+                this.turn = TURN;
+                cx.waker().wake_by_ref();
+            } else {
+                *this.credit.waiting.borrow_mut() = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        if !this.first.is_empty() {
+            let bytes = this.first.split_to(this.first.len().min(most));
+            return this.take(bytes);
+        }
+        let mut buffer = [0; READ];
+        let most = most.min(READ);
+        loop {
+            match this.stream.try_read(&mut buffer[..most]) {
+                Ok(0) => return Poll::Ready(None),
+                Ok(count) => return this.take(Bytes::copy_from_slice(&buffer[..count])),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    this.turn = TURN;
+                    match this.stream.poll_read_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return Poll::Ready(None),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// What is wrong with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadMessage {
+    /// Longer than allowed.
+    TooLong,
+    /// No UTF-8.
+    NotText,
+    /// Binary, which this server does not speak.
+    Binary,
+}
+
+/// A message that comes in fragments.
+#[derive(Default)]
+pub(super) struct Fragments(Option<BytesMut>);
+
+impl Fragments {
+    /// Takes a fragment; answers the message with the last one.
+    pub(super) fn add(&mut self, item: Item, largest: usize) -> Result<Option<ByteString>, BadMessage> {
+        let (bytes, last) = match item {
+            Item::FirstBinary(_) => return Err(BadMessage::Binary),
+            Item::FirstText(bytes) | Item::Continue(bytes) => (bytes, false),
+            Item::Last(bytes) => (bytes, true),
+        };
+        let whole = self.0.get_or_insert_default();
+        if whole.len() + bytes.len() > largest {
+            return Err(BadMessage::TooLong);
+        }
+        whole.extend_from_slice(&bytes);
+        if !last {
+            return Ok(None);
+        }
+        let whole = self.0.take().unwrap_or_default().freeze();
+        ByteString::try_from(whole).map(Some).map_err(|_| BadMessage::NotText)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(fragments: &mut Fragments, item: Item) -> Result<Option<ByteString>, BadMessage> {
+        fragments.add(item, 8)
+    }
+
+    #[test]
+    fn fragments_become_one_message() {
+        let mut fragments = Fragments::default();
+        assert_eq!(add(&mut fragments, Item::FirstText("{\"ä".as_bytes().slice(..3))), Ok(None));
+        assert_eq!(add(&mut fragments, Item::Continue("{\"ä".as_bytes().slice(3..))), Ok(None));
+        assert_eq!(add(&mut fragments, Item::Last(Bytes::from("\"}"))), Ok(Some("{\"ä\"}".into())));
+        assert_eq!(add(&mut fragments, Item::FirstText(Bytes::from("12345678"))), Ok(None), "a new one");
+        assert_eq!(add(&mut fragments, Item::Last(Bytes::new())), Ok(Some("12345678".into())));
+    }
+
+    #[test]
+    fn their_sum_is_what_may_not_be_too_long() {
+        let mut fragments = Fragments::default();
+        assert_eq!(add(&mut fragments, Item::FirstText(Bytes::from("12345678"))), Ok(None));
+        assert_eq!(add(&mut fragments, Item::Continue(Bytes::from("9"))), Err(BadMessage::TooLong));
+    }
+
+    #[test]
+    fn only_whole_text_is_taken() {
+        let mut fragments = Fragments::default();
+        assert_eq!(add(&mut fragments, Item::FirstBinary(Bytes::new())), Err(BadMessage::Binary));
+        assert_eq!(add(&mut fragments, Item::FirstText(Bytes::from_static(b"\xff"))), Ok(None));
+        assert_eq!(add(&mut fragments, Item::Last(Bytes::new())), Err(BadMessage::NotText));
+    }
+
+    trait Slice {
+        fn slice(&self, range: impl std::slice::SliceIndex<[u8], Output = [u8]>) -> Bytes;
+    }
+
+    impl Slice for [u8] {
+        fn slice(&self, range: impl std::slice::SliceIndex<[u8], Output = [u8]>) -> Bytes {
+            Bytes::copy_from_slice(&self[range])
+        }
+    }
+}

@@ -1,6 +1,20 @@
 //! One client's session and subscriptions, whatever carries them: what its commands mean, and how
 //! stored events and live ones become one stream without a gap or a repeat.
 
+mod clock;
+mod commands;
+mod connect;
 pub mod effect;
+mod refresh;
 pub mod replay;
+mod rules;
+mod session;
+mod subscribe;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
 pub mod users;
+
+pub use clock::Moment;
+pub use rules::{ConnectionOptions, Rules};
+pub use session::Connection;

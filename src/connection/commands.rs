@@ -1,0 +1,128 @@
+//! The commands that ask once and are answered once: publish, presence, history (protocol §4.4 to
+//! §4.6). Each is judged by the rule here; who performs it judges nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::effect::{Effect, Member, Published, ReadHistory, Since, Stored};
+use super::session::{Connection, Handled, Pending, say};
+use crate::domain::access::Action;
+use crate::domain::channel::ChannelName;
+use crate::domain::event::NewEvent;
+use crate::protocol::code::ErrorCode;
+use crate::protocol::command::{History, Presence, Publish};
+use crate::protocol::reply::{ClientInfo, Reply};
+
+/// The type of what clients publish.
+const KIND: &str = "message";
+
+impl Connection {
+    /// `publish`
+    pub(super) fn publish(&mut self, id: u32, command: Publish<'_>, effects: &mut Vec<Effect>) -> Handled {
+        let channel = ChannelName::parse(&command.channel)?;
+        let data = command.data.map(RawValue::get).ok_or(ErrorCode::BadRequest)?;
+        if data.len() > self.rules.options.max_publication {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let subscription = self.subscriptions.get(channel.as_str());
+        self.may(Action::Publish, &channel, subscription.is_some(), false)?;
+        let chan_info = subscription.and_then(|subscription| subscription.chan_info.as_deref());
+        let info = self.client_info(chan_info);
+        let kept = self.rules.namespaces.retention_of(&channel).is_some();
+        let event = NewEvent::new(channel, Uuid::now_v7(), KIND, one_line(data));
+        effects.push(Effect::Publish(NewEvent { info: Some(info), kept, ..event }));
+        self.pending = Some(Box::new(Pending::Publish { id }));
+        Ok(())
+    }
+
+    pub(super) fn published(&mut self, id: u32, published: Published, effects: &mut Vec<Effect>) {
+        match published {
+            Published::Done => say(effects, id, &Reply::Publish),
+            Published::NotNow => self.refuse(id, ErrorCode::Internal.into(), effects),
+        }
+    }
+
+    /// `presence` and `presence_stats`
+    pub(super) fn presence(
+        &mut self,
+        command: Presence<'_>,
+        pending: Pending,
+        effects: &mut Vec<Effect>,
+    ) -> Handled {
+        let channel = ChannelName::parse(&command.channel)?;
+        let subscribed = self.subscriptions.contains(channel.as_str());
+        self.may(Action::Presence, &channel, subscribed, false)?;
+        effects.push(Effect::ReadPresence(channel));
+        self.pending = Some(Box::new(pending));
+        Ok(())
+    }
+
+    pub(super) fn presence_read(&self, id: u32, members: &[Member], effects: &mut Vec<Effect>) {
+        let clients: Vec<_> = members.iter().map(client_info).collect();
+        say(effects, id, &Reply::Presence(&clients));
+    }
+
+    pub(super) fn presence_counted(&self, id: u32, members: &[Member], effects: &mut Vec<Effect>) {
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let users: BTreeSet<_> = members.iter().map(|member| &member.user).collect();
+        let stats = Reply::PresenceStats { clients: count(members.len()), users: count(users.len()) };
+        say(effects, id, &stats);
+    }
+
+    /// `history`
+    pub(super) fn history(&mut self, id: u32, command: History<'_>, effects: &mut Vec<Effect>) -> Handled {
+        let channel = ChannelName::parse(&command.channel)?;
+        let subscribed = self.subscriptions.contains(channel.as_str());
+        self.may(Action::History, &channel, subscribed, false)?;
+        // Nothing lies before the first event.
+        if command.reverse && command.since.as_ref().is_some_and(|since| since.offset == 0) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let most = self.rules.options.history_limit;
+        let since = command.since.map(|since| Since { epoch: since.epoch.into(), offset: since.offset });
+        // A number below 0 asks for everything.
+        let limit = u32::try_from(command.limit).map_or(most, |limit| limit.min(most));
+        effects.push(Effect::ReadHistory(ReadHistory { channel, since, limit, reverse: command.reverse }));
+        self.pending = Some(Box::new(Pending::History { id }));
+        Ok(())
+    }
+
+    pub(super) fn history_read(&mut self, id: u32, stored: Stored, effects: &mut Vec<Effect>) {
+        match stored {
+            Stored::Events(publications, position) => {
+                let reply = Reply::History { publications: &publications, position: &position };
+                say(effects, id, &reply);
+            }
+            Stored::OtherEpoch => self.refuse(id, ErrorCode::UnrecoverablePosition.into(), effects),
+            Stored::NotNow => self.refuse(id, ErrorCode::Internal.into(), effects),
+        }
+    }
+}
+
+/// A JSON value without line breaks, which it can only have between its parts.
+fn one_line(json: &str) -> Arc<str> {
+    if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], "").into() } else { json.into() }
+}
+
+/// What ClientInfo has besides user and client.
+#[derive(Default, Deserialize)]
+struct Infos<'a> {
+    #[serde(borrow)]
+    conn_info: Option<&'a RawValue>,
+    #[serde(borrow)]
+    chan_info: Option<&'a RawValue>,
+}
+
+fn client_info(member: &Member) -> ClientInfo<'_> {
+    let infos: Infos<'_> = serde_json::from_str(&member.info).unwrap_or_default();
+    ClientInfo {
+        user: &member.user,
+        client: &member.client,
+        conn_info: infos.conn_info.map(RawValue::get),
+        chan_info: infos.chan_info.map(RawValue::get),
+    }
+}

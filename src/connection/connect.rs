@@ -1,0 +1,187 @@
+//! `connect` (protocol §4.1, §10.1): who the client is, and the subscriptions that its token
+//! brings. All of them begin, or none does. Owns nothing once the reply is said.
+
+use std::collections::BTreeMap;
+
+use super::clock::Moment;
+use super::effect::{Effect, Joined, Since};
+use super::session::{Connection, Handled, Pending, Phase, VERSION};
+use super::subscribe::{Wanted, has_missed, live_from, say_result};
+use super::subscriptions::{Subscription, Wishes};
+use crate::domain::access::{Action, Principal};
+use crate::domain::channel::ChannelName;
+use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, TokenUse};
+use crate::protocol::command::Connect;
+use crate::protocol::reply::{ConnectResult, Reply};
+
+/// A connect whose subscriptions are being joined.
+#[derive(Debug)]
+pub(super) struct Connecting {
+    id: u32,
+    subscriptions: Vec<(Wanted, Answer)>,
+}
+
+/// What became of a join.
+#[derive(Debug)]
+enum Answer {
+    Awaited,
+    In(Joined),
+    Out,
+}
+
+impl Connecting {
+    /// Events are missing on a channel before its subscription began.
+    pub(super) fn lost(&mut self, channel: &ChannelName) {
+        for (wanted, _) in &mut self.subscriptions {
+            wanted.lost |= wanted.channel == *channel;
+        }
+    }
+}
+
+impl Connection {
+    /// `connect`
+    pub(super) fn connect(
+        &mut self,
+        id: u32,
+        command: Connect<'_>,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Handled {
+        *self.principal = self.authenticate(&command.token, now)?;
+        let mut resumed = self.resumed(&command)?;
+        self.check_server_side()?;
+        let counted = self.rules.users.open(self.user());
+        self.counted = Some(counted.ok_or(DisconnectCode::ConnectionLimit)?);
+        let mut subscriptions = Vec::with_capacity(self.principal.channels.len());
+        for channel in &self.principal.channels {
+            let claim = self.principal.subs.get(channel).cloned().unwrap_or_default();
+            let subscription = Subscription { server_side: true, ..Subscription::default() };
+            let since = resumed.remove(channel);
+            let (wanted, join) = self.want(channel.clone(), subscription, claim, Wishes::default(), since);
+            effects.push(Effect::Join(join));
+            subscriptions.push((wanted, Answer::Awaited));
+        }
+        let connecting = Connecting { id, subscriptions };
+        self.pending = self.connect_going_on(connecting, now, effects).map(Box::new);
+        Ok(())
+    }
+
+    fn authenticate(&self, token: &str, now: Moment) -> Result<Principal, Refusal> {
+        let options = &self.rules.options;
+        if token.is_empty() && (options.insecure || options.allow_anonymous_connect_without_token) {
+            return Ok(Principal::default());
+        }
+        let principal = if options.insecure {
+            self.rules.keys.authenticate_untimed(token)
+        } else {
+            self.rules.keys.authenticate(token, now.wall)
+        };
+        principal.map_err(|error| Refusal::of_token(TokenUse::Connect, error))
+    }
+
+    /// Where the client was, in the channels that it wants to recover. What it may not have is
+    /// ignored later; what cannot be is not the protocol.
+    fn resumed(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Since>, Refusal> {
+        let mut resumed = BTreeMap::new();
+        for (name, resume) in &command.subs {
+            let channel = ChannelName::parse(name).map_err(|_| DisconnectCode::BadRequest)?;
+            if !self.is_declared(&channel) {
+                return Err(DisconnectCode::BadRequest.into());
+            }
+            if resume.recover {
+                resumed.insert(channel, Since { epoch: resume.epoch.to_string(), offset: resume.offset });
+            }
+        }
+        Ok(resumed)
+    }
+
+    fn check_server_side(&self) -> Handled {
+        let channels = &self.principal.channels;
+        if !channels.iter().all(|channel| self.is_declared(channel)) {
+            return Err(ErrorCode::UnknownChannel.into());
+        }
+        if channels.len() > self.rules.options.channel_limit {
+            return Err(DisconnectCode::ChannelLimit.into());
+        }
+        for channel in channels {
+            self.may(Action::Subscribe, channel, false, false)?;
+        }
+        Ok(())
+    }
+
+    fn is_declared(&self, channel: &ChannelName) -> bool {
+        channel.is_built_in() || self.rules.namespaces.options_of(channel).is_some()
+    }
+
+    /// The entry of a server-side subscription is on hold, or could not be made.
+    pub(super) fn connect_joined(
+        &mut self,
+        mut connecting: Connecting,
+        channel: &ChannelName,
+        joined: Option<Joined>,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Pending> {
+        let awaited = |(wanted, answer): &&mut (Wanted, Answer)| {
+            wanted.channel == *channel && matches!(answer, Answer::Awaited)
+        };
+        if let Some((_, answer)) = connecting.subscriptions.iter_mut().find(awaited) {
+            *answer = joined.map_or(Answer::Out, Answer::In);
+        }
+        self.connect_going_on(connecting, now, effects)
+    }
+
+    /// Waits on, or answers the connect when nothing is awaited any more.
+    fn connect_going_on(
+        &mut self,
+        connecting: Connecting,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Pending> {
+        if connecting.subscriptions.iter().any(|(_, answer)| matches!(answer, Answer::Awaited)) {
+            return Some(Pending::Connect(connecting));
+        }
+        let all = connecting.subscriptions.len();
+        let joined = connecting.subscriptions.into_iter().filter_map(|(wanted, answer)| match answer {
+            Answer::In(joined) => Some((wanted, joined)),
+            Answer::Awaited | Answer::Out => None,
+        });
+        let joined: Vec<_> = joined.collect();
+        if joined.iter().any(|(wanted, _)| wanted.lost && wanted.subscription.positioned) {
+            self.close(DisconnectCode::InsufficientState, effects);
+        } else if joined.len() < all {
+            effects.extend(joined.into_iter().map(|(wanted, _)| Effect::Leave(wanted.channel)));
+            self.refuse(connecting.id, ErrorCode::Internal.into(), effects);
+        } else {
+            self.open(connecting.id, joined, now, effects);
+        }
+        None
+    }
+
+    /// Everything is there: the connection is open.
+    fn open(&mut self, id: u32, joined: Vec<(Wanted, Joined)>, now: Moment, effects: &mut Vec<Effect>) {
+        let interval = self.rules.options.ping_interval;
+        self.phase = Phase::Open;
+        self.clock.expires = self.principal.expires_at.and_then(|end| now.until(end));
+        self.clock.start_pings(now.mono, interval);
+        let subs: Vec<_> =
+            joined.iter().map(|(wanted, joined)| (&wanted.channel, wanted.result(joined, now))).collect();
+        let result = ConnectResult {
+            client: &self.id.to_string(),
+            version: VERSION,
+            // Rounded up: clients wait a little longer than this.
+            ping: u32::try_from(interval.as_millis().div_ceil(1000)).unwrap_or(u32::MAX),
+            pong: !interval.is_zero(),
+            ttl: self.clock.expires.map(|end| now.ttl(end)),
+            subs: &subs,
+            time: u64::try_from(now.wall.timestamp_millis()).unwrap_or_default(),
+            ..ConnectResult::default()
+        };
+        let has_missed = joined.iter().any(|(_, joined)| has_missed(joined));
+        say_result(effects, id, &Reply::Connect(&result), has_missed);
+        for (wanted, joined) in joined {
+            effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
+            self.subscriptions.insert(wanted.channel, wanted.subscription);
+        }
+    }
+}

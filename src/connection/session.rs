@@ -1,0 +1,319 @@
+//! The state machine of one client: frames, outcomes and time go in, effects come out. Commands
+//! run strictly in order, one at a time; while the answer to an effect is awaited, whatever else
+//! the client says waits here. Owns what the client is and what it is subscribed to; touches no
+//! socket, no store and no clock, and live events never pass through it.
+//! Must hold: after `Close` there is no further effect.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use uuid::Uuid;
+
+use super::clock::{Clock, Moment};
+use super::connect::Connecting;
+use super::effect::{Effect, Outcome};
+use super::rules::Rules;
+use super::subscribe::Wanted;
+use super::subscriptions::Subscriptions;
+use super::users::OpenConnection;
+use crate::domain::access::{Action, Denied, Facts, Item, Principal, may};
+use crate::domain::channel::ChannelName;
+use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, UnsubscribeCode};
+use crate::protocol::command::{BadFrame, Command, Method, commands};
+use crate::protocol::push::{OnChannel, Push};
+use crate::protocol::reply::{ClientInfo, Reply};
+
+/// The version that replies name.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// One client, whatever carries it.
+pub struct Connection {
+    pub(super) rules: Arc<Rules>,
+    pub(super) id: Uuid,
+    pub(super) phase: Phase,
+    /// Nobody before the connect.
+    pub(super) principal: Box<Principal>,
+    pub(super) counted: Option<OpenConnection>,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) clock: Clock,
+    /// The command whose effect is under way.
+    pub(super) pending: Option<Box<Pending>>,
+    /// Frames behind it; empty if there is none.
+    waiting: VecDeque<Waiting>,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nobody said who this is.
+    New,
+    /// The connect was answered with an error; there is no second one.
+    Refused,
+    /// Connected.
+    Open,
+    /// Closed.
+    Over,
+}
+
+/// A command whose effect is under way.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Connect(Connecting),
+    Subscribe { id: u32, wanted: Wanted },
+    Publish { id: u32 },
+    History { id: u32 },
+    Presence { id: u32 },
+    PresenceStats { id: u32 },
+}
+
+/// A frame that is not wholly handled.
+#[derive(Debug)]
+struct Waiting {
+    frame: ByteString,
+    /// Where its next command begins; `None` when only the last outcome is awaited.
+    next: Option<usize>,
+}
+
+/// What handling a command comes to, unless it went well.
+pub(super) type Handled = Result<(), Refusal>;
+
+impl Connection {
+    /// A client that just came. `ping_jitter` is any number from 0 to 1, different for each.
+    pub fn new(rules: Arc<Rules>, id: Uuid, now: Moment, ping_jitter: f64) -> Self {
+        let clock = Clock::new(now.mono, rules.options.stale_close_delay, ping_jitter);
+        Self {
+            rules,
+            id,
+            phase: Phase::New,
+            principal: Box::default(),
+            counted: None,
+            subscriptions: Subscriptions::default(),
+            clock,
+            pending: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The connection's id, which others see as `client`.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Whose connection it is; empty for anonymous, and before the connect.
+    pub fn user(&self) -> &str {
+        &self.principal.user
+    }
+
+    /// Whether it has been closed.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// The client said something.
+    pub fn on_frame(&mut self, frame: ByteString, now: Moment, effects: &mut Vec<Effect>) {
+        let frame = Waiting { frame, next: Some(0) };
+        match self.pending {
+            _ if self.is_over() => {}
+            Some(_) => self.waiting.push_back(frame),
+            None => self.handle(frame, now, effects),
+        }
+    }
+
+    /// An asynchronous effect came to an end. One that nobody waits for is ignored.
+    pub fn on_outcome(&mut self, outcome: Outcome, now: Moment, effects: &mut Vec<Effect>) {
+        let Some(pending) = self.pending.take() else { return };
+        let done = match (*pending, outcome) {
+            (Pending::Connect(connecting), Outcome::Joined(channel, joined)) => {
+                self.connect_joined(connecting, &channel, joined, now, effects)
+            }
+            (Pending::Subscribe { id, wanted }, Outcome::Joined(channel, joined))
+                if wanted.channel == channel =>
+            {
+                self.subscribe_joined(id, wanted, joined, now, effects);
+                None
+            }
+            (Pending::Publish { id }, Outcome::Published(published)) => {
+                self.published(id, published, effects);
+                None
+            }
+            (Pending::History { id }, Outcome::History(stored)) => {
+                self.history_read(id, stored, effects);
+                None
+            }
+            (Pending::Presence { id }, Outcome::Presence(members)) => {
+                self.presence_read(id, &members, effects);
+                None
+            }
+            (Pending::PresenceStats { id }, Outcome::Presence(members)) => {
+                self.presence_counted(id, &members, effects);
+                None
+            }
+            (pending, _) => Some(pending),
+        };
+        self.pending = done.map(Box::new);
+        self.catch_up(now, effects);
+    }
+
+    /// Events are missing on a channel: its history is another one, or was trimmed. A subscription
+    /// that is not positioned never knows.
+    pub fn on_lost(&mut self, channel: &ChannelName, _now: Moment, effects: &mut Vec<Effect>) {
+        match self.pending.as_deref_mut() {
+            Some(Pending::Connect(connecting)) => connecting.lost(channel),
+            Some(Pending::Subscribe { wanted, .. }) if wanted.channel == *channel => wanted.lost = true,
+            _ => {}
+        }
+        if let Some(subscription) = self.subscriptions.get(channel.as_str()).filter(|sub| sub.positioned) {
+            if subscription.server_side {
+                self.close(DisconnectCode::InsufficientState, effects);
+            } else {
+                self.end_subscription(channel, UnsubscribeCode::InsufficientState, effects);
+            }
+        }
+    }
+
+    /// Handles what waits, until something else is awaited.
+    fn catch_up(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        while self.pending.is_none() {
+            let Some(frame) = self.waiting.pop_front() else {
+                self.waiting = VecDeque::new();
+                return;
+            };
+            self.handle(frame, now, effects);
+        }
+    }
+
+    /// Handles the commands of a frame, until something is awaited.
+    fn handle(&mut self, Waiting { frame, mut next }: Waiting, now: Moment, effects: &mut Vec<Effect>) {
+        while let Some(start) = next {
+            next = frame[start..].find('\n').map(|end| start + end + 1).filter(|next| *next < frame.len());
+            let command = commands(&frame[start..]).next().unwrap_or(Err(BadFrame));
+            self.on_command(command, now, effects);
+            match self.phase {
+                Phase::Over => return,
+                Phase::Refused => break,
+                _ if self.pending.is_some() => {
+                    return self.waiting.push_front(Waiting { frame, next });
+                }
+                _ => {}
+            }
+        }
+        effects.push(Effect::Handled(frame.len()));
+    }
+
+    fn on_command(&mut self, command: Result<Command<'_>, BadFrame>, now: Moment, effects: &mut Vec<Effect>) {
+        let (id, done) = match command {
+            Ok(command) => (command.id, self.perform(command, now, effects)),
+            Err(bad) => (0, Err(bad.into())),
+        };
+        if let Err(refusal) = done {
+            self.refuse(id, refusal, effects);
+        }
+    }
+
+    fn perform(&mut self, command: Command<'_>, now: Moment, effects: &mut Vec<Effect>) -> Handled {
+        let id = command.id;
+        match (self.phase, command.method) {
+            (Phase::New, Method::Connect(connect)) => self.connect(id, connect, now, effects),
+            (Phase::New | Phase::Refused | Phase::Over, _) | (Phase::Open, Method::Connect(_)) => {
+                Err(DisconnectCode::BadRequest.into())
+            }
+            (Phase::Open, Method::Subscribe(subscribe)) => self.subscribe(id, subscribe, now, effects),
+            (Phase::Open, Method::Unsubscribe(unsubscribe)) => {
+                self.unsubscribe(id, unsubscribe, effects);
+                Ok(())
+            }
+            (Phase::Open, Method::Publish(publish)) => self.publish(id, publish, effects),
+            (Phase::Open, Method::Presence(presence)) => {
+                self.presence(presence, Pending::Presence { id }, effects)
+            }
+            (Phase::Open, Method::PresenceStats(presence)) => {
+                self.presence(presence, Pending::PresenceStats { id }, effects)
+            }
+            (Phase::Open, Method::History(history)) => self.history(id, history, effects),
+            (Phase::Open, Method::Rpc(_)) => Err(ErrorCode::NotAvailable.into()),
+            (Phase::Open, Method::Send(_)) => Err(DisconnectCode::NotAvailable.into()),
+            (Phase::Open, Method::Refresh(refresh)) => self.refresh(id, refresh, now, effects),
+            (Phase::Open, Method::SubRefresh(refresh)) => self.sub_refresh(id, refresh, now, effects),
+            (Phase::Open, Method::Ping) => {
+                say(effects, id, &Reply::Ping);
+                Ok(())
+            }
+            (Phase::Open, Method::Pong) => {
+                self.clock.pong = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that a command failed, or ends the connection.
+    pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, effects: &mut Vec<Effect>) {
+        match refusal {
+            Refusal::Disconnect(code) => self.close(code, effects),
+            Refusal::Error(code) => {
+                say(effects, id, &Reply::Error(code));
+                if self.phase == Phase::New {
+                    self.phase = Phase::Refused;
+                    self.counted = None;
+                    *self.principal = Principal::default();
+                    // The rest of the frame counted on the connect.
+                    if let Some(frame) = self.waiting.front_mut() {
+                        frame.next = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the connection and frees what it holds.
+    pub(super) fn close(&mut self, code: DisconnectCode, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Over;
+        self.counted = None;
+        self.subscriptions = Subscriptions::default();
+        self.pending = None;
+        self.waiting = VecDeque::new();
+        effects.push(Effect::Close(code.into()));
+    }
+
+    /// Ends a subscription unasked: nothing of the channel follows the push that says so.
+    pub(super) fn end_subscription(
+        &mut self,
+        channel: &ChannelName,
+        code: UnsubscribeCode,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.subscriptions.remove(channel.as_str()).is_some() {
+            let mut push = String::new();
+            Push::On(channel, OnChannel::Unsubscribe(code)).write(&mut push);
+            effects.extend([Effect::Leave(channel.clone()), Effect::Say(push)]);
+        }
+    }
+
+    /// The access rule for this client. No jobs or builds exist yet.
+    pub(super) fn may(
+        &self,
+        action: Action,
+        channel: &ChannelName,
+        subscribed: bool,
+        admitted_by_token: bool,
+    ) -> Result<(), Denied> {
+        let options = self.rules.namespaces.options_of(channel);
+        let insecure = self.rules.options.insecure;
+        let facts = Facts { options, item: Item::Unknown, subscribed, admitted_by_token, insecure };
+        may(&self.principal, action, channel, &facts)
+    }
+
+    /// What others see of this client on a channel, as JSON.
+    pub(super) fn client_info(&self, chan_info: Option<&str>) -> Arc<str> {
+        let client = self.id.to_string();
+        let conn_info = self.principal.info.as_deref();
+        ClientInfo { user: self.user(), client: &client, conn_info, chan_info }.to_json().into()
+    }
+}
+
+/// Says the reply to a command.
+pub(super) fn say(effects: &mut Vec<Effect>, id: u32, reply: &Reply<'_>) {
+    let mut text = String::new();
+    reply.write(&mut text, id);
+    effects.push(Effect::Say(text));
+}

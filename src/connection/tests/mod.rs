@@ -1,0 +1,6 @@
+//! Frames, outcomes and time in, effects out. `Client` is one connection with a faked clock; what
+//! it is expected to say is compared as JSON.
+
+mod commands;
+mod connecting;
+mod support;

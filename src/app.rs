@@ -8,15 +8,13 @@ mod listen;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix_rt::Arbiter;
-use actix_web::dev::{Extensions, Server, ServerHandle};
-use actix_web::http::ConnectionType;
-use actix_web::{App, HttpServer, middleware, web};
+use actix_server::ServerHandle;
+use actix_web::web;
 use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
@@ -25,7 +23,9 @@ use tokio::task::JoinHandle;
 use crate::auth::Keys;
 use crate::bus::{Bus, LocalBus};
 use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secrets};
+use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
+use crate::connection::{ConnectionOptions, Rules};
 use crate::domain::gcra::Rate;
 use crate::domain::options::Namespaces;
 use crate::http::access::{Access, Origins};
@@ -33,33 +33,26 @@ use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
 use crate::http::server_api::ServerApiDoor;
-use crate::http::stream::{Socket, StreamDoor};
+use crate::http::socket::SocketDoor;
+use crate::http::stream::StreamDoor;
 use crate::http::webhooks::WebhookDoor;
-use crate::http::{error, origin, routes};
-use crate::hub::fanout::Fanout;
 use crate::hub::{Hub, HubOptions};
 use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
 use crate::tasks::{janitor, monitor};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, level};
 use crate::transport::sse::SseOptions;
+use crate::transport::websocket::WebsocketOptions;
 use crate::vital;
 
 pub use serve::serve;
 
-/// Connections on one worker thread.
-const MAX_CONNECTIONS: usize = 25_000;
-/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
-const BACKLOG: i32 = 4096;
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Streams closed in a second while draining, unless the time is too short for that.
 const CLOSES_PER_SECOND: f64 = 500.0;
 /// What the accepting thread needs to hear that it pauses; it does not say when it has.
 const PAUSING: Duration = Duration::from_millis(20);
-/// For what is left when nothing is under way any more.
-const LAST_GRACE_SECS: u64 = 1;
 
 /// A running node.
 pub struct Node {
@@ -85,7 +78,7 @@ impl Node {
         let options = store_options(config);
         let opening = core.spawn(async move { Store::open(&options).await });
         let store = opening.await.context("the store panicked while opening")??;
-        let listener = bind(config.server.listen).with_context(|| {
+        let listener = listen::bind(config.server.listen).with_context(|| {
             format!("cannot listen on {}: is another server there? (--listen)", config.server.listen)
         })?;
         let address = listener.local_addr()?;
@@ -127,16 +120,19 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let doors = Doors::new(config, secrets, namespaces, address, &stopping)?;
-        let parts = Parts {
+        let rules = Arc::new(rules(config, secrets, namespaces));
+        let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
+        let parts = listen::Parts {
             store: store.clone(),
             hub: hub.clone(),
             publisher,
             metrics: metrics.clone(),
             in_flight: in_flight.clone(),
+            rules,
+            websocket: websocket_options(config),
             stopping: stopping.subscribe(),
         };
-        let server = listen(config, listener.try_clone()?, doors, parts)?;
+        let server = listen::listen(config, listener.try_clone()?, doors, parts)?;
         let handle = server.handle();
         let serving = tokio::task::spawn_local(server);
         tracing::info!(%address, store = store.backend_name(), "listening");
@@ -180,10 +176,11 @@ impl Node {
     /// Drains and stops: not ready, no new connections, streams told and ended, requests finished,
     /// what was accepted committed.
     pub async fn stop(self) {
-        let streams = self.metrics.connections.get_or_create(&crate::telemetry::Kind { kind: "sse" }).clone();
-        let window = Duration::from_secs_f64(streams.get().max(0) as f64 / CLOSES_PER_SECOND);
+        let open = ["sse", "websocket"].map(|kind| level(&self.metrics.connections, kind));
+        let connections = || open.iter().map(|level| level.get().max(0)).sum::<i64>();
+        let window = Duration::from_secs_f64(connections() as f64 / CLOSES_PER_SECOND);
         let spread = window.min(self.drain_timeout.mul_f64(0.8));
-        tracing::info!(streams = streams.get(), spread_ms = spread.as_millis() as u64, "draining");
+        tracing::info!(connections = connections(), spread_ms = spread.as_millis() as u64, "draining");
         self.stopping.send_replace(Some(spread));
         self.server.pause().await;
         // A paused listener still lets clients in and leaves them waiting; refused, they go to
@@ -192,14 +189,14 @@ impl Node {
         if let Err(error) = socket2::SockRef::from(&self.listener).shutdown(std::net::Shutdown::Both) {
             tracing::debug!(%error, "the listener cannot be shut down");
         }
-        let under_way = || streams.get() > 0 || self.in_flight.load(Ordering::SeqCst) > 0;
+        let under_way = || connections() > 0 || self.in_flight.load(Ordering::SeqCst) > 0;
         let drained = async {
             while under_way() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
-            tracing::warn!(streams = streams.get(), "the drain time is over; what is left is cut");
+            tracing::warn!(connections = connections(), "the drain time is over; what is left is cut");
         }
         self.server.stop(true).await;
         let _ = self.serving.await;
@@ -220,6 +217,7 @@ struct Doors {
     webhooks: web::Data<WebhookDoor>,
     polls: web::Data<PollDoor>,
     streams: web::Data<StreamDoor>,
+    sockets: SocketDoor,
     health: web::Data<HealthDoor>,
     api: web::Data<ServerApiDoor>,
 }
@@ -228,20 +226,18 @@ impl Doors {
     fn new(
         config: &Config,
         secrets: &Secrets,
-        namespaces: Namespaces,
         address: SocketAddr,
+        rules: &Rules,
         stopping: &watch::Sender<Option<Duration>>,
     ) -> anyhow::Result<Self> {
-        let token = &config.client.token;
         let limits = &config.limits;
-        let rules =
+        let repos =
             config.github.repos.iter().map(|(name, rule)| (name.as_str().to_owned(), repo_rule(rule)));
-        let limit_of = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         Ok(Self {
             access: web::Data::new(Access {
-                keys: Keys::hmac([secrets.jwt.expose()], token.audience.clone(), token.issuer.clone()),
+                keys: rules.keys.clone(),
                 api_key: secrets.api_key.clone(),
-                namespaces,
+                namespaces: rules.namespaces.clone(),
                 trusted_proxies: config.server.trusted_proxies.clone(),
                 origins: Origins {
                     own: own_origins(config, address),
@@ -250,7 +246,7 @@ impl Doors {
             }),
             webhooks: web::Data::new(WebhookDoor {
                 secrets: WebhookSecrets::new(secrets.github.iter().map(|secret| secret.expose())),
-                repos: RepoMap::new(rules).context("github.repos")?,
+                repos: RepoMap::new(repos).context("github.repos")?,
                 allowed_addresses: config.github.allowed_addresses.clone(),
                 max_body: limits.webhook_body.0,
                 body_timeout: limits.webhook_body_timeout.0,
@@ -271,14 +267,62 @@ impl Doors {
                 max_channels: limits.stream_channels as usize,
                 enabled: config.sse.enabled,
                 open: Budget::new(limits.sse_connections.into()),
-                by_user: UserConnections::new(config.client.user_connection_limit),
+                by_user: rules.users.clone(),
                 stopping: stopping.subscribe(),
             }),
+            sockets: SocketDoor {
+                enabled: config.websocket.enabled,
+                open: match config.client.connection_limit {
+                    0 => None,
+                    limit => Some(Budget::new(limit.into())),
+                },
+                stopping: stopping.subscribe(),
+            },
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe() }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
             }),
         })
+    }
+}
+
+fn limit_of(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+/// What connections go by.
+fn rules(config: &Config, secrets: &Secrets, namespaces: Namespaces) -> Rules {
+    let (token, client) = (&config.client.token, &config.client);
+    Rules {
+        keys: Keys::hmac([secrets.jwt.expose()], token.audience.clone(), token.issuer.clone()),
+        namespaces,
+        users: UserConnections::new(client.user_connection_limit),
+        options: ConnectionOptions {
+            ping_interval: client.ping_interval.0,
+            pong_timeout: client.pong_timeout.0,
+            stale_close_delay: client.stale_close_delay.0,
+            expired_close_delay: client.expired_close_delay.0,
+            expired_sub_close_delay: client.expired_sub_close_delay.0,
+            channel_limit: client.channel_limit as usize,
+            history_limit: client.history_max_publication_limit,
+            max_publication: limit_of(config.channel.max_publication_size.0),
+            insecure: client.insecure,
+            allow_anonymous_connect_without_token: client.allow_anonymous_connect_without_token,
+        },
+    }
+}
+
+/// How sockets behave.
+fn websocket_options(config: &Config) -> WebsocketOptions {
+    let (client, queue) = (&config.client, limit_of(config.client.queue_max_size.0));
+    WebsocketOptions {
+        message_size: limit_of(config.websocket.message_size_limit.0),
+        queue,
+        write_timeout: client.write_timeout.0,
+        recovery: RecoveryLimit {
+            events: client.recovery_max_publication_limit.into(),
+            bytes: queue.max(4 << 20),
+        },
     }
 }
 

@@ -183,7 +183,11 @@ impl Metrics {
             "Streams closed for a slow reader by bound",
             metrics.slow_disconnects.clone(),
         );
-        r.register("disconnects", "Connections over WebSocket that ended by code", metrics.disconnects.clone());
+        r.register(
+            "disconnects",
+            "Connections over WebSocket that ended by code",
+            metrics.disconnects.clone(),
+        );
         r.register("gaps_healed", "Gaps in announcements filled from the log", metrics.gaps_healed.clone());
         r.register("behind", "Internal queues that overflowed", metrics.behind.clone());
         r.register("resets", "Channels whose history was replaced while followed", metrics.resets.clone());

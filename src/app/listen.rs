@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix_http::HttpService;
 use actix_server::Server;
-use actix_service::{IntoServiceFactory as _, ServiceFactory as _, fn_service, map_config};
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::dev::{AppConfig, Extensions};
 use actix_web::http::ConnectionType;
 use actix_web::{App, Error, middleware, web};
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{Doors, cores};
 use crate::config::Config;
-use crate::connection::rules::Rules;
+use crate::connection::Rules;
 use crate::http::stream::Socket;
 use crate::http::{error, origin, routes, socket};
 use crate::hub::Hub;
@@ -76,7 +76,38 @@ pub(super) fn listen(
             let (door, access, sockets) = (socket_door.clone(), access.clone(), sockets.clone());
             async move { socket::upgrade(request, framed, &door, &access, sockets).await }
         });
-        let app = app(doors, parts, fanout).into_factory().map_err(|error: Error| error.error_response());
+        let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
+        let app = App::new()
+            .app_data(fanout)
+            .app_data(web::Data::new(parts.store.clone()))
+            .app_data(web::Data::new(parts.publisher.clone()))
+            .app_data(web::Data::from(parts.metrics.clone()))
+            .app_data(web::Data::new(parts.hub.clone()))
+            .app_data(doors.access.clone())
+            .app_data(doors.webhooks.clone())
+            .app_data(doors.polls.clone())
+            .app_data(doors.streams.clone())
+            .app_data(doors.health.clone())
+            .app_data(doors.api.clone())
+            .wrap(middleware::from_fn(origin::guard))
+            .wrap(middleware::from_fn(error::count_refusals))
+            .wrap(middleware::from_fn(move |request, next: middleware::Next<_>| {
+                let (counted, stopping) = (Counted::new(&in_flight), stopping.clone());
+                async move {
+                    let mut answer = next.call(request).await;
+                    // A busy connection would otherwise keep a node that stops alive.
+                    if let Ok(answer) = &mut answer
+                        && stopping.borrow().is_some()
+                    {
+                        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+                    }
+                    drop(counted);
+                    answer
+                }
+            }))
+            .configure(routes::routes)
+            .into_factory()
+            .map_err(|error: Error| error.error_response());
         HttpService::build()
             .graceful_shutdown_signal(move || {
                 let draining = draining.clone();
@@ -91,8 +122,6 @@ pub(super) fn listen(
     })?;
     Ok(server.run())
 }
-
-APP_PLACEHOLDER
 
 /// A listening socket. Made here because actix and std fix the backlog of a listener at 128.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {

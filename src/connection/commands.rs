@@ -4,18 +4,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::effect::{Effect, Member, Published, ReadHistory, Since, Stored};
+use super::effect::{Effect, Published, ReadHistory, Since, Stored};
 use super::session::{Connection, Handled, Pending, say};
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
+use crate::hub::presence::Member;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::command::{History, Presence, Publish};
-use crate::protocol::reply::{ClientInfo, Reply};
+use crate::protocol::reply::Reply;
 
 /// The type of what clients publish.
 const KIND: &str = "message";
@@ -62,7 +62,7 @@ impl Connection {
     }
 
     pub(super) fn presence_read(&self, id: u32, members: &[Member], effects: &mut Vec<Effect>) {
-        let clients: Vec<_> = members.iter().map(client_info).collect();
+        let clients: Vec<_> = members.iter().map(|member| (member.client, &*member.info)).collect();
         say(effects, id, &Reply::Presence(&clients));
     }
 
@@ -106,23 +106,4 @@ impl Connection {
 /// A JSON value without line breaks, which it can only have between its parts.
 fn one_line(json: &str) -> Arc<str> {
     if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], "").into() } else { json.into() }
-}
-
-/// What ClientInfo has besides user and client.
-#[derive(Default, Deserialize)]
-struct Infos<'a> {
-    #[serde(borrow)]
-    conn_info: Option<&'a RawValue>,
-    #[serde(borrow)]
-    chan_info: Option<&'a RawValue>,
-}
-
-fn client_info(member: &Member) -> ClientInfo<'_> {
-    let infos: Infos<'_> = serde_json::from_str(&member.info).unwrap_or_default();
-    ClientInfo {
-        user: &member.user,
-        client: &member.client,
-        conn_info: infos.conn_info.map(RawValue::get),
-        chan_info: infos.chan_info.map(RawValue::get),
-    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::Position;
+use crate::hub::presence::Member;
 use crate::protocol::code::Disconnect;
 
 /// One thing to do. Asynchronous ones are answered by an [`Outcome`]; the connection handles no
@@ -130,15 +131,4 @@ pub enum Stored {
     OtherEpoch,
     /// The store does not answer.
     NotNow,
-}
-
-/// Somebody on a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// The connection's id.
-    pub client: String,
-    /// The user; empty for anonymous.
-    pub user: String,
-    /// ClientInfo as JSON (protocol §4.10).
-    pub info: Arc<str>,
 }

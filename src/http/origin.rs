@@ -26,7 +26,8 @@ pub async fn guard(
     let listens = path.ends_with("/stream") || path.starts_with("/connection/");
     let refused = origin.is_some() && !allowed && (preflight || listens || !request.method().is_safe());
     let mut response = if refused {
-        ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(forbidden())).map_into_right_body()
+        ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(forbidden()))
+            .map_into_right_body()
     } else if preflight && origin.is_some() {
         let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         let mut answer = HttpResponse::NoContent();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_codec::Framed;
 use actix_http::body::{BodySize, BoxBody, MessageBody as _};
 use actix_http::ws::{HandshakeError, handshake};
-use actix_http::{Method, Request, Response, StatusCode, h1};
+use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, h1};
 use actix_rt::net::TcpStream;
 use actix_web::HttpResponse;
 use actix_web::http::header;
@@ -47,7 +47,7 @@ pub async fn upgrade(
     door: &SocketDoor,
     access: &Access,
     sockets: Rc<Sockets>,
-) -> Result<(), std::io::Error> {
+) -> Result<(), actix_web::Error> {
     let (answer, held) = match admit(&request, door, access) {
         Ok(held) => (accepted(&request), Some(held)),
         Err(error) => {
@@ -55,7 +55,7 @@ pub async fn upgrade(
             (refused(error), None)
         }
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, send(&mut framed, answer)).await??;
+    tokio::time::timeout(ANSWER_TIMEOUT, send(&mut framed, answer)).await.map_err(std::io::Error::from)??;
     let Some(held) = held else { return Ok(()) };
     drop(request);
     let parts = framed.into_parts();
@@ -133,7 +133,7 @@ async fn send(
     framed: &mut Framed<TcpStream, h1::Codec>,
     answer: Response<BoxBody>,
 ) -> Result<(), std::io::Error> {
-    let (head, body) = answer.replace_body(());
+    let (head, body) = answer.into_parts();
     let size = body.size();
     let bytes = body.try_into_bytes().unwrap_or_default();
     if head.status() == StatusCode::SWITCHING_PROTOCOLS || bytes.is_empty() {

@@ -5,6 +5,8 @@
 #[cfg(test)]
 pub(super) mod tests;
 
+use uuid::Uuid;
+
 use super::code::ErrorCode;
 use super::json::{Object, push_list, push_object};
 use crate::domain::channel::ChannelName;
@@ -26,7 +28,8 @@ pub enum Reply<'a> {
     /// To `publish`: the log has it (protocol §4.4).
     Publish,
     /// To `presence` (protocol §4.5).
-    Presence(&'a [ClientInfo<'a>]),
+    /// Connection ids and their ClientInfo as JSON.
+    Presence(&'a [(Uuid, &'a str)]),
     /// To `presence_stats` (protocol §4.5).
     PresenceStats {
         /// Connections on the channel.
@@ -265,11 +268,11 @@ pub(super) fn write_publication(out: &mut String, event: &Event) {
     });
 }
 
-fn write_presence(out: &mut String, clients: &[ClientInfo<'_>]) {
+fn write_presence(out: &mut String, clients: &[(Uuid, &str)]) {
     push_object(out, |result| {
         push_object(result.key("presence"), |presence| {
-            for info in clients {
-                info.write(presence.named(info.client));
+            for (client, info) in clients {
+                presence.named(client.hyphenated().encode_lower(&mut Uuid::encode_buffer())).push_str(info);
             }
         });
     });

@@ -22,11 +22,9 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::connection::clock::Moment;
 use crate::connection::effect::{Effect, Join, Joined, Outcome, Published, ReadHistory, Replay, Stored};
 use crate::connection::replay::{self, RecoveryLimit};
-use crate::connection::rules::Rules;
-use crate::connection::session::Connection;
+use crate::connection::{Connection, Moment, Rules};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
@@ -510,8 +508,7 @@ async fn join_channel(
     });
     let visitor = Visitor { attendance, hears_others };
     let kept = all.rules.namespaces.retention_of(&channel);
-    let subscribed =
-        all.fanout.subscribe(channel.clone(), outbox.clone(), Framing::WebSocket, visitor).await;
+    let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), Framing::WebSocket, visitor).await;
     let (subscription, position) = match subscribed {
         Ok(subscribed) => subscribed,
         Err(error) => {

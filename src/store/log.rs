@@ -68,8 +68,9 @@ struct NewRow<'a> {
     created_at: Ts,
 }
 
+/// A stored event as [`COLUMNS`] select it.
 #[derive(Queryable)]
-struct Row {
+pub(super) struct Row {
     offset: i64,
     event_id: Id,
     kind: String,
@@ -77,6 +78,11 @@ struct Row {
     tags: Option<String>,
     info: Option<String>,
 }
+
+/// The columns of a [`Row`].
+pub(super) const COLUMNS: Columns =
+    (events::offset, events::event_id, events::kind, events::data, events::tags, events::info);
+type Columns = (events::offset, events::event_id, events::kind, events::data, events::tags, events::info);
 
 /// A channel's own part is appended to the store's generation, so a new generation changes the
 /// epochs of all channels without touching a row.
@@ -91,7 +97,7 @@ fn to_u64(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-fn to_i64(number: u64) -> i64 {
+pub(super) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -379,7 +385,7 @@ pub async fn read_after(
         .filter(events::offset.le(to_i64(until)))
         .order(events::offset.asc())
         .limit(i64::from(limit))
-        .select((events::offset, events::event_id, events::kind, events::data, events::tags, events::info));
+        .select(COLUMNS);
     let rows: Vec<Row> = conn.load(query).await?;
     Ok(rows.into_iter().map(Event::from).collect())
 }
@@ -397,7 +403,7 @@ pub async fn latest(
         .filter(events::created_at.gt(now.minus(retention.age)))
         .order(events::offset.desc())
         .limit(i64::from(limit).min(to_i64(retention.events)))
-        .select((events::offset, events::event_id, events::kind, events::data, events::tags, events::info));
+        .select(COLUMNS);
     let rows: Vec<Row> = conn.load(query).await?;
     Ok(rows.into_iter().map(Event::from).collect())
 }

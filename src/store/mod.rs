@@ -9,6 +9,7 @@ pub mod deliveries;
 mod dialect;
 mod error;
 pub mod generation;
+pub mod history;
 pub mod log;
 mod migrate;
 mod postgres;

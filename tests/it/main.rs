@@ -9,6 +9,7 @@ mod crash;
 mod deliveries;
 mod faults;
 mod follow;
+mod history;
 mod http;
 mod log;
 mod migrations;

@@ -301,6 +301,7 @@ fn listen(config: &Config, listener: TcpListener, doors: Doors, parts: Parts) ->
         App::new()
             .app_data(fanout)
             .app_data(web::Data::new(parts.store.clone()))
+            .app_data(web::Data::new(parts.hub.clone()))
             .app_data(web::Data::new(parts.publisher.clone()))
             .app_data(web::Data::from(parts.metrics.clone()))
             .app_data(doors.access.clone())

@@ -2,6 +2,8 @@
 //! `error`, unless the key is missing, the body cannot be read, or the caller wants errors as
 //! statuses. A file for each family of methods; here is what they share.
 
+mod history;
+mod presence;
 mod publish;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,8 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
+pub use history::history;
+pub use presence::{presence, presence_stats};
 pub use publish::publish;
 
 use super::access::{self, Access};

@@ -1,7 +1,8 @@
 //! The publisher: the one way an event comes to exist. A unit of work is committed whole or not
 //! at all, and its caller hears of it only after the commit. Units that wait together share one
 //! transaction and one sync (group commit); when such a batch fails, its units are tried one by
-//! one, so that a bad unit fails alone.
+//! one, so that a bad unit fails alone. A batch that neither keeps nor changes anything does not
+//! trouble the store, so that what is ephemeral goes on without it.
 //!
 //! Order of locks in a transaction: delivery ids, then state rows by each unit's `order`, then all
 //! channel heads by name, then events and keys.
@@ -74,7 +75,7 @@ pub enum Verdict {
     Refuse,
 }
 
-/// How a unit of work ended. In every case the transaction was committed.
+/// How a unit of work ended. In every case what it had for the store is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
     /// It took place; the positions of its kept events, in their order.
@@ -153,7 +154,13 @@ impl Worker {
     /// Commits a batch and answers its callers.
     async fn settle(&self, batch: Vec<Request>) {
         let units: Arc<[Arc<UnitOfWork>]> = batch.iter().map(|request| request.unit.clone()).collect();
-        match self.transact(&units).await {
+        let passing = units.iter().all(|unit| unit.is_passing());
+        let settled = if passing {
+            Ok(units.iter().map(|_| Committed::Done(Vec::new())).collect())
+        } else {
+            self.transact(&units).await
+        };
+        match settled {
             Ok(outcomes) => {
                 self.announce(&units, &outcomes);
                 for (request, outcome) in batch.into_iter().zip(outcomes) {
@@ -321,6 +328,13 @@ impl UnitOfWork {
     /// A unit of events alone.
     pub fn of(events: Vec<NewEvent>) -> Self {
         Self { once: Once::Always, apply: None, events, accepted: Instant::now() }
+    }
+
+    /// Whether nothing of it is for the store.
+    fn is_passing(&self) -> bool {
+        self.apply.is_none()
+            && matches!(self.once, Once::Always)
+            && self.events.iter().all(|event| !event.kept)
     }
 
     fn delivery(&self) -> Option<&NewDelivery> {

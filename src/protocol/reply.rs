@@ -145,6 +145,13 @@ impl Reply<'_> {
         });
     }
 
+    /// The result alone, as the server API answers with it (protocol §12).
+    pub fn result(&self) -> String {
+        let mut out = String::new();
+        self.write_result(&mut out);
+        out
+    }
+
     fn write_result(&self, out: &mut String) {
         match *self {
             Self::Connect(result) => result.write(out),

@@ -66,14 +66,14 @@ async fn forward_reads_from_the_oldest_or_behind_a_place(store: TestStore) {
     let whole = read(&store, &news, FOREVER, Wish { since: None, limit: u32::MAX, reverse: false }).await;
     assert_eq!(whole, History::Events { events: log, head: store.head(&news).await });
     for (since, limit, expected) in [
-        (None, 2, 1..=2),
-        (None, 401, 1..=401),
-        (Some(0), 1, 1..=1),
-        (Some(10), 2, 11..=12),
-        (Some(449), 9, 450..=450),
-        (Some(450), 9, 1..=0),
-        (Some(451), 9, 1..=0),
-        (Some(u64::MAX), 9, 1..=0),
+        (None, 2, 1..3),
+        (None, 401, 1..402),
+        (Some(0), 1, 1..2),
+        (Some(10), 2, 11..13),
+        (Some(449), 9, 450..451),
+        (Some(450), 9, 1..1),
+        (Some(451), 9, 1..1),
+        (Some(u64::MAX), 9, 1..1),
     ] {
         let found = offsets(&store, &news, FOREVER, since, limit, false).await;
         assert_eq!(found, (expected.collect(), 450), "{since:?} {limit}");
@@ -84,15 +84,15 @@ async fn backward_reads_from_the_newest_or_before_a_place(store: TestStore) {
     let news = channel("news");
     store.fill(&news, 450).await;
     for (since, limit, expected) in [
-        (None, 2, 449..=450),
-        (None, u32::MAX, 1..=450),
-        (Some(450), 401, 49..=449),
-        (Some(3), 9, 1..=2),
-        (Some(2), 1, 1..=1),
-        (Some(1), 9, 1..=0),
-        (Some(0), 9, 1..=0),
-        (Some(451), 1, 450..=450),
-        (Some(u64::MAX), 1, 450..=450),
+        (None, 2, 449..451),
+        (None, u32::MAX, 1..451),
+        (Some(450), 401, 49..450),
+        (Some(3), 9, 1..3),
+        (Some(2), 1, 1..2),
+        (Some(1), 9, 1..1),
+        (Some(0), 9, 1..1),
+        (Some(451), 1, 450..451),
+        (Some(u64::MAX), 1, 450..451),
     ] {
         let found = offsets(&store, &news, FOREVER, since, limit, true).await;
         assert_eq!(found, (expected.rev().collect(), 450), "{since:?} {limit}");

@@ -10,7 +10,7 @@ use campanile::domain::event::NewEvent;
 use campanile::domain::position::Position;
 use campanile::publish::{Apply, Committed, Once, PublishError, UnitOfWork, Verdict};
 use campanile::store::log::IdempotencyKey;
-use campanile::store::{Result, Transaction, Ts};
+use campanile::store::{Options, Result, Transaction, Ts};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
@@ -30,6 +30,7 @@ on_both![
     a_bad_unit_fails_alone,
     a_unit_over_several_channels_is_all_or_nothing,
     events_that_are_not_kept_have_no_place,
+    what_is_not_kept_goes_out_in_its_order,
     a_change_without_events_is_a_unit_too,
     changes_of_state_run_in_their_order,
     one_unit_too_many_is_refused_at_once,
@@ -280,6 +281,92 @@ async fn events_that_are_not_kept_have_no_place(store: TestStore) {
         .map(|event| event.offset)
         .collect();
     assert_eq!(announced, [0, 0, 1, 0]);
+}
+
+/// The data of what was announced without a place, in that order.
+fn passed(ear: &Ear) -> Vec<String> {
+    let announcements = ear.notices().into_iter().flat_map(|notice| match notice {
+        Notice::Appended(announcements) => announcements,
+        Notice::Check(_) => Vec::new(),
+    });
+    let events = announcements.flat_map(|announcement| match announcement.content {
+        Content::Ephemeral(events) => events,
+        Content::Logged { .. } => Vec::new(),
+    });
+    events.map(|event| event.data.to_string()).collect()
+}
+
+fn passing(channel: &ChannelName, data: &str) -> UnitOfWork {
+    UnitOfWork::of(vec![NewEvent { kept: false, ..event(channel, data) }])
+}
+
+async fn what_is_not_kept_goes_out_in_its_order(store: TestStore) {
+    let news = channel("news");
+    for also_kept in [false, true] {
+        let (publisher, ear, work) = store.idle_publisher();
+        let mut units: Vec<_> = (0..300).map(|n| passing(&news, &n.to_string())).collect();
+        if also_kept {
+            units.insert(9, unit(&news, "\"kept\""));
+        }
+        let mut commits = futures_util::future::join_all(units.into_iter().map(|u| publisher.commit(u)));
+        assert!(futures_util::poll!(&mut commits).is_pending());
+        tokio::spawn(work);
+        let outcomes = commits.await;
+        let unplaced = outcomes.iter().filter(|outcome| matches!(outcome, Ok(d) if *d == done(&[])));
+        assert_eq!(unplaced.count(), 300);
+        assert_eq!(passed(&ear), (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+    assert_eq!(store.whole_log(&news).await.len(), 1);
+}
+
+#[test]
+fn what_is_not_kept_does_not_wait_for_sqlite() {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::prelude::*;
+    in_folder(async |place| {
+        let store = TestStore::open(options(place)).await;
+        let mut other = SqliteConnection::establish(&store.file().to_string_lossy()).unwrap();
+        other.batch_execute("BEGIN IMMEDIATE").unwrap();
+        nothing_of_it_needs_the_store(&store).await;
+        other.batch_execute("ROLLBACK").unwrap();
+    });
+}
+
+#[test]
+fn what_is_not_kept_does_not_wait_for_postgres() {
+    in_schema(async |place| {
+        let store = TestStore::open(Options { pool_size: 1, ..options(place) }).await;
+        let (held, holds) = tokio::sync::oneshot::channel();
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        let reader = store.store.clone();
+        let reading = tokio::spawn(async move {
+            reader
+                .read(move |_| {
+                    async move {
+                        held.send(()).expect("somebody waits");
+                        let _ = released.await;
+                        Ok(())
+                    }
+                    .boxed()
+                })
+                .await
+        });
+        holds.await.unwrap();
+        nothing_of_it_needs_the_store(&store).await;
+        drop(release);
+        reading.await.unwrap().unwrap();
+    });
+}
+
+async fn nothing_of_it_needs_the_store(store: &TestStore) {
+    let news = channel("news");
+    let (publisher, ear) = store.publisher();
+    let quick = Duration::from_secs(2);
+    for data in ["1", "2"] {
+        let committed = tokio::time::timeout(quick, publisher.commit(passing(&news, data))).await;
+        assert_eq!(committed.expect("nobody is waited for").unwrap(), done(&[]));
+    }
+    assert_eq!(passed(&ear), ["1", "2"]);
 }
 
 async fn a_change_without_events_is_a_unit_too(store: TestStore) {

@@ -7,6 +7,7 @@ mod logs;
 mod poll;
 mod repos;
 mod server_api;
+mod server_reads;
 mod stream;
 mod stream_life;
 mod webhooks;

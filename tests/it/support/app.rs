@@ -153,7 +153,12 @@ impl TestApp {
 
     /// `POST /api/publish` with the key.
     pub async fn publish(&self, body: Value) -> Answer {
-        self.send(Request::post("/api/publish").header("X-API-Key", API_KEY).json(&body)).await
+        self.call("publish", body).await
+    }
+
+    /// A method of the server API, with the key.
+    pub async fn call(&self, method: &str, body: Value) -> Answer {
+        self.send(Request::post(&format!("/api/{method}")).header("X-API-Key", API_KEY).json(&body)).await
     }
 
     /// Opens a stream that must open.

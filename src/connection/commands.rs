@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::effect::{Effect, Member, Published, ReadHistory, Since, Stored};
-use super::session::{Connection, Handled, Pending, say};
+use super::session::{Connection, say};
+use super::state::{Pending, Performed};
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
@@ -22,7 +23,7 @@ const KIND: &str = "message";
 
 impl Connection {
     /// `publish`
-    pub(super) fn publish(&mut self, id: u32, command: Publish<'_>, effects: &mut Vec<Effect>) -> Handled {
+    pub(super) fn publish(&mut self, id: u32, command: Publish<'_>, effects: &mut Vec<Effect>) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let data = command.data.map(RawValue::get).ok_or(ErrorCode::BadRequest)?;
         if data.len() > self.rules.options.max_publication {
@@ -52,7 +53,7 @@ impl Connection {
         command: Presence<'_>,
         pending: Pending,
         effects: &mut Vec<Effect>,
-    ) -> Handled {
+    ) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let subscribed = self.subscriptions.contains(channel.as_str());
         self.may(Action::Presence, &channel, subscribed, false)?;
@@ -74,7 +75,7 @@ impl Connection {
     }
 
     /// `history`
-    pub(super) fn history(&mut self, id: u32, command: History<'_>, effects: &mut Vec<Effect>) -> Handled {
+    pub(super) fn history(&mut self, id: u32, command: History<'_>, effects: &mut Vec<Effect>) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let subscribed = self.subscriptions.contains(channel.as_str());
         self.may(Action::History, &channel, subscribed, false)?;

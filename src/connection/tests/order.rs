@@ -89,6 +89,12 @@ fn what_stands_before_a_bad_command_is_done_and_nothing_behind_it() {
 }
 
 #[test]
+fn a_connection_is_small() {
+    let size = size_of::<crate::connection::Connection>() + size_of::<crate::domain::access::Principal>();
+    assert!(size <= 768, "{size}");
+}
+
+#[test]
 fn nothing_happens_after_the_end() {
     let mut client = Client::ana();
     client.subscribe("kept:a");

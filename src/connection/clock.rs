@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::effect::Effect;
-use super::session::{Connection, Phase};
+use super::session::Connection;
+use super::state::Phase;
 use crate::domain::event::Time;
 use crate::protocol::code::{DisconnectCode, UnsubscribeCode};
 use crate::protocol::reply::PING;
@@ -52,8 +53,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(now: Instant, stale: Duration, jitter: f64) -> Self {
-        // In this order a number that is none becomes 0.
-        let jitter = jitter.max(0.0).min(1.0);
+        let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
         Self { stale: now + stale, expires: None, ping: None, pong: None, jitter }
     }
 

@@ -1,18 +1,18 @@
 //! The commands that ask once and are answered once: publish, presence, history (protocol §4.4 to
 //! §4.6). Each is judged by the rule here; who performs it judges nothing.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::effect::{Effect, Published, ReadHistory, Since, Stored};
-use super::session::{Connection, Handled, Pending, say};
+use super::session::{Connection, say};
+use super::state::{Pending, Performed};
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
-use crate::hub::presence::Member;
+use crate::hub::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::command::{History, Presence, Publish};
 use crate::protocol::reply::Reply;
@@ -22,7 +22,7 @@ const KIND: &str = "message";
 
 impl Connection {
     /// `publish`
-    pub(super) fn publish(&mut self, id: u32, command: Publish<'_>, effects: &mut Vec<Effect>) -> Handled {
+    pub(super) fn publish(&mut self, id: u32, command: Publish<'_>, effects: &mut Vec<Effect>) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let data = command.data.map(RawValue::get).ok_or(ErrorCode::BadRequest)?;
         if data.len() > self.rules.options.max_publication {
@@ -52,7 +52,7 @@ impl Connection {
         command: Presence<'_>,
         pending: Pending,
         effects: &mut Vec<Effect>,
-    ) -> Handled {
+    ) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let subscribed = self.subscriptions.contains(channel.as_str());
         self.may(Action::Presence, &channel, subscribed, false)?;
@@ -67,14 +67,12 @@ impl Connection {
     }
 
     pub(super) fn presence_counted(&self, id: u32, members: &[Member], effects: &mut Vec<Effect>) {
-        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        let users: BTreeSet<_> = members.iter().map(|member| &member.user).collect();
-        let stats = Reply::PresenceStats { clients: count(members.len()), users: count(users.len()) };
-        say(effects, id, &stats);
+        let (clients, users) = counts(members);
+        say(effects, id, &Reply::PresenceStats { clients, users });
     }
 
     /// `history`
-    pub(super) fn history(&mut self, id: u32, command: History<'_>, effects: &mut Vec<Effect>) -> Handled {
+    pub(super) fn history(&mut self, id: u32, command: History<'_>, effects: &mut Vec<Effect>) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let subscribed = self.subscriptions.contains(channel.as_str());
         self.may(Action::History, &channel, subscribed, false)?;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::clock::Moment;
 use super::effect::{Effect, Joined, Since};
-use super::session::{Connection, Handled, Pending, Phase, VERSION};
+use super::session::{Connection, VERSION};
+use super::state::{Pending, Performed, Phase};
 use super::subscribe::{Wanted, has_missed, live_from, say_result};
 use super::subscriptions::{Subscription, Wishes};
 use crate::domain::access::{Action, Principal};
@@ -46,7 +47,7 @@ impl Connection {
         command: Connect<'_>,
         now: Moment,
         effects: &mut Vec<Effect>,
-    ) -> Handled {
+    ) -> Performed {
         *self.principal = self.authenticate(&command.token, now)?;
         let mut resumed = self.resumed(&command)?;
         self.check_server_side()?;
@@ -95,7 +96,7 @@ impl Connection {
         Ok(resumed)
     }
 
-    fn check_server_side(&self) -> Handled {
+    fn check_server_side(&self) -> Performed {
         let channels = &self.principal.channels;
         if !channels.iter().all(|channel| self.is_declared(channel)) {
             return Err(ErrorCode::UnknownChannel.into());

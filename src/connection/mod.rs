@@ -9,6 +9,7 @@ mod refresh;
 pub mod replay;
 mod rules;
 mod session;
+mod state;
 mod subscribe;
 mod subscriptions;
 #[cfg(test)]

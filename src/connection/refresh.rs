@@ -3,7 +3,8 @@
 
 use super::clock::Moment;
 use super::effect::Effect;
-use super::session::{Connection, Handled, VERSION, say};
+use super::session::{Connection, VERSION, say};
+use super::state::Performed;
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, TokenUse, UnsubscribeCode};
@@ -18,7 +19,7 @@ impl Connection {
         command: Refresh<'_>,
         now: Moment,
         effects: &mut Vec<Effect>,
-    ) -> Handled {
+    ) -> Performed {
         if self.clock.expires.is_none() {
             return Err(DisconnectCode::BadRequest.into());
         }
@@ -57,15 +58,13 @@ impl Connection {
         command: SubRefresh<'_>,
         now: Moment,
         effects: &mut Vec<Effect>,
-    ) -> Handled {
+    ) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
-        let subscription =
-            self.subscriptions.get(channel.as_str()).ok_or(Refusal::from(ErrorCode::PermissionDenied))?;
-        let expires = subscription.expires.is_some();
+        let subscription = self.subscriptions.get(channel.as_str()).ok_or(ErrorCode::PermissionDenied)?;
         if command.token.is_empty() {
             return Err(ErrorCode::BadRequest.into());
         }
-        if !expires {
+        if subscription.expires.is_none() {
             return Err(DisconnectCode::BadRequest.into());
         }
         let token = self.subscription_token(&command.token, &channel, TokenUse::SubRefresh, now)?;

@@ -11,10 +11,9 @@ use bytestring::ByteString;
 use uuid::Uuid;
 
 use super::clock::{Clock, Moment};
-use super::connect::Connecting;
 use super::effect::{Effect, Outcome};
 use super::rules::Rules;
-use super::subscribe::Wanted;
+use super::state::{Pending, Performed, Phase, Waiting};
 use super::subscriptions::Subscriptions;
 use super::users::OpenConnection;
 use crate::domain::access::{Action, Denied, Facts, Item, Principal, may};
@@ -42,41 +41,6 @@ pub struct Connection {
     /// Frames behind it; empty if there is none.
     waiting: VecDeque<Waiting>,
 }
-
-/// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Nobody said who this is.
-    New,
-    /// The connect was answered with an error; there is no second one.
-    Refused,
-    /// Connected.
-    Open,
-    /// Closed.
-    Over,
-}
-
-/// A command whose effect is under way.
-#[derive(Debug)]
-pub(super) enum Pending {
-    Connect(Connecting),
-    Subscribe { id: u32, wanted: Wanted },
-    Publish { id: u32 },
-    History { id: u32 },
-    Presence { id: u32 },
-    PresenceStats { id: u32 },
-}
-
-/// A frame that is not wholly handled.
-#[derive(Debug)]
-struct Waiting {
-    frame: ByteString,
-    /// Where its next command begins; `None` when only the last outcome is awaited.
-    next: Option<usize>,
-}
-
-/// What handling a command comes to, unless it went well.
-pub(super) type Handled = Result<(), Refusal>;
 
 impl Connection {
     /// A client that just came. `ping_jitter` is any number from 0 to 1, different for each.
@@ -112,7 +76,7 @@ impl Connection {
 
     /// The client said something.
     pub fn on_frame(&mut self, frame: ByteString, now: Moment, effects: &mut Vec<Effect>) {
-        let frame = Waiting { frame, next: Some(0) };
+        let frame = Waiting::new(frame);
         match self.pending {
             _ if self.is_over() => {}
             Some(_) => self.waiting.push_back(frame),
@@ -211,7 +175,7 @@ impl Connection {
         }
     }
 
-    fn perform(&mut self, command: Command<'_>, now: Moment, effects: &mut Vec<Effect>) -> Handled {
+    fn perform(&mut self, command: Command<'_>, now: Moment, effects: &mut Vec<Effect>) -> Performed {
         let id = command.id;
         match (self.phase, command.method) {
             (Phase::New, Method::Connect(connect)) => self.connect(id, connect, now, effects),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::clock::Moment;
 use super::effect::{Effect, Join, Joined, Replay, Since};
-use super::session::{Connection, Handled, Pending, say};
+use super::session::{Connection, say};
+use super::state::{Pending, Performed};
 use super::subscriptions::{Qualities, Subscription, Wishes};
 use crate::auth::SubscriptionToken;
 use crate::domain::access::{Action, SubClaim};
@@ -82,7 +83,7 @@ impl Connection {
         command: Subscribe<'_>,
         now: Moment,
         effects: &mut Vec<Effect>,
-    ) -> Handled {
+    ) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         if self.subscriptions.contains(channel.as_str()) {
             return Err(ErrorCode::AlreadySubscribed.into());

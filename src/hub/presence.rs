@@ -1,6 +1,6 @@
 //! Who is on a channel. Plain data; the channel actor owns one and tells others of the changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -14,6 +14,13 @@ pub struct Member {
     pub user: Arc<str>,
     /// ClientInfo as JSON (protocol §4.10).
     pub info: Arc<str>,
+}
+
+/// How many connections and users `members` are. All connections without a user count as one.
+pub fn counts(members: &[Member]) -> (u32, u32) {
+    let users: HashSet<&str> = members.iter().map(|member| &*member.user).collect();
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    (number(members.len()), number(users.len()))
 }
 
 /// How somebody is on a channel.
@@ -77,6 +84,14 @@ mod tests {
         assert_eq!(presence.members(), [attendance(1, true, false).member]);
         assert_eq!(presence.leave(Uuid::from_u128(1)), None);
         assert_eq!(presence.members(), []);
+    }
+
+    #[test]
+    fn anonymous_connections_count_as_one_user() {
+        let member =
+            |client, user: &str| Member { user: user.into(), ..attendance(client, true, false).member };
+        let members = [member(1, "ana"), member(2, "ana"), member(3, ""), member(4, "")];
+        assert_eq!((counts(&members), counts(&[])), ((4, 2), (0, 0)));
     }
 
     #[test]

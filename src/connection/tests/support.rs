@@ -245,6 +245,13 @@ impl Client {
         }
     }
 
+    /// Unsubscribes from a channel that it is subscribed to.
+    pub(super) fn unsubscribe(&mut self, name: &str) {
+        self.send("unsubscribe", json!({"channel": name}));
+        let story = self.story();
+        assert_eq!((story.len(), story[0].as_str()), (3, format!("leave {name}").as_str()));
+    }
+
     /// Everything since the last time.
     pub(super) fn take(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)

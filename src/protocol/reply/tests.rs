@@ -145,9 +145,10 @@ fn presence() {
         chan_info: Some("{\"role\":1}"),
     };
     let anonymous = ClientInfo { client: "b", ..Default::default() };
+    let (first, second) = (named.to_json(), anonymous.to_json());
     assert_eq!(
-        written(Reply::Presence(&[named, anonymous]), 5),
-        r#"{"id":5,"presence":{"presence":{"a":{"user":"42","client":"a","conn_info":{"name":"Ana"},"chan_info":{"role":1}},"b":{"user":"","client":"b"}}}}"#
+        written(Reply::Presence(&[(Uuid::from_u128(1), &first), (Uuid::from_u128(2), &second)]), 5),
+        r#"{"id":5,"presence":{"presence":{"00000000-0000-0000-0000-000000000001":{"user":"42","client":"a","conn_info":{"name":"Ana"},"chan_info":{"role":1}},"00000000-0000-0000-0000-000000000002":{"user":"","client":"b"}}}}"#
     );
     assert_eq!(anonymous.to_json(), r#"{"user":"","client":"b"}"#);
 }
@@ -235,10 +236,11 @@ fn any_presence_and_history_read_back() {
         let (data, place) = (pretty(&value), at(head));
         let info =
             ClientInfo { user: &user, client: &client, conn_info: Some(&data), chan_info: Some(&data) };
-        let out = written(Reply::Presence(&[info]), id);
+        let json = info.to_json();
+        let out = written(Reply::Presence(&[(Uuid::nil(), &json)]), id);
         prop_assert!(!out.contains('\n'));
         let read: Value = serde_json::from_str(&out).unwrap();
-        let read = &read["presence"]["presence"][&client];
+        let read = &read["presence"]["presence"]["00000000-0000-0000-0000-000000000000"];
         prop_assert_eq!(read["user"].as_str(), Some(user.as_str()));
         prop_assert_eq!(read["client"].as_str(), Some(client.as_str()));
         prop_assert_eq!((&read["conn_info"], &read["chan_info"]), (&value, &value));

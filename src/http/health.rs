@@ -31,10 +31,12 @@ pub async fn health() -> HttpResponse {
 
 /// `GET /readyz`: 200 when this node can keep its promise, 503 otherwise.
 pub async fn ready(door: web::Data<HealthDoor>, store: web::Data<Store>) -> HttpResponse {
+    let probed = tokio::time::timeout(PATIENCE, store.probe()).await;
+    // After the probe, so that a node that began to stop meanwhile does not call itself ready.
     if door.stopping.borrow().is_some() {
         return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
     }
-    match tokio::time::timeout(PATIENCE, store.probe()).await {
+    match probed {
         Ok(Ok(())) => HttpResponse::Ok().json(json!({ "status": "ready", "store": store.backend_name() })),
         Ok(Err(_)) | Err(_) => HttpResponse::ServiceUnavailable()
             .json(json!({ "status": "unavailable", "unavailable": ["store"] })),

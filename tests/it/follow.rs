@@ -13,15 +13,15 @@ use campanile::domain::event::NewEvent;
 use campanile::domain::options::{ChannelOptions, Namespaces, Retention};
 use campanile::domain::position::Position;
 use campanile::domain::units::Span;
-use campanile::hub::fanout::{Fanout, Framing, Parcel, Subscription};
-use campanile::hub::outbox::Outbox;
+use campanile::hub::fanout::{Fanout, Framing, Parcel, Subscription, Visitor};
+use campanile::hub::outbox::{Ended, Keeper, Outbox};
 use campanile::hub::{Hub, HubOptions, Worker};
 use campanile::publish::{Committed, Publisher, UnitOfWork};
 use campanile::store::Store;
 use campanile::telemetry::{Kind, Metrics};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::support::store::*;
 
@@ -139,12 +139,16 @@ impl Reader {
     /// Follows `channel` from `from`, or from now on.
     async fn follow(node: &Node, fanout: &Rc<Fanout>, channel: &ChannelName, from: Option<Position>) -> Self {
         let outbox = Rc::new(Outbox::new(usize::MAX, || panic!("nobody is too slow here")));
-        let subscribed = fanout.subscribe(channel.clone(), outbox.clone(), Framing::Sse).await;
+        let subscribed =
+            fanout.subscribe(channel.clone(), outbox.clone(), Framing::Sse, Visitor::default()).await;
         let (subscription, joined) = subscribed.expect("the channel can be followed");
         let begin = from.or_else(|| joined.clone()).expect("the channel keeps its events");
         let seen = Seen { at: begin.clone(), events: 0, resets: 0, passing: 0 };
         let (tell, seen) = watch::channel(seen);
-        let fed = actix_rt::spawn(feed(node.store.clone(), subscription, node.kept, begin.clone(), joined));
+        let behind = Rc::new(Notify::new());
+        outbox.kept_by(Rings(behind.clone()));
+        let begins = (begin.clone(), joined);
+        let fed = actix_rt::spawn(feed(node.store.clone(), subscription, node.kept, begins, behind));
         let reads = actix_rt::spawn(read(outbox, tell));
         Self { seen, tasks: [fed, reads], begin }
     }
@@ -172,14 +176,38 @@ impl Reader {
     }
 }
 
+/// Tells the connection that it fell behind.
+struct Rings(Rc<Notify>);
+
+impl Keeper for Rings {
+    fn fell_behind(&self, _: &ChannelName) {
+        self.0.notify_one();
+    }
+
+    fn lost(&self, channel: &ChannelName, _: &Position) {
+        panic!("a stream says itself what is lost on {channel}");
+    }
+
+    fn ended(&self, why: Ended) {
+        panic!("nobody ends this: {why:?}");
+    }
+}
+
 async fn feed(
     store: Store,
     subscription: Subscription,
     kept: Retention,
-    begin: Position,
-    joined: Option<Position>,
+    (begin, joined): (Position, Option<Position>),
+    behind: Rc<Notify>,
 ) {
-    replay::follow(&store, subscription.entry(), Some(kept), Some(begin), joined).await;
+    let entry = subscription.entry();
+    let mut fed = replay::begin(&store, entry, Some(kept), Some(begin), joined.as_ref()).await;
+    while fed.is_ok() {
+        behind.notified().await;
+        if let Some(position) = entry.resume_position() {
+            fed = replay::catch_up(&store, entry, kept, position).await;
+        }
+    }
 }
 
 /// Reads frames and checks that each event follows the one before, or a reset.
@@ -490,6 +518,7 @@ impl Slow {
             Parcel::Events(batch) if batch.epoch().is_none() => Got::Passing,
             Parcel::Events(batch) => Got::Events(offsets(batch.events())),
             Parcel::Reset(_, bounds) => Got::Reset(bounds.head),
+            Parcel::Moved(channel, _) => panic!("nobody moves on {channel}"),
         }
     }
 

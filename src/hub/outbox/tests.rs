@@ -119,7 +119,8 @@ fn a_reader_is_waited_for_only_while_something_waits_for_it() {
 #[test]
 fn a_waiting_reader_is_woken_by_bytes_and_by_the_end() {
     let pushed = |outbox: &Rc<Outbox>| outbox.push(bytes(1), None).unwrap();
-    let acts: [&dyn Fn(&Rc<Outbox>); 4] =
+    type Act<'a> = &'a dyn Fn(&Rc<Outbox>);
+    let acts: [Act<'_>; 4] =
         [&pushed, &|outbox| outbox.end_with(bytes(1)), &|outbox| outbox.close(), &|outbox| outbox.abort()];
     for act in acts {
         let (outbox, _) = outbox(10);

@@ -278,3 +278,20 @@ fn events_lost_before_the_reply_are_not_lost_in_silence() {
     client.lost("chat:b").joined("chat:b", unkept());
     assert!(!client.connection.is_over());
 }
+
+#[test]
+fn a_connect_that_fails_late_drops_the_rest_of_its_frame_too() {
+    let mut client = Client::new();
+    let connect = json!({"id": 1, "connect": {"token": token(json!({"channels": ["kept:a"]}))}});
+    client.frame(&format!("{connect}\n{}", r#"{"id":2,"ping":{}}"#)).take();
+    client.joined("kept:a", None);
+    let story = client.story();
+    assert!(story.len() == 2 && story[0].contains("100") && story[1] == "handled", "{story:?}");
+}
+
+#[test]
+fn a_join_is_answered_once() {
+    let (mut client, _) = server_side(json!({"channels": ["kept:a", "kept:b"]}), json!({}));
+    client.joined("kept:a", fresh()).joined("kept:a", None).joined("kept:b", fresh());
+    assert_eq!(client.story()[1..], ["live kept:a e1.5", "live kept:b e1.5", "handled"]);
+}

@@ -91,7 +91,7 @@ fn what_stands_before_a_bad_command_is_done_and_nothing_behind_it() {
 #[test]
 fn a_connection_is_small() {
     let size = size_of::<crate::connection::Connection>() + size_of::<crate::domain::access::Principal>();
-    assert!(size <= 768, "{size}");
+    assert!(size <= 512, "{size}");
 }
 
 #[test]

@@ -141,3 +141,20 @@ fn a_bad_sub_refresh_says_why() {
         assert_eq!(found, code, "{first} {given}");
     }
 }
+
+#[test]
+fn a_subscription_that_the_server_made_is_not_judged_by_the_token() {
+    let mut client = Client::connected(json!({"sub": "42", "exp": NOW + 10, "orgs": ["acme"]}));
+    client.subscribe("org:acme");
+    client.connection.subscriptions.get_mut("org:acme").expect("subscribed").server_side = true;
+    refresh(&mut client, json!({"sub": "42", "exp": NOW + 20}));
+}
+
+#[test]
+fn a_sub_refresh_may_change_what_others_see() {
+    let mut client = with_subscription(json!({"exp": NOW + 10, "info": 1}));
+    let other = token(json!({"sub": "42", "channel": "shut:a", "exp": NOW + 20, "info": 2}));
+    client.ask("sub_refresh", json!({"channel": "shut:a", "token": other}));
+    let subscription = client.connection.subscriptions.get("shut:a");
+    assert_eq!(subscription.and_then(|sub| sub.chan_info.as_deref()), Some("2"));
+}

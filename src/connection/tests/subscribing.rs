@@ -282,3 +282,11 @@ fn insecure_opens_configured_namespaces_and_nothing_built_in() {
     assert_eq!(error(&client.ask("subscribe", json!({"channel": "repo:acme/api"}))), 103);
     assert_eq!(error(&client.ask("subscribe", json!({"channel": "#42"}))), 103);
 }
+
+#[test]
+fn who_watches_no_order_loses_nothing() {
+    let mut client = Client::ana();
+    client.send("subscribe", json!({"channel": "chat:a"})).take();
+    client.lost("chat:a").joined("chat:a", unkept());
+    assert_eq!(client.story()[1..], ["live chat:a", "handled"]);
+}

@@ -136,3 +136,13 @@ fn an_end_that_no_clock_reaches_is_no_end_to_fall_over() {
     assert_eq!(client.due_in(), Some(25.0));
     assert_eq!(client.wait(25.0).story(), ["{}"]);
 }
+
+#[test]
+fn another_ping_gives_no_more_time_for_the_first() {
+    let mut client = Client::ana();
+    client.subscribe("kept:a");
+    client.wait(25.0).send("publish", json!({"channel": "kept:a", "data": 1}));
+    client.wait(8.0).wait(8.0).wait(8.0).wait(1.0).outcome(Outcome::Published(Published::Done));
+    assert_eq!(client.story().iter().filter(|said| *said == "{}").count(), 2);
+    assert_eq!(client.due_in(), Some(7.0));
+}

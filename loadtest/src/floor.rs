@@ -4,6 +4,9 @@
 //! channel. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
 //! standard input.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 

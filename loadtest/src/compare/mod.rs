@@ -49,11 +49,11 @@ pub struct Options {
     /// Its process id, to know what it costs.
     #[arg(long, requires = "url")]
     pid: Option<u32>,
-    /// Its API key, to publish.
-    #[arg(long, requires = "url", env = "CAMPANILE_API_KEY", hide_env_values = true)]
+    /// With --url: its API key, to publish.
+    #[arg(long, env = "CAMPANILE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
-    /// Its JWT secret, to make every connection a user of its own.
-    #[arg(long, requires = "url", env = "CAMPANILE_JWT_SECRET", hide_env_values = true)]
+    /// With --url: its JWT secret, to make every connection a user of its own.
+    #[arg(long, env = "CAMPANILE_JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
     /// Instead of --jwt-secret: one token for all connections.
     #[arg(long, requires = "url", hide_env_values = true)]
@@ -123,6 +123,7 @@ impl Options {
             }
         }
         let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let command = format!("loadtest {}", without_secrets(&command));
         println!("{title}");
         println!("{}", self.conditions(cores, sides.contains(&Side::Gateway)));
         print!("{table}");
@@ -130,7 +131,7 @@ impl Options {
             "command": command, "title": title, "rounds": self.repeats,
             "cores": cores.map(|cores| [cores.server, cores.client]), "figures": table.to_json(),
         });
-        println!("command: loadtest {}", without_secrets(&command));
+        println!("command: {command}");
         crate::scenario::write_json(self.json.as_ref(), &report)
     }
 

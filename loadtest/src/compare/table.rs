@@ -95,23 +95,16 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name_width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         let pair = self.sides.len() == 2;
-        write!(f, "{:name_width$}", "")?;
-        for side in &self.sides {
-            write!(f, "  {:<COLUMN$}", side.name())?;
-        }
-        writeln!(f, "{}", if pair { "  gateway/floor" } else { "" })?;
+        let mut line = |name: &str, cells: Vec<String>, last: String| {
+            let cells: String = cells.iter().map(|cell| format!("  {cell:<COLUMN$}")).collect();
+            let line = format!("{name:name_width$}{cells}  {last}");
+            writeln!(f, "{}", line.trim_end())
+        };
+        let names = self.sides.iter().map(|side| side.name().to_owned()).collect();
+        line("", names, if pair { "gateway/floor".into() } else { String::new() })?;
         for row in &self.rows {
-            write!(f, "{:name_width$}", row.name)?;
-            for values in &row.values {
-                write!(f, "  {:<COLUMN$}", Spread::of(values).map(spread).unwrap_or_default())?;
-            }
-            if let Some(Spread { median, low, high }) = row.ratio() {
-                write!(f, "  {median:.3}")?;
-                if low < high {
-                    write!(f, " ({low:.3} to {high:.3})")?;
-                }
-            }
-            writeln!(f)?;
+            let cells = row.values.iter().map(|values| Spread::of(values).map(spread).unwrap_or_default());
+            line(row.name, cells.collect(), row.ratio().map(ratio).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -127,6 +120,13 @@ fn spread(Spread { median, low, high }: Spread) -> String {
     match low < high {
         true => format!("{} ({} to {})", number(median), number(low), number(high)),
         false => number(median),
+    }
+}
+
+fn ratio(Spread { median, low, high }: Spread) -> String {
+    match low < high {
+        true => format!("{median:.3} ({low:.3} to {high:.3})"),
+        false => format!("{median:.3}"),
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Options {
     /// Subscribers of the one channel.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     subscribers: u32,
-    /// Messages under way, each published over a connection of its own [default: 1, or 256 with
+    /// Messages under way, each published over a connection of its own [default: 1, or 64 with
     /// --saturate].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     in_flight: Option<u16>,
@@ -54,7 +54,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<()> {
     let load = Load {
         subscribers: options.subscribers as usize,
-        in_flight: options.in_flight.unwrap_or(if options.saturate { 256 } else { 1 }).into(),
+        in_flight: options.in_flight.unwrap_or(if options.saturate { 64 } else { 1 }).into(),
         size: options.size as usize,
         warmup: Duration::from_secs(options.warmup),
         measured: Duration::from_secs(options.seconds),

@@ -140,9 +140,12 @@ impl Options {
             1 => "one round".to_owned(),
             many => format!("medians of {many} rounds (lowest to highest)"),
         };
-        let cores = match cores {
-            Some(Cores { server, client }) => format!("server on core {server}, client on core {client}"),
-            None => "cores left to the kernel".to_owned(),
+        let cores = match (cores, &self.url) {
+            (Some(Cores { server, client }), None) => {
+                format!("server on core {server}, client on core {client}")
+            }
+            (Some(Cores { client, .. }), Some(_)) => format!("client on core {client}"),
+            (None, _) => "cores left to the kernel".to_owned(),
         };
         let features = match (gateway, &self.url) {
             (false, _) => String::new(),

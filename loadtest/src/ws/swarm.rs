@@ -199,7 +199,8 @@ impl Member {
             let answer = &input[..end + 4];
             let upgraded = answer.starts_with(b"HTTP/1.1 101 ")
                 && memmem::find(answer, format!(": {ACCEPT}\r\n").as_bytes()).is_some();
-            ensure!(upgraded, "the server refused the upgrade: {}", line::shown(input));
+            let status = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+            ensure!(upgraded, "the upgrade was answered {}", line::shown(status));
             let first = std::mem::take(first);
             self.stage = Stage::Joining(COMMANDS);
             self.send(&first)?;

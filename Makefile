@@ -22,10 +22,15 @@ check: ## format, clippy and rustdoc, warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-bench: ## measure webhooks per second and event latency on servers of its own
+bench: ## measure webhooks, event latency, fan-out, idling and connecting on servers of its own
 	@$(CARGO) build --release --locked --workspace
 	@$(CARGO) run --quiet --release --locked -p loadtest -- webhooks --spawn
 	@$(CARGO) run --quiet --release --locked -p loadtest -- latency --spawn
+	@$(CARGO) run --quiet --release --locked -p loadtest -- fanout
+	@$(CARGO) run --quiet --release --locked -p loadtest -- fanout --subscribers 5000
+	@$(CARGO) run --quiet --release --locked -p loadtest -- fanout --saturate
+	@$(CARGO) run --quiet --release --locked -p loadtest -- idle
+	@$(CARGO) run --quiet --release --locked -p loadtest -- connect
 
 fmt: ## format everything
 	@$(CARGO) fmt --all

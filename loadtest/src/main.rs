@@ -2,16 +2,21 @@
 //! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
+mod compare;
+mod cores;
 mod drive;
+mod floor;
 mod framing;
 mod http;
 mod payload;
+mod process;
 mod scenario;
 mod server;
 mod sse;
 mod stats;
 mod target;
 mod token;
+mod ws;
 
 use std::process::ExitCode;
 
@@ -22,7 +27,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Puts a Campanile on this machine under load, and checks that it keeps its promise meanwhile.
 ///
 /// Start the server yourself and pass its URL and secrets, or let --spawn start the release binary
-/// on a free port with a data directory of its own.
+/// on a free port with a data directory of its own. `fanout`, `idle` and `connect` start what they
+/// measure unless told otherwise, and compare it with the floor: a bare epoll server that only
+/// writes to sockets, which is what the kernel charges and no gateway can undercut.
 #[derive(Parser)]
 #[command(name = "loadtest", version)]
 struct Cli {
@@ -38,6 +45,12 @@ enum Scenario {
     Webhooks(scenario::webhooks::Options),
     Latency(scenario::latency::Options),
     Flood(scenario::flood::Options),
+    Fanout(scenario::fanout::Options),
+    Idle(scenario::idle::Options),
+    Connect(scenario::connect::Options),
+    /// The bare server that the gateway is compared with, as a process of its own.
+    #[command(hide = true)]
+    Floor,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +64,9 @@ fn main() -> ExitCode {
 }
 
 fn load(cli: Cli) -> Result<()> {
+    if matches!(cli.scenario, Scenario::Floor) {
+        return floor::run();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.threads.into())
         .enable_all()
@@ -70,5 +86,9 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Webhooks(options) => scenario::webhooks::run(options).await,
         Scenario::Latency(options) => scenario::latency::run(options).await,
         Scenario::Flood(options) => scenario::flood::run(options).await,
+        Scenario::Fanout(options) => scenario::fanout::run(options).await,
+        Scenario::Idle(options) => scenario::idle::run(options).await,
+        Scenario::Connect(options) => scenario::connect::run(options).await,
+        Scenario::Floor => floor::run(),
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::http::Connection;
 use crate::target::Target;
-use crate::{payload, token};
+use crate::{cores, payload, process, token};
 
 /// How long a server may take to be ready, and to drain.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,10 +65,28 @@ pub struct Server {
     spawned: Option<Spawned>,
 }
 
-struct Spawned {
+/// A server started here, in a folder of its own.
+pub struct Spawned {
+    /// Where it is.
+    pub target: Target,
     child: Child,
     folder: PathBuf,
     ready_after: Duration,
+}
+
+/// How to start a server.
+#[derive(Default)]
+pub struct Launch<'a> {
+    /// The binary, if not the one next to this tool.
+    pub binary: Option<&'a Path>,
+    /// Where its folder goes, if not among temporary files.
+    pub data_in: Option<&'a Path>,
+    /// Its `campanile.toml`.
+    pub config: Option<&'a str>,
+    /// Its secrets and addresses; it inherits nothing but the path.
+    pub environment: Vec<(&'static str, String)>,
+    /// The one processor core it may use.
+    pub core: Option<usize>,
 }
 
 impl Options {
@@ -86,16 +104,42 @@ impl Options {
     }
 
     async fn start(&self) -> Result<Server> {
-        let binary = self.binary.clone().map_or_else(neighbour, Ok)?;
+        let [secret, jwt_secret] = [(); 2].map(|()| new_secret());
+        let mut environment = vec![
+            ("GITHUB_WEBHOOK_SECRET", secret.clone()),
+            ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
+            ("CAMPANILE_API_KEY", new_secret()),
+        ];
+        environment.extend(self.database_url.iter().map(|url| ("DATABASE_URL", url.clone())));
+        environment.extend(self.redis_url.iter().map(|url| ("REDIS_URL", url.clone())));
+        let launch = Launch {
+            binary: self.binary.as_deref(),
+            data_in: self.data_in.as_deref(),
+            environment,
+            ..Launch::default()
+        };
+        let spawned = launch.start().await?;
+        let target = spawned.target.clone();
+        let token = Some(token::mint(&jwt_secret, payload::OWNER));
+        Ok(Server { target, secret, token, spawned: Some(spawned) })
+    }
+}
+
+impl Launch<'_> {
+    /// Starts the server and waits until it is ready.
+    pub async fn start(self) -> Result<Spawned> {
+        let binary = self.binary.map_or_else(neighbour, |file| Ok(file.to_owned()))?;
         let binary = binary.canonicalize().with_context(|| {
             format!("no {}: cargo build --release --locked --bin campanile", binary.display())
         })?;
-        let folder = self.data_in.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = self.data_in.map_or_else(std::env::temp_dir, Path::to_owned);
         let folder = std::path::absolute(folder)?.join(format!("campanile-loadtest-{}", Uuid::new_v4()));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let [secret, jwt_secret] = [(); 2].map(|()| Uuid::new_v4().simple().to_string().repeat(2));
         let log = std::fs::File::create(folder.join("log"))?;
+        if let Some(config) = self.config {
+            std::fs::write(folder.join("campanile.toml"), config)?;
+        }
 
         let mut command = Command::new(&binary);
         command.arg("serve").current_dir(&folder).stdin(Stdio::null());
@@ -103,20 +147,16 @@ impl Options {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("CAMPANILE_LISTEN", address.to_string());
         command.env("CAMPANILE_DATA_DIR", folder.join("data"));
-        command.env("GITHUB_WEBHOOK_SECRET", &secret);
-        command.env("CAMPANILE_JWT_SECRET", &jwt_secret);
-        command.env("CAMPANILE_API_KEY", Uuid::new_v4().simple().to_string());
-        command.envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)));
-        command.envs(self.redis_url.iter().map(|url| ("REDIS_URL", url)));
+        command.envs(self.environment);
 
         let began = Instant::now();
-        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()));
-        let mut spawned = Spawned { child: child?, folder, ready_after: Duration::ZERO };
+        let child = cores::start_on(self.core, command);
+        let child = child.with_context(|| format!("cannot start {}", binary.display()))?;
         let target = Target::from(address);
-        spawned.wait_until_ready(&target, began).await?;
+        let mut spawned = Spawned { child, folder, target, ready_after: Duration::ZERO };
+        spawned.wait_until_ready(began).await?;
         spawned.ready_after = began.elapsed();
-        let token = Some(token::mint(&jwt_secret, payload::OWNER));
-        Ok(Server { target, secret, token, spawned: Some(spawned) })
+        Ok(spawned)
     }
 }
 
@@ -128,7 +168,7 @@ impl Server {
 
     /// The processor time that a spawned server has used.
     pub fn cpu_time(&self) -> Option<Duration> {
-        cpu_time(&self.spawned.as_ref()?.child.id()?.to_string())
+        process::cpu_time(&self.spawned.as_ref()?.id()?.to_string())
     }
 
     /// Drains a spawned server and says how long its start and its end took.
@@ -143,14 +183,19 @@ impl Server {
 }
 
 impl Spawned {
-    async fn wait_until_ready(&mut self, target: &Target, began: Instant) -> Result<()> {
-        let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", target.host);
+    /// Its process id, while it lives.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    async fn wait_until_ready(&mut self, began: Instant) -> Result<()> {
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", self.target.host);
         let mut body = Vec::new();
         while began.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server ended with {status}:\n{}", self.last_words());
             }
-            let mut connection = Connection::to(target);
+            let mut connection = Connection::to(&self.target);
             if matches!(connection.exchange(request.as_bytes(), &mut body).await, Ok(200)) {
                 return Ok(());
             }
@@ -160,7 +205,7 @@ impl Spawned {
     }
 
     /// SIGTERM, and the wait for exit status 0.
-    async fn drain(&mut self) -> Result<Duration> {
+    pub async fn drain(&mut self) -> Result<Duration> {
         let pid = self.child.id().with_context(|| format!("the server died:\n{}", self.last_words()))?;
         let began = Instant::now();
         // The shell's own kill, because a signal from here would take unsafe code.
@@ -185,14 +230,9 @@ impl Drop for Spawned {
     }
 }
 
-/// The processor time, user and system, that a process has used: by its id, or `self`.
-pub fn cpu_time(process: &str) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in brackets may hold spaces; user and system time are the 14th and 15th field.
-    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    // Linux shows user space a hundred ticks a second, whatever the kernel's own clock.
-    Some(Duration::from_millis(ticks * 10))
+/// A secret that nobody guesses, for one run.
+pub fn new_secret() -> String {
+    Uuid::new_v4().simple().to_string().repeat(2)
 }
 
 fn neighbour() -> Result<PathBuf> {

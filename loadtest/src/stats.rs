@@ -1,5 +1,6 @@
 //! Latencies as they were recorded, every one of them, and the figures that people ask for.
-//! Percentiles are exact (nearest rank), because at these counts sorting costs nothing.
+//! Percentiles are exact (nearest rank), because at these counts sorting costs nothing. Where there
+//! are millions a second, a histogram keeps them to within one percent.
 
 use std::fmt;
 use std::time::Duration;
@@ -61,6 +62,81 @@ impl Summary {
     }
 }
 
+/// Values of one bucket differ by less than one in so many.
+const PRECISION: usize = 128;
+
+/// Latencies beyond counting, in buckets that grow with the latency.
+#[derive(Debug, Clone)]
+pub struct Histogram {
+    counts: Vec<u64>,
+    total: u64,
+}
+
+impl Histogram {
+    /// Nothing recorded.
+    pub fn new() -> Self {
+        Self { counts: vec![0; bucket(u32::MAX) + 1], total: 0 }
+    }
+
+    /// Adds one.
+    pub fn record(&mut self, took: Duration) {
+        self.counts[bucket(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))] += 1;
+        self.total += 1;
+    }
+
+    /// How many were recorded.
+    pub fn count(&self) -> u64 {
+        self.total
+    }
+
+    /// So many percent were at most this many milliseconds; none if nothing was recorded.
+    pub fn percentile(&self, percent: u64) -> Option<f64> {
+        let rank = (self.total * percent).div_ceil(100).max(1);
+        let mut seen = 0;
+        let index = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= rank
+        })?;
+        Some(highest(index) as f64 / 1000.0)
+    }
+}
+
+fn bucket(micros: u32) -> usize {
+    let exact = (2 * PRECISION).ilog2();
+    let shift = (u32::BITS - micros.leading_zeros()).saturating_sub(exact) as usize;
+    shift * PRECISION + (micros as usize >> shift)
+}
+
+/// The highest value of a bucket.
+fn highest(index: usize) -> u64 {
+    let shift = (index / PRECISION).saturating_sub(1);
+    (((index - shift * PRECISION) as u64 + 1) << shift) - 1
+}
+
+/// What repeated measurements say: the middle one, and how far the others were from it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// Half were at most this.
+    pub median: f64,
+    /// The lowest.
+    pub low: f64,
+    /// The highest.
+    pub high: f64,
+}
+
+impl Spread {
+    /// None of nothing.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut values = values.to_vec();
+        values.sort_unstable_by(f64::total_cmp);
+        let (low, high) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median =
+            if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        Some(Self { median, low, high })
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { p50, p90, p99, max, mean, .. } = self;
@@ -104,5 +180,37 @@ mod tests {
         let both = left.summary().unwrap();
         assert_eq!((both.count, both.p50), (2, 0.001));
         assert_eq!(both.max, f64::from(u32::MAX) / 1000.0, "the longest one can say is 71 minutes");
+    }
+
+    #[test]
+    fn every_latency_has_a_bucket_that_is_close_to_it() {
+        let mut before = 0;
+        for micros in (0..4096).chain((12..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit])).chain([u32::MAX]) {
+            let index = bucket(micros);
+            assert!(index == before || index == before + 1 || micros >= 4096, "{micros}");
+            before = index;
+            let (value, top) = (u64::from(micros), highest(index));
+            assert!(value <= top && top - value <= value / PRECISION as u64, "{micros} in {index}: {top}");
+        }
+    }
+
+    #[test]
+    fn a_histogram_has_the_percentiles_of_what_it_was_given() {
+        let mut histogram = Histogram::new();
+        assert_eq!(histogram.percentile(50), None);
+        (1..=100).for_each(|micros| histogram.record(Duration::from_micros(micros)));
+        assert_eq!((histogram.percentile(50), histogram.percentile(99)), (Some(0.05), Some(0.099)));
+        histogram.record(Duration::from_secs(1));
+        let longest = histogram.percentile(100).unwrap();
+        assert!((1000.0..1008.0).contains(&longest), "{longest}");
+        assert_eq!(histogram.count(), 101);
+    }
+
+    #[test]
+    fn a_spread_is_the_median_between_the_extremes() {
+        let spread = |values: &[f64]| Spread::of(values).map(|s| (s.low, s.median, s.high));
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
+        assert_eq!(spread(&[4.0, 1.0]), Some((1.0, 2.5, 4.0)));
+        assert_eq!(spread(&[]), None);
     }
 }

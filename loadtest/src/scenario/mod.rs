@@ -1,6 +1,9 @@
 //! The scenarios, one file each: its options, its invariant, its report.
 
+pub mod connect;
+pub mod fanout;
 pub mod flood;
+pub mod idle;
 pub mod latency;
 pub mod webhooks;
 
@@ -10,6 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
+
+/// Connections that are being opened at once.
+const WINDOW: usize = 64;
 
 /// What `webhooks` and `flood` have in common.
 #[derive(Debug, Args)]
@@ -47,7 +53,8 @@ impl Volume {
     }
 }
 
-fn write_json(file: Option<&PathBuf>, report: &Value) -> Result<()> {
+/// Writes the figures, if a file was named.
+pub fn write_json(file: Option<&PathBuf>, report: &Value) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
     std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("cannot write {}", file.display()))
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Volume;
 use crate::drive::{self, Load, Verdict};
 use crate::payload::Payloads;
-use crate::server;
+use crate::{process, server};
 
 /// Posts webhooks as fast as they are answered; every answer must be 202.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (mut server_cpu, mut own_cpu) = (Vec::new(), Vec::new());
     let at_edges = || {
         server_cpu.extend(server.cpu_time());
-        own_cpu.extend(server::cpu_time("self"));
+        own_cpu.extend(process::cpu_time("self"));
     };
     let outcome = drive::run(load, at_edges).await?;
 

@@ -1,0 +1,196 @@
+//! One server of a comparison, started for one round, and what a measurement needs to know of it.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{Options, Side};
+use crate::cores::{self, Cores};
+use crate::server::{Launch, Spawned, new_secret};
+use crate::target::Target;
+use crate::ws::door::Publishing;
+use crate::ws::swarm::first_frame;
+use crate::{process, token};
+
+const NAMESPACE: &str = "bench";
+/// Files beside the connections: the program's own, and publishers.
+const OTHER_FILES: u64 = 1100;
+
+/// A server, kept until the round is over.
+pub struct Host {
+    /// How to use it.
+    pub session: Session,
+    process: Process,
+}
+
+enum Process {
+    Floor(Child),
+    Gateway(Spawned),
+    Foreign,
+}
+
+/// How to use a server.
+#[derive(Clone)]
+pub struct Session {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The `Host` header.
+    pub host: String,
+    pid: Option<u32>,
+    api_key: String,
+    channel: String,
+    tokens: Tokens,
+}
+
+#[derive(Clone)]
+enum Tokens {
+    /// A user for every connection.
+    Minted(String),
+    /// The same for all.
+    Same(String),
+}
+
+impl Host {
+    /// Starts it, or finds it.
+    pub async fn start(options: &Options, side: Side, cores: Option<Cores>) -> Result<Self> {
+        let core = cores.map(|cores| cores.server);
+        match (side, &options.url) {
+            (Side::Floor, _) => Self::floor(core).await,
+            (Side::Gateway, None) => Self::gateway(options, core).await,
+            (Side::Gateway, Some(url)) => Self::foreign(options, url).await,
+        }
+    }
+
+    /// Lets it end in good order.
+    pub async fn finish(self) -> Result<()> {
+        match self.process {
+            Process::Gateway(mut spawned) => spawned.drain().await.map(drop),
+            Process::Floor(mut child) => Ok(child.kill().await?),
+            Process::Foreign => Ok(()),
+        }
+    }
+
+    async fn floor(core: Option<usize>) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("floor").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = cores::start_on(core, command).context("cannot start the floor")?;
+        let mut line = String::new();
+        let out = child.stdout.as_mut().context("the floor has no output")?;
+        BufReader::new(out).read_line(&mut line).await?;
+        let address: SocketAddr = line.trim().parse().context("the floor does not start")?;
+        let session = Session {
+            address,
+            host: address.to_string(),
+            pid: child.id(),
+            api_key: new_secret(),
+            channel: format!("{NAMESPACE}:load"),
+            tokens: Tokens::Minted(new_secret()),
+        };
+        Ok(Self { session, process: Process::Floor(child) })
+    }
+
+    async fn gateway(options: &Options, core: Option<usize>) -> Result<Self> {
+        let [jwt_secret, api_key] = [(); 2].map(|()| new_secret());
+        let config = config(!options.no_history);
+        let launch = Launch {
+            binary: options.binary.as_deref(),
+            data_in: options.data_in.as_deref(),
+            config: Some(&config),
+            environment: vec![
+                ("GITHUB_WEBHOOK_SECRET", new_secret()),
+                ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
+                ("CAMPANILE_API_KEY", api_key.clone()),
+            ],
+            core,
+        };
+        let spawned = launch.start().await?;
+        let session = Session {
+            address: spawned.target.address,
+            host: spawned.target.host.clone(),
+            pid: spawned.id(),
+            api_key,
+            channel: format!("{NAMESPACE}:load"),
+            tokens: Tokens::Minted(jwt_secret),
+        };
+        Ok(Self { session, process: Process::Gateway(spawned) })
+    }
+
+    async fn foreign(options: &Options, url: &str) -> Result<Self> {
+        let Target { address, host } = Target::resolve(url).await?;
+        let tokens = match (&options.token, &options.jwt_secret) {
+            (Some(token), _) => Tokens::Same(token.clone()),
+            (None, Some(secret)) => Tokens::Minted(secret.clone()),
+            (None, None) => bail!("--url needs --jwt-secret or --token"),
+        };
+        let session = Session {
+            address,
+            host,
+            pid: options.pid,
+            api_key: options.api_key.clone().unwrap_or_default(),
+            channel: options.channel.clone(),
+            tokens,
+        };
+        Ok(Self { session, process: Process::Foreign })
+    }
+}
+
+impl Session {
+    /// The first frames of these connections, spread over so many channels.
+    pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<Vec<u8>> {
+        let frame = |connection: usize| {
+            let token = match &self.tokens {
+                Tokens::Minted(secret) => &token::mint_for(secret, &format!("load-{connection}")),
+                Tokens::Same(token) => token,
+            };
+            match connection % channels {
+                0 => first_frame(token, &self.channel),
+                other => first_frame(token, &format!("{}-{other}", self.channel)),
+            }
+        };
+        connections.map(frame).collect()
+    }
+
+    /// How to publish data of `size` bytes.
+    pub fn publishing(&self, size: usize) -> Publishing<'_> {
+        let Self { address, host, api_key, channel, .. } = self;
+        Publishing { address: *address, host, api_key, channel, size }
+    }
+
+    /// The processor time that the server has used, if its process is known.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        process::cpu_time(&self.pid?.to_string())
+    }
+
+    /// The server's bytes in memory, if its process is known.
+    pub fn resident(&self) -> Option<u64> {
+        process::resident(&self.pid?.to_string())
+    }
+}
+
+/// Raises the limit of open files, or says that it is too low.
+pub fn ensure_files(connections: usize) -> Result<()> {
+    let needed = connections as u64 + OTHER_FILES;
+    let limit = rlimit::increase_nofile_limit(u64::MAX)?;
+    ensure!(
+        limit >= needed,
+        "{connections} connections need {needed} open files, and {limit} are allowed: \
+         raise the hard limit (ulimit -Hn) or ask for fewer"
+    );
+    Ok(())
+}
+
+fn config(history: bool) -> String {
+    let history = match history {
+        true => "history_size = 1000\nhistory_ttl = \"60s\"\nforce_recovery = true\n",
+        false => "",
+    };
+    format!(
+        "[server]\nworkers = 1\n\n[client]\nuser_connection_limit = 0\n\n[[channel.namespaces]]\n\
+         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n"
+    )
+}

@@ -1,0 +1,96 @@
+//! Which processor core does what: with server and client on a core each, neither takes time from
+//! the other, and a figure per core means something.
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+
+/// The wish for cores, as an option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// The first two that this process may use; none if there is only one.
+    Auto,
+    /// Leave it to the kernel.
+    Off,
+    /// These.
+    These(Cores),
+}
+
+/// A core for the server, another for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cores {
+    /// The server's.
+    pub server: usize,
+    /// The client's.
+    pub client: usize,
+}
+
+impl FromStr for Wish {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => {
+                let numbers: Option<Vec<usize>> = text.split(',').map(|core| core.parse().ok()).collect();
+                match numbers.as_deref() {
+                    Some(&[server, client]) => Ok(Self::These(Cores { server, client })),
+                    _ => Err("auto, off, or two numbers: SERVER,CLIENT"),
+                }
+            }
+        }
+    }
+}
+
+impl Wish {
+    /// The cores to use, if any.
+    pub fn cores(&self) -> Result<Option<Cores>> {
+        match self {
+            Self::Off => Ok(None),
+            Self::These(cores) => Ok(Some(*cores)),
+            Self::Auto => {
+                let allowed = sched_getaffinity(None)?;
+                let mut allowed = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+                Ok(allowed.next().zip(allowed.next()).map(|(server, client)| Cores { server, client }))
+            }
+        }
+    }
+}
+
+/// Keeps the calling thread, and what it starts from now on, on one core.
+pub fn stay_on(core: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(core);
+    sched_setaffinity(None, &only).with_context(|| format!("cannot stay on core {core}"))
+}
+
+/// Starts a process on one core, or wherever the kernel likes. A child inherits the core of the
+/// thread that starts it, so that thread is made for this and gone after it.
+pub fn start_on(core: Option<usize>, mut command: Command) -> Result<Child> {
+    let Some(core) = core else { return Ok(command.spawn()?) };
+    let runtime = Handle::current();
+    let start = move || {
+        let _inside = runtime.enter();
+        stay_on(core)?;
+        Ok(command.spawn()?)
+    };
+    std::thread::spawn(start).join().expect("starting a process does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_given_as_two_numbers_or_a_word() {
+        assert_eq!("0,3".parse(), Ok(Wish::These(Cores { server: 0, client: 3 })));
+        assert_eq!(("auto".parse(), "off".parse()), (Ok(Wish::Auto), Ok(Wish::Off)));
+        for bad in ["", "1", "1,2,3", "a,b", "-1,0"] {
+            assert!(bad.parse::<Wish>().is_err(), "{bad}");
+        }
+    }
+}

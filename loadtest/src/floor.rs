@@ -1,0 +1,320 @@
+//! The floor: what the kernel charges for a delivery, and no server can be below. An epoll loop that
+//! takes the WebSocket handshake, answers connect and subscribe from a can, and writes one prepared
+//! buffer to every socket, merging the messages that wait. No tokens, no positions, no limits, one
+//! channel. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
+//! standard input.
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use memchr::memmem;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Registry, Token};
+
+use crate::ws::frame;
+use crate::ws::swarm::{ACCEPT, KEY};
+
+const LISTENER: Token = Token(usize::MAX - 1);
+/// At most so much in one write, as in the gateway.
+const MERGED: usize = 64 * 1024;
+/// A socket that leaves more than this unread is closed.
+const BACKLOG: usize = 4 * 1024 * 1024;
+const SUBSCRIBED: &[u8] = b"\"subscribe\"";
+
+/// Serves on a free port, which it prints, until its standard input ends.
+pub fn run() -> Result<()> {
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+    let mut floor = Floor::bind("127.0.0.1:0".parse()?)?;
+    println!("{}", floor.listener.local_addr()?);
+    std::io::stdout().flush()?;
+    loop {
+        floor.turn()?;
+    }
+}
+
+struct Floor {
+    poll: Poll,
+    events: Option<Events>,
+    listener: TcpListener,
+    peers: Vec<Option<Peer>>,
+    vacant: Vec<usize>,
+    subscribers: Vec<usize>,
+    /// Frames to write to every subscriber at the end of the turn.
+    pending: Vec<u8>,
+    published: u64,
+    buffer: Vec<u8>,
+}
+
+struct Peer {
+    socket: TcpStream,
+    upgraded: bool,
+    /// The beginning of a request or frame, or what the socket had no room for.
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+/// What a publisher asks for.
+struct Publish<'a> {
+    channel: &'a [u8],
+    data: &'a [u8],
+}
+
+impl Floor {
+    fn bind(address: SocketAddr) -> Result<Self> {
+        let mut listener = TcpListener::bind(address)?;
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            events: Some(Events::with_capacity(1024)),
+            listener,
+            peers: Vec::new(),
+            vacant: Vec::new(),
+            subscribers: Vec::new(),
+            pending: Vec::with_capacity(MERGED),
+            published: 0,
+            buffer: vec![0; 64 * 1024],
+        })
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        let mut events = self.events.take().context("a turn within a turn")?;
+        match self.poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            polled => polled?,
+        }
+        for event in &events {
+            match event.token() {
+                LISTENER => self.accept()?,
+                Token(index) => {
+                    if event.is_writable() {
+                        self.with(index, |_, peer| peer.flush());
+                    }
+                    if event.is_readable() {
+                        self.with(index, |floor, peer| floor.read(index, peer));
+                    }
+                }
+            }
+        }
+        self.events = Some(events);
+        self.write_pending();
+        Ok(())
+    }
+
+    /// Does something with a peer, which is gone if it fails.
+    fn with(&mut self, index: usize, act: impl FnOnce(&mut Self, &mut Peer) -> Result<()>) {
+        let Some(mut peer) = self.peers[index].take() else { return };
+        if act(self, &mut peer).is_ok() {
+            self.peers[index] = Some(peer);
+        } else {
+            self.subscribers.retain(|subscriber| *subscriber != index);
+            self.vacant.push(index);
+        }
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        loop {
+            let mut socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("accepting failed"),
+            };
+            socket.set_nodelay(true)?;
+            let index = self.vacant.pop().unwrap_or_else(|| {
+                self.peers.push(None);
+                self.peers.len() - 1
+            });
+            register(self.poll.registry(), &mut socket, index)?;
+            let peer = Peer { socket, upgraded: false, input: Vec::new(), output: Vec::new() };
+            self.peers[index] = Some(peer);
+        }
+    }
+
+    fn read(&mut self, index: usize, peer: &mut Peer) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let outcome = self.read_into(index, peer, &mut buffer);
+        self.buffer = buffer;
+        outcome
+    }
+
+    fn read_into(&mut self, index: usize, peer: &mut Peer, buffer: &mut [u8]) -> Result<()> {
+        loop {
+            let kept = peer.input.len();
+            ensure!(kept < buffer.len(), "too long");
+            buffer[..kept].copy_from_slice(&peer.input);
+            let filled = match peer.socket.read(&mut buffer[kept..]) {
+                Ok(0) => anyhow::bail!("closed"),
+                Ok(read) => kept + read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut used = 0;
+            while let Some(length) = self.take(index, peer, &buffer[used..filled])? {
+                used += length;
+            }
+            // An idle peer holds no buffer.
+            peer.input = buffer[used..filled].to_vec();
+            if filled < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Handles one request or frame, and gives its length.
+    fn take(&mut self, index: usize, peer: &mut Peer, input: &[u8]) -> Result<Option<usize>> {
+        if peer.upgraded {
+            let Some((opcode, payload, length)) = frame::unmask(input)? else { return Ok(None) };
+            ensure!(opcode == 1, "no text");
+            if memmem::find(&payload, SUBSCRIBED).is_some() {
+                peer.send(&canned(&payload))?;
+                self.subscribers.push(index);
+            }
+            return Ok(Some(length));
+        }
+        let Some(head) = memmem::find(input, b"\r\n\r\n").map(|end| end + 4) else { return Ok(None) };
+        if input.starts_with(b"GET /connection/websocket ") {
+            ensure!(memmem::find(&input[..head], KEY.as_bytes()).is_some(), "only this tool's own key");
+            peer.upgraded = true;
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+            );
+            peer.send(answer.as_bytes())?;
+            return Ok(Some(head));
+        }
+        let length = head + content_length(&input[..head]).unwrap_or(0);
+        let Some(body) = input.get(head..length) else { return Ok(None) };
+        if input.starts_with(b"POST /api/publish ") {
+            self.publish(Publish::read(body).context("no publish")?);
+            let result = format!("{{\"result\":{{\"offset\":{}}}}}", self.published);
+            peer.send(&ok(&result))?;
+        } else {
+            peer.send(&ok("{}"))?;
+        }
+        Ok(Some(length))
+    }
+
+    /// Prepares the frame, as the gateway writes one with a position, and leaves it for the end of
+    /// the turn.
+    fn publish(&mut self, Publish { channel, data }: Publish<'_>) {
+        self.published += 1;
+        let offset = self.published.to_string();
+        let parts: [&[u8]; 7] = [
+            b"{\"push\":{\"channel\":",
+            channel,
+            b",\"pub\":{\"data\":",
+            data,
+            b",\"offset\":",
+            offset.as_bytes(),
+            b"}}}",
+        ];
+        let length = parts.iter().map(|part| part.len()).sum();
+        if self.pending.len() + length + 10 > MERGED {
+            self.write_pending();
+        }
+        frame::put_text_head(length, &mut self.pending);
+        parts.iter().for_each(|part| self.pending.extend_from_slice(part));
+    }
+
+    fn write_pending(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let mut failed = Vec::new();
+        for index in &self.subscribers {
+            // A peer that publishes in this very moment is no subscriber.
+            let Some(peer) = &mut self.peers[*index] else { continue };
+            if peer.send(&self.pending).is_err() {
+                failed.push(*index);
+            }
+        }
+        self.pending.clear();
+        for index in failed {
+            self.with(index, |_, _| anyhow::bail!("gone"));
+        }
+    }
+}
+
+impl Peer {
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = if self.output.is_empty() { write(&mut self.socket, bytes)? } else { 0 };
+        ensure!(self.output.len() + bytes.len() - written <= BACKLOG, "does not read");
+        self.output.extend_from_slice(&bytes[written..]);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.output.is_empty() {
+            let written = write(&mut self.socket, &self.output)?;
+            self.output.drain(..written);
+            if self.output.is_empty() {
+                self.output = Vec::new();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Publish<'a> {
+    /// Knows the one layout that the publishers here write.
+    fn read(body: &'a [u8]) -> Option<Self> {
+        let rest = body.strip_prefix(b"{\"channel\":")?;
+        let (channel, rest) = rest.split_at(memmem::find(rest, b",\"data\":")?);
+        Some(Self { channel, data: rest.strip_prefix(b",\"data\":")?.strip_suffix(b"}")? })
+    }
+}
+
+/// Until the socket has no room; epoll says when it has some again.
+fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(more) => written += more,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(written)
+}
+
+fn register(registry: &Registry, socket: &mut TcpStream, index: usize) -> Result<()> {
+    Ok(registry.register(socket, Token(index), Interest::READABLE | Interest::WRITABLE)?)
+}
+
+fn canned(payload: &[u8]) -> Vec<u8> {
+    const CONNECTED: &str = "{\"id\":1,\"connect\":{\"client\":\"00000000-0000-4000-8000-000000000000\",\
+                             \"version\":\"floor\"}}";
+    const JOINED: &str =
+        "{\"id\":2,\"subscribe\":{\"recoverable\":true,\"positioned\":true,\"epoch\":\"f\"}}";
+    let connects = payload.starts_with(b"{\"id\":1,\"connect\"");
+    let text = if connects { format!("{CONNECTED}\n{JOINED}") } else { JOINED.to_owned() };
+    let mut out = Vec::new();
+    frame::put_text_head(text.len(), &mut out);
+    out.extend_from_slice(text.as_bytes());
+    out
+}
+
+fn ok(body: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: application/json\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+fn content_length(head: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(head).ok()?;
+    let (_, value) = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
+    value.trim().parse().ok()
+}

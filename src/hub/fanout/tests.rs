@@ -6,7 +6,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uuid::Uuid;
 
+use super::entry::MAX_HELD;
 use super::*;
+use crate::domain::cursor::Cursor;
+use crate::domain::event::Event;
+use crate::domain::position::Epoch;
+use crate::store::log::Bounds;
 use futures_util::task::noop_waker_ref;
 use std::cell::Cell;
 use std::task::{Context, Poll};

@@ -1,0 +1,226 @@
+//! Events on their way to the entries of a worker thread: encoded once for all that take them
+//! whole, and merged into few writes when several come together.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::domain::channel::ChannelName;
+use crate::domain::cursor::Cursor;
+use crate::domain::event::Event;
+use crate::domain::position::{Epoch, Position};
+use crate::hub::outbox::MERGE;
+use crate::hub::presence::Movement;
+use crate::protocol::frames::Frames;
+use crate::protocol::push::{channel_json, write_publication_push};
+use crate::protocol::{sse, websocket};
+use crate::store::log::Bounds;
+
+/// What a channel actor sends to worker threads.
+#[derive(Clone)]
+pub enum Parcel {
+    /// These come next.
+    Events(Arc<Batch>),
+    /// The history was replaced; these are the new one's bounds.
+    Reset(ChannelName, Bounds),
+    /// Somebody came or left.
+    Moved(ChannelName, Movement),
+}
+
+impl Parcel {
+    pub(super) fn channel(&self) -> &ChannelName {
+        match self {
+            Self::Events(batch) => &batch.channel,
+            Self::Reset(channel, _) | Self::Moved(channel, _) => channel,
+        }
+    }
+}
+
+/// Events of one channel, encoded once for all that take them whole.
+pub struct Batch {
+    pub(super) channel: ChannelName,
+    built_in: bool,
+    /// `None` for events that are not kept.
+    pub(super) epoch: Option<Epoch>,
+    pub(super) events: Vec<Event>,
+    pub(super) accepted: Option<Instant>,
+    as_sse: OnceLock<Bytes>,
+    as_websocket: OnceLock<Bytes>,
+}
+
+impl Batch {
+    /// `events` are contiguous and ascending, unless they are not kept.
+    pub fn new(
+        channel: ChannelName,
+        epoch: Option<Epoch>,
+        events: Vec<Event>,
+        accepted: Option<Instant>,
+    ) -> Self {
+        let built_in = channel.is_built_in();
+        Self {
+            channel,
+            built_in,
+            epoch,
+            events,
+            accepted,
+            as_sse: OnceLock::new(),
+            as_websocket: OnceLock::new(),
+        }
+    }
+
+    /// The history they belong to; `None` for events that are not kept.
+    pub fn epoch(&self) -> Option<&Epoch> {
+        self.epoch.as_ref()
+    }
+
+    /// The events.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.events.first().map_or(0, |event| event.offset)
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.events.last().map_or(0, |event| event.offset)
+    }
+}
+
+/// How an entry's events become bytes.
+#[derive(Clone)]
+pub enum Framing {
+    /// SSE of one channel: the cursor is the event's own position, so all share the bytes.
+    Sse,
+    /// SSE of several channels: the cursor holds the positions of all of them.
+    SseMany(Rc<Cursors>),
+    /// The client protocol in frames of WebSocket.
+    WebSocket,
+}
+
+/// The positions of a stream of several channels.
+#[derive(Default)]
+pub struct Cursors(RefCell<BTreeMap<ChannelName, Position>>);
+
+impl Cursors {
+    /// Moves one channel and answers the cursor of all.
+    pub fn advance(&self, channel: &ChannelName, position: Position) -> String {
+        let mut positions = self.0.borrow_mut();
+        positions.insert(channel.clone(), position);
+        Cursor::Many(positions.clone()).to_string()
+    }
+}
+
+impl Framing {
+    /// The cursor after `position` on `channel`, as it is written into a frame.
+    pub fn cursor(&self, channel: &ChannelName, position: &Position) -> String {
+        match self {
+            Self::Sse | Self::WebSocket => position.to_string(),
+            Self::SseMany(cursors) => cursors.advance(channel, position.clone()),
+        }
+    }
+
+    /// The events of `batch` after the offset `after`.
+    pub(super) fn encode(&self, batch: &Batch, after: u64) -> Bytes {
+        let whole = after < batch.first() || batch.epoch.is_none();
+        let shared = match self {
+            Self::Sse if whole => &batch.as_sse,
+            Self::WebSocket if whole => &batch.as_websocket,
+            _ => return self.encode_after(batch, after),
+        };
+        shared.get_or_init(|| self.encode_after(batch, after)).clone()
+    }
+
+    fn encode_after(&self, batch: &Batch, after: u64) -> Bytes {
+        let events = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after);
+        if let Self::WebSocket = self {
+            let channel = channel_json(&batch.channel);
+            let mut frames = Frames::new();
+            events.for_each(|event| frames.add(|out| write_publication_push(out, &channel, event)));
+            let mut bytes = BytesMut::new();
+            frames.take().iter().for_each(|frame| websocket::push_text(&mut bytes, frame));
+            return bytes.freeze();
+        }
+        let mut text = String::new();
+        for event in events {
+            let id = batch
+                .epoch
+                .as_ref()
+                .map(|epoch| self.cursor(&batch.channel, &Position::new(epoch.clone(), event.offset)));
+            sse::write_event(&mut text, batch.built_in, event, id.as_deref());
+        }
+        Bytes::from(text)
+    }
+
+    /// Whether all entries of a channel get the same bytes.
+    pub(super) fn is_shared(&self) -> bool {
+        !matches!(self, Self::SseMany(_))
+    }
+}
+
+/// Batches of one channel that came together and follow each other.
+pub(super) struct Run<'a> {
+    pub(super) batches: Vec<&'a Arc<Batch>>,
+    as_sse: OnceCell<Vec<Bytes>>,
+    as_websocket: OnceCell<Vec<Bytes>>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn of(batch: &'a Arc<Batch>) -> Self {
+        Self { batches: vec![batch], as_sse: OnceCell::new(), as_websocket: OnceCell::new() }
+    }
+
+    /// Takes one more batch, if it follows.
+    pub(super) fn extend(&mut self, next: &'a Arc<Batch>) -> bool {
+        let follows =
+            next.epoch.as_ref() == self.epoch() && (next.epoch.is_none() || next.first() == self.last() + 1);
+        if follows {
+            self.batches.push(next);
+        }
+        follows
+    }
+
+    pub(super) fn epoch(&self) -> Option<&Epoch> {
+        self.batches.first().and_then(|batch| batch.epoch.as_ref())
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.batches.first().map_or(0, |batch| batch.first())
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.batches.last().map_or(0, |batch| batch.last())
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.events.len() as u64).sum()
+    }
+
+    pub(super) fn accepted(&self) -> Option<Instant> {
+        self.batches.iter().filter_map(|batch| batch.accepted).min()
+    }
+
+    /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all entries.
+    pub(super) fn pieces(&self, framing: &Framing) -> &[Bytes] {
+        let made = if let Framing::WebSocket = framing { &self.as_websocket } else { &self.as_sse };
+        made.get_or_init(|| match &self.batches[..] {
+            [only] => vec![framing.encode(only, 0)],
+            several => {
+                let mut pieces = Vec::new();
+                let mut open = BytesMut::new();
+                for bytes in several.iter().map(|batch| framing.encode(batch, 0)) {
+                    if !open.is_empty() && open.len() + bytes.len() > MERGE {
+                        pieces.push(std::mem::take(&mut open).freeze());
+                    }
+                    open.extend_from_slice(&bytes);
+                }
+                pieces.push(open.freeze());
+                pieces
+            }
+        })
+    }
+}

@@ -1,0 +1,363 @@
+//! One connection's interest in one channel. An entry knows its position: it takes what follows,
+//! holds back while its connection catches up, and goes on hold by itself when it sees a hole.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::batch::{Batch, Framing, Run};
+use crate::domain::channel::ChannelName;
+use crate::domain::event::Event;
+use crate::domain::position::{Epoch, Position};
+use crate::hub::outbox::{Outbox, Refused};
+use crate::hub::presence::Movement;
+use crate::protocol::push::{OnChannel, Push};
+use crate::protocol::{sse, websocket};
+use crate::store::log::Bounds;
+use crate::telemetry::{Counter, Family, Kind, Metrics, count};
+
+/// Events that an entry on hold keeps; with more it reads the log again instead.
+pub(super) const MAX_HELD: usize = 1024;
+
+/// One connection's interest in one channel.
+pub struct Entry {
+    pub(super) channel: ChannelName,
+    pub(super) outbox: Rc<Outbox>,
+    pub(super) framing: Framing,
+    pub(super) state: RefCell<State>,
+    /// Whether its client is told who comes and leaves.
+    pub(super) hears_others: bool,
+    pub(super) tally: Rc<Tally>,
+}
+
+/// What a worker thread counts while it delivers.
+pub(super) struct Tally {
+    pub(super) metrics: Arc<Metrics>,
+    sse: Counter,
+    websocket: Counter,
+    websocket_bytes: Counter,
+}
+
+impl Tally {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        let of = |family: &Family<Kind, Counter>, kind| family.get_or_create(&Kind { kind }).clone();
+        Self {
+            sse: of(&metrics.deliveries, "sse"),
+            websocket: of(&metrics.deliveries, "websocket"),
+            websocket_bytes: of(&metrics.delivered_bytes, "websocket"),
+            metrics,
+        }
+    }
+}
+
+pub(super) enum State {
+    /// Events wait here until the connection has caught up.
+    Hold(Hold),
+    /// Everything up to the position was pushed; `None` where nothing is kept.
+    Live(Option<Position>),
+    /// The subscription is over: nothing is pushed any more.
+    Over,
+}
+
+/// One thing that came while an entry was on hold.
+pub(super) enum Held {
+    Batch(Arc<Batch>),
+    Moved(Movement),
+}
+
+/// What came while an entry was on hold.
+#[derive(Default)]
+pub(super) struct Hold {
+    pub(super) held: Vec<Held>,
+    events: usize,
+    bytes: usize,
+    /// Something was dropped: the log has it.
+    pub(super) incomplete: bool,
+    /// Up to where everything had been pushed when the entry fell behind.
+    resume: Option<Position>,
+}
+
+impl Hold {
+    /// Keeps `batch`, unless with it there are too many events or more than `most` bytes: they are
+    /// all pushed at once in the end, and must not look like a reader's leavings.
+    fn add(&mut self, batch: &Arc<Batch>, most: usize) {
+        self.events += batch.events.len();
+        self.bytes += batch.events.iter().map(|event| event.data.len()).sum::<usize>();
+        if self.events > MAX_HELD || self.bytes > most {
+            self.held.clear();
+            self.incomplete = true;
+        }
+        if !self.incomplete {
+            self.held.push(Held::Batch(batch.clone()));
+        }
+    }
+}
+
+/// Whether what came follows what was there.
+#[derive(PartialEq, Eq)]
+enum Continuity {
+    Whole,
+    /// Something is missing in between; the entry is on hold.
+    Broken,
+}
+
+/// What became of an attempt to go live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The entry is live.
+    Live,
+    /// What was held does not join on: read the log once more.
+    Missed,
+}
+
+impl Entry {
+    /// The channel.
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// The cursor after `position`, for frames that the connection makes itself.
+    pub fn cursor(&self, position: &Position) -> String {
+        self.framing.cursor(&self.channel, position)
+    }
+
+    /// Pushes events that were read from the log; only while the entry is on hold.
+    pub fn replay(&self, epoch: &Epoch, events: Vec<Event>) -> Result<(), Refused> {
+        if matches!(*self.state.borrow(), State::Over) {
+            return Err(Refused::Closed);
+        }
+        let batch = Batch::new(self.channel.clone(), Some(epoch.clone()), events, None);
+        self.count(batch.events.len() as u64);
+        self.outbox.push_replay(self.framing.encode(&batch, 0))
+    }
+
+    /// How many bytes of events are best pushed at once.
+    pub fn piece(&self) -> usize {
+        self.outbox.limit() / 4
+    }
+
+    /// Goes live behind `position`: pushes what was held beyond it. If that leaves a hole the
+    /// entry stays on hold, and [`Entry::resume_position`] says from where to read on.
+    pub fn release(&self, position: Option<Position>) -> Release {
+        let hold = match &mut *self.state.borrow_mut() {
+            State::Hold(hold) => std::mem::take(hold),
+            State::Live(_) | State::Over => return Release::Live,
+        };
+        if hold.incomplete && position.is_some() {
+            return Release::Missed;
+        }
+        *self.state.borrow_mut() = State::Live(position);
+        for held in &hold.held {
+            match held {
+                // Whoever releases it hears by the answer that it fell behind.
+                Held::Batch(batch) => drop(self.accept(batch)),
+                Held::Moved(movement) => self.take_movement(movement),
+            }
+        }
+        if matches!(*self.state.borrow(), State::Hold(_)) { Release::Missed } else { Release::Live }
+    }
+
+    /// From where an entry that fell behind has to catch up.
+    pub fn resume_position(&self) -> Option<Position> {
+        match &*self.state.borrow() {
+            State::Hold(hold) => hold.resume.clone(),
+            State::Live(_) | State::Over => None,
+        }
+    }
+
+    /// Whether the keeper tells the client of a loss, and not the entry.
+    pub fn is_told_by_keeper(&self) -> bool {
+        matches!(self.framing, Framing::WebSocket)
+    }
+
+    /// Waits until the connection can take more, see [`Outbox::room`].
+    pub async fn room(&self) {
+        self.outbox.room().await;
+    }
+
+    /// Whether the connection or the subscription is over.
+    pub fn is_over(&self) -> bool {
+        matches!(*self.state.borrow(), State::Over) || self.outbox.is_over()
+    }
+
+    /// Up to where everything was pushed, if the entry is live.
+    pub fn position(&self) -> Option<Position> {
+        match &*self.state.borrow() {
+            State::Live(position) => position.clone(),
+            State::Hold(_) | State::Over => None,
+        }
+    }
+
+    /// Takes a batch from the channel.
+    pub(super) fn take(&self, batch: &Arc<Batch>) {
+        if self.accept(batch) == Continuity::Broken {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(keeper) = self.outbox.keeper() {
+            keeper.fell_behind(&self.channel);
+        }
+    }
+
+    fn accept(&self, batch: &Arc<Batch>) -> Continuity {
+        let mut state = self.state.borrow_mut();
+        let after = match &mut *state {
+            State::Hold(hold) => {
+                hold.add(batch, self.piece());
+                return Continuity::Whole;
+            }
+            State::Over => return Continuity::Whole,
+            State::Live(_) if batch.epoch.is_none() => 0,
+            State::Live(position) => {
+                let joins = position.as_ref().filter(|position| {
+                    Some(&position.epoch) == batch.epoch.as_ref() && batch.first() <= position.offset + 1
+                });
+                let Some(joined) = joins else {
+                    // Everything from this batch on is held; the log has what is missing before it.
+                    // A batch of another history is dropped: held, it would never join.
+                    let resume = position.take();
+                    let same = resume.as_ref().map(|resume| &resume.epoch) == batch.epoch.as_ref();
+                    let mut hold = Hold { resume, incomplete: !same, ..Hold::default() };
+                    hold.add(batch, self.piece());
+                    *state = State::Hold(hold);
+                    return Continuity::Broken;
+                };
+                let after = joined.offset;
+                if batch.last() <= after {
+                    return Continuity::Whole;
+                }
+                *position = Some(Position::new(joined.epoch.clone(), batch.last()));
+                after
+            }
+        };
+        drop(state);
+        // A refusal closes the connection, which then lets go of this entry.
+        let _ = self.push(batch, after);
+        Continuity::Whole
+    }
+
+    /// Takes several batches that follow each other, in one piece if the entry stands before them.
+    pub(super) fn take_run(&self, run: &Run<'_>) {
+        let at_start = self.framing.is_shared()
+            && match (&mut *self.state.borrow_mut(), run.epoch()) {
+                (State::Live(Some(position)), Some(epoch))
+                    if position.epoch == *epoch && position.offset + 1 == run.first() =>
+                {
+                    position.offset = run.last();
+                    true
+                }
+                (State::Live(_), None) => true,
+                _ => false,
+            };
+        if !at_start {
+            return run.batches.iter().for_each(|batch| self.take(batch));
+        }
+        self.count(run.events());
+        for piece in run.pieces(&self.framing) {
+            if self.hand(piece.clone(), run.accepted()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Somebody else came or left.
+    pub(super) fn take_movement(&self, movement: &Movement) {
+        if !self.hears_others {
+            return;
+        }
+        match &mut *self.state.borrow_mut() {
+            State::Hold(hold) => {
+                hold.events += 1;
+                if hold.events <= MAX_HELD {
+                    hold.held.push(Held::Moved(movement.clone()));
+                }
+                return;
+            }
+            State::Over => return,
+            State::Live(_) => {}
+        }
+        let mut text = String::new();
+        let what = match movement.came {
+            true => OnChannel::Join(&movement.info),
+            false => OnChannel::Leave(&movement.info),
+        };
+        Push::On(&self.channel, what).write(&mut text);
+        let _ = self.hand(websocket::text(&text), None);
+    }
+
+    /// The channel's history was replaced, or the channel itself lost its place.
+    pub(super) fn reset(&self, bounds: &Bounds) {
+        let mut state = self.state.borrow_mut();
+        let resume = match &mut *state {
+            State::Hold(hold) => {
+                *hold = Hold { incomplete: true, resume: hold.resume.take(), ..Hold::default() };
+                return;
+            }
+            State::Live(Some(position)) if position.epoch == bounds.head.epoch => {
+                // By a read of its own it may be further than the channel was, and has lost nothing.
+                if position.offset >= bounds.head.offset {
+                    return;
+                }
+                bounds.covers(position).then(|| position.clone())
+            }
+            State::Live(_) => None,
+            State::Over => return,
+        };
+        if resume.is_some() || self.is_told_by_keeper() {
+            let fell_behind = resume.is_some();
+            *state = State::Hold(Hold { incomplete: true, resume, ..Hold::default() });
+            drop(state);
+            if fell_behind {
+                return self.ring();
+            }
+        } else {
+            *state = State::Live(Some(bounds.head.clone()));
+            drop(state);
+        }
+        let _ = self.push_reset(bounds);
+    }
+
+    /// Tells the reader that its place is gone and where it is now. On a socket that is for its
+    /// keeper to say, and the entry is on hold until then.
+    pub fn push_reset(&self, bounds: &Bounds) -> Result<(), Refused> {
+        if self.is_told_by_keeper() {
+            if let Some(keeper) = self.outbox.keeper() {
+                keeper.lost(&self.channel, &bounds.head);
+            }
+            return Ok(());
+        }
+        let id = self.cursor(&bounds.head);
+        let frame = sse::reset(&self.channel, &bounds.oldest(), &bounds.head, Some(&id));
+        self.hand(Bytes::from(frame), None)
+    }
+
+    fn push(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
+        let bytes = self.framing.encode(batch, after);
+        let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
+        self.count(sent as u64);
+        self.hand(bytes, batch.accepted)
+    }
+
+    fn hand(&self, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
+        if let Framing::WebSocket = self.framing {
+            self.tally.websocket_bytes.inc_by(bytes.len() as u64);
+        }
+        let done = self.outbox.push(bytes, accepted);
+        if done == Err(Refused::Overflow) {
+            count(&self.tally.metrics.slow_disconnects, "queue");
+            tracing::info!(channel = %self.channel, "a reader is too slow and was disconnected");
+        }
+        done
+    }
+
+    fn count(&self, events: u64) {
+        let counter =
+            if let Framing::WebSocket = self.framing { &self.tally.websocket } else { &self.tally.sse };
+        counter.inc_by(events);
+    }
+}

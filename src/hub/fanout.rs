@@ -25,7 +25,7 @@ use crate::vital;
 use batch::Run;
 pub use batch::{Batch, Cursors, Framing, Parcel};
 pub use entry::{Entry, Release};
-use entry::{Hold, State, Tally};
+use entry::{State, Tally};
 
 /// Parcels that are handled before other tasks of the thread get a turn.
 const TURN: usize = 64;
@@ -123,14 +123,8 @@ impl Fanout {
         framing: Framing,
         visitor: Visitor,
     ) -> Result<(Subscription, Option<Position>), CannotFollow> {
-        let entry = Rc::new(Entry {
-            channel: channel.clone(),
-            outbox,
-            framing,
-            state: RefCell::new(State::Hold(Hold::default())),
-            hears_others: visitor.hears_others,
-            tally: self.tally.clone(),
-        });
+        let tally = self.tally.clone();
+        let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor.hears_others, tally));
         let reached = {
             let mut routes = self.routes.borrow_mut();
             let route = routes.entry(channel.clone()).or_default();

@@ -4,6 +4,7 @@
 mod any;
 mod commands;
 mod connecting;
+mod interleavings;
 mod order;
 mod refreshing;
 mod subscribing;

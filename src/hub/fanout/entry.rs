@@ -114,6 +114,18 @@ pub enum Release {
 }
 
 impl Entry {
+    /// An entry on hold.
+    pub(super) fn new(
+        channel: ChannelName,
+        outbox: Rc<Outbox>,
+        framing: Framing,
+        hears_others: bool,
+        tally: Rc<Tally>,
+    ) -> Self {
+        let state = RefCell::new(State::Hold(Hold::default()));
+        Self { channel, outbox, framing, state, hears_others, tally }
+    }
+
     /// The channel.
     pub fn channel(&self) -> &ChannelName {
         &self.channel
@@ -359,5 +371,50 @@ impl Entry {
         let counter =
             if let Framing::WebSocket = self.framing { &self.tally.websocket } else { &self.tally.sse };
         counter.inc_by(events);
+    }
+}
+
+/// For tests that play the fan-out themselves.
+#[cfg(test)]
+impl Entry {
+    pub(crate) fn alone(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
+        let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
+        Rc::new(Self::new(channel, outbox, Framing::WebSocket, false, tally))
+    }
+
+    pub(crate) fn feed(&self, batches: &[Arc<Batch>]) {
+        let Some((first, rest)) = batches.split_first() else { return };
+        let mut run = Run::of(first);
+        for batch in rest {
+            if !run.extend(batch) {
+                self.take_run(&run);
+                run = Run::of(batch);
+            }
+        }
+        self.take_run(&run);
+    }
+
+    pub(crate) fn feed_reset(&self, bounds: &Bounds) {
+        self.reset(bounds);
+    }
+
+    pub(crate) fn end(&self) {
+        *self.state.borrow_mut() = State::Over;
+    }
+
+    /// All that decides what it does next.
+    pub(crate) fn look(&self) -> String {
+        match &*self.state.borrow() {
+            State::Over => "over".to_owned(),
+            State::Live(position) => format!("live {position:?}"),
+            State::Hold(hold) => {
+                let offsets = |held: &Held| match held {
+                    Held::Batch(batch) => format!("{}-{}", batch.first(), batch.last()),
+                    Held::Moved(_) => "moved".to_owned(),
+                };
+                let held: Vec<String> = hold.held.iter().map(offsets).collect();
+                format!("hold {held:?} {} {:?}", hold.incomplete, hold.resume)
+            }
+        }
     }
 }

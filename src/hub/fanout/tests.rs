@@ -62,10 +62,8 @@ impl Reader {
 
     fn with(framing: Framing, outbox: Outbox) -> Self {
         let outbox = Rc::new(outbox);
-        let state = RefCell::new(State::Hold(Hold::default()));
         let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        let (channel, hears_others) = (news(), true);
-        let entry = Entry { channel, outbox: outbox.clone(), framing, state, hears_others, tally };
+        let entry = Entry::new(news(), outbox.clone(), framing, true, tally);
         Self { entry: Rc::new(entry), outbox }
     }
 

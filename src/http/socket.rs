@@ -13,6 +13,7 @@ use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, h1};
 use actix_rt::net::TcpStream;
 use actix_web::HttpResponse;
 use actix_web::http::header;
+use bytes::Bytes;
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
@@ -59,7 +60,9 @@ pub async fn upgrade(
     let Some(held) = held else { return Ok(()) };
     drop(request);
     let parts = framed.into_parts();
-    actix_rt::spawn(sockets.carry(parts.io, parts.read_buf.freeze(), held));
+    // A copy, because the dispatcher's buffer is large and would live as long as the socket.
+    let first = Bytes::copy_from_slice(&parts.read_buf);
+    actix_rt::spawn(sockets.carry(parts.io, first, held));
     Ok(())
 }
 

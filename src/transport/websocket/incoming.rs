@@ -92,6 +92,9 @@ impl Stream for Incoming {
         }
         if !this.first.is_empty() {
             let bytes = this.first.split_to(this.first.len().min(most));
+            if this.first.is_empty() {
+                this.first = Bytes::new();
+            }
             return this.take(bytes);
         }
         let mut buffer = [0; READ];

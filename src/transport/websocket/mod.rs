@@ -128,7 +128,7 @@ impl Sockets {
             outbox.end_with(wire::close(&DisconnectCode::Internal.into()));
         }
         drop(frames);
-        linger(&stream).await;
+        Box::pin(linger(&stream)).await;
         outbox.close();
         level(&self.metrics.connections, "websocket").dec();
         drop(held);

@@ -215,6 +215,13 @@ impl Outbox {
         self.inner.borrow_mut().close();
     }
 
+    /// Cuts the connection, unless all that was queued is on its way.
+    pub fn give_up(&self) {
+        if self.inner.borrow().state != State::Closed {
+            self.abort();
+        }
+    }
+
     /// Ends at once and cuts the connection.
     pub fn abort(&self) {
         self.close();

@@ -33,6 +33,8 @@ pub struct Wish<'a> {
     pub limit: u32,
     /// The newest first.
     pub reverse: bool,
+    /// The answer ends after so many bytes of data, if it has at least one event.
+    pub bytes: usize,
 }
 
 /// What was found.
@@ -81,7 +83,7 @@ pub async fn read(
         Some((_, offset)) if wish.reverse => (oldest, head.offset.min(offset.saturating_sub(1))),
         Some((_, offset)) => (oldest.max(offset), head.offset),
     };
-    let events = piece(conn, channel, after, until, wish.limit.min(MOST_EVENTS), wish.reverse).await?;
+    let events = piece(conn, channel, after, until, wish).await?;
     Ok(History::Events { events, head })
 }
 
@@ -90,11 +92,12 @@ async fn piece(
     channel: &ChannelName,
     mut after: u64,
     mut until: u64,
-    limit: u32,
-    reverse: bool,
+    wish: Wish<'_>,
 ) -> Result<Vec<Event>> {
+    let (limit, most_bytes, reverse) =
+        (wish.limit.min(MOST_EVENTS), wish.bytes.min(MOST_BYTES), wish.reverse);
     let (mut found, mut bytes): (Vec<Event>, usize) = (Vec::new(), 0);
-    while after < until && bytes < MOST_BYTES {
+    while after < until && bytes < most_bytes {
         let wanted = CHUNK.min(u64::from(limit) - found.len() as u64);
         if wanted == 0 {
             break;
@@ -109,7 +112,7 @@ async fn piece(
             }
             bytes += row.data.len();
             found.push(row);
-            if bytes >= MOST_BYTES {
+            if bytes >= most_bytes {
                 break;
             }
         }

@@ -31,7 +31,7 @@ async fn read(store: &TestStore, channel: &ChannelName, kept: Retention, wish: W
         .read(move |conn| {
             async move {
                 let since = since.as_ref().map(|(epoch, offset)| (epoch.as_str(), *offset));
-                let wish = Wish { since, limit, reverse };
+                let wish = Wish { since, limit, reverse, bytes: usize::MAX };
                 history::read(conn, &generation, &channel, kept, now, wish).await
             }
             .boxed()
@@ -50,7 +50,7 @@ async fn offsets(
 ) -> (Vec<u64>, u64) {
     let epoch = store.head(channel).await.epoch;
     let since = since.map(|offset| (epoch.as_str(), offset));
-    match read(store, channel, kept, Wish { since, limit, reverse }).await {
+    match read(store, channel, kept, Wish { since, limit, reverse, bytes: usize::MAX }).await {
         History::Events { events, head } => {
             assert_eq!(head.epoch, epoch);
             (events.iter().map(|event| event.offset).collect(), head.offset)
@@ -63,7 +63,13 @@ async fn forward_reads_from_the_oldest_or_behind_a_place(store: TestStore) {
     let news = channel("news");
     store.fill(&news, 450).await;
     let log = store.whole_log(&news).await;
-    let whole = read(&store, &news, FOREVER, Wish { since: None, limit: u32::MAX, reverse: false }).await;
+    let whole = read(
+        &store,
+        &news,
+        FOREVER,
+        Wish { since: None, limit: u32::MAX, reverse: false, bytes: usize::MAX },
+    )
+    .await;
     assert_eq!(whole, History::Events { events: log, head: store.head(&news).await });
     for (since, limit, expected) in [
         (None, 2, 1..3),
@@ -137,7 +143,13 @@ async fn another_epoch_is_named_and_an_empty_one_fits_any(store: TestStore) {
     for limit in [0, 9] {
         for reverse in [false, true] {
             let found = async |epoch: &str| {
-                read(&store, &news, FOREVER, Wish { since: Some((epoch, 2)), limit, reverse }).await
+                read(
+                    &store,
+                    &news,
+                    FOREVER,
+                    Wish { since: Some((epoch, 2)), limit, reverse, bytes: usize::MAX },
+                )
+                .await
             };
             for strange in ["other", "x y", &format!("{}-", head.epoch)] {
                 assert_eq!(found(strange).await, History::OtherEpoch(head.clone()));
@@ -151,7 +163,9 @@ async fn a_channel_that_nobody_used_has_an_epoch_and_no_events(store: TestStore)
     let news = channel("news");
     let base = Position::new(store.store.generation(), 0);
     for limit in [0, 9] {
-        let found = read(&store, &news, FOREVER, Wish { since: None, limit, reverse: false }).await;
+        let found =
+            read(&store, &news, FOREVER, Wish { since: None, limit, reverse: false, bytes: usize::MAX })
+                .await;
         assert_eq!(found, History::Events { events: Vec::new(), head: base.clone() });
     }
     assert_eq!(store.count("channels").await, 0);

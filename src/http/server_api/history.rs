@@ -83,7 +83,7 @@ async fn read(
         .read(move |conn| {
             async move {
                 let since = asked.since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
-                let wish = Wish { since, limit, reverse: asked.reverse == Some(true) };
+                let wish = Wish { since, limit, reverse: asked.reverse == Some(true), bytes: usize::MAX };
                 stored::read(conn, &generation, &channel, retention, now, wish).await
             }
             .boxed()

@@ -42,6 +42,8 @@ use incoming::{BadMessage, Credit, Fragments, Incoming};
 
 /// The recovery limit of built-in channels (design §5).
 const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };
+/// Bytes of data after which an answer to `history` ends; the client asks for the next page.
+const HISTORY_BYTES: usize = 4 << 20;
 /// How long the peer may take to close after we have.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -129,7 +131,7 @@ impl Sockets {
         }
         drop(frames);
         Box::pin(linger(&stream)).await;
-        outbox.close();
+        outbox.give_up();
         level(&self.metrics.connections, "websocket").dec();
         drop(held);
     }
@@ -543,7 +545,7 @@ async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
         Box::pin(async move {
             let (generation, now) = (store.generation(), store.timestamp());
             let since = since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
-            let wish = history::Wish { since, limit, reverse };
+            let wish = history::Wish { since, limit, reverse, bytes: HISTORY_BYTES };
             history::read(conn, &generation, &channel, retention, now, wish).await
         })
     });

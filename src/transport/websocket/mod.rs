@@ -118,7 +118,7 @@ impl Sockets {
         let stream = Rc::new(stream);
         let outbox = Rc::new(Outbox::socket(Wire::Plain(stream.clone()), self.outbox.clone()));
         let credit = Credit::new(self.options.message_size);
-        let incoming = Incoming::new(stream.clone(), first, credit.clone());
+        let incoming = Incoming::new(stream.clone(), first, credit.clone(), self.options.message_size);
         let codec = Codec::new().max_size(self.options.message_size);
         let socket = Socket::new(self.clone(), outbox.clone(), credit);
         let mut frames = Box::pin(WebsocketContext::with_codec(socket, incoming, codec));
@@ -250,8 +250,10 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
             }
             Ok(Message::Nop) => {}
             Err(ProtocolError::Overflow) => self.refuse(BadMessage::TooLong, ctx),
-            // The stream of bytes never fails, so this is text that is none.
-            Err(ProtocolError::Io(_)) => self.refuse(BadMessage::NotText, ctx),
+            // The stream of bytes never fails, so this is text that is none; or reserved bits.
+            Err(ProtocolError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
+                self.refuse(BadMessage::NotText, ctx);
+            }
             Err(_) => {
                 let frame = wire::close_with(CloseCode::Protocol, "not a frame of WebSocket");
                 self.end_with(CloseCode::Protocol.into(), frame, ctx);

@@ -75,6 +75,7 @@ pub struct Sockets {
     options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     open: RefCell<HashMap<Uuid, Addr<Socket>>>,
+    stopping: watch::Receiver<Option<Duration>>,
 }
 
 impl Sockets {
@@ -85,7 +86,7 @@ impl Sockets {
         fanout: Rc<Fanout>,
         services: (Hub, Store, Publisher, Arc<Metrics>),
         options: WebsocketOptions,
-        mut stopping: watch::Receiver<Option<Duration>>,
+        stopping: watch::Receiver<Option<Duration>>,
     ) -> Rc<Self> {
         let (hub, store, publisher, metrics) = services;
         let outbox = Rc::new(SocketOptions {
@@ -94,11 +95,12 @@ impl Sockets {
             close_timeout: CLOSE_TIMEOUT,
             slow: wire::close(&DisconnectCode::Slow.into()),
         });
-        let open = RefCell::default();
-        let sockets = Rc::new(Self { rules, fanout, hub, store, publisher, metrics, options, outbox, open });
+        let (open, mut told) = (RefCell::default(), stopping.clone());
+        let sockets =
+            Rc::new(Self { rules, fanout, hub, store, publisher, metrics, options, outbox, open, stopping });
         let all = Rc::downgrade(&sockets);
         actix_rt::spawn(async move {
-            let spread = stopping.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
+            let spread = told.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
             let Some(sockets) = all.upgrade() else { return };
             let open: Vec<Addr<Socket>> = sockets.open.borrow().values().cloned().collect();
             let pause = spread.unwrap_or_default() / u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
@@ -207,6 +209,10 @@ impl Actor for Socket {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.outbox.kept_by(ctx.address());
         self.all.open.borrow_mut().insert(self.session.id(), ctx.address());
+        // It was let in just before, and nobody else would tell it.
+        if self.all.stopping.borrow().is_some() {
+            ctx.notify(End(DisconnectCode::Shutdown));
+        }
         self.arm(ctx);
     }
 }

@@ -17,4 +17,5 @@ mod publish;
 mod repos;
 mod runs;
 mod sync;
+mod websocket;
 mod writers;

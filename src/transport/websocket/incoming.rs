@@ -1,7 +1,8 @@
 //! What a client sends: bytes from the socket as far as the client has credit, and messages from
 //! fragments. The library under the actor takes bytes until there are none before it reads a
 //! frame, so the credit is what bounds its buffer: one message and its header, given back as
-//! messages are handled.
+//! messages are handled. It also looks at a length only when it has the whole frame, which it never
+//! has of one that is longer than the credit: so lengths are checked here.
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -61,17 +62,77 @@ pub(super) struct Incoming {
     first: Bytes,
     credit: Rc<Credit>,
     turn: usize,
+    lengths: Lengths,
 }
 
 impl Incoming {
-    pub(super) fn new(stream: Rc<TcpStream>, first: Bytes, credit: Rc<Credit>) -> Self {
-        Self { stream, first, credit, turn: TURN }
+    pub(super) fn new(
+        stream: Rc<TcpStream>,
+        first: Bytes,
+        credit: Rc<Credit>,
+        largest_message: usize,
+    ) -> Self {
+        let lengths = Lengths { largest: largest_message as u64, ..Lengths::default() };
+        Self { stream, first, credit, turn: TURN, lengths }
     }
 
-    fn take(&mut self, bytes: Bytes) -> Poll<Option<Result<Bytes, PayloadError>>> {
+    fn take(&mut self, bytes: &[u8]) -> Poll<Option<Result<Bytes, PayloadError>>> {
         self.credit.left.set(self.credit.left.get() - bytes.len());
         self.turn = self.turn.saturating_sub(bytes.len());
-        Poll::Ready(Some(Ok(bytes)))
+        Poll::Ready(Some(Ok(self.lengths.check(bytes))))
+    }
+}
+
+/// Reads the lengths of frames as their bytes pass.
+#[derive(Default)]
+struct Lengths {
+    largest: u64,
+    /// Bytes of the frame under way that are not its header's.
+    rest: u64,
+    /// A header that is not whole yet: up to its length, without the mask.
+    header: [u8; 10],
+    have: usize,
+    /// A frame was too long: nothing more passes.
+    over: bool,
+}
+
+impl Lengths {
+    /// A header with a length that is none, so that the library refuses it at once as too long.
+    const TOO_LONG: [u8; 10] = [0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+
+    /// What of `bytes` goes on: all of it, headers only when they are whole. A header that says too
+    /// much becomes one that is refused, behind everything that came before it.
+    fn check(&mut self, mut bytes: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.have + bytes.len());
+        while !self.over && !bytes.is_empty() {
+            if self.rest > 0 {
+                let most = usize::try_from(self.rest).unwrap_or(usize::MAX).min(bytes.len());
+                out.extend_from_slice(&bytes[..most]);
+                (self.rest, bytes) = (self.rest - most as u64, &bytes[most..]);
+                continue;
+            }
+            (self.header[self.have], bytes) = (bytes[0], &bytes[1..]);
+            self.have += 1;
+            let Some(length) = length_in(&self.header[..self.have]) else { continue };
+            if length > self.largest {
+                self.over = true;
+                out.extend_from_slice(&Self::TOO_LONG);
+                break;
+            }
+            out.extend_from_slice(&self.header[..self.have]);
+            let mask = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
+            (self.rest, self.have) = (length + mask, 0);
+        }
+        out.freeze()
+    }
+}
+
+/// The length of the payload, once the header has it (RFC 6455 §5.2).
+fn length_in(header: &[u8]) -> Option<u64> {
+    match header.get(1)? & 0x7f {
+        126 => Some(u16::from_be_bytes(header.get(2..4)?.try_into().ok()?).into()),
+        127 => Some(u64::from_be_bytes(header.get(2..10)?.try_into().ok()?)),
+        short => Some(short.into()),
     }
 }
 
@@ -95,14 +156,14 @@ impl Stream for Incoming {
             if this.first.is_empty() {
                 this.first = Bytes::new();
             }
-            return this.take(bytes);
+            return this.take(&bytes);
         }
         let mut buffer = [0; READ];
         let most = most.min(READ);
         loop {
             match this.stream.try_read(&mut buffer[..most]) {
                 Ok(0) => return Poll::Ready(None),
-                Ok(count) => return this.take(Bytes::copy_from_slice(&buffer[..count])),
+                Ok(count) => return this.take(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     this.turn = TURN;
                     match this.stream.poll_read_ready(cx) {
@@ -169,6 +230,27 @@ mod tests {
         assert_eq!(add(&mut fragments, Item::Last(Bytes::from("\"}"))), Ok(Some("{\"ä\"}".into())));
         assert_eq!(add(&mut fragments, Item::FirstText(Bytes::from("12345678"))), Ok(None), "a new one");
         assert_eq!(add(&mut fragments, Item::Last(Bytes::new())), Ok(Some("12345678".into())));
+    }
+
+    #[test]
+    fn bytes_pass_as_they_are_up_to_a_frame_that_is_too_long() {
+        let largest = 1_000;
+        let frame = |length: usize| {
+            let mut header = vec![0x81, 0xfe];
+            header.extend(u16::try_from(length).unwrap().to_be_bytes());
+            header.extend(vec![7; 4 + length]);
+            header
+        };
+        let good = [&frame(1_000)[..], b"\x81\x80mask", b"\x89\x81maskx", b"\x81\x00", &frame(126)].concat();
+        let bad = [&good[..], &frame(1_001), b"\x81\x80mask"].concat();
+        for piece in [1, 2, 3, 5, 7, 64, 10_000] {
+            let passed = |bytes: &[u8]| {
+                let mut lengths = Lengths { largest, ..Lengths::default() };
+                bytes.chunks(piece).flat_map(|chunk| lengths.check(chunk)).collect::<Vec<u8>>()
+            };
+            assert_eq!(passed(&good), good);
+            assert_eq!(passed(&bad), [&good[..], &Lengths::TOO_LONG].concat());
+        }
     }
 
     #[test]

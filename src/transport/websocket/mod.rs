@@ -77,6 +77,7 @@ pub struct Sockets {
     options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     open: RefCell<HashMap<Uuid, Addr<Socket>>>,
+    stopping: watch::Receiver<Option<Duration>>,
 }
 
 impl Sockets {
@@ -87,7 +88,7 @@ impl Sockets {
         fanout: Rc<Fanout>,
         services: (Hub, Store, Publisher, Arc<Metrics>),
         options: WebsocketOptions,
-        mut stopping: watch::Receiver<Option<Duration>>,
+        stopping: watch::Receiver<Option<Duration>>,
     ) -> Rc<Self> {
         let (hub, store, publisher, metrics) = services;
         let outbox = Rc::new(SocketOptions {
@@ -96,11 +97,12 @@ impl Sockets {
             close_timeout: CLOSE_TIMEOUT,
             slow: wire::close(&DisconnectCode::Slow.into()),
         });
-        let open = RefCell::default();
-        let sockets = Rc::new(Self { rules, fanout, hub, store, publisher, metrics, options, outbox, open });
+        let (open, mut told) = (RefCell::default(), stopping.clone());
+        let sockets =
+            Rc::new(Self { rules, fanout, hub, store, publisher, metrics, options, outbox, open, stopping });
         let all = Rc::downgrade(&sockets);
         actix_rt::spawn(async move {
-            let spread = stopping.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
+            let spread = told.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
             let Some(sockets) = all.upgrade() else { return };
             let open: Vec<Addr<Socket>> = sockets.open.borrow().values().cloned().collect();
             let pause = spread.unwrap_or_default() / u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
@@ -120,7 +122,7 @@ impl Sockets {
         let stream = Rc::new(stream);
         let outbox = Rc::new(Outbox::socket(Wire::Plain(stream.clone()), self.outbox.clone()));
         let credit = Credit::new(self.options.message_size);
-        let incoming = Incoming::new(stream.clone(), first, credit.clone());
+        let incoming = Incoming::new(stream.clone(), first, credit.clone(), self.options.message_size);
         let codec = Codec::new().max_size(self.options.message_size);
         let socket = Socket::new(self.clone(), outbox.clone(), credit);
         let mut frames = Box::pin(WebsocketContext::with_codec(socket, incoming, codec));
@@ -209,6 +211,10 @@ impl Actor for Socket {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.outbox.kept_by(ctx.address());
         self.all.open.borrow_mut().insert(self.session.id(), ctx.address());
+        // It was let in just before, and nobody else would tell it.
+        if self.all.stopping.borrow().is_some() {
+            ctx.notify(End(DisconnectCode::Shutdown));
+        }
         self.arm(ctx);
     }
 }
@@ -252,8 +258,10 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
             }
             Ok(Message::Nop) => {}
             Err(ProtocolError::Overflow) => self.refuse(BadMessage::TooLong, ctx),
-            // The stream of bytes never fails, so this is text that is none.
-            Err(ProtocolError::Io(_)) => self.refuse(BadMessage::NotText, ctx),
+            // The stream of bytes never fails, so this is text that is none; or reserved bits.
+            Err(ProtocolError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
+                self.refuse(BadMessage::NotText, ctx);
+            }
             Err(_) => {
                 let frame = wire::close_with(CloseCode::Protocol, "not a frame of WebSocket");
                 self.end_with(CloseCode::Protocol.into(), frame, ctx);

@@ -179,14 +179,15 @@ impl TestApp {
         self.database.sql()
     }
 
-    /// The value of a metric without its prefix; of all kinds if `kind` is empty and it has some.
+    /// The value of a metric without its prefix; of all kinds (or codes) if `kind` is empty.
     pub async fn metric(&self, name: &str, kind: &str) -> u64 {
         let text = self.get("/metrics", "").await.expect(200);
         let values = text.text().lines().filter_map(|line| {
             let (series, value) = line.strip_prefix("campanile_")?.rsplit_once(' ')?;
             let (metric, labels) = series.split_once('{').unwrap_or((series, ""));
             let same = metric.strip_suffix("_total").unwrap_or(metric) == name;
-            let fits = kind.is_empty() || labels == format!("kind=\"{kind}\"}}");
+            let fits =
+                kind.is_empty() || ["kind", "code"].iter().any(|l| labels == format!("{l}=\"{kind}\"}}"));
             (same && fits).then(|| value.parse::<u64>().expect("a whole number"))
         });
         values.sum()

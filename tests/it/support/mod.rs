@@ -8,4 +8,5 @@ pub mod process;
 pub mod proxy;
 pub mod sse;
 pub mod store;
+pub mod websocket;
 pub mod wire;

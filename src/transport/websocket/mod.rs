@@ -131,7 +131,12 @@ impl Sockets {
         }
         drop(frames);
         linger(&stream).await;
-        outbox.close();
+        // What it has not taken by now it never will; a half-sent frame ends in a reset.
+        if outbox.stalled_for().is_some() {
+            outbox.abort()
+        } else {
+            outbox.close()
+        }
         level(&self.metrics.connections, "websocket").dec();
         drop(held);
     }

@@ -55,7 +55,7 @@ async fn what_is_no_websocket_is_refused_in_words(backend: Backend) {
     let_in(with(Request::get("/connection/websocket?format=json"))).await;
 }
 
-async fn a_full_node_lets_nobody_in(backend: Backend) {
+pub(super) async fn a_full_node_lets_nobody_in(backend: Backend) {
     let app = TestApp::with(backend, "client.connection_limit = 2\nclient.user_connection_limit = 1").await;
     let first = Client::connected(&app, &app.ana()).await;
     let mut second = Client::open(app.address()).await;
@@ -76,7 +76,7 @@ async fn sockets_can_be_switched_off(backend: Backend) {
     app.send(upgrade()).await.refused(404, "transport_disabled");
 }
 
-async fn a_server_that_goes_away_tells_every_client(backend: Backend) {
+pub(super) async fn a_server_that_goes_away_tells_every_client(backend: Backend) {
     let mut app = TestApp::start(backend).await;
     let mut clients = Vec::new();
     for n in 0..8 {

@@ -60,6 +60,8 @@ pub(super) async fn broken_frames_have_their_codes(backend: Backend) {
         ("a header that says 1 TiB", 1009, vec![header(TEXT, 1 << 40, 0x80)]),
         ("fragments too long together", 1009, fragments(&[&[b' '; LIMIT / 2], &[b' '; LIMIT / 2], b" "])),
         ("a fragment too long", 1009, fragments(&[b"{", &vec![b' '; LIMIT + 1], b"}"])),
+        ("a length wider than it is", 1002, vec![b"\x81\xfe\0\x02mask{}".to_vec()]),
+        ("a length far wider than it is", 1002, vec![b"\x81\xff\0\0\0\0\0\0\x01\0mask".to_vec()]),
         ("no mask", 1002, vec![bare_frame(TEXT, b"{}")]),
         ("a kind that does not exist", 1002, whole(0x83, b"{}")),
         ("reserved bits", 1002, whole(TEXT | 0x40, b"{}")),

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix_rt::net::TcpStream;
@@ -133,20 +135,23 @@ impl Outbox {
         let Way::Socket(wire, options) = &self.way else { return };
         let mut ending: Option<Instant> = None;
         loop {
-            let patience = {
+            let (state, patience) = {
                 let inner = self.inner.borrow();
-                match inner.state {
+                let patience = match inner.state {
                     State::Closed => return,
                     State::Open => options.write_timeout.saturating_sub(inner.progress.elapsed()),
                     State::Ending => {
                         let since = *ending.get_or_insert_with(Instant::now);
                         options.close_timeout.saturating_sub(since.elapsed())
                     }
-                }
+                };
+                (inner.state, patience)
             };
-            let writable = tokio::time::timeout(patience, wire.writable()).await;
+            let writable = tokio::time::timeout(patience, self.writable_in(state, wire)).await;
             let mut inner = self.inner.borrow_mut();
             match writable {
+                // Whoever holds on to the socket keeps it open.
+                _ if inner.state == State::Closed => return,
                 Ok(Ok(())) => match inner.write_queued(wire) {
                     Ok(()) if !inner.queue.is_empty() => self.room_now(&mut inner),
                     Ok(()) => {
@@ -184,6 +189,21 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// Waits until the socket takes bytes, or is in another state.
+    async fn writable_in(&self, state: State, wire: &Wire) -> io::Result<()> {
+        let mut writable = pin!(wire.writable());
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            if inner.state != state {
+                return Poll::Ready(Ok(()));
+            }
+            inner.reader = Some(cx.waker().clone());
+            drop(inner);
+            writable.as_mut().poll(cx)
+        })
+        .await
     }
 
     fn room_now(&self, inner: &mut Inner) {

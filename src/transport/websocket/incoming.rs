@@ -46,12 +46,16 @@ impl Credit {
 
     /// The header of a frame with this payload was handled.
     pub(super) fn give_header(&self, payload: usize) {
-        let length = match payload {
-            0..126 => 0,
-            126..65_536 => 2,
-            _ => 8,
-        };
-        self.give(2 + 4 + length);
+        self.give(header_length(payload as u64) + 4);
+    }
+}
+
+/// Bytes of a header with this length, without the mask.
+fn header_length(payload: u64) -> usize {
+    match payload {
+        0..126 => 2,
+        126..65_536 => 4,
+        _ => 10,
     }
 }
 
@@ -100,8 +104,12 @@ impl Lengths {
     /// A header with a length that is none, so that the library refuses it at once as too long.
     const TOO_LONG: [u8; 10] = [0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 
-    /// What of `bytes` goes on: all of it, headers only when they are whole. A header that says too
-    /// much becomes one that is refused, behind everything that came before it.
+    /// A header of a kind that is none. A length must take as few bytes as it can (RFC 6455 §5.2),
+    /// for the credit is given back by the length.
+    const TOO_WIDE: [u8; 2] = [0x8f, 0x80];
+
+    /// What of `bytes` goes on: all of it, headers only when they are whole. A header that cannot
+    /// be becomes one that is refused, behind everything that came before it.
     fn check(&mut self, mut bytes: &[u8]) -> Bytes {
         let mut out = BytesMut::with_capacity(self.have + bytes.len());
         while !self.over && !bytes.is_empty() {
@@ -114,9 +122,10 @@ impl Lengths {
             (self.header[self.have], bytes) = (bytes[0], &bytes[1..]);
             self.have += 1;
             let Some(length) = length_in(&self.header[..self.have]) else { continue };
-            if length > self.largest {
+            let too_wide = self.have != header_length(length);
+            if too_wide || length > self.largest {
                 self.over = true;
-                out.extend_from_slice(&Self::TOO_LONG);
+                out.extend_from_slice(if too_wide { &Self::TOO_WIDE } else { &Self::TOO_LONG });
                 break;
             }
             out.extend_from_slice(&self.header[..self.have]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use diesel::RunQueryDsl as _;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Text};
 use tokio_postgres::NoTls;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
@@ -140,6 +140,50 @@ impl Sql {
                 row.expect("the test's own SQL works").get(0)
             }
         }
+    }
+
+    /// The log of a channel: offsets and data, in order.
+    pub async fn log(&self, channel: &str) -> Vec<(u64, String)> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = BigInt)]
+            place: i64,
+            #[diesel(sql_type = Text)]
+            data: String,
+        }
+        let sql = format!(
+            "SELECT \"offset\" AS place, data FROM events WHERE channel = '{channel}' ORDER BY \"offset\""
+        );
+        let rows: Vec<(i64, String)> = match self {
+            Self::Sqlite(_) => {
+                let rows: Vec<Row> =
+                    diesel::sql_query(sql).load(&mut self.sqlite()).expect("the test's own SQL works");
+                rows.into_iter().map(|row| (row.place, row.data)).collect()
+            }
+            Self::Postgres(..) => {
+                let rows = self.postgres().await.query(&sql, &[]).await.expect("the test's own SQL works");
+                rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+            }
+        };
+        rows.into_iter().map(|(place, data)| (place.try_into().expect("an offset"), data)).collect()
+    }
+
+    /// Appends an event that no node hears of, as if its announcement were lost.
+    pub async fn append_unheard(&self, channel: &str, data: &str) {
+        let id = match self {
+            Self::Sqlite(_) => "randomblob(16)",
+            Self::Postgres(..) => "gen_random_uuid()",
+        };
+        let begin = if let Self::Sqlite(_) = self { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        self.execute(&format!(
+            "{begin};
+             UPDATE channels SET head = head + 1 WHERE name = '{channel}';
+             INSERT INTO events (channel, \"offset\", event_id, kind, data, created_at)
+                 SELECT name, head, {id}, 'message', '{data}', updated_at FROM channels
+                 WHERE name = '{channel}';
+             COMMIT"
+        ))
+        .await;
     }
 
     /// How many rows each table has.

@@ -123,6 +123,18 @@ impl Client {
         Self { stream, input, messages, pushes, last_id: 0, pongs: true, head }
     }
 
+    /// Upgraded, if the server is there and lets it in.
+    pub async fn try_open(address: SocketAddr) -> Option<Self> {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(&upgrade().bytes()).await.ok()?;
+        let mut twelve = [0; 12];
+        timeout(DEADLINE, stream.peek(&mut twelve)).await.expect("an answer in time").ok()?;
+        if !twelve.ends_with(b"101") {
+            return None;
+        }
+        Some(Self::over(stream, b"").await)
+    }
+
     /// Connected, with this token.
     pub async fn connected(app: &TestApp, token: &str) -> Self {
         let mut client = Self::open(app.address()).await;

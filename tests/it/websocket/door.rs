@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::support::app::{Backend, TestApp, on_both};
-use crate::support::client::Request;
+use crate::support::client::{Request, read_answer};
 use crate::support::websocket::*;
 
 async fn what_is_no_websocket_is_refused_in_words(backend: Backend) {
@@ -50,12 +51,23 @@ async fn what_is_no_websocket_is_refused_in_words(backend: Backend) {
         assert_eq!(head.header("sec-websocket-protocol"), Some("centrifuge-json"));
     }
     assert_eq!(let_in(upgrade()).await.header("sec-websocket-protocol"), None);
+    // Behind another request on the same connection.
+    let mut socket = tokio::net::TcpStream::connect(app.address()).await.expect("a connection");
+    let first = Request::get("/healthz").header("Connection", "keep-alive").bytes();
+    socket.write_all(&first).await.expect("written");
+    let mut read = Vec::new();
+    read_answer(&mut socket, &mut read).await;
+    Client::over(socket, &upgrade().bytes()).await.connect(&app.ana()).await;
+    // Other upgrades that clients offer are not this door's business.
+    let h2c =
+        Request::get("/healthz").header("Connection", "Upgrade, HTTP2-Settings").header("Upgrade", "h2c");
+    app.send(h2c).await.expect(200);
     let_in(upgrade().header("Origin", "https://live.acme.example")).await;
     let_in(upgrade().header("Origin", &format!("http://{}", app.address()))).await;
     let_in(with(Request::get("/connection/websocket?format=json"))).await;
 }
 
-async fn a_full_node_lets_nobody_in(backend: Backend) {
+pub(super) async fn a_full_node_lets_nobody_in(backend: Backend) {
     let app = TestApp::with(backend, "client.connection_limit = 2\nclient.user_connection_limit = 1").await;
     let first = Client::connected(&app, &app.ana()).await;
     let mut second = Client::open(app.address()).await;
@@ -76,7 +88,7 @@ async fn sockets_can_be_switched_off(backend: Backend) {
     app.send(upgrade()).await.refused(404, "transport_disabled");
 }
 
-async fn a_server_that_goes_away_tells_every_client(backend: Backend) {
+pub(super) async fn a_server_that_goes_away_tells_every_client(backend: Backend) {
     let mut app = TestApp::start(backend).await;
     let mut clients = Vec::new();
     for n in 0..8 {
@@ -107,7 +119,35 @@ async fn a_server_that_goes_away_tells_every_client(backend: Backend) {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
+/// Also those are told who come in at the very last moment.
+async fn nobody_is_forgotten_when_the_server_goes_away(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    let mut coming = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let address = app.address();
+        coming.spawn(async move {
+            let (mut told, mut count) = (tokio::task::JoinSet::new(), 0);
+            while let Some(mut client) = Client::try_open(address).await {
+                told.spawn(async move { assert_eq!(client.closed_with().await, 3001) });
+                count += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            while let Some(told) = told.join_next().await {
+                told.expect("it is told");
+            }
+            count
+        });
+    }
+    while app.metric("connections", "websocket").await < 100 {}
+    let began = Instant::now();
+    app.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let count: u32 = coming.join_all().await.into_iter().sum();
+    assert!(count >= 100, "{count}");
+}
+
 on_both!(
+    nobody_is_forgotten_when_the_server_goes_away,
     what_is_no_websocket_is_refused_in_words,
     a_full_node_lets_nobody_in,
     sockets_can_be_switched_off,

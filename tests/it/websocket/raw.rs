@@ -24,7 +24,7 @@ fn padded(command: &Value, length: usize) -> String {
     command + &space
 }
 
-async fn broken_frames_have_their_codes(backend: Backend) {
+pub(super) async fn broken_frames_have_their_codes(backend: Backend) {
     let app = TestApp::with(backend, OPEN).await;
     let connect = json!({ "id": 1, "connect": { "token": app.ana() } }).to_string();
     let whole = |first: u8, payload: &[u8]| vec![frame(first, payload)];
@@ -60,6 +60,8 @@ async fn broken_frames_have_their_codes(backend: Backend) {
         ("a header that says 1 TiB", 1009, vec![header(TEXT, 1 << 40, 0x80)]),
         ("fragments too long together", 1009, fragments(&[&[b' '; LIMIT / 2], &[b' '; LIMIT / 2], b" "])),
         ("a fragment too long", 1009, fragments(&[b"{", &vec![b' '; LIMIT + 1], b"}"])),
+        ("a length wider than it is", 1002, vec![b"\x81\xfe\0\x02mask{}".to_vec()]),
+        ("a length far wider than it is", 1002, vec![b"\x81\xff\0\0\0\0\0\0\x01\0mask".to_vec()]),
         ("no mask", 1002, vec![bare_frame(TEXT, b"{}")]),
         ("a kind that does not exist", 1002, whole(0x83, b"{}")),
         ("reserved bits", 1002, whole(TEXT | 0x40, b"{}")),
@@ -132,7 +134,7 @@ async fn a_message_of_exactly_the_limit_is_taken(backend: Backend) {
     assert_eq!(client.message().await["error"]["code"], 108);
 }
 
-async fn pings_and_close_are_answered_as_the_standard_says(backend: Backend) {
+pub(super) async fn pings_and_close_are_answered_as_the_standard_says(backend: Backend) {
     let app = TestApp::start(backend).await;
     let mut client = Client::open(app.address()).await;
     for payload in [&b""[..], b"ping", &[0xff; 125]] {
@@ -179,7 +181,7 @@ async fn a_client_may_speak_before_it_is_let_in(backend: Backend) {
     }
 }
 
-async fn a_client_that_says_nothing_is_not_kept(backend: Backend) {
+pub(super) async fn a_client_that_says_nothing_is_not_kept(backend: Backend) {
     let patience = "client.stale_close_delay = \"150ms\"\nclient.ping_interval = \"1s\"
         client.pong_timeout = \"200ms\"\n";
     let app = TestApp::with(backend, patience).await;
@@ -204,7 +206,7 @@ async fn a_client_that_says_nothing_is_not_kept(backend: Backend) {
 }
 
 /// As many subscribes as fit into one frame, then ten thousand commands over several.
-async fn a_flood_of_commands_is_answered_in_order(backend: Backend) {
+pub(super) async fn a_flood_of_commands_is_answered_in_order(backend: Backend) {
     let app = TestApp::with(backend, OPEN).await;
     let mut client = Client::connected(&app, &app.ana()).await;
     let mut next = 2;

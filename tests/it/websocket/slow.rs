@@ -63,7 +63,7 @@ fn median(times: &[Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-async fn a_slow_reader_is_told_so_and_nobody_else_feels_it(backend: Backend) {
+pub(super) async fn a_slow_reader_is_told_so_and_nobody_else_feels_it(backend: Backend) {
     let app = TestApp::with(backend, SLOW).await;
     let mut swift = Client::connected(&app, &app.ana()).await;
     swift.subscribe("news:x").await;
@@ -130,7 +130,7 @@ async fn who_never_reads_is_reset_and_forgotten(backend: Backend) {
     assert_eq!(end, Said::End(false), "a reset, in the middle of a frame");
 }
 
-async fn who_takes_nothing_for_too_long_is_cut(backend: Backend) {
+pub(super) async fn who_takes_nothing_for_too_long_is_cut(backend: Backend) {
     let patient = SLOW.replace("64KiB", "64MiB");
     let app = TestApp::with(backend, &format!("client.write_timeout = \"300ms\"\n{patient}")).await;
     let mut swift = Client::connected(&app, &app.ana()).await;

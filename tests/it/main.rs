@@ -16,5 +16,6 @@ mod migrations;
 mod publish;
 mod repos;
 mod runs;
+mod sdk;
 mod sync;
 mod writers;

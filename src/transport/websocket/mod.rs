@@ -118,7 +118,7 @@ impl Sockets {
         let stream = Rc::new(stream);
         let outbox = Rc::new(Outbox::socket(Wire::Plain(stream.clone()), self.outbox.clone()));
         let credit = Credit::new(self.options.message_size);
-        let incoming = Incoming::new(stream.clone(), first, credit.clone());
+        let incoming = Incoming::new(stream.clone(), first, credit.clone(), self.options.message_size);
         let codec = Codec::new().max_size(self.options.message_size);
         let socket = Socket::new(self.clone(), outbox.clone(), credit);
         let mut frames = Box::pin(WebsocketContext::with_codec(socket, incoming, codec));

@@ -21,6 +21,8 @@ const CHANNELS: &str = r#"
 [client]
 expired_close_delay = "1s"
 expired_sub_close_delay = "1s"
+history_max_publication_limit = 8
+recovery_max_publication_limit = 50
 
 [[channel.namespaces]]
 name = "news"
@@ -175,6 +177,7 @@ async fn perform(request: &Value, server: &mut Server<'_>, proxy: &Proxy) -> Val
         }
         "cut" => proxy.set(Mode::Cut),
         "cut_after" => proxy.cut_after(u32::try_from(number("bytes")).expect("a few bytes")),
+        "silence" => proxy.set(Mode::Silent),
         "mend" => proxy.set(Mode::Pass),
         "restart" => {
             server.restart().await;
@@ -209,6 +212,7 @@ on_sqlite!(
     presence_is_exact,
     joins_and_leaves_are_told,
     calls_need_a_backend,
+    a_message_that_is_too_long_is_the_end,
     unsubscribing_may_race_connecting,
     a_connection_outlives_its_token,
     a_connection_that_is_not_renewed_ends,
@@ -246,6 +250,13 @@ on_both!(
     state_and_stream_fit_together,
     the_server_subscribes_and_recovers,
 );
+
+#[tokio::test]
+async fn a_silent_network_is_noticed() {
+    let pings = "[client]\nping_interval = \"1s\"\npong_timeout = \"900ms\"";
+    let config = CHANNELS.replacen("[client]", pings, 1);
+    on_gateway(Backend::Sqlite, &config, "a_silent_network_is_noticed").await;
+}
 
 async fn on_process(home: Home) {
     let home = home.with("CAMPANILE_CHANNEL__NAMESPACES", NEWS);

@@ -1,10 +1,14 @@
 // What a client that was away finds when it comes back: everything in order and once, or a word
 // that something is missing.
 
-import { ask, by, bystander, check, client, connected, publish, refused, subscribed, upTo, watch } from '../stage.mjs';
+import { ask, by, bystander, check, client, connected, publish, sign, upTo, watch } from '../stage.mjs';
 
 const EVENTS = ['subscribed', 'subscribing', 'unsubscribed', 'publication'];
 const run = ({ data }) => data.data.runId;
+
+// Transport closed, in the SDK's own codes; and no ping.
+const CUT = 1;
+const NO_PING = 2;
 
 // What a subscription says of its recovery.
 const outcome = ({ wasRecovering, recovered, hasRecoveredPublications }) => [wasRecovering, recovered, hasRecoveredPublications];
@@ -39,13 +43,15 @@ async function streamThroughCuts(seen, bytes, add, read) {
     }
     await adding;
     check('nothing missing, nothing twice', found, upTo(last, first));
-    check('recovered once', [again, outcome(context)], [1, ALL]);
+    check('recovered once', [again, context.wasRecovering, context.recovered], [1, true, true]);
   }
   seen.quiet('nothing more');
 }
 
-async function outlivesRestarts(restarts) {
+// `code` is what a client is told when the server goes.
+async function outlivesRestarts(restarts, code) {
   const ana = await connected(await by({ sub: 'ana' }));
+  const states = watch(ana, 'connecting', 'connected', 'disconnected');
   const { seen, begun } = await follow(ana, 'news:x');
   const { epoch } = begun.streamPosition;
   let last = 0;
@@ -53,18 +59,22 @@ async function outlivesRestarts(restarts) {
     await publish('news:x', last + 1, last + 3);
     check('live', await seen.publications(3), upTo(last + 3, last + 1));
     await ask('cut');
+    check('a cut is no word of the server', (await states.next('connecting')).code, CUT);
     await seen.next('subscribing');
     await publish('news:x', last + 4, last + 6);
     await ask('restart');
     await publish('news:x', last + 7, last + 9);
     await ask('mend');
+    await states.next('connected');
     const back = await seen.next('subscribed');
     check('recovered over a restart', [outcome(back), back.streamPosition], [ALL, { offset: last + 3, epoch }]);
     check('from before and after it', await seen.publications(6), upTo(last + 9, last + 4));
     // The client is there while it goes.
     const ending = ask('restart');
+    check('the server goes', (await states.next('connecting')).code, code);
     await seen.next('subscribing');
     await ending;
+    await states.next('connected');
     check('nothing was missed', outcome(await seen.next('subscribed')), NOTHING_MISSED);
     last += 9;
   }
@@ -79,6 +89,12 @@ export default {
     const { seen, begun } = await follow(ana, 'repo:acme/api');
     check('always recoverable', [begun.recoverable, begun.positioned, outcome(begun)], [true, true, [false, false, false]]);
     await streamThroughCuts(seen, 3000, (from, to) => ask('webhooks', { from, to }), run);
+    await ask('cut');
+    await seen.next('subscribing');
+    await ask('webhooks', { from: 61, to: 380 });
+    await ask('mend');
+    check('more than other channels replay', outcome(await seen.next('subscribed')), ALL);
+    check('all of it', await seen.publications(320, run), upTo(380, 61));
   },
 
   async publications_survive_a_cut() {
@@ -89,11 +105,31 @@ export default {
   },
 
   async a_returning_client_outlives_restarts() {
-    await outlivesRestarts(3);
+    await outlivesRestarts(3, 3001);
   },
 
   async a_returning_client_outlives_crashes() {
-    await outlivesRestarts(2);
+    await outlivesRestarts(2, CUT);
+  },
+
+  async a_silent_network_is_noticed() {
+    const ana = client({ token: await sign({ sub: 'ana' }), maxServerPingDelay: 500 });
+    const states = watch(ana, 'connecting', 'connected', 'disconnected');
+    ana.connect();
+    await states.next('connecting');
+    await states.next('connected');
+    const { seen } = await follow(ana, 'news:x');
+    await publish('news:x', 1, 2);
+    check('live', await seen.publications(2), [1, 2]);
+    await ask('silence');
+    await publish('news:x', 3, 5);
+    check('no ping', (await states.next('connecting')).code, NO_PING);
+    await seen.next('subscribing');
+    await ask('mend');
+    await states.next('connected');
+    check('recovered', outcome(await seen.next('subscribed')), ALL);
+    check('nothing missing', await seen.publications(3), [3, 4, 5]);
+    seen.quiet('nothing twice');
   },
 
   async who_missed_too_much_is_told() {
@@ -117,6 +153,18 @@ export default {
     await publish('brief:x', 8, 9);
     check('the channel goes on', await seen.publications(2), [8, 9]);
     seen.quiet('without what was lost');
+    // This one keeps more than is replayed.
+    const { seen: kept } = await follow(ana, 'news:x');
+    for (const [from, to, expected] of [[1, 50, ALL], [51, 101, LOST]]) {
+      await ask('cut');
+      await kept.next('subscribing');
+      await publish('news:x', from, to);
+      await ask('mend');
+      check(`${to - from + 1} were missed`, outcome(await kept.next('subscribed')), expected);
+      if (expected === ALL) check('all of them', await kept.publications(50), upTo(50));
+    }
+    await publish('news:x', 102, 102);
+    check('this one goes on too', await kept.publications(1), [102]);
   },
 
   async who_unsubscribes_can_come_back() {

@@ -16,6 +16,7 @@ mod migrations;
 mod publish;
 mod repos;
 mod runs;
+mod sdk;
 mod sync;
 mod websocket;
 mod writers;

@@ -6,6 +6,7 @@ pub mod client;
 pub mod database;
 pub mod process;
 pub mod proxy;
+pub mod script;
 pub mod sse;
 pub mod store;
 pub mod websocket;

@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a process or its port.
 const LOOK: Duration = Duration::from_millis(3);
 
-const JWT_SECRET: &str = "a-secret-for-tokens-of-the-crash-tests";
+pub const JWT_SECRET: &str = "a-secret-for-tokens-of-the-crash-tests";
+pub const API_KEY: &str = "a-key-of-the-crash-tests";
 pub const WEBHOOK_SECRET: &str = "a-secret-for-webhooks-of-the-crash-tests";
 
 /// What outlives a process: its folder, its database, its log.
@@ -113,7 +114,7 @@ impl Home {
         command.args(words).current_dir(self.folder.path()).env_clear();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log"));
         command.env("CAMPANILE_LISTEN", "127.0.0.1:0").env("CAMPANILE_DATA_DIR", self.data());
-        command.env("CAMPANILE_JWT_SECRET", JWT_SECRET).env("CAMPANILE_API_KEY", "a-key-of-the-crash-tests");
+        command.env("CAMPANILE_JWT_SECRET", JWT_SECRET).env("CAMPANILE_API_KEY", API_KEY);
         command.env("GITHUB_WEBHOOK_SECRET", WEBHOOK_SECRET).env("CAMPANILE_LOG_FORMAT", "text");
         command.envs(self.database.iter().map(|url| ("DATABASE_URL", url)));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));

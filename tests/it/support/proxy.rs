@@ -2,8 +2,8 @@
 //! does is decided by the test alone, so a failure can be repeated.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,9 +22,12 @@ pub enum Mode {
     Silent,
 }
 
+type Target = Arc<Mutex<SocketAddr>>;
+
 /// A proxy on a port of its own.
 pub struct Proxy {
     address: SocketAddr,
+    target: Target,
     mode: watch::Sender<Mode>,
     /// What the server may still say before the connection is cut; below 0 is no limit.
     budget: Arc<AtomicI64>,
@@ -36,14 +39,20 @@ impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
+        let target = Target::new(Mutex::new(target));
         let mode = watch::Sender::new(Mode::Pass);
         let budget = Arc::new(AtomicI64::new(-1));
-        let task = tokio::spawn(serve(listener, target, mode.clone(), budget.clone())).abort_handle();
-        Self { address, mode, budget, task }
+        let task = tokio::spawn(serve(listener, target.clone(), mode.clone(), budget.clone())).abort_handle();
+        Self { address, target, mode, budget, task }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// New connections lead to `target`.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().expect("an address") = target;
     }
 
     pub fn set(&self, mode: Mode) {
@@ -62,15 +71,16 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: TcpListener, target: SocketAddr, mode: watch::Sender<Mode>, budget: Arc<AtomicI64>) {
+async fn serve(listener: TcpListener, target: Target, mode: watch::Sender<Mode>, budget: Arc<AtomicI64>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let (mode, budget) = (mode.subscribe(), budget.clone());
+        let (target, mode, budget) = (target.clone(), mode.subscribe(), budget.clone());
         connections.spawn(async move {
             if *mode.borrow() == Mode::Cut {
                 return;
             }
+            let target = *target.lock().expect("an address");
             let mut cut = mode.clone();
             tokio::select! {
                 () = relay(client, target, mode, &budget) => {}

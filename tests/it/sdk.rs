@@ -1,0 +1,275 @@
+//! The stock JavaScript SDK against the real gateway: the stories are told in `tests/sdk/scenarios`
+//! and named as the tests here. A story asks for what a client cannot do, and gets it done: server
+//! publications, signed webhooks and tokens, cut connections, restarts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::support::app::{self, Backend, TestApp, on_both, token_by};
+use crate::support::client::Request;
+use crate::support::process::{self, Gateway, Home};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::script::Script;
+
+/// No story takes longer.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const CHANNELS: &str = r#"
+[client]
+expired_close_delay = "1s"
+expired_sub_close_delay = "1s"
+history_max_publication_limit = 8
+recovery_max_publication_limit = 50
+
+[[channel.namespaces]]
+name = "news"
+history_size = 100
+history_ttl = "5m"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_publish_for_subscriber = true
+allow_history_for_client = true
+
+[[channel.namespaces]]
+name = "brief"
+history_size = 2
+history_ttl = "5m"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_history_for_client = true
+
+[[channel.namespaces]]
+name = "room"
+presence = true
+join_leave = true
+allow_subscribe_for_client = true
+allow_presence_for_client = true
+
+[[channel.namespaces]]
+name = "lobby"
+join_leave = true
+force_push_join_leave = true
+allow_subscribe_for_client = true
+
+[[channel.namespaces]]
+name = "vault"
+presence = true
+history_size = 100
+history_ttl = "5m"
+force_recovery = true
+allow_presence_for_subscriber = true
+"#;
+
+/// What the SDKs' own tests run against, as far as it exists (protocol §15.1).
+const INSECURE: &str = r#"
+client.insecure = true
+
+[channel.without_namespace]
+presence = true
+history_size = 100
+history_ttl = "300s"
+force_recovery = true
+
+[[channel.namespaces]]
+name = "recovery"
+history_size = 100
+history_ttl = "300s"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_publish_for_subscriber = true
+
+[[channel.namespaces]]
+name = "smallhistory"
+history_size = 2
+history_ttl = "300s"
+force_recovery = true
+allow_subscribe_for_client = true
+allow_publish_for_subscriber = true
+"#;
+
+/// `news` of [`CHANNELS`], as the environment says it.
+const NEWS: &str = r#"[{ "name": "news", "history_size": 100, "history_ttl": "5m", "force_recovery": true,
+    "allow_subscribe_for_client": true }]"#;
+
+/// What the clients talk to.
+enum Server<'h> {
+    Inside(Box<TestApp>),
+    Process(&'h Home, Option<Gateway<'h>>),
+}
+
+impl Server<'_> {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Inside(app) => app.address(),
+            Self::Process(_, gateway) => gateway.as_ref().expect("it runs").address,
+        }
+    }
+
+    /// Secret of tokens, and key of the server API.
+    fn secrets(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Inside(_) => (app::JWT_SECRET, app::API_KEY),
+            Self::Process(..) => (process::JWT_SECRET, process::API_KEY),
+        }
+    }
+
+    /// Publishes `{ n }` for each number; gives the position of the last.
+    async fn publish(&self, channel: &str, numbers: impl Iterator<Item = u64>) -> Value {
+        let mut last = Value::Null;
+        for n in numbers {
+            let body = json!({ "channel": channel, "data": { "n": n } });
+            let request = Request::post("/api/publish").header("X-API-Key", self.secrets().1).json(&body);
+            last = request.send(self.address()).await.expect(200).json()["result"].take();
+            assert!(last.is_object(), "{channel} takes no event");
+        }
+        last
+    }
+
+    /// Stops and starts again on the same data: gracefully, and the process by `SIGKILL`.
+    async fn restart(&mut self) {
+        match self {
+            Self::Inside(app) => app.restart().await,
+            Self::Process(home, gateway) => {
+                gateway.take().expect("it runs").kill9().await;
+                *gateway = Some(Gateway::start(home).await);
+            }
+        }
+    }
+}
+
+/// Plays a scenario to its good end.
+async fn play(mut server: Server<'_>, scenario: &str) {
+    let proxy = Proxy::to(server.address()).await;
+    let url = |address: SocketAddr| format!("ws://{address}/connection/websocket");
+    let stage = json!({ "url": url(proxy.address()), "direct": url(server.address()) });
+    let mut script = Script::start(scenario, &stage);
+    let playing = async {
+        while let Some(request) = script.request().await {
+            let answer = perform(&request, &mut server, &proxy).await;
+            script.answer(&answer);
+        }
+    };
+    if timeout(DEADLINE, playing).await.is_err() {
+        panic!("too long: {}", script.complaints());
+    }
+    assert!(script.facts > 0, "{scenario} checks nothing");
+    // While the proxy still runs, so that the server hears that its clients are gone.
+    if let Server::Inside(app) = &mut server {
+        app.stop().await;
+    }
+}
+
+/// Does what a scenario asks for.
+async fn perform(request: &Value, server: &mut Server<'_>, proxy: &Proxy) -> Value {
+    let number = |name: &str| request[name].as_u64().unwrap_or_else(|| panic!("no {name}: {request}"));
+    match request["ask"].as_str().expect("a word") {
+        "token" => return json!(token_by(server.secrets().0, &request["claims"])),
+        "publish" => {
+            let channel = request["channel"].as_str().expect("a channel");
+            return server.publish(channel, number("from")..=number("to")).await;
+        }
+        "webhooks" => {
+            let Server::Inside(app) = server else { panic!("no webhooks there") };
+            app.post_runs(number("from")..=number("to")).await;
+        }
+        "cut" => proxy.set(Mode::Cut),
+        "cut_after" => proxy.cut_after(u32::try_from(number("bytes")).expect("a few bytes")),
+        "silence" => proxy.set(Mode::Silent),
+        "mend" => proxy.set(Mode::Pass),
+        "restart" => {
+            server.restart().await;
+            proxy.lead_to(server.address());
+        }
+        other => panic!("nobody can {other}"),
+    }
+    Value::Null
+}
+
+async fn on_gateway(backend: Backend, config: &str, scenario: &str) {
+    play(Server::Inside(Box::new(TestApp::with(backend, config).await)), scenario).await;
+}
+
+/// Makes a function of each scenario, for a backend.
+macro_rules! scenarios {
+    ($($name:ident),+ $(,)?) => {
+        $(async fn $name(backend: Backend) { on_gateway(backend, CHANNELS, stringify!($name)).await })+
+    };
+}
+
+/// Makes a test of each scenario, where the database does not matter.
+macro_rules! on_sqlite {
+    ($config:ident: $($name:ident),+ $(,)?) => {
+        $(#[tokio::test] async fn $name() { on_gateway(Backend::Sqlite, $config, stringify!($name)).await })+
+    };
+}
+
+on_sqlite!(
+    CHANNELS: a_client_connects,
+    two_subscriptions_share_a_connection,
+    presence_is_exact,
+    joins_and_leaves_are_told,
+    calls_need_a_backend,
+    a_message_that_is_too_long_is_the_end,
+    unsubscribing_may_race_connecting,
+    a_connection_outlives_its_token,
+    a_connection_that_is_not_renewed_ends,
+    an_expired_token_is_replaced,
+    who_gets_no_token_stays_out,
+    a_wrong_token_is_the_end,
+    a_token_opens_one_channel,
+    a_subscription_outlives_its_token,
+    a_subscription_that_is_not_renewed_ends,
+    a_subscription_is_not_renewed_for_another_channel,
+);
+
+on_sqlite!(INSECURE: without_tokens_everything_that_is_on_is_open);
+
+scenarios!(
+    publications_arrive,
+    history_comes_in_pages,
+    webhooks_survive_a_cut,
+    publications_survive_a_cut,
+    a_returning_client_outlives_restarts,
+    who_missed_too_much_is_told,
+    who_unsubscribes_can_come_back,
+    state_and_stream_fit_together,
+    the_server_subscribes_and_recovers,
+);
+
+on_both!(
+    publications_arrive,
+    history_comes_in_pages,
+    webhooks_survive_a_cut,
+    publications_survive_a_cut,
+    a_returning_client_outlives_restarts,
+    who_missed_too_much_is_told,
+    who_unsubscribes_can_come_back,
+    state_and_stream_fit_together,
+    the_server_subscribes_and_recovers,
+);
+
+#[tokio::test]
+async fn a_silent_network_is_noticed() {
+    let pings = "[client]\nping_interval = \"1s\"\npong_timeout = \"900ms\"";
+    let config = CHANNELS.replacen("[client]", pings, 1);
+    on_gateway(Backend::Sqlite, &config, "a_silent_network_is_noticed").await;
+}
+
+async fn on_process(home: Home) {
+    let home = home.with("CAMPANILE_CHANNEL__NAMESPACES", NEWS);
+    let gateway = Gateway::start(&home).await;
+    play(Server::Process(&home, Some(gateway)), "a_returning_client_outlives_crashes").await;
+}
+
+#[test]
+fn a_returning_client_outlives_crashes_on_sqlite() {
+    process::on_sqlite(on_process);
+}
+
+#[test]
+fn a_returning_client_outlives_crashes_on_postgres() {
+    process::on_postgres(on_process);
+}

@@ -1,0 +1,95 @@
+//! A Node process that plays a scenario of `tests/sdk`. It says a JSON value a line on stdout; what
+//! it asks for is answered by a line on stdin. It is ended by its own process id, at the latest
+//! when its [`Script`] is dropped.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// A process that plays.
+pub struct Script {
+    name: String,
+    child: Child,
+    answers: ChildStdin,
+    lines: UnboundedReceiver<String>,
+    complaints: Option<JoinHandle<String>>,
+    /// How often it found something to be as it must be.
+    pub facts: usize,
+}
+
+impl Script {
+    /// Starts the scenario `name`; `stage` is where everything is.
+    pub fn start(name: &str, stage: &Value) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/sdk");
+        assert!(folder.join("node_modules/centrifuge").exists(), "the SDK is missing: run tests/run");
+        let mut command = Command::new("node");
+        command.arg(folder.join("play.mjs")).arg(name).current_dir(folder);
+        command.env("CAMPANILE_STAGE", stage.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("Node 20 or newer is there");
+        let answers = child.stdin.take().expect("a pipe");
+        let lines = lines_of(child.stdout.take().expect("a pipe"));
+        let mut stderr = child.stderr.take().expect("a pipe");
+        let complaints = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            // What was read until the pipe broke is still worth showing.
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { name: name.to_owned(), child, answers, lines, complaints: Some(complaints), facts: 0 }
+    }
+
+    /// What it asks for next; `None` at its good end.
+    pub async fn request(&mut self) -> Option<Value> {
+        while let Some(line) = self.lines.recv().await {
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            if line.get("ask").is_some() {
+                return Some(line);
+            }
+            if line.get("done").is_some() {
+                assert!(self.child.wait().expect("it ends").success(), "{}", self.complaints());
+                return None;
+            }
+            self.facts += 1;
+        }
+        panic!("{}", self.complaints());
+    }
+
+    /// Answers the request that came last.
+    pub fn answer(&mut self, answer: &Value) {
+        if writeln!(self.answers, "{answer}").is_err() {
+            panic!("{}", self.complaints());
+        }
+    }
+
+    /// Ends it if it still runs; gives what it said to people.
+    pub fn complaints(&mut self) -> String {
+        let _ = self.child.kill();
+        let said = self.complaints.take().and_then(|complaints| complaints.join().ok());
+        format!("{} failed after {} facts:\n{}", self.name, self.facts, said.unwrap_or_default())
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // It may have ended before: then there is nothing left to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a pipe, read on a thread of their own.
+fn lines_of(pipe: ChildStdout) -> UnboundedReceiver<String> {
+    let (sender, lines) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            // Nobody listens once the test is over.
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}

@@ -37,7 +37,7 @@ pub async fn begin(
             return Ok(());
         }
         // Part of what was held may have been pushed.
-        position = entry.resume_position().unwrap_or(position);
+        position = entry.take_resume_position().unwrap_or(position);
     }
     catch_up(store, entry, retention, position).await
 }
@@ -86,7 +86,7 @@ pub async fn catch_up(
             if entry.release(Some(position.clone())) == Release::Live {
                 return Ok(());
             }
-            position = entry.resume_position().unwrap_or(position);
+            position = entry.take_resume_position().unwrap_or(position);
         }
     }
 }

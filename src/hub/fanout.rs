@@ -77,6 +77,7 @@ impl Fanout {
                 self.deliver(parcels);
             }
             turn.clear();
+            self.tally.tell();
             tokio::task::yield_now().await;
         }
     }

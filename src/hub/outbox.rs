@@ -9,7 +9,7 @@
 
 mod socket;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -73,10 +73,14 @@ enum Way {
     Socket(Wire, Rc<SocketOptions>),
 }
 
-/// The queue of one connection.
+/// The queue of one connection. What a delivery looks at stands first and together: with thousands
+/// of connections each line of memory that is touched costs as much as the rest of the code.
+#[repr(C)]
 pub struct Outbox {
-    limit: usize,
+    /// A socket that is open and has nothing queued: bytes may go out at once.
+    clear: Cell<bool>,
     way: Way,
+    limit: usize,
     keeper: OnceCell<Box<dyn Keeper>>,
     inner: RefCell<Inner>,
 }
@@ -134,7 +138,8 @@ impl Outbox {
             writing: false,
             half: false,
         };
-        Self { limit, way, keeper: OnceCell::new(), inner: RefCell::new(inner) }
+        let clear = Cell::new(matches!(way, Way::Socket(..)));
+        Self { clear, way, limit, keeper: OnceCell::new(), inner: RefCell::new(inner) }
     }
 
     /// Says who keeps the connection; once, before anything is pushed that can fail.
@@ -155,13 +160,28 @@ impl Outbox {
     /// Queues `bytes`. An empty queue takes anything, so that a frame above the limit can be sent
     /// to a reader that keeps up. No bytes are no frame: an empty chunk would end an HTTP body.
     pub fn push(self: &Rc<Self>, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
-        self.queue(Piece { bytes, accepted, live: true })
+        self.push_shared(&bytes, accepted)
+    }
+
+    /// The same with bytes that others get too.
+    pub fn push_shared(self: &Rc<Self>, bytes: &Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
+        self.hand(bytes, accepted, true)
     }
 
     /// Queues a piece of a replay. It was missed, not left lying, so it does not count against the
     /// limit: what comes live meanwhile has all of it. [`Outbox::room`] keeps it to one piece.
     pub fn push_replay(self: &Rc<Self>, bytes: Bytes) -> Result<(), Refused> {
-        self.queue(Piece { bytes, accepted: None, live: false })
+        self.hand(&bytes, None, false)
+    }
+
+    fn hand(self: &Rc<Self>, bytes: &Bytes, accepted: Option<Instant>, live: bool) -> Result<(), Refused> {
+        if bytes.is_empty() {
+            return if self.is_over() { Err(Refused::Closed) } else { Ok(()) };
+        }
+        match &self.way {
+            Way::Socket(wire, _) if self.clear.get() => self.write(wire, bytes, live),
+            _ => self.queue(Piece { bytes: bytes.clone(), accepted, live }),
+        }
     }
 
     fn queue(self: &Rc<Self>, piece: Piece) -> Result<(), Refused> {
@@ -169,12 +189,8 @@ impl Outbox {
         if inner.state != State::Open {
             return Err(Refused::Closed);
         }
-        if piece.bytes.is_empty() {
-            return Ok(());
-        }
-        if let Way::Socket(wire, _) = &self.way {
-            drop(inner);
-            return self.write(wire, piece);
+        if let Way::Socket(_, options) = &self.way {
+            return self.write_later(inner, piece, options);
         }
         if inner.overflows(&piece, self.limit) {
             drop(inner);
@@ -212,6 +228,7 @@ impl Outbox {
 
     /// Ends at once and drops what is queued.
     pub fn close(&self) {
+        self.clear.set(false);
         self.inner.borrow_mut().close();
     }
 

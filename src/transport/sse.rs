@@ -218,7 +218,7 @@ impl Handler<FellBehind> for SseConnection {
         let follow = self.follows.iter().find(|follow| *follow.subscription.entry().channel() == channel);
         let Some(Follow { subscription, kept: Some(retention), .. }) = follow else { return };
         let (store, entry, retention) = (self.store.clone(), subscription.entry().clone(), *retention);
-        let Some(position) = entry.resume_position() else { return };
+        let Some(position) = entry.take_resume_position() else { return };
         let fed = async move {
             let _refused = replay::catch_up(&store, &entry, retention, position).await;
         };

@@ -301,7 +301,7 @@ impl World {
                 Effect::Live(_, position) => {
                     let entry = self.entry.clone().expect("a joined entry");
                     if entry.release(position.clone()) == Release::Missed {
-                        self.read_on(&entry, entry.resume_position().or(position));
+                        self.read_on(&entry, entry.take_resume_position().or(position));
                     }
                 }
                 Effect::Leave(_) => {
@@ -326,7 +326,7 @@ impl World {
             return self.perform();
         }
         self.notes.behind.set(false);
-        self.read_on(&entry, entry.resume_position());
+        self.read_on(&entry, entry.take_resume_position());
     }
 
     /// `connection::replay::catch_up` without the waiting.
@@ -343,7 +343,7 @@ impl World {
             if entry.release(Some(at.clone())) == Release::Live {
                 return;
             }
-            at = entry.resume_position().unwrap_or(at);
+            at = entry.take_resume_position().unwrap_or(at);
         }
     }
 

@@ -1,7 +1,7 @@
 //! One connection's interest in one channel. An entry knows its position: it takes what follows,
 //! holds back while its connection catches up, and goes on hold by itself when it sees a hole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,34 +22,57 @@ use crate::telemetry::{Counter, Family, Kind, Metrics, count};
 /// Events that an entry on hold keeps; with more it reads the log again instead.
 pub(super) const MAX_HELD: usize = 1024;
 
-/// One connection's interest in one channel.
+/// One connection's interest in one channel. What a delivery looks at stands first.
+#[repr(C)]
 pub struct Entry {
-    pub(super) channel: ChannelName,
-    pub(super) outbox: Rc<Outbox>,
-    pub(super) framing: Framing,
     pub(super) state: RefCell<State>,
+    pub(super) outbox: Rc<Outbox>,
+    pub(super) tally: Rc<Tally>,
+    pub(super) framing: Framing,
+    pub(super) channel: ChannelName,
     /// Whether its client is told who comes and leaves.
     pub(super) hears_others: bool,
-    pub(super) tally: Rc<Tally>,
 }
 
-/// What a worker thread counts while it delivers.
+/// What a worker thread counts while it delivers, told to the metrics once a turn.
 pub(super) struct Tally {
     pub(super) metrics: Arc<Metrics>,
-    sse: Counter,
-    websocket: Counter,
-    websocket_bytes: Counter,
+    sse: Count,
+    websocket: Count,
+    websocket_bytes: Count,
+}
+
+struct Count {
+    counter: Counter,
+    untold: Cell<u64>,
+}
+
+impl Count {
+    fn of(family: &Family<Kind, Counter>, kind: &'static str) -> Self {
+        Self { counter: family.get_or_create(&Kind { kind }).clone(), untold: Cell::new(0) }
+    }
+
+    fn add(&self, more: u64) {
+        self.untold.set(self.untold.get() + more);
+    }
+
+    fn tell(&self) {
+        self.counter.inc_by(self.untold.take());
+    }
 }
 
 impl Tally {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        let of = |family: &Family<Kind, Counter>, kind| family.get_or_create(&Kind { kind }).clone();
         Self {
-            sse: of(&metrics.deliveries, "sse"),
-            websocket: of(&metrics.deliveries, "websocket"),
-            websocket_bytes: of(&metrics.delivered_bytes, "websocket"),
+            sse: Count::of(&metrics.deliveries, "sse"),
+            websocket: Count::of(&metrics.deliveries, "websocket"),
+            websocket_bytes: Count::of(&metrics.delivered_bytes, "websocket"),
             metrics,
         }
+    }
+
+    pub(super) fn tell(&self) {
+        [&self.sse, &self.websocket, &self.websocket_bytes].into_iter().for_each(Count::tell);
     }
 }
 
@@ -143,6 +166,7 @@ impl Entry {
         }
         let batch = Batch::new(self.channel.clone(), Some(epoch.clone()), events, None);
         self.count(batch.events.len() as u64);
+        self.tally.tell();
         self.outbox.push_replay(self.framing.encode(&batch, 0))
     }
 
@@ -169,7 +193,16 @@ impl Entry {
                 Held::Moved(movement) => self.take_movement(movement),
             }
         }
+        self.tally.tell();
         if matches!(*self.state.borrow(), State::Hold(_)) { Release::Missed } else { Release::Live }
+    }
+
+    /// The same for who then does it: there is only one at a time.
+    pub fn take_resume_position(&self) -> Option<Position> {
+        match &mut *self.state.borrow_mut() {
+            State::Hold(hold) => hold.resume.take(),
+            State::Live(_) | State::Over => None,
+        }
     }
 
     /// From where an entry that fell behind has to catch up.
@@ -258,7 +291,7 @@ impl Entry {
         let at_start = self.framing.is_shared()
             && match (&mut *self.state.borrow_mut(), run.epoch()) {
                 (State::Live(Some(position)), Some(epoch))
-                    if position.epoch == *epoch && position.offset + 1 == run.first() =>
+                    if position.offset + 1 == run.first() && position.epoch == *epoch =>
                 {
                     position.offset = run.last();
                     true
@@ -271,7 +304,7 @@ impl Entry {
         }
         self.count(run.events());
         for piece in run.pieces(&self.framing) {
-            if self.hand(piece.clone(), run.accepted()).is_err() {
+            if self.hand(piece, run.accepted()).is_err() {
                 return;
             }
         }
@@ -299,7 +332,7 @@ impl Entry {
             false => OnChannel::Leave(&movement.info),
         };
         Push::On(&self.channel, what).write(&mut text);
-        let _ = self.hand(websocket::text(&text), None);
+        let _ = self.hand(&websocket::text(&text), None);
     }
 
     /// The channel's history was replaced, or the channel itself lost its place.
@@ -345,21 +378,21 @@ impl Entry {
         }
         let id = self.cursor(&bounds.head);
         let frame = sse::reset(&self.channel, &bounds.oldest(), &bounds.head, Some(&id));
-        self.hand(Bytes::from(frame), None)
+        self.hand(&Bytes::from(frame), None)
     }
 
     fn push(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
         let bytes = self.framing.encode(batch, after);
         let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
         self.count(sent as u64);
-        self.hand(bytes, batch.accepted)
+        self.hand(&bytes, batch.accepted)
     }
 
-    fn hand(&self, bytes: Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
+    fn hand(&self, bytes: &Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
         if let Framing::WebSocket = self.framing {
-            self.tally.websocket_bytes.inc_by(bytes.len() as u64);
+            self.tally.websocket_bytes.add(bytes.len() as u64);
         }
-        let done = self.outbox.push(bytes, accepted);
+        let done = self.outbox.push_shared(bytes, accepted);
         if done == Err(Refused::Overflow) {
             count(&self.tally.metrics.slow_disconnects, "queue");
             tracing::info!(channel = %self.channel, "a reader is too slow and was disconnected");
@@ -370,7 +403,7 @@ impl Entry {
     fn count(&self, events: u64) {
         let counter =
             if let Framing::WebSocket = self.framing { &self.tally.websocket } else { &self.tally.sse };
-        counter.inc_by(events);
+        counter.add(events);
     }
 }
 

@@ -3,6 +3,7 @@
 //! loses what is queued, not the half of a frame that it has: the rest of that goes out, then the
 //! reason, and if even this is not taken in time the connection is reset.
 
+use std::cell::RefMut;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
@@ -28,9 +29,11 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// Writes without asking the reactor first whether the socket is writable: it nearly always is,
+    /// and asking costs as much as all the rest here. Who is told that it would block asks then.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(stream) => stream.try_write(bytes),
+            Self::Plain(stream) => SockRef::from(&**stream).send(bytes),
         }
     }
 
@@ -77,25 +80,32 @@ pub struct SocketOptions {
 }
 
 impl Outbox {
-    pub(super) fn write(self: &Rc<Self>, wire: &Wire, mut piece: Piece) -> Result<(), Refused> {
-        let mut inner = self.inner.borrow_mut();
-        if inner.queue.is_empty() {
-            match wire.try_write(&piece.bytes) {
-                Ok(count) if count == piece.bytes.len() => return Ok(()),
-                Ok(count) => {
-                    piece.bytes.advance(count);
-                    inner.half = true;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    inner.close();
-                    drop(inner);
-                    self.tell_ended(Ended::Broken);
-                    return Err(Refused::Closed);
-                }
+    /// The way of nearly every delivery: the socket takes all of it at once.
+    pub(super) fn write(self: &Rc<Self>, wire: &Wire, bytes: &Bytes, live: bool) -> Result<(), Refused> {
+        let written = match wire.try_write(bytes) {
+            Ok(count) if count == bytes.len() => return Ok(()),
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(_) => {
+                self.close();
+                self.tell_ended(Ended::Broken);
+                return Err(Refused::Closed);
             }
-        } else if inner.overflows(&piece, self.limit) {
-            let Way::Socket(_, options) = &self.way else { return Err(Refused::Closed) };
+        };
+        let mut inner = self.inner.borrow_mut();
+        inner.half = written > 0;
+        self.wait(&mut inner, Piece { bytes: bytes.slice(written..), accepted: None, live });
+        Ok(())
+    }
+
+    /// Something waits already: this does too, if there is room.
+    pub(super) fn write_later(
+        self: &Rc<Self>,
+        mut inner: RefMut<'_, Inner>,
+        piece: Piece,
+        options: &SocketOptions,
+    ) -> Result<(), Refused> {
+        if inner.overflows(&piece, self.limit) {
             inner.keep_half();
             inner.state = State::Ending;
             inner.add(Piece { bytes: options.slow.clone(), accepted: None, live: true });
@@ -104,9 +114,16 @@ impl Outbox {
             self.tell_ended(Ended::Slow);
             return Err(Refused::Overflow);
         }
-        inner.add(piece);
-        self.start_writing(&mut inner);
+        self.wait(&mut inner, piece);
         Ok(())
+    }
+
+    fn wait(self: &Rc<Self>, inner: &mut Inner, piece: Piece) {
+        inner.add(piece);
+        self.clear.set(false);
+        if !std::mem::replace(&mut inner.writing, true) {
+            actix_rt::spawn(self.clone().empty());
+        }
     }
 
     pub(super) fn write_last(self: &Rc<Self>, wire: &Wire, bytes: Bytes) {
@@ -115,6 +132,7 @@ impl Outbox {
         if inner.state != State::Open {
             return;
         }
+        self.clear.set(false);
         if inner.queue.is_empty() {
             inner.state = State::Closed;
             wire.finish();
@@ -122,12 +140,6 @@ impl Outbox {
             inner.state = State::Ending;
         }
         inner.wake_all();
-    }
-
-    fn start_writing(self: &Rc<Self>, inner: &mut Inner) {
-        if !std::mem::replace(&mut inner.writing, true) {
-            actix_rt::spawn(self.clone().empty());
-        }
     }
 
     /// Writes what is queued as the peer takes it, until nothing is left.
@@ -161,6 +173,8 @@ impl Outbox {
                         if inner.state == State::Ending {
                             inner.state = State::Closed;
                             wire.finish();
+                        } else {
+                            self.clear.set(true);
                         }
                         return;
                     }

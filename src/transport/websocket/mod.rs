@@ -26,7 +26,6 @@ use crate::connection::effect::{Effect, Join, Joined, Outcome, Published, ReadHi
 use crate::connection::replay::{self, RecoveryLimit};
 use crate::connection::{Connection, Moment, Rules};
 use crate::domain::channel::ChannelName;
-use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::hub::Hub;
 use crate::hub::fanout::{Fanout, Framing, Release, Subscription, Visitor};
@@ -159,8 +158,13 @@ async fn linger(stream: &TcpStream) {
 /// A subscription and what its keeper knows of it.
 struct Follow {
     subscription: Subscription,
-    kept: Option<Retention>,
     positioned: bool,
+}
+
+impl Follow {
+    fn channel(&self) -> &ChannelName {
+        self.subscription.entry().channel()
+    }
 }
 
 /// The connection actor.
@@ -169,7 +173,8 @@ struct Socket {
     session: Connection,
     outbox: Rc<Outbox>,
     credit: Rc<Credit>,
-    follows: HashMap<ChannelName, Follow>,
+    /// By channel, in order.
+    follows: Vec<Follow>,
     fragments: Fragments,
     /// When the timer goes off, if one is set.
     timer: Option<(Instant, SpawnHandle)>,
@@ -279,7 +284,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
 impl Socket {
     fn new(all: Rc<Sockets>, outbox: Rc<Outbox>, credit: Rc<Credit>) -> Self {
         let session = Connection::new(all.rules.clone(), Uuid::new_v4(), now(), rand::random());
-        let (follows, fragments) = (HashMap::new(), Fragments::default());
+        let (follows, fragments) = (Vec::new(), Fragments::default());
         Self { all, session, outbox, credit, follows, fragments, timer: None }
     }
 
@@ -332,21 +337,22 @@ impl Socket {
                 let joining = join_channel(self.all.clone(), self.outbox.clone(), (client, user), join);
                 ctx.spawn(joining.into_actor(self).map(|(channel, found), actor, ctx| {
                     let joined = found.map(|(follow, joined)| {
-                        actor.follows.insert(channel.clone(), follow);
+                        let place = actor.follows.partition_point(|other| *other.channel() < channel);
+                        actor.follows.insert(place, follow);
                         joined
                     });
                     actor.hear(Outcome::Joined(channel, joined), ctx);
                 }));
             }
             Effect::Live(channel, position) => {
-                let Some(follow) = self.follows.get(&channel) else { return };
+                let Some(follow) = self.follow(&channel) else { return };
                 let entry = follow.subscription.entry();
                 if entry.release(position.clone()) == Release::Missed {
-                    let from = entry.resume_position().or(position);
+                    let from = entry.take_resume_position().or(position);
                     self.catch_up(&channel, from, ctx);
                 }
             }
-            Effect::Leave(channel) => drop(self.follows.remove(&channel)),
+            Effect::Leave(channel) => self.follows.retain(|follow| *follow.channel() != channel),
             Effect::Publish(event) => {
                 let publisher = self.all.publisher.clone();
                 let published = async move {
@@ -385,13 +391,16 @@ impl Socket {
         self.step(ctx, |session, effects| session.on_outcome(outcome, now(), effects));
     }
 
+    fn follow(&self, channel: &ChannelName) -> Option<&Follow> {
+        let place = self.follows.binary_search_by(|follow| follow.channel().cmp(channel)).ok()?;
+        self.follows.get(place)
+    }
+
     /// Brings an entry that is on hold back to the head.
     fn catch_up(&self, channel: &ChannelName, from: Option<Position>, ctx: &mut WebsocketContext<Self>) {
-        let Some(Follow { subscription, kept: Some(retention), .. }) = self.follows.get(channel) else {
-            return;
-        };
-        let Some(from) = from else { return };
-        let (store, entry, retention) = (self.all.store.clone(), subscription.entry().clone(), *retention);
+        let (Some(follow), Some(from)) = (self.follow(channel), from) else { return };
+        let Some(retention) = self.all.rules.namespaces.retention_of(channel) else { return };
+        let (store, entry) = (self.all.store.clone(), follow.subscription.entry().clone());
         let fed = async move {
             // Refused means that the connection is over, which is noticed elsewhere.
             let _ = replay::catch_up(&store, &entry, retention, from).await;
@@ -452,7 +461,7 @@ impl Handler<FellBehind> for Socket {
 
     fn handle(&mut self, FellBehind(channel): FellBehind, ctx: &mut Self::Context) {
         let from =
-            self.follows.get(&channel).and_then(|follow| follow.subscription.entry().resume_position());
+            self.follow(&channel).and_then(|follow| follow.subscription.entry().take_resume_position());
         self.catch_up(&channel, from, ctx);
     }
 }
@@ -461,7 +470,7 @@ impl Handler<Lost> for Socket {
     type Result = ();
 
     fn handle(&mut self, Lost(channel, head): Lost, ctx: &mut Self::Context) {
-        let Some(follow) = self.follows.get(&channel) else { return };
+        let Some(follow) = self.follow(&channel) else { return };
         if follow.positioned {
             return self.step(ctx, |session, effects| session.on_lost(&channel, now(), effects));
         }
@@ -542,7 +551,7 @@ async fn join_channel(
             }
         }
     };
-    (channel, Some((Follow { subscription, kept, positioned }, Joined { position, replay })))
+    (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
 }
 
 async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {

@@ -19,6 +19,8 @@ use futures_util::Stream;
 
 /// The longest header of a client's frame (RFC 6455 §5.2).
 const LONGEST_HEADER: usize = 14;
+/// The longest payload of a ping and its like (RFC 6455 §5.5).
+const LONGEST_CONTROL: u64 = 125;
 /// Bytes that are taken before other connections of the thread get their turn.
 const TURN: usize = 64 * 1024;
 /// Bytes of one read.
@@ -31,9 +33,13 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// Enough for the largest message.
+    /// Enough for the largest message, and for a ping between its parts.
     pub(super) fn new(largest_message: usize) -> Rc<Self> {
-        Rc::new(Self { left: Cell::new(largest_message + LONGEST_HEADER), waiting: RefCell::default() })
+        let ping = LONGEST_CONTROL as usize + LONGEST_HEADER;
+        Rc::new(Self {
+            left: Cell::new(largest_message + LONGEST_HEADER + ping),
+            waiting: RefCell::default(),
+        })
     }
 
     /// So many bytes of payload were handled.
@@ -91,6 +97,8 @@ impl Incoming {
 #[derive(Default)]
 struct Lengths {
     largest: u64,
+    /// The parts so far of the message under way.
+    message: u64,
     /// Bytes of the frame under way that are not its header's.
     rest: u64,
     /// A header that is not whole yet: up to its length, without the mask.
@@ -104,9 +112,8 @@ impl Lengths {
     /// A header with a length that is none, so that the library refuses it at once as too long.
     const TOO_LONG: [u8; 10] = [0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 
-    /// A header of a kind that is none. A length must take as few bytes as it can (RFC 6455 §5.2),
-    /// for the credit is given back by the length.
-    const TOO_WIDE: [u8; 2] = [0x8f, 0x80];
+    /// A header of a kind that is none.
+    const MALFORMED: [u8; 2] = [0x8f, 0x80];
 
     /// What of `bytes` goes on: all of it, headers only when they are whole. A header that cannot
     /// be becomes one that is refused, behind everything that came before it.
@@ -122,10 +129,9 @@ impl Lengths {
             (self.header[self.have], bytes) = (bytes[0], &bytes[1..]);
             self.have += 1;
             let Some(length) = length_in(&self.header[..self.have]) else { continue };
-            let too_wide = self.have != header_length(length);
-            if too_wide || length > self.largest {
+            if let Some(instead) = self.refuse(length) {
                 self.over = true;
-                out.extend_from_slice(if too_wide { &Self::TOO_WIDE } else { &Self::TOO_LONG });
+                out.extend_from_slice(instead);
                 break;
             }
             out.extend_from_slice(&self.header[..self.have]);
@@ -133,6 +139,21 @@ impl Lengths {
             (self.rest, self.have) = (length + mask, 0);
         }
         out.freeze()
+    }
+
+    /// What goes on in place of a header that cannot be.
+    fn refuse(&mut self, length: u64) -> Option<&'static [u8]> {
+        let kind = self.header[0] & 0x0f;
+        // A length takes as few bytes as it can (RFC 6455 §5.2): the credit is given back by it.
+        if self.have != header_length(length) || (kind >= 8 && length > LONGEST_CONTROL) {
+            return Some(&Self::MALFORMED);
+        }
+        self.message = match kind {
+            0 => self.message.saturating_add(length),
+            1..8 => length,
+            _ => return None,
+        };
+        (self.message > self.largest).then_some(&Self::TOO_LONG)
     }
 }
 

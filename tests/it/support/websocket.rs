@@ -160,7 +160,6 @@ impl Client {
         timeout(DEADLINE, self.stream.write_all(bytes)).await.expect("sent in time").expect("sent");
     }
 
-    /// Sends one text frame.
     pub async fn say(&mut self, text: &str) {
         self.send(&frame(TEXT, text.as_bytes())).await;
     }

@@ -99,7 +99,7 @@ pub(super) async fn a_replaced_history_ends_who_follows_it(backend: Backend) {
 pub(super) async fn what_is_not_renewed_ends(backend: Backend) {
     let app = TestApp::with(backend, SPACES).await;
     let mut client = Client::connected(&app, &app.ana()).await;
-    let soon = in_seconds(2);
+    let soon = in_seconds(3);
     let token = app.token(json!({ "sub": "ana", "channel": "$kept:x", "exp": soon }));
     let reply = client.ask(json!({ "subscribe": { "channel": "$kept:x", "token": token } })).await;
     assert_eq!(reply["subscribe"]["expires"], true);

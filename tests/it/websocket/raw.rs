@@ -59,6 +59,11 @@ pub(super) async fn broken_frames_have_their_codes(backend: Backend) {
         ("far too long", 1009, whole(TEXT, &vec![b' '; 3 * LIMIT])),
         ("a header that says 1 TiB", 1009, vec![header(TEXT, 1 << 40, 0x80)]),
         ("fragments too long together", 1009, fragments(&[&[b' '; LIMIT / 2], &[b' '; LIMIT / 2], b" "])),
+        (
+            "fragments far too long",
+            1009,
+            fragments(&[&[b' '; LIMIT / 2], &[b' '; LIMIT / 2], &[b' '; 1_000]]),
+        ),
         ("a fragment too long", 1009, fragments(&[b"{", &vec![b' '; LIMIT + 1], b"}"])),
         ("a length wider than it is", 1002, vec![b"\x81\xfe\0\x02mask{}".to_vec()]),
         ("a length far wider than it is", 1002, vec![b"\x81\xff\0\0\0\0\0\0\x01\0mask".to_vec()]),
@@ -69,6 +74,7 @@ pub(super) async fn broken_frames_have_their_codes(backend: Backend) {
         ("a whole frame between parts", 1002, vec![frame(FIRST_TEXT, b"{"), frame(TEXT, b"{}")]),
         ("a ping in parts", 1002, whole(0x09, b"x")),
         ("a long ping", 1002, whole(PING, &[b'x'; 126])),
+        ("a ping without end", 1002, vec![header(PING, 1 << 40, 0x80)]),
     ];
     let mut wrong = Vec::new();
     for (what, code, frames) in cases {
@@ -120,11 +126,11 @@ async fn a_message_of_exactly_the_limit_is_taken(backend: Backend) {
         for part in command.as_bytes().chunks(LIMIT.div_ceil(parts)) {
             frames.extend(frame(MIDDLE, part));
         }
-        frames.extend(frame(PING, b"between"));
+        frames.extend(frame(PING, &[b'p'; 125]));
         frames.extend(frame(MIDDLE, b""));
         frames.extend(frame(LAST, b""));
         client.send(&frames).await;
-        assert_eq!(client.next().await, Said::Pong(b"between".to_vec()), "{parts} parts");
+        assert_eq!(client.next().await, Said::Pong(vec![b'p'; 125]), "{parts} parts");
         assert_eq!(client.message().await, json!({ "id": parts, "unsubscribe": {} }));
     }
     // A letter cut in two is whole in the end.
@@ -182,8 +188,8 @@ async fn a_client_may_speak_before_it_is_let_in(backend: Backend) {
 }
 
 pub(super) async fn a_client_that_says_nothing_is_not_kept(backend: Backend) {
-    let patience = "client.stale_close_delay = \"150ms\"\nclient.ping_interval = \"1s\"
-        client.pong_timeout = \"200ms\"\n";
+    let patience = "client.stale_close_delay = \"500ms\"\nclient.ping_interval = \"1s\"
+        client.pong_timeout = \"800ms\"\n";
     let app = TestApp::with(backend, patience).await;
     let mut silent = Client::open(app.address()).await;
     // A ping of the transport is no connect.

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::remote::{NoAnswer, PATIENCE, Remote, describe};
 use super::terminal::printable;
+use crate::domain::position::{Epoch, Position};
 use crate::protocol::code::{Class, DisconnectCode, ErrorCode};
 
 const PATH: &str = "/connection/websocket";
@@ -91,8 +92,8 @@ pub(super) struct Subscribed {
 #[serde(default)]
 pub(super) struct History {
     pub(super) publications: Vec<Publication>,
-    pub(super) epoch: String,
-    pub(super) offset: u64,
+    epoch: String,
+    offset: u64,
 }
 
 /// An event (protocol §4.10).
@@ -290,7 +291,21 @@ impl Client {
     }
 }
 
+impl History {
+    /// Behind what the first of these events is, or would be.
+    pub(super) fn oldest(&self) -> Option<Position> {
+        let first = self.publications.first();
+        let offset = first.map_or(self.offset, |event| event.offset.saturating_sub(1));
+        Some(Position::new(Epoch::parse(&self.epoch)?, offset))
+    }
+}
+
 impl Failure {
+    /// Whether the same command may succeed later.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.class() == Class::Retry
+    }
+
     /// What the gateway said.
     pub(super) fn said(&self) -> String {
         printable(&format!("the gateway says: {} (code {})", self.message, self.code))

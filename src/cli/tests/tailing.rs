@@ -317,7 +317,56 @@ fn what_the_history_has_no_more_is_said_to_be_missing() {
         "{trimmed}"
     );
     let hidden = with(turn(|peer| peer.refuse(103, "permission denied")));
-    assert!(hidden.ends_with("some events are missing here\n"), "{hidden}");
+    assert!(
+        hidden
+            .ends_with("the gateway says: permission denied (code 103); the stream goes on live from k.5\n"),
+        "{hidden}"
+    );
+}
+
+#[test]
+fn a_connection_that_breaks_before_the_loss_was_told_loses_no_word_of_it() {
+    let gateway = Gateway::start([
+        turn(|peer| {
+            peer.welcome();
+            peer.answer("subscribe", lost("m", 2));
+            peer.hear();
+        }),
+        turn(|peer| {
+            peer.welcome();
+            let asked = peer.answer("subscribe", lost("m", 2));
+            assert_eq!((&asked["epoch"], &asked["offset"]), (&"k".into(), &9.into()));
+            peer.refuse(108, "not available");
+            peer.push(3);
+        }),
+    ]);
+    let tailed = gateway.tail(own(), Some("k.9"), Some(1));
+    assert_eq!(tailed.shown, "3\n");
+    assert!(
+        tailed.remarks.ends_with("are missing here; the stream goes on live from m.2\n"),
+        "{}",
+        tailed.remarks
+    );
+}
+
+#[test]
+fn a_history_that_fails_for_a_while_is_asked_again() {
+    let gateway = Gateway::start([
+        turn(|peer| {
+            peer.welcome();
+            peer.answer("subscribe", lost("k", 3));
+            peer.refuse(100, "internal server error");
+        }),
+        turn(|peer| {
+            peer.welcome();
+            assert_eq!(peer.answer("subscribe", lost("k", 3))["offset"], 1);
+            peer.answer(
+                "history",
+                json!({ "publications": publications([2, 3]), "epoch": "k", "offset": 3 }),
+            );
+        }),
+    ]);
+    assert_eq!(gateway.tail(own(), Some("k.1"), Some(2)).shown, "2\n3\n");
 }
 
 #[test]

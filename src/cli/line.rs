@@ -6,12 +6,47 @@ use chrono::{DateTime, TimeZone, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::sse::SseEvent;
+use super::client::Publication;
 use super::terminal::printable;
 use crate::domain::channel::ChannelName;
 
 /// How much of the data people see, in characters.
 const SHOWN: usize = 160;
+
+/// An event as it is shown.
+pub(super) struct Shown {
+    /// Its type; `message` where the namespace gives it none.
+    pub(super) kind: String,
+    /// In built-in channels the envelope; elsewhere the data with offset, tags and publisher.
+    pub(super) data: String,
+}
+
+impl Shown {
+    /// An event of `channel`.
+    pub(super) fn of(publication: &Publication, channel: &ChannelName) -> Self {
+        let data = publication.data.get();
+        if channel.is_built_in() {
+            let kind = serde_json::from_str(data).ok().and_then(|Kind { kind }| kind);
+            let kind = kind.map_or_else(|| "message".to_owned(), Cow::into_owned);
+            return Self { kind, data: data.to_owned() };
+        }
+        let mut fields = Vec::with_capacity(4);
+        if publication.offset > 0 {
+            fields.push(format!("\"offset\":{}", publication.offset));
+        }
+        let further = [("data", Some(&publication.data)), ("tags", publication.tags.as_ref())];
+        for (key, value) in further.into_iter().chain([("info", publication.info.as_ref())]) {
+            fields.extend(value.map(|value| format!("\"{key}\":{}", value.get())));
+        }
+        Self { kind: "message".to_owned(), data: format!("{{{}}}", fields.join(",")) }
+    }
+}
+
+#[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+}
 
 /// What a line shows beside the data. Built-in channels have all of it, others only data.
 #[derive(Default, Deserialize)]
@@ -24,18 +59,13 @@ struct Envelope<'a> {
 }
 
 /// The data alone, on one line whatever breaks it: line feeds can only stand between tokens.
-pub(super) fn json(event: &SseEvent) -> String {
+pub(super) fn json(event: &Shown) -> String {
     event.data.replace(['\n', '\r'], " ")
 }
 
 /// Time, type, channel and the beginning of the data. An event that does not say when it was
 /// shows `now`; one of an organisation says which repository it is about.
-pub(super) fn human<Z: TimeZone>(
-    event: &SseEvent,
-    channel: &ChannelName,
-    now: DateTime<Utc>,
-    zone: &Z,
-) -> String
+pub(super) fn human<Z: TimeZone>(event: &Shown, channel: &ChannelName, now: DateTime<Utc>, zone: &Z) -> String
 where
     Z::Offset: std::fmt::Display,
 {
@@ -62,7 +92,7 @@ mod tests {
     use super::*;
 
     fn line(channel: &str, kind: &str, data: &str) -> String {
-        let event = SseEvent { kind: kind.into(), data: data.into(), id: None };
+        let event = Shown { kind: kind.into(), data: data.into() };
         let now = Utc.with_ymd_and_hms(2026, 7, 1, 23, 59, 58).unwrap();
         human(&event, &ChannelName::parse(channel).unwrap(), now, &Utc)
     }
@@ -93,7 +123,28 @@ mod tests {
 
     #[test]
     fn programs_see_the_data_on_one_line() {
-        let event = SseEvent { kind: "x".into(), data: "{\"a\":\n1}".into(), id: None };
+        let event = Shown { kind: "x".into(), data: "{\"a\":\n1}".into() };
         assert_eq!(json(&event), "{\"a\": 1}");
+    }
+    #[test]
+    fn a_publication_looks_as_it_does_to_those_who_poll() {
+        let shown = |channel: &str, publication: &str| {
+            let publication: Publication = serde_json::from_str(publication).unwrap();
+            let Shown { kind, data } = Shown::of(&publication, &ChannelName::parse(channel).unwrap());
+            (kind, data)
+        };
+        let envelope = r#"{"type":"scan:complete","data":{"n":1}}"#;
+        let wanted = ("scan:complete".to_owned(), envelope.to_owned());
+        assert_eq!(shown("org:acme", &format!("{{\"data\":{envelope},\"offset\":7}}")), wanted);
+        for (publication, data) in [
+            (r#"{"data":"hi"}"#, r#"{"data":"hi"}"#),
+            (r#"{"data":null,"offset":7}"#, r#"{"offset":7,"data":null}"#),
+            (
+                r#"{"data":1,"offset":7,"info":{"user":"a"},"tags":{"k":"v"}}"#,
+                r#"{"offset":7,"data":1,"tags":{"k":"v"},"info":{"user":"a"}}"#,
+            ),
+        ] {
+            assert_eq!(shown("chat:lobby", publication), ("message".to_owned(), data.to_owned()));
+        }
     }
 }

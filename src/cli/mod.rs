@@ -1,9 +1,10 @@
 //! The command line: what can be asked for, and what each answer and exit code means. A command
 //! is a file: its arguments, its help and its work. Nothing here decides anything about events;
-//! `serve`, `migrate` and `log` work on the store, the others speak HTTP to a running gateway or
-//! only read the configuration.
+//! `serve`, `migrate` and `log` work on the store, the others speak HTTP or WebSocket to a running
+//! gateway, or only read the configuration.
 
 mod check_config;
+mod client;
 mod follow;
 mod line;
 mod log;
@@ -11,7 +12,6 @@ mod migrate;
 mod publish;
 mod remote;
 mod serve;
-mod sse;
 mod tail;
 mod terminal;
 mod token;

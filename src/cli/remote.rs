@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use awc::ClientRequest;
 use awc::error::SendRequestError;
 use awc::http::{StatusCode, Version, header};
+use awc::ws::WebsocketsRequest;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,7 +17,7 @@ use super::terminal::printable;
 use super::url::BaseUrl;
 
 /// How long a gateway may take to begin an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 const LARGEST_ANSWER: usize = 1 << 20;
 const USER_AGENT: &str = concat!("campanile/", env!("CARGO_PKG_VERSION"));
 
@@ -57,9 +58,9 @@ impl Remote {
         Self { base, client }
     }
 
-    /// Begins a GET of `path`.
-    pub(super) fn get(&self, path: &str) -> ClientRequest {
-        self.client.get(self.base.join(path))
+    /// Begins a WebSocket to `path`.
+    pub(super) fn websocket(&self, path: &str) -> WebsocketsRequest {
+        self.client.ws(self.base.join(path))
     }
 
     /// Begins a POST to `path`.

@@ -9,16 +9,18 @@ use chrono::{Local, Utc};
 use clap::Args;
 
 use super::follow::{Credential, Follower, Output, Pauses};
+use super::line::Shown;
 use super::remote::{Remote, block_on};
-use super::sse::SseEvent;
 use super::url::UrlArg;
 use super::{ConfigArgs, line};
 use crate::auth::NewToken;
 use crate::config::{Config, Secret};
 use crate::domain::channel::{ChannelKind, ChannelName};
 use crate::domain::cursor::Cursor;
+use crate::domain::position::Position;
 
 const TOKEN_TTL: Duration = Duration::from_secs(3600);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 const ABOUT: &str = "\
 Shows the events of a channel as they come, until Ctrl-C. If the connection breaks, it comes back and goes \
@@ -50,7 +52,7 @@ pub(super) struct Tail {
     channel: ChannelName,
     /// Show what came after this cursor first [default: only what comes from now on]
     #[arg(long, value_name = "CURSOR", value_parser = cursor)]
-    since: Option<String>,
+    since: Option<Position>,
     /// Stop after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -75,13 +77,13 @@ impl Tail {
         }
         let remote = Remote::new(url);
         let channel = &self.channel;
-        let human = |event: &SseEvent| line::human(event, channel, Utc::now(), &Local);
+        let human = |event: &Shown| line::human(event, channel, Utc::now(), &Local);
         let output = Output {
             events: &mut io::stdout(),
             line: if for_people { &human } else { &line::json },
             remarks: &mut io::stderr(),
         };
-        let (cursor, left, pauses) = (self.since.clone(), self.count, Pauses::new());
+        let (cursor, left, pauses) = (self.since.clone(), self.count, Pauses::beginning_with(FIRST_PAUSE));
         let mut follower = Follower { remote: &remote, channel, credential, cursor, left, output, pauses };
         let done = block_on(async {
             tokio::select! {
@@ -110,8 +112,10 @@ impl Tail {
 }
 
 /// What admits to `channel`: an admin sees all built-in ones, the claim `channels` opens those of
-/// configured namespaces, and a personal one opens to its user alone.
+/// configured namespaces, and a personal one opens to its user alone. That claim also subscribes,
+/// so it stands only where it is needed.
 fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
+    let named = matches!(channel.kind(), ChannelKind::Plain { .. });
     let user = match channel.kind() {
         ChannelKind::Personal { user, .. } => user,
         _ => "campanile-tail",
@@ -119,7 +123,7 @@ fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
     NewToken {
         user: user.to_owned(),
         scopes: vec!["admin".to_owned()],
-        channels: vec![channel.clone()],
+        channels: named.then(|| channel.clone()).into_iter().collect(),
         ttl: Some(TOKEN_TTL),
         audience: config.client.token.audience.clone(),
         issuer: config.client.token.issuer.clone(),
@@ -127,8 +131,11 @@ fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
     }
 }
 
-fn cursor(text: &str) -> Result<String, String> {
-    Cursor::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+fn cursor(text: &str) -> Result<Position, String> {
+    match Cursor::parse(text).map_err(|error| error.to_string())? {
+        Cursor::One(position) => Ok(position),
+        Cursor::Many(_) => Err("this is a cursor of several channels: pass one of this channel".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +174,9 @@ mod tests {
 
     #[test]
     fn a_cursor_is_looked_at_before_anything_is_sent() {
-        assert_eq!(cursor("4f1c2a9b00d1.17").as_deref(), Ok("4f1c2a9b00d1.17"));
+        assert_eq!(cursor("4f1c2a9b00d1.17"), Ok(Position::parse("4f1c2a9b00d1.17").unwrap()));
         assert!(cursor("17").unwrap_err().contains("malformed"));
+        let of_two = "eyJvcmc6YWNtZSI6WyJrIiwxXX0";
+        assert!(cursor(of_two).unwrap_err().contains("several channels"));
     }
 }

@@ -87,19 +87,6 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// `text` as a value in a query.
-pub(super) fn in_query(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,11 +135,5 @@ mod tests {
             let error = resolve(Some(bad), &[]).unwrap_err().to_string();
             assert!(error.contains("the URL of the gateway") && !error.contains("hunter2"), "{bad}: {error}");
         }
-    }
-
-    #[test]
-    fn values_in_a_query_are_encoded() {
-        assert_eq!(in_query("repo:acme/a_b.c-d~"), "repo%3Aacme%2Fa_b.c-d~");
-        assert_eq!(in_query("#1,2&é"), "%231%2C2%26%C3%A9");
     }
 }

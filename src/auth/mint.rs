@@ -23,6 +23,8 @@ pub struct NewToken {
     pub scopes: Vec<String>,
     /// Channels that may be subscribed to, of whatever namespace.
     pub channels: Vec<ChannelName>,
+    /// Channels that may be subscribed to and whose history may be read, without being subscribed.
+    pub reads: Vec<ChannelName>,
     /// How long it is valid; `None` is for ever.
     pub ttl: Option<Duration>,
     /// What [`super::Keys`] demands as `aud`, if it demands one.
@@ -61,9 +63,17 @@ struct Claims<'a> {
     #[serde(skip_serializing_if = "<[ChannelName]>::is_empty")]
     channels: &'a [ChannelName],
     #[serde(skip_serializing_if = "Option::is_none")]
+    caps: Option<[Cap<'a>; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     aud: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Cap<'a> {
+    channels: &'a [ChannelName],
+    allow: [&'static str; 2],
 }
 
 /// A token signed with HS256 by `secret`, made at the time `now`.
@@ -81,6 +91,7 @@ pub fn mint(secret: &str, token: &NewToken, now: Time) -> Result<String, CannotM
         repos: &token.repos,
         scope: token.scopes.join(" "),
         channels: &token.channels,
+        caps: (!token.reads.is_empty()).then_some([Cap { channels: &token.reads, allow: ["sub", "hst"] }]),
         aud: token.audience.as_deref(),
         iss: token.issuer.as_deref(),
     };

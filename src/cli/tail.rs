@@ -111,9 +111,8 @@ impl Tail {
     }
 }
 
-/// What admits to `channel`: an admin sees all built-in ones, the claim `channels` opens those of
-/// configured namespaces, and a personal one opens to its user alone. That claim also subscribes,
-/// so it stands only where it is needed.
+/// What admits to `channel`: an admin sees all built-in ones, a capability opens those of configured
+/// namespaces with their history, and a personal one opens to its user alone.
 fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
     let named = matches!(channel.kind(), ChannelKind::Plain { .. });
     let user = match channel.kind() {
@@ -123,7 +122,7 @@ fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
     NewToken {
         user: user.to_owned(),
         scopes: vec!["admin".to_owned()],
-        channels: named.then(|| channel.clone()).into_iter().collect(),
+        reads: named.then(|| channel.clone()).into_iter().collect(),
         ttl: Some(TOKEN_TTL),
         audience: config.client.token.audience.clone(),
         issuer: config.client.token.issuer.clone(),

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::access::Scopes;
 use crate::domain::channel::ChannelName;
+use crate::domain::principal::Rights;
 
 const SECRET: &str = "a secret of the tests";
 const NOW: i64 = 1_800_000_000;
@@ -257,6 +258,7 @@ fn a_minted_token_says_what_it_was_told_and_nothing_else() {
         repos: vec!["other/one".into()],
         scopes: vec!["scan".into(), "publish".into()],
         channels: vec![ChannelName::parse("chat:lobby").expect("a channel")],
+        reads: vec![ChannelName::parse("chat:hall").expect("a channel")],
         ttl: Some(Duration::from_secs(60)),
         audience: Some("us".into()),
         issuer: Some("me".into()),
@@ -268,6 +270,10 @@ fn a_minted_token_says_what_it_was_told_and_nothing_else() {
     assert!(who.orgs.contains("acme") && who.repos.contains("other/one"));
     assert!(who.scopes.scan && who.scopes.publish && !who.scopes.admin);
     assert!(who.channels.iter().map(ChannelName::as_str).eq(["chat:lobby"]));
+    let Rights { subscribe: true, history: true, publish: false, presence: false } = who.caps[0].allow else {
+        panic!("{:?}", who.caps)
+    };
+    assert_eq!(who.caps[0].channels[0].exact(), Some("chat:hall"));
     assert_eq!(keys.authenticate(&minted, at(NOW + 60)), Err(TokenError::Expired));
     let plain = mint(SECRET, &NewToken::default(), at(NOW)).expect("a token");
     assert_eq!(self::keys().authenticate(&plain, at(NOW)), Ok(Principal::default()));

@@ -36,7 +36,7 @@ pub(super) enum Credential {
         /// What it is signed with.
         secret: Secret,
         /// What it says.
-        claims: NewToken,
+        claims: Box<NewToken>,
     },
 }
 

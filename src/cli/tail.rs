@@ -107,7 +107,7 @@ impl Tail {
         let secret = secrets
             .jwt()
             .context("there is no token: pass --token, set CAMPANILE_TOKEN, or let it be made here")?;
-        Ok(Credential::Own { secret: secret.clone(), claims: own_claims(&self.channel, config) })
+        Ok(Credential::Own { secret: secret.clone(), claims: Box::new(own_claims(&self.channel, config)) })
     }
 }
 

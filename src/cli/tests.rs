@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use clap::{CommandFactory as _, Parser as _};
 
 use super::*;
-use crate::auth::NewToken;
 use crate::config::Secret;
 use crate::domain::channel::ChannelName;
 use follow::{Credential, Follower, Output, Pauses};

@@ -150,7 +150,7 @@ fn turn(turn: impl FnOnce(&mut Peer) + Send + 'static) -> Turn {
 }
 
 fn own() -> Credential {
-    Credential::Own { secret: Secret::new("hunter2"), claims: NewToken::default() }
+    Credential::Own { secret: Secret::new("hunter2"), claims: Box::default() }
 }
 
 /// How it ended, what it showed, what it remarked, and where it was.

@@ -393,7 +393,8 @@ impl Entry {
             self.tally.websocket_bytes.add(bytes.len() as u64);
         }
         let done = self.outbox.push_shared(bytes, accepted);
-        if done == Err(Refused::Overflow) {
+        // The keeper of a socket counts, because replies overflow too.
+        if done == Err(Refused::Overflow) && !self.is_told_by_keeper() {
             count(&self.tally.metrics.slow_disconnects, "queue");
             tracing::info!(channel = %self.channel, "a reader is too slow and was disconnected");
         }

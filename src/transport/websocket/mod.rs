@@ -36,7 +36,7 @@ use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;
 use crate::publish::{Publisher, UnitOfWork};
 use crate::store::{Store, history};
-use crate::telemetry::{Code, Metrics, level};
+use crate::telemetry::{Code, Metrics, count, level};
 use incoming::{BadMessage, Credit, Fragments, Incoming};
 
 /// The recovery limit of built-in channels (design §5).
@@ -486,9 +486,13 @@ impl Handler<Over> for Socket {
 
     fn handle(&mut self, Over(why): Over, ctx: &mut Self::Context) {
         let code = match why {
-            Ended::Slow => DisconnectCode::Slow,
+            Ended::Slow => {
+                tracing::info!(connection = %self.session.id(), "a reader is too slow and was disconnected");
+                count(&self.all.metrics.slow_disconnects, "queue");
+                DisconnectCode::Slow
+            }
             Ended::Stalled => {
-                crate::telemetry::count(&self.all.metrics.slow_disconnects, "write_timeout");
+                count(&self.all.metrics.slow_disconnects, "write_timeout");
                 DisconnectCode::WriteError
             }
             Ended::Broken => DisconnectCode::Closed,

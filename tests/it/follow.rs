@@ -25,6 +25,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::support::store::*;
 
+mod workers;
+
 on_both![
     whatever_the_bus_does_every_reader_gets_every_event_once_and_in_order,
     a_lost_last_announcement_is_found_by_the_position_check,
@@ -33,8 +35,6 @@ on_both![
     a_channel_ends_after_its_last_follower_and_begins_again,
     a_history_that_lost_events_is_told_to_every_follower,
     a_history_with_another_event_at_a_known_place_is_told,
-    a_worker_that_was_full_hears_of_a_reset_before_anything_after_it,
-    a_worker_that_was_full_gets_the_rest_from_the_log_and_nothing_twice,
     announced_events_that_the_log_lost_are_a_new_history_and_not_a_busy_loop,
     a_gap_that_was_trimmed_is_told,
     a_commit_that_nobody_confirmed_is_looked_for_at_once,
@@ -489,111 +489,6 @@ async fn a_history_with_another_event_at_a_known_place_is_told(store: TestStore)
         node.hub.look_at_all().await;
         assert_eq!(store.head(&news).await, next);
         assert_eq!(node.metrics.resets.get(), 1);
-    })
-    .await;
-}
-
-/// A worker thread whose inbox is emptied by hand.
-struct Slow {
-    worker: Worker,
-    parcels: mpsc::Receiver<Parcel>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Got {
-    Events(Vec<u64>),
-    Passing,
-    Reset(Position),
-}
-
-impl Slow {
-    fn new(id: usize, room: usize) -> Self {
-        let (inbox, parcels) = mpsc::channel(room);
-        Self { worker: Worker { id, inbox }, parcels }
-    }
-
-    async fn next(&mut self) -> Got {
-        let parcel = tokio::time::timeout(Duration::from_secs(15), self.parcels.recv()).await;
-        match parcel.expect("a parcel comes").expect("the channel lives") {
-            Parcel::Events(batch) if batch.epoch().is_none() => Got::Passing,
-            Parcel::Events(batch) => Got::Events(offsets(batch.events())),
-            Parcel::Reset(_, bounds) => Got::Reset(bounds.head),
-            Parcel::Moved(channel, _) => panic!("nobody moves on {channel}"),
-        }
-    }
-
-    /// The offsets of all parcels up to the one that ends with `last`.
-    async fn up_to(&mut self, last: u64) -> Vec<u64> {
-        let mut seen = Vec::new();
-        while seen.last() != Some(&last) {
-            match self.next().await {
-                Got::Events(offsets) => seen.extend(offsets),
-                other => panic!("{other:?} after {seen:?}"),
-            }
-        }
-        seen
-    }
-}
-
-async fn a_worker_that_was_full_gets_the_rest_from_the_log_and_nothing_twice(store: TestStore) {
-    on_node(store, options(), no_faults(), async |node, _| {
-        let news = channel("news");
-        let (mut slow, mut quick) = (Slow::new(1001, 1), Slow::new(1002, 10_000));
-        for worker in [&slow.worker, &quick.worker] {
-            assert_eq!(node.hub.join(&news, worker).await.unwrap().unwrap().offset, 0);
-        }
-        let passing = NewEvent { kept: false, ..event(&news, "\"now\"") };
-        for _ in 0..600 {
-            node.publish(&news, "1").await;
-        }
-        assert_eq!(quick.up_to(600).await, (1..=600).collect::<Vec<_>>());
-        assert_eq!(slow.up_to(600).await, (1..=600).collect::<Vec<_>>(), "over several pages");
-        assert!(node.behind("worker") > 0);
-
-        // What is not kept finds no room and is gone; that is no reason to read the log.
-        let last = node.publish(&news, "1").await;
-        assert_eq!(quick.next().await, Got::Events(vec![last.offset]));
-        for _ in 0..3 {
-            node.publisher.commit(UnitOfWork::of(vec![passing.clone()])).await.unwrap();
-            assert_eq!(quick.next().await, Got::Passing);
-        }
-        assert_eq!(slow.next().await, Got::Events(vec![last.offset]));
-        let last = node.publish(&news, "1").await;
-        assert_eq!(slow.next().await, Got::Events(vec![last.offset]));
-        node.hub.leave(&news, slow.worker.id);
-        let last = node.publish(&news, "1").await;
-        assert_eq!(quick.up_to(last.offset).await.len(), 2);
-        assert!(slow.parcels.try_recv().is_err(), "who left gets nothing");
-    })
-    .await;
-}
-
-async fn a_worker_that_was_full_hears_of_a_reset_before_anything_after_it(store: TestStore) {
-    on_node(store, options(), no_faults(), async |node, store| {
-        let news = channel("news");
-        // One is full when the history is replaced, one has been full for a while.
-        let mut workers = [Slow::new(1001, 1), Slow::new(1002, 1), Slow::new(1003, 100)];
-        for slow in &workers {
-            node.hub.join(&news, &slow.worker).await.unwrap();
-        }
-        node.publish(&news, "1").await;
-        assert_eq!(workers[0].next().await, Got::Events(vec![1]));
-        node.publish(&news, "2").await;
-        assert_eq!(workers[2].up_to(2).await, [1, 2]);
-
-        lose_after(store, 1).await;
-        node.hub.check_all().await;
-        let Got::Reset(head) = workers[2].next().await else { panic!("a reset comes") };
-        assert_eq!(head.offset, 1);
-        assert_eq!(workers[0].next().await, Got::Events(vec![2]));
-        assert_eq!(workers[0].next().await, Got::Reset(head.clone()));
-        assert_eq!(workers[1].next().await, Got::Events(vec![1]));
-        assert_eq!(workers[1].next().await, Got::Reset(head.clone()));
-        let next = node.publish(&news, "\"again\"").await;
-        assert_eq!(next, Position::new(head.epoch, 2));
-        for slow in &mut workers {
-            assert_eq!(slow.next().await, Got::Events(vec![2]));
-        }
     })
     .await;
 }

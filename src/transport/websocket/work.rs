@@ -1,0 +1,113 @@
+//! What a connection waits for: a channel to be joined, an event to be committed, the log to be
+//! read. Each ends with an outcome whatever happens; the store's deadlines see to that.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Sockets;
+use crate::connection::effect::{Join, Joined, Published, ReadHistory, Replay, Stored};
+use crate::connection::replay::{self, RecoveryLimit};
+use crate::domain::channel::ChannelName;
+use crate::domain::event::NewEvent;
+use crate::hub::fanout::{Framing, Subscription, Visitor};
+use crate::hub::outbox::Outbox;
+use crate::hub::presence::{Attendance, Member};
+use crate::publish::{Publisher, UnitOfWork};
+use crate::store::history;
+
+/// The recovery limit of built-in channels (design §5).
+const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };
+/// Bytes of data after which an answer to `history` ends; the client asks for the next page.
+const HISTORY_BYTES: usize = 4 << 20;
+
+/// A subscription and what its keeper knows of it.
+pub(super) struct Follow {
+    pub(super) subscription: Subscription,
+    pub(super) positioned: bool,
+}
+
+impl Follow {
+    pub(super) fn channel(&self) -> &ChannelName {
+        self.subscription.entry().channel()
+    }
+}
+
+/// Puts an entry on hold, then finds where the channel is, then reads what was missed: in this
+/// order nothing can fall in between.
+pub(super) async fn join_channel(
+    all: Rc<Sockets>,
+    outbox: Rc<Outbox>,
+    (client, user): (Uuid, Arc<str>),
+    join: Join,
+) -> (ChannelName, Option<(Follow, Joined)>) {
+    let Join { channel, recover, positioned, presence, announced, hears_others } = join;
+    let (listed, told) = (presence.is_some(), announced.is_some());
+    let attendance = presence.or(announced).map(|info| Attendance {
+        member: Member { client, user, info },
+        listed,
+        announced: told,
+    });
+    let visitor = Visitor { attendance, hears_others };
+    let kept = all.rules.namespaces.retention_of(&channel);
+    let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), Framing::WebSocket, visitor).await;
+    let (subscription, position) = match subscribed {
+        Ok(subscribed) => subscribed,
+        Err(error) => {
+            tracing::warn!(%channel, %error, "a client cannot subscribe");
+            return (channel, None);
+        }
+    };
+    let replay = match (recover, kept) {
+        (None, _) => Replay::NotAsked,
+        (Some(_), None) => Replay::Lost,
+        (Some(since), Some(retention)) => {
+            // One replay at a time lies unsent.
+            outbox.room().await;
+            let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { all.options.recovery };
+            match replay::recover(&all.store, &channel, retention, since, limit).await {
+                Ok(replay) => replay,
+                Err(error) => {
+                    tracing::warn!(%channel, %error, "a client cannot recover");
+                    return (channel, None);
+                }
+            }
+        }
+    };
+    (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
+}
+
+/// Reads stored events.
+pub(super) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
+    let ReadHistory { channel, since, limit, reverse } = wish;
+    let Some(retention) = all.rules.namespaces.retention_of(&channel) else { return Stored::NotNow };
+    let store = all.store.clone();
+    let read = all.store.read(move |conn| {
+        Box::pin(async move {
+            let (generation, now) = (store.generation(), store.timestamp());
+            let since = since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
+            let wish = history::Wish { since, limit, reverse, bytes: HISTORY_BYTES };
+            history::read(conn, &generation, &channel, retention, now, wish).await
+        })
+    });
+    match read.await {
+        Ok(history::History::Events { events, head }) => Stored::Events(events, head),
+        Ok(history::History::OtherEpoch(_)) => Stored::OtherEpoch,
+        Err(error) => {
+            tracing::warn!(%error, "a client cannot read the history");
+            Stored::NotNow
+        }
+    }
+}
+
+/// Commits a client's event.
+pub(super) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
+    match publisher.commit(UnitOfWork::of(vec![event])).await {
+        Ok(_) => Published::Done,
+        Err(error) => {
+            tracing::warn!(%error, "a client's event was not published");
+            Published::NotNow
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Worker threads whose inbox is full: they catch up from the log, in order, and hear of a replaced
+//! history before anything that belongs to the new one.
+
+use super::*;
+
+on_both![
+    a_worker_that_was_full_hears_of_a_reset_before_anything_after_it,
+    a_worker_that_was_full_gets_the_rest_from_the_log_and_nothing_twice
+];
+
+/// A worker thread whose inbox is emptied by hand.
+struct Slow {
+    worker: Worker,
+    parcels: mpsc::Receiver<Parcel>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Got {
+    Events(Vec<u64>),
+    Passing,
+    Reset(Position),
+}
+
+impl Slow {
+    fn new(id: usize, room: usize) -> Self {
+        let (inbox, parcels) = mpsc::channel(room);
+        Self { worker: Worker { id, inbox }, parcels }
+    }
+
+    async fn next(&mut self) -> Got {
+        let parcel = tokio::time::timeout(Duration::from_secs(15), self.parcels.recv()).await;
+        match parcel.expect("a parcel comes").expect("the channel lives") {
+            Parcel::Events(batch) if batch.epoch().is_none() => Got::Passing,
+            Parcel::Events(batch) => Got::Events(offsets(batch.events())),
+            Parcel::Reset(_, bounds) => Got::Reset(bounds.head),
+            Parcel::Moved(channel, _) => panic!("nobody moves on {channel}"),
+        }
+    }
+
+    /// The offsets of all parcels up to the one that ends with `last`.
+    async fn up_to(&mut self, last: u64) -> Vec<u64> {
+        let mut seen = Vec::new();
+        while seen.last() != Some(&last) {
+            match self.next().await {
+                Got::Events(offsets) => seen.extend(offsets),
+                other => panic!("{other:?} after {seen:?}"),
+            }
+        }
+        seen
+    }
+}
+
+async fn a_worker_that_was_full_gets_the_rest_from_the_log_and_nothing_twice(store: TestStore) {
+    on_node(store, options(), no_faults(), async |node, _| {
+        let news = channel("news");
+        let (mut slow, mut quick) = (Slow::new(1001, 1), Slow::new(1002, 10_000));
+        for worker in [&slow.worker, &quick.worker] {
+            assert_eq!(node.hub.join(&news, worker).await.unwrap().unwrap().offset, 0);
+        }
+        let passing = NewEvent { kept: false, ..event(&news, "\"now\"") };
+        for _ in 0..600 {
+            node.publish(&news, "1").await;
+        }
+        assert_eq!(quick.up_to(600).await, (1..=600).collect::<Vec<_>>());
+        assert_eq!(slow.up_to(600).await, (1..=600).collect::<Vec<_>>(), "over several pages");
+        assert!(node.behind("worker") > 0);
+
+        // What is not kept finds no room and is gone; that is no reason to read the log.
+        let last = node.publish(&news, "1").await;
+        assert_eq!(quick.next().await, Got::Events(vec![last.offset]));
+        for _ in 0..3 {
+            node.publisher.commit(UnitOfWork::of(vec![passing.clone()])).await.unwrap();
+            assert_eq!(quick.next().await, Got::Passing);
+        }
+        assert_eq!(slow.next().await, Got::Events(vec![last.offset]));
+        let last = node.publish(&news, "1").await;
+        assert_eq!(slow.next().await, Got::Events(vec![last.offset]));
+        node.hub.leave(&news, slow.worker.id);
+        let last = node.publish(&news, "1").await;
+        assert_eq!(quick.up_to(last.offset).await.len(), 2);
+        assert!(slow.parcels.try_recv().is_err(), "who left gets nothing");
+    })
+    .await;
+}
+
+async fn a_worker_that_was_full_hears_of_a_reset_before_anything_after_it(store: TestStore) {
+    on_node(store, options(), no_faults(), async |node, store| {
+        let news = channel("news");
+        // One is full when the history is replaced, one has been full for a while.
+        let mut workers = [Slow::new(1001, 1), Slow::new(1002, 1), Slow::new(1003, 100)];
+        for slow in &workers {
+            node.hub.join(&news, &slow.worker).await.unwrap();
+        }
+        node.publish(&news, "1").await;
+        assert_eq!(workers[0].next().await, Got::Events(vec![1]));
+        node.publish(&news, "2").await;
+        assert_eq!(workers[2].up_to(2).await, [1, 2]);
+
+        lose_after(store, 1).await;
+        node.hub.check_all().await;
+        let Got::Reset(head) = workers[2].next().await else { panic!("a reset comes") };
+        assert_eq!(head.offset, 1);
+        assert_eq!(workers[0].next().await, Got::Events(vec![2]));
+        assert_eq!(workers[0].next().await, Got::Reset(head.clone()));
+        assert_eq!(workers[1].next().await, Got::Events(vec![1]));
+        assert_eq!(workers[1].next().await, Got::Reset(head.clone()));
+        let next = node.publish(&news, "\"again\"").await;
+        assert_eq!(next, Position::new(head.epoch, 2));
+        for slow in &mut workers {
+            assert_eq!(slow.next().await, Got::Events(vec![2]));
+        }
+    })
+    .await;
+}

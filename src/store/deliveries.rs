@@ -62,7 +62,7 @@ pub struct NewDelivery {
 }
 
 #[derive(Insertable)]
-#[diesel(table_name = table)]
+#[diesel(table_name = table, treat_none_as_default_value = false)]
 struct NewRow<'a> {
     id: Id,
     delivery_id: &'a str,

@@ -2,26 +2,55 @@
 //! so many rows go in one statement; on SQLite a statement costs none, there is one writer, and
 //! Diesel has no upsert of several rows for it, so each row goes by itself.
 
-/// Runs a statement that writes `$rows` (a `Vec`) and answers all that it returns, as a `Vec<$T>`.
-/// `$statement` is written once, over `$values`: some rows on Postgres, one on SQLite. Rows are
-/// written, and so locked, in their order.
+use diesel::RunQueryDsl;
+use diesel::backend::Backend;
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+
+/// Runs a statement that writes `$rows` (a `Vec`) and answers all that it returns, as a `Vec<$T>`;
+/// without a `$T` it returns nothing. `$statement` is written once, over `$values`: some rows on
+/// Postgres, one on SQLite. Rows are written, and so locked, in their order.
 macro_rules! write_rows {
-    ($conn:expr, $rows:expr, $T:ty, |$values:ident| $statement:expr) => {{
+    ($conn:expr, $rows:expr, |$values:ident| $statement:expr) => {{
+        use $crate::store::dialect::{FEW_ROWS, Prepared, ROWS};
         let mut rows = $rows;
-        let mut returned: Vec<$T> = Vec::with_capacity(rows.len());
-        match $conn {
+        match &mut *$conn {
             $crate::store::conn::Conn::Pg(conn) => {
-                // A statement binds at most 65,535 values; no row here has more than 16.
                 while !rows.is_empty() {
-                    let rest = rows.split_off(rows.len().min(1000));
+                    let rest = rows.split_off(rows.len().min(ROWS));
+                    let few = rows.len() <= FEW_ROWS;
                     let $values = rows;
-                    returned.extend(diesel_async::RunQueryDsl::load::<$T>($statement, &mut **conn).await?);
+                    let statement = Prepared { query: $statement, keep: few };
+                    diesel_async::RunQueryDsl::execute(statement, &mut **conn).await?;
                     rows = rest;
                 }
             }
             conn => {
                 for $values in rows {
-                    returned.extend(conn.load::<$T>($statement).await?);
+                    conn.execute(Prepared { query: $statement, keep: true }).await?;
+                }
+            }
+        }
+    }};
+    ($conn:expr, $rows:expr, $T:ty, |$values:ident| $statement:expr) => {{
+        use $crate::store::dialect::{FEW_ROWS, Prepared, ROWS};
+        let mut rows = $rows;
+        let mut returned: Vec<$T> = Vec::with_capacity(rows.len());
+        match &mut *$conn {
+            $crate::store::conn::Conn::Pg(conn) => {
+                while !rows.is_empty() {
+                    let rest = rows.split_off(rows.len().min(ROWS));
+                    let few = rows.len() <= FEW_ROWS;
+                    let $values = rows;
+                    let statement = Prepared { query: $statement, keep: few };
+                    returned.extend(diesel_async::RunQueryDsl::load::<$T>(statement, &mut **conn).await?);
+                    rows = rest;
+                }
+            }
+            conn => {
+                for $values in rows {
+                    let statement = Prepared { query: $statement, keep: true };
+                    returned.extend(conn.load::<$T>(statement).await?);
                 }
             }
         }
@@ -30,3 +59,40 @@ macro_rules! write_rows {
 }
 
 pub(super) use write_rows;
+
+/// Rows in one statement. Postgres binds at most 65,535 values, and no row here has more than 16.
+pub(super) const ROWS: usize = 1000;
+/// Up to how many rows a statement is kept prepared: each number of rows is a text of its own.
+pub(super) const FEW_ROWS: usize = 8;
+
+/// A statement that a connection keeps prepared, although Diesel takes it for one of unboundedly
+/// many and would have it parsed each time: an upsert, or one over a small number of rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prepared<Q> {
+    /// The statement. Its text depends on nothing but its type and the number of its rows.
+    pub query: Q,
+    /// Whether that number is small.
+    pub keep: bool,
+}
+
+impl<DB: Backend, Q: QueryFragment<DB>> QueryFragment<DB> for Prepared<Q> {
+    fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.query.walk_ast(pass)
+    }
+
+    fn is_safe_to_cache_prepared(&self, backend: &DB) -> QueryResult<bool> {
+        if self.keep { Ok(true) } else { self.query.is_safe_to_cache_prepared(backend) }
+    }
+}
+
+// Without an id of its own the statement is found again by its text.
+impl<Q> QueryId for Prepared<Q> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Q: Query> Query for Prepared<Q> {
+    type SqlType = Q::SqlType;
+}
+
+impl<Q, Conn> RunQueryDsl<Conn> for Prepared<Q> {}

@@ -14,7 +14,7 @@ use diesel::upsert::excluded;
 use uuid::Uuid;
 
 use super::conn::Conn;
-use super::dialect::write_rows;
+use super::dialect::{FEW_ROWS, Prepared, write_rows};
 use super::error::Result;
 use super::schema::{channels, events, idempotency};
 use super::types::{Id, Ts};
@@ -22,9 +22,6 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
-
-/// Rows in one insert; eight values each, well below both backends' limits of bound values.
-const CHUNK: usize = 1000;
 
 /// Under `key` a unit appends to `channel` once; until `expires_at` a repeat is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +53,7 @@ pub enum Appended {
 }
 
 #[derive(Insertable)]
-#[diesel(table_name = events)]
+#[diesel(table_name = events, treat_none_as_default_value = false)]
 struct NewRow<'a> {
     channel: &'a str,
     offset: i64,
@@ -172,11 +169,7 @@ pub async fn append(
             move_heads(conn, &moved, now).await?;
         }
     }
-    while !rows.is_empty() {
-        let rest = rows.split_off(rows.len().min(CHUNK));
-        conn.execute(diesel::insert_into(events::table).values(rows)).await?;
-        rows = rest;
-    }
+    write_rows!(conn, rows, |values| diesel::insert_into(events::table).values(values));
     for (key, position) in keys {
         remember(conn, key, &position).await?;
     }
@@ -227,6 +220,7 @@ pub async fn known_keys<'a>(
         .filter(idempotency::key.eq_any(with_keys.into_iter().collect::<Vec<_>>()))
         .filter(idempotency::expires_at.gt(now))
         .select((idempotency::channel, idempotency::key, idempotency::epoch, idempotency::offset));
+    let query = Prepared { query, keep: keys.len() <= FEW_ROWS };
     let rows: Vec<(String, String, String, i64)> = conn.load(query).await?;
     Ok(rows
         .into_iter()
@@ -254,7 +248,7 @@ async fn remember(conn: &mut Conn, key: &IdempotencyKey, position: &Position) ->
             idempotency::offset.eq(excluded(idempotency::offset)),
             idempotency::expires_at.eq(excluded(idempotency::expires_at)),
         ));
-    conn.execute(statement).await?;
+    conn.execute(Prepared { query: statement, keep: true }).await?;
     Ok(())
 }
 

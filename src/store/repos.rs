@@ -8,6 +8,7 @@ use diesel::sql_types::{Bool, Text};
 use uuid::Uuid;
 
 use super::conn::Conn;
+use super::dialect::{FEW_ROWS, Prepared};
 use super::error::Result;
 use super::schema::repos as table;
 use super::types::{Id, Ts};
@@ -85,7 +86,9 @@ pub async fn record(conn: &mut Conn, all: &[RepoFacts], now: Ts) -> Result<()> {
         return Ok(());
     }
     let ids: Vec<Id> = all.iter().map(|facts| Id(id_of(facts.github_id))).collect();
-    let rows: Vec<Row> = conn.load(table::table.filter(table::id.eq_any(ids))).await?;
+    let keep = ids.len() <= FEW_ROWS;
+    let query = Prepared { query: table::table.filter(table::id.eq_any(ids)), keep };
+    let rows: Vec<Row> = conn.load(query).await?;
     let stored: HashMap<i64, Row> = rows.into_iter().map(|row| (row.github_id, row)).collect();
     for facts in all {
         let stored = stored.get(&facts.github_id);

@@ -48,7 +48,7 @@ pub struct Run {
 }
 
 #[derive(Queryable, Insertable)]
-#[diesel(table_name = runs)]
+#[diesel(table_name = runs, treat_none_as_default_value = false)]
 struct RunRow {
     run_id: i64,
     repo_id: Id,
@@ -94,7 +94,7 @@ pub struct Job {
 }
 
 #[derive(Queryable, Insertable)]
-#[diesel(table_name = jobs)]
+#[diesel(table_name = jobs, treat_none_as_default_value = false)]
 struct JobRow {
     job_id: i64,
     run_id: i64,

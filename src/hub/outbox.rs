@@ -248,6 +248,11 @@ impl Outbox {
         }
     }
 
+    /// Whether bytes may go straight to an open socket.
+    pub(super) fn is_clear(&self) -> bool {
+        self.clear.get() && matches!(&self.way, Way::Socket(wire, _) if wire.is_open())
+    }
+
     /// Whether nothing can be pushed any more.
     pub fn is_over(&self) -> bool {
         self.inner.borrow().state != State::Open

@@ -286,6 +286,11 @@ impl Entry {
         Continuity::Whole
     }
 
+    /// Whether a delivery goes straight to the socket.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state.try_borrow().as_deref(), Ok(State::Live(_))) && self.outbox.is_clear()
+    }
+
     /// Takes several batches that follow each other, in one piece if the entry stands before them.
     pub(super) fn take_run(&self, run: &Run<'_>) {
         let at_start = self.framing.is_shared()

@@ -7,6 +7,7 @@ use std::cell::RefMut;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -34,6 +35,12 @@ impl Wire {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => SockRef::from(&**stream).send(bytes),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.as_fd().as_raw_fd() >= 0,
         }
     }
 

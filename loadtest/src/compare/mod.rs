@@ -97,6 +97,11 @@ impl Side {
 }
 
 impl Options {
+    /// Whether server and client have a core each.
+    pub fn has_cores(&self) -> Result<bool> {
+        Ok(self.cores.cores()?.is_some())
+    }
+
     /// Runs every round and prints the table. `connections` is how many one round opens at once;
     /// `measure` runs on a thread of its own, on the client's core.
     pub async fn run<M>(&self, title: &str, connections: usize, measure: M) -> Result<()>

@@ -21,8 +21,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::auth::Keys;
+use crate::auth::revocations::Revocations;
 use crate::bus::{Bus, LocalBus};
 use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secrets};
+use crate::connection::clients::Control;
 use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
 use crate::connection::{ConnectionOptions, Rules};
@@ -41,6 +43,7 @@ use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
+use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, monitor};
 use crate::telemetry::{Metrics, level};
 use crate::transport::sse::SseOptions;
@@ -112,7 +115,18 @@ impl Node {
         let (publisher, publishing) = Publisher::new(store.clone(), bus, metrics.clone());
         let publishing = core.spawn(publishing);
         let interval = config.channel.position_check_interval.0;
+        let (control, revocations) = (Control::default(), Revocations::default());
+        let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone());
+        // Before the first client: what was revoked stays revoked.
+        core.spawn({
+            let revoker = revoker.clone();
+            async move { revoker.look().await }
+        })
+        .await
+        .context("reading what is revoked panicked")?
+        .context("cannot read what is revoked")?;
         let tasks = vec![
+            core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
             core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone())),
@@ -120,13 +134,15 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, secrets, namespaces));
+        let rules = Arc::new(rules(config, secrets, namespaces, revocations));
         let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
         let parts = listen::Parts {
             store: store.clone(),
             hub: hub.clone(),
             publisher,
             metrics: metrics.clone(),
+            control,
+            revoker,
             in_flight: in_flight.clone(),
             rules,
             websocket: websocket_options(config),
@@ -236,6 +252,7 @@ impl Doors {
         Ok(Self {
             access: web::Data::new(Access {
                 keys: rules.keys.clone(),
+                revocations: rules.revocations.clone(),
                 api_key: secrets.api_key.clone(),
                 namespaces: rules.namespaces.clone(),
                 trusted_proxies: config.server.trusted_proxies.clone(),
@@ -291,10 +308,11 @@ fn limit_of(size: u64) -> usize {
 }
 
 /// What connections go by.
-fn rules(config: &Config, secrets: &Secrets, namespaces: Namespaces) -> Rules {
+fn rules(config: &Config, secrets: &Secrets, namespaces: Namespaces, revocations: Revocations) -> Rules {
     let (token, client) = (&config.client.token, &config.client);
     Rules {
         keys: Keys::hmac([secrets.jwt.expose()], token.audience.clone(), token.issuer.clone()),
+        revocations,
         namespaces,
         users: UserConnections::new(client.user_connection_limit),
         options: ConnectionOptions {

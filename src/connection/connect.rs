@@ -2,6 +2,7 @@
 //! brings. All of them begin, or none does. Owns nothing once the reply is said.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::clock::Moment;
 use super::effect::{Effect, Joined, Since};
@@ -48,14 +49,15 @@ impl Connection {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) -> Performed {
-        *self.principal = self.authenticate(&command.token, now)?;
+        self.principal = Rc::new(self.authenticate(&command.token, now)?);
         let mut resumed = self.resumed(&command)?;
         self.check_server_side()?;
         let counted = self.rules.users.open(self.user());
         self.counted = Some(counted.ok_or(DisconnectCode::ConnectionLimit)?);
-        let mut subscriptions = Vec::with_capacity(self.principal.channels.len());
-        for channel in &self.principal.channels {
-            let claim = self.principal.subs.get(channel).cloned().unwrap_or_default();
+        let principal = self.principal.clone();
+        let mut subscriptions = Vec::with_capacity(principal.channels.len());
+        for channel in &principal.channels {
+            let claim = principal.subs.get(channel).cloned().unwrap_or_default();
             let subscription = Subscription { server_side: true, ..Subscription::default() };
             let since = resumed.remove(channel);
             let (wanted, join) = self.want(channel.clone(), subscription, claim, Wishes::default(), since);
@@ -77,7 +79,9 @@ impl Connection {
         } else {
             self.rules.keys.authenticate(token, now.wall)
         };
-        principal.map_err(|error| Refusal::of_token(TokenUse::Connect, error))
+        let principal = principal.map_err(|error| Refusal::of_token(TokenUse::Connect, error))?;
+        self.rules.revocations.check(&principal, now.wall).map_err(Refusal::from)?;
+        Ok(principal)
     }
 
     /// Where the client was, in the channels that it wants to recover. What it may not have is

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use super::users::UserConnections;
 use crate::auth::Keys;
+use crate::auth::revocations::Revocations;
 use crate::domain::options::Namespaces;
 
 /// What a connection goes by. One of it serves all connections.
 pub struct Rules {
     /// What tokens are verified with.
     pub keys: Keys,
+    /// What is refused although it is signed.
+    pub revocations: Revocations,
     /// The operator's channels.
     pub namespaces: Namespaces,
     /// How many connections each user has open here.

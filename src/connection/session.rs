@@ -5,6 +5,7 @@
 //! Must hold: after `Close` there is no further effect.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -32,7 +33,7 @@ pub struct Connection {
     pub(super) id: Uuid,
     pub(super) phase: Phase,
     /// Nobody before the connect.
-    pub(super) principal: Box<Principal>,
+    pub(super) principal: Rc<Principal>,
     pub(super) counted: Option<OpenConnection>,
     pub(super) subscriptions: Subscriptions,
     pub(super) clock: Clock,
@@ -50,7 +51,7 @@ impl Connection {
             rules,
             id,
             phase: Phase::New,
-            principal: Box::default(),
+            principal: Rc::default(),
             counted: None,
             subscriptions: Subscriptions::default(),
             clock,
@@ -67,6 +68,11 @@ impl Connection {
     /// Whose connection it is; empty for anonymous, and before the connect.
     pub fn user(&self) -> &str {
         &self.principal.user
+    }
+
+    /// Who the client is: another value after each command that changes it.
+    pub fn principal(&self) -> &Rc<Principal> {
+        &self.principal
     }
 
     /// Whether it has been closed.
@@ -219,7 +225,7 @@ impl Connection {
                 if self.phase == Phase::New {
                     self.phase = Phase::Refused;
                     self.counted = None;
-                    *self.principal = Principal::default();
+                    self.principal = Rc::default();
                     // The rest of the frame counted on the connect.
                     if let Some(frame) = self.waiting.front_mut() {
                         frame.next = None;

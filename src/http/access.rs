@@ -10,6 +10,7 @@ use actix_web::{FromRequest, HttpRequest, web};
 use ipnet::IpNet;
 
 use super::error::ApiError;
+use crate::auth::revocations::Revocations;
 use crate::auth::{self, Keys, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
 use crate::domain::access::{self, Action, Denied, Facts, Item};
@@ -21,6 +22,8 @@ use crate::domain::principal::Principal;
 pub struct Access {
     /// Verify tokens.
     pub keys: Keys,
+    /// What is refused although it is signed.
+    pub revocations: Revocations,
     /// Opens the server API.
     pub api_key: Secret,
     /// What the operator decided about channels.
@@ -61,8 +64,11 @@ impl Access {
     }
 
     /// The principal of a token.
-    pub fn authenticate(&self, token: &str) -> Result<Principal, TokenError> {
-        self.keys.authenticate(token, chrono::Utc::now())
+    pub fn authenticate(&self, token: &str) -> Result<Principal, ApiError> {
+        let now = chrono::Utc::now();
+        let principal = self.keys.authenticate(token, now)?;
+        self.revocations.check(&principal, now)?;
+        Ok(principal)
     }
 
     /// The client's address: the last one that no trusted proxy wrote. IPv4 as IPv4, also where a

@@ -13,6 +13,7 @@ use actix_web::{Error, HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
 
 use crate::auth::TokenError;
+use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
 use crate::hub::CannotFollow;
 use crate::publish::PublishError;
@@ -124,6 +125,23 @@ impl From<TokenError> for ApiError {
             TokenError::NotYetValid => ("token_not_yet_valid", "the token is not valid yet"),
         };
         Self::new(StatusCode::UNAUTHORIZED, code, message).header(header::WWW_AUTHENTICATE, "Bearer")
+    }
+}
+
+impl From<Revoked> for ApiError {
+    fn from(revoked: Revoked) -> Self {
+        match revoked {
+            Revoked::Token => {
+                let message = "the token was revoked: get a new one";
+                Self::new(StatusCode::UNAUTHORIZED, "token_revoked", message)
+                    .header(header::WWW_AUTHENTICATE, "Bearer")
+            }
+            Revoked::User => Self::new(
+                StatusCode::FORBIDDEN,
+                "user_blocked",
+                "this user is blocked: ask who runs the server",
+            ),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::access::{self, Access, Caller};
 use super::error::{ApiError, ApiResult};
 use super::limit::Budget;
+use crate::connection::clients::Clients;
 use crate::connection::users::UserConnections;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
@@ -106,8 +107,10 @@ pub async fn open(
         channel,
     });
     let fanout = request.app_data::<Rc<Fanout>>().expect("every worker is built with a fan-out").clone();
+    let clients = request.app_data::<Rc<Clients>>().expect("every worker is built with its clients").clone();
     let socket = request.conn_data::<Socket>().cloned();
     let watched = socket.clone();
+    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let around = Surroundings {
         fanout,
         store: store.as_ref().clone(),
@@ -118,9 +121,10 @@ pub async fn open(
             socket.as_ref().inspect(|socket| socket.cut());
         }),
         is_left: Box::new(move || watched.as_ref().is_some_and(Socket::is_left)),
+        clients,
+        principal,
         held: Box::new((counted, by_user)),
     };
-    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let body = sse::open(around, starts.collect(), lifetime).await?;
     Ok(HttpResponse::build(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))

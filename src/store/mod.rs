@@ -14,6 +14,7 @@ pub mod log;
 mod migrate;
 mod postgres;
 pub mod repos;
+pub mod revocations;
 pub mod runs;
 pub mod schema;
 mod sqlite;

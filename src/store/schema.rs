@@ -128,4 +128,15 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
+    revocations (kind, subject) {
+        kind -> Text,
+        subject -> Text,
+        expires_at -> Nullable<SqlTs>,
+        created_at -> SqlTs,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(repos, workflow_runs, workflow_jobs);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Namespaces;
-use crate::store::{self, Store, deliveries, log};
+use crate::store::{self, Store, deliveries, log, revocations};
 use crate::telemetry::{Kind, Metrics};
 
 /// Between two rounds.
@@ -57,6 +57,9 @@ pub async fn sweep(
             break;
         }
     }
+    let now = store.timestamp();
+    let rows = store.write(move |conn| Box::pin(async move { revocations::forget(conn, now).await })).await?;
+    count("revocations", rows);
     loop {
         let (after, cutoff) = (*payloads_dropped_to, store.timestamp().minus(PAYLOADS_KEPT));
         let dropped = store

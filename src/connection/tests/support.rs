@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::auth::Keys;
+use crate::auth::revocations::Revocations;
 use crate::connection::effect::{Effect, Join, Joined, Outcome, Replay};
 use crate::connection::users::UserConnections;
 use crate::connection::{Connection, ConnectionOptions, Moment, Rules};
@@ -106,6 +107,7 @@ fn namespaces() -> Namespaces {
 pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
     Arc::new(Rules {
         keys: Keys::hmac([SECRET], None, None),
+        revocations: Revocations::default(),
         namespaces: namespaces(),
         users: UserConnections::new(2),
         options,

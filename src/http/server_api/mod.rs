@@ -2,6 +2,7 @@
 //! `error`, unless the key is missing, the body cannot be read, or the caller wants errors as
 //! statuses. A file for each family of methods; here is what they share.
 
+mod clients;
 mod history;
 mod presence;
 mod publish;
@@ -15,6 +16,7 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
+pub use clients::{block_user, connections, disconnect, revoke_token, unblock_user};
 pub use history::history;
 pub use presence::{presence, presence_stats};
 pub use publish::publish;

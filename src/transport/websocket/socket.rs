@@ -9,15 +9,16 @@ use actix::prelude::*;
 use actix_http::ws::{CloseCode, Message, ProtocolError};
 use bytes::Bytes;
 use bytestring::ByteString;
-use uuid::Uuid;
 
 use super::incoming::{BadMessage, Credit, Fragments};
 use super::work::{self, Follow};
 use super::{SocketContext, Sockets};
+use crate::connection::clients::Listed;
 use crate::connection::effect::{Effect, Outcome};
 use crate::connection::{Connection, Moment, replay};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
+use crate::domain::principal::Principal;
 use crate::hub::fanout::Release;
 use crate::hub::outbox::{Ended, Keeper, Outbox};
 use crate::protocol::code::{Disconnect, DisconnectCode};
@@ -29,6 +30,9 @@ use crate::telemetry::{Code, count};
 pub(super) struct Socket {
     all: Rc<Sockets>,
     session: Connection,
+    listed: Listed,
+    /// Whom the list takes it for.
+    principal: Rc<Principal>,
     outbox: Rc<Outbox>,
     credit: Rc<Credit>,
     /// By channel, in order.
@@ -52,7 +56,7 @@ struct Over(Ended);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct End(pub(super) DisconnectCode);
+struct End(Disconnect);
 
 impl Keeper for Addr<Socket> {
     fn fell_behind(&self, channel: &ChannelName) {
@@ -66,6 +70,10 @@ impl Keeper for Addr<Socket> {
     fn ended(&self, why: Ended) {
         self.do_send(Over(why));
     }
+
+    fn dismissed(&self, disconnect: &Disconnect) {
+        self.do_send(End(disconnect.clone()));
+    }
 }
 
 impl Actor for Socket {
@@ -73,18 +81,11 @@ impl Actor for Socket {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.outbox.kept_by(ctx.address());
-        self.all.open.borrow_mut().insert(self.session.id(), ctx.address());
         // It was let in just before, and nobody else would tell it.
         if self.all.stopping.borrow().is_some() {
-            ctx.notify(End(DisconnectCode::Shutdown));
+            ctx.notify(End(DisconnectCode::Shutdown.into()));
         }
         self.arm(ctx);
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.all.open.borrow_mut().remove(&self.session.id());
     }
 }
 
@@ -141,9 +142,11 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
 
 impl Socket {
     pub(super) fn new(all: Rc<Sockets>, outbox: Rc<Outbox>, credit: Rc<Credit>) -> Self {
-        let session = Connection::new(all.rules.clone(), Uuid::new_v4(), now(), rand::random());
+        let principal = Rc::new(Principal::default());
+        let listed = all.clients.add(outbox.clone(), principal.clone());
+        let session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
         let (follows, fragments) = (Vec::new(), Fragments::default());
-        Self { all, session, outbox, credit, follows, fragments, timer: None }
+        Self { all, session, listed, principal, outbox, credit, follows, fragments, timer: None }
     }
 
     fn take(&mut self, text: ByteString, ctx: &mut SocketContext) {
@@ -154,6 +157,10 @@ impl Socket {
     fn step(&mut self, ctx: &mut SocketContext, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         act(&mut self.session, &mut effects);
+        if !Rc::ptr_eq(&self.principal, self.session.principal()) {
+            self.principal = self.session.principal().clone();
+            self.listed.identify(self.principal.clone());
+        }
         let mut said = Frames::new();
         for effect in effects {
             match effect {
@@ -349,8 +356,7 @@ impl Handler<Over> for Socket {
 impl Handler<End> for Socket {
     type Result = ();
 
-    fn handle(&mut self, End(code): End, ctx: &mut Self::Context) {
-        let disconnect = Disconnect::from(code);
+    fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
         self.end_with(disconnect.code(), wire::close(&disconnect), ctx);
     }
 }

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod builds;
 mod crash;
 mod deliveries;
 mod faults;

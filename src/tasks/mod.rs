@@ -2,3 +2,4 @@
 
 pub mod janitor;
 pub mod monitor;
+pub mod rates;

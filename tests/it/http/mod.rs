@@ -1,5 +1,6 @@
 //! The HTTP surface, from outside: every route with good input and with bad.
 
+mod builds;
 mod cursor;
 mod deliveries;
 mod health;

@@ -91,7 +91,7 @@ pub struct Metrics {
     pub refusals: Family<Kind, Count>,
     /// Streams closed because their reader was too slow, by which bound was hit.
     pub slow_disconnects: Family<Kind, Count>,
-    /// Errors told to clients over WebSocket, by code.
+    /// Errors of the client protocol that were told, over WebSocket and by the server API.
     pub errors: Family<Code, Count>,
     /// Connections over WebSocket that ended, by the code of their end.
     pub disconnects: Family<Code, Count>,
@@ -186,7 +186,7 @@ impl Metrics {
             "Streams closed for a slow reader by bound",
             metrics.slow_disconnects.clone(),
         );
-        r.register("errors", "Errors told to clients over WebSocket by code", metrics.errors.clone());
+        r.register("errors", "Errors of the client protocol that were told by code", metrics.errors.clone());
         r.register(
             "disconnects",
             "Connections over WebSocket that ended by code",

@@ -15,6 +15,7 @@ mod http;
 mod log;
 mod migrations;
 mod publish;
+mod rates;
 mod repos;
 mod runs;
 mod sdk;

@@ -4,6 +4,7 @@ mod builds;
 mod cursor;
 mod deliveries;
 mod health;
+mod limits;
 mod logs;
 mod poll;
 mod repos;

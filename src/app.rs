@@ -31,6 +31,7 @@ use crate::connection::{ConnectionOptions, Rules};
 use crate::domain::gcra::Rate;
 use crate::domain::options::Namespaces;
 use crate::http::access::{Access, Origins};
+use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
@@ -44,7 +45,7 @@ use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
 use crate::tasks::revocations::Revoker;
-use crate::tasks::{janitor, monitor};
+use crate::tasks::{janitor, monitor, rates};
 use crate::telemetry::{Metrics, level};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
@@ -71,6 +72,7 @@ pub struct Node {
     serving: JoinHandle<std::io::Result<()>>,
     publishing: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    rates: Arc<rates::Rates>,
     hub_thread: Arbiter,
 }
 
@@ -125,7 +127,7 @@ impl Node {
         .await
         .context("reading what is revoked panicked")?
         .context("cannot read what is revoked")?;
-        let tasks = vec![
+        let mut tasks = vec![
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
@@ -134,8 +136,13 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, secrets, namespaces, revocations));
+        let rules = Arc::new(rules(config, secrets, namespaces, revocations, &metrics));
         let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
+        let rates = Arc::new(doors.rates());
+        if let Err(error) = rates::restore(&store, &rates).await {
+            tracing::warn!(%error, "what the rates have counted is not known: they begin anew");
+        }
+        tasks.push(core.spawn(rates::run(store.clone(), rates.clone())));
         let parts = listen::Parts {
             store: store.clone(),
             hub: hub.clone(),
@@ -165,6 +172,7 @@ impl Node {
             serving,
             publishing,
             tasks,
+            rates,
             hub_thread,
         })
     }
@@ -217,6 +225,9 @@ impl Node {
         self.server.stop(true).await;
         let _ = self.serving.await;
         self.tasks.iter().for_each(JoinHandle::abort);
+        if let Err(error) = rates::write(&self.store, &self.rates).await {
+            tracing::warn!(%error, "what the rates have counted in the last second is not written");
+        }
         // The last handle on the publisher went with the HTTP workers: it finishes its queue.
         if tokio::time::timeout(self.drain_timeout, self.publishing).await.is_err() {
             tracing::error!("the publisher did not finish in time");
@@ -232,6 +243,7 @@ struct Doors {
     access: web::Data<Access>,
     webhooks: web::Data<WebhookDoor>,
     polls: web::Data<PollDoor>,
+    builds: web::Data<BuildDoor>,
     streams: web::Data<StreamDoor>,
     sockets: SocketDoor,
     health: web::Data<HealthDoor>,
@@ -275,6 +287,12 @@ impl Doors {
             polls: web::Data::new(PollDoor {
                 rate: RateLimit::new(Rate::per_minute(limits.polls_per_minute.into())),
             }),
+            builds: web::Data::new(BuildDoor {
+                max_publication: limit_of(config.channel.max_publication_size.0),
+                body_timeout: limits.webhook_body_timeout.0,
+                in_flight: Budget::new(limits.build_events_in_flight.0),
+                rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
+            }),
             streams: web::Data::new(StreamDoor {
                 options: SseOptions {
                     ping_interval: config.sse.ping_interval.0,
@@ -301,6 +319,15 @@ impl Doors {
             }),
         })
     }
+
+    /// The rates that a restart must not reset, by the names that they have in the store.
+    fn rates(&self) -> rates::Rates {
+        vec![
+            ("polls", Box::new(self.polls.rate.clone())),
+            ("build_events", Box::new(self.builds.rate.clone())),
+            ("invalid_signatures", Box::new(self.webhooks.invalid_signatures.clone())),
+        ]
+    }
 }
 
 fn limit_of(size: u64) -> usize {
@@ -308,13 +335,20 @@ fn limit_of(size: u64) -> usize {
 }
 
 /// What connections go by.
-fn rules(config: &Config, secrets: &Secrets, namespaces: Namespaces, revocations: Revocations) -> Rules {
+fn rules(
+    config: &Config,
+    secrets: &Secrets,
+    namespaces: Namespaces,
+    revocations: Revocations,
+    metrics: &Metrics,
+) -> Rules {
     let (token, client) = (&config.client.token, &config.client);
     Rules {
         keys: Keys::hmac([secrets.jwt.expose()], token.audience.clone(), token.issuer.clone()),
         revocations,
         namespaces,
         users: UserConnections::new(client.user_connection_limit),
+        errors: metrics.errors.clone(),
         options: ConnectionOptions {
             ping_interval: client.ping_interval.0,
             pong_timeout: client.pong_timeout.0,

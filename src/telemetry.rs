@@ -91,6 +91,8 @@ pub struct Metrics {
     pub refusals: Family<Kind, Count>,
     /// Streams closed because their reader was too slow, by which bound was hit.
     pub slow_disconnects: Family<Kind, Count>,
+    /// Errors of the client protocol that were told, over WebSocket and by the server API.
+    pub errors: Family<Code, Count>,
     /// Connections over WebSocket that ended, by the code of their end.
     pub disconnects: Family<Code, Count>,
     /// Gaps in announcements that a read of the log filled.
@@ -128,6 +130,7 @@ impl Metrics {
             polls: Family::default(),
             refusals: Family::default(),
             slow_disconnects: Family::default(),
+            errors: Family::default(),
             disconnects: Family::default(),
             gaps_healed: Count::default(),
             behind: Family::default(),
@@ -183,6 +186,7 @@ impl Metrics {
             "Streams closed for a slow reader by bound",
             metrics.slow_disconnects.clone(),
         );
+        r.register("errors", "Errors of the client protocol that were told by code", metrics.errors.clone());
         r.register(
             "disconnects",
             "Connections over WebSocket that ended by code",

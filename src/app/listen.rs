@@ -96,6 +96,7 @@ pub(super) fn listen(
             .app_data(doors.access.clone())
             .app_data(doors.webhooks.clone())
             .app_data(doors.polls.clone())
+            .app_data(doors.builds.clone())
             .app_data(doors.streams.clone())
             .app_data(doors.health.clone())
             .app_data(doors.api)

@@ -49,8 +49,8 @@ impl Connection {
     /// made are in the token, and those with a token of their own do not depend on it.
     fn no_longer_allowed(&self) -> Vec<ChannelName> {
         let depending = self.subscriptions.iter().filter(|(_, sub)| !sub.server_side && !sub.by_token);
-        let denied =
-            depending.filter(|(channel, _)| self.may(Action::Subscribe, channel, false, false).is_err());
+        let denied = depending
+            .filter(|(channel, sub)| self.may(Action::Subscribe, channel, sub.item(), false, false).is_err());
         denied.map(|(channel, _)| channel.clone()).collect()
     }
 

@@ -7,6 +7,7 @@ use super::users::UserConnections;
 use crate::auth::Keys;
 use crate::auth::revocations::Revocations;
 use crate::domain::options::Namespaces;
+use crate::telemetry::{Code, Counter, Family};
 
 /// What a connection goes by. One of it serves all connections.
 pub struct Rules {
@@ -18,6 +19,8 @@ pub struct Rules {
     pub namespaces: Namespaces,
     /// How many connections each user has open here.
     pub users: UserConnections,
+    /// Counts the errors that clients are told.
+    pub errors: Family<Code, Counter>,
     /// Limits and delays.
     pub options: ConnectionOptions,
 }

@@ -2,6 +2,8 @@
 //! may do what is decided by the extractors and the access rule.
 
 pub mod access;
+mod body;
+pub mod builds;
 pub mod dashboard;
 pub mod deliveries;
 pub mod error;

@@ -6,7 +6,7 @@ use actix_web::web::{self, ServiceConfig, get, post};
 use actix_web::{HttpRequest, HttpResponse, Route, guard};
 
 use super::error::{ApiError, ApiResult};
-use super::{dashboard, deliveries, health, poll, repos, server_api, socket, stream, webhooks};
+use super::{builds, dashboard, deliveries, health, poll, repos, server_api, socket, stream, webhooks};
 
 /// Every route.
 pub fn routes(app: &mut ServiceConfig) {
@@ -35,6 +35,8 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/deliveries").route(get().to(deliveries::list)))
     .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
     .service(only("/api/deliveries/{id}/process").route(post().to(deliveries::process)))
+    .service(only("/api/builds/{id}/events").route(post().to(builds::tell)))
+    .service(only("/api/build-events/{id}").route(get().to(builds::events)))
     .service(only("/api/repos").route(get().to(repos::list)))
     .service(only("/api/repos/{id}").route(get().to(repos::get)))
     .service(only("/api/repos/{id}/runs").route(get().to(repos::runs)))

@@ -12,7 +12,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::access::{self, Access, Caller};
+use super::access::{self, Caller};
 use super::error::{ApiError, ApiResult};
 use super::limit::Budget;
 use crate::connection::clients::Clients;
@@ -84,7 +84,10 @@ pub async fn open(
     }
     let access = access::of(&request);
     let Caller(principal) = access::caller(&request, query.token.as_deref())?;
-    let channels = channels(access, &principal, query.channels.as_deref(), door.max_channels)?;
+    let channels = channels(&principal, query.channels.as_deref(), door.max_channels)?;
+    for channel in &channels {
+        access.permit(&store, &principal, Action::Subscribe, channel).await?;
+    }
     let mut positions = positions(&request, &query, &channels)?;
     if let Some(channel) = positions.keys().find(|channel| access.namespaces.retention_of(channel).is_none())
     {
@@ -133,9 +136,8 @@ pub async fn open(
         .body(body))
 }
 
-/// The channels of the request, or all that the claims admit; each may be subscribed.
+/// The channels of the request, or all that the claims admit.
 fn channels(
-    access: &Access,
     principal: &Principal,
     asked: Option<&str>,
     max: usize,
@@ -158,9 +160,6 @@ fn channels(
             "too_many_channels",
             format!("at most {max} channels in one stream"),
         ));
-    }
-    for channel in &channels {
-        access.permit(principal, Action::Subscribe, channel)?;
     }
     Ok(channels)
 }

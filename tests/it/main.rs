@@ -5,6 +5,7 @@
 
 mod support;
 
+mod builds;
 mod crash;
 mod deliveries;
 mod faults;
@@ -14,6 +15,7 @@ mod http;
 mod log;
 mod migrations;
 mod publish;
+mod rates;
 mod repos;
 mod runs;
 mod sdk;

@@ -27,6 +27,7 @@ use crate::auth::same_secret;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::ChannelOptions;
 use crate::protocol::code::ErrorCode;
+use crate::telemetry::{Code, Metrics};
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 4 << 20;
@@ -113,6 +114,9 @@ fn answer(request: &HttpRequest, result: Result<String, ErrorCode>) -> HttpRespo
         }
         Err(code) => code,
     };
+    if let Some(metrics) = request.app_data::<web::Data<Metrics>>() {
+        metrics.errors.get_or_create(&Code { code: code.code().into() }).inc();
+    }
     let error = json!({ "code": code.code(), "message": code.message() });
     if request.headers().get(ERROR_MODE).is_some_and(|mode| mode == "transport") {
         return HttpResponse::build(status_of(code)).json(error);

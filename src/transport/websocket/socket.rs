@@ -193,6 +193,12 @@ impl Socket {
             Effect::SayReplay(message) => {
                 let _ = self.outbox.push_replay(wire::text(&message));
             }
+            Effect::LookUp(channel) => {
+                let looked_up = work::look_up(self.all.store.clone(), channel);
+                ctx.spawn(looked_up.into_actor(self).map(|(channel, found), actor, ctx| {
+                    actor.hear(Outcome::LookedUp(channel, found), ctx);
+                }));
+            }
             Effect::Join(join) => {
                 let (client, user) = (self.session.id(), self.session.user().into());
                 let joining = work::join_channel(self.all.clone(), self.outbox.clone(), (client, user), join);

@@ -261,6 +261,19 @@ impl Doors {
         let limits = &config.limits;
         let repos =
             config.github.repos.iter().map(|(name, rule)| (name.as_str().to_owned(), repo_rule(rule)));
+        let (webhook_bytes, build_bytes) =
+            (Budget::new(limits.webhook_in_flight.0), Budget::new(limits.build_events_in_flight.0));
+        let streams = Budget::new(limits.sse_connections.into());
+        let open_sockets = match config.client.connection_limit {
+            0 => None,
+            limit => Some(Budget::new(limit.into())),
+        };
+        let mut node_limits = vec![
+            ("webhook_bytes", webhook_bytes.clone()),
+            ("build_bytes", build_bytes.clone()),
+            ("streams", streams.clone()),
+        ];
+        node_limits.extend(open_sockets.clone().map(|sockets| ("sockets", sockets)));
         Ok(Self {
             access: web::Data::new(Access {
                 keys: rules.keys.clone(),
@@ -279,7 +292,7 @@ impl Doors {
                 allowed_addresses: config.github.allowed_addresses.clone(),
                 max_body: limits.webhook_body.0,
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: Budget::new(limits.webhook_in_flight.0),
+                in_flight: webhook_bytes.clone(),
                 invalid_signatures: RateLimit::new(Rate::per_minute(
                     limits.invalid_signatures_per_minute.into(),
                 )),
@@ -290,7 +303,7 @@ impl Doors {
             builds: web::Data::new(BuildDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: Budget::new(limits.build_events_in_flight.0),
+                in_flight: build_bytes.clone(),
                 rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
             }),
             streams: web::Data::new(StreamDoor {
@@ -301,19 +314,16 @@ impl Doors {
                 },
                 max_channels: limits.stream_channels as usize,
                 enabled: config.sse.enabled,
-                open: Budget::new(limits.sse_connections.into()),
+                open: streams.clone(),
                 by_user: rules.users.clone(),
                 stopping: stopping.subscribe(),
             }),
             sockets: SocketDoor {
                 enabled: config.websocket.enabled,
-                open: match config.client.connection_limit {
-                    0 => None,
-                    limit => Some(Budget::new(limit.into())),
-                },
+                open: open_sockets.clone(),
                 stopping: stopping.subscribe(),
             },
-            health: web::Data::new(HealthDoor { stopping: stopping.subscribe() }),
+            health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
             }),

@@ -15,16 +15,18 @@ use super::terminal::{printable, say};
 use super::url::UrlArg;
 use crate::domain::units::Span;
 
-const KEY: &str = "\
+const MORE: &str = "\
 The key of the server API comes from CAMPANILE_API_KEY, or http_api.key of the configuration, or else from \
-the data folder, where `campanile serve` keeps the one that it generated.";
+the data folder, where `campanile serve` keeps the one that it generated.
+
+Exit codes: 0 done, 1 refused or not reached, 2 wrong usage.";
 
 /// List who is connected
 ///
 /// Shows the newest connections of the gateway, over WebSocket and as event streams, with their ids, users
 /// and transports. Clients that poll hold no connection.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile connections\n  campanile connections --user ana --limit 1000\n\n{KEY}"))]
+#[command(after_long_help = format!("Examples:\n  campanile connections\n  campanile connections --user ana --limit 1000\n\n{MORE}"))]
 pub(super) struct Connections {
     /// Only of this user; '' for anonymous
     #[arg(long, value_name = "USER")]
@@ -41,7 +43,7 @@ pub(super) struct Connections {
 /// The user's clients are told not to come back (code 3503), but nothing keeps them out: `campanile block`
 /// does. An event stream ends with `stream:expired`.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile disconnect ana\n  campanile disconnect ana --client 0192f3c1-…\n\n{KEY}"))]
+#[command(after_long_help = format!("Examples:\n  campanile disconnect ana\n  campanile disconnect ana --client 0192f3c1-…\n\n{MORE}"))]
 pub(super) struct Disconnect {
     /// The user; '' for anonymous
     #[arg(value_name = "USER")]
@@ -58,7 +60,7 @@ pub(super) struct Disconnect {
 /// Whatever token the user shows is refused from now on, over every transport (3507, over HTTP 403), and its
 /// connections end at once. Holds across restarts.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile block ana\n  campanile block ana --for 1h\n\n{KEY}"))]
+#[command(after_long_help = format!("Examples:\n  campanile block ana\n  campanile block ana --for 1h\n\n{MORE}"))]
 pub(super) struct Block {
     /// The user
     #[arg(value_name = "USER")]
@@ -72,7 +74,7 @@ pub(super) struct Block {
 
 /// Let a blocked user in again
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Example:\n  campanile unblock ana\n\n{KEY}"))]
+#[command(after_long_help = format!("Examples:\n  campanile unblock ana\n  campanile unblock ana --url https://gateway.example\n\n{MORE}"))]
 pub(super) struct Unblock {
     /// The user
     #[arg(value_name = "USER")]
@@ -87,7 +89,7 @@ pub(super) struct Unblock {
 /// at once. Let it hold for as long as the token would have lived. Tokens without a `jti` cannot be revoked:
 /// block the user, or change the key.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Example:\n  campanile revoke 9b2f7c41 --for 30d\n\n{KEY}"))]
+#[command(after_long_help = format!("Examples:\n  campanile revoke 9b2f7c41 --for 30d\n  campanile revoke 9b2f7c41\n\n{MORE}"))]
 pub(super) struct Revoke {
     /// The token's `jti`
     #[arg(value_name = "JTI")]

@@ -79,6 +79,11 @@ impl Connection {
         &self.principal
     }
 
+    /// Whether the client has connected and has not been closed.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     /// Whether it has been closed.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over

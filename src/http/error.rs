@@ -195,6 +195,18 @@ impl From<CannotFollow> for ApiError {
     }
 }
 
+/// Counts how the opening of a connection went.
+pub fn count_connect<T>(metrics: &Metrics, done: &Result<T, ApiError>) {
+    let outcome = match done {
+        Ok(_) => "open",
+        Err(error) if error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS => {
+            "failed"
+        }
+        Err(_) => "refused",
+    };
+    count(&metrics.connects, outcome);
+}
+
 /// Counts every refusal by its code, wherever on the way it was made.
 pub async fn count_refusals<B: MessageBody + 'static>(
     request: ServiceRequest,

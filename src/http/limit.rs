@@ -94,6 +94,11 @@ impl Budget {
         Self { used: Arc::default(), limit }
     }
 
+    /// How much is in use, and how much there is.
+    pub fn level(&self) -> (u64, u64) {
+        (self.used.load(Ordering::Relaxed), self.limit)
+    }
+
     /// An empty reservation, to grow as things come in.
     pub fn reserve(&self) -> Reserved {
         Reserved { budget: self.clone(), amount: 0 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::access::{self, Caller};
-use super::error::{ApiError, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::limit::Budget;
 use crate::connection::clients::Clients;
 use crate::connection::users::UserConnections;
@@ -72,6 +72,18 @@ pub struct Query {
 
 /// Opens a stream.
 pub async fn open(
+    request: HttpRequest,
+    query: web::Query<Query>,
+    door: web::Data<StreamDoor>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    let done = try_open(request, query, door, store, metrics.clone()).await;
+    error::count_connect(&metrics, &done);
+    done
+}
+
+async fn try_open(
     request: HttpRequest,
     query: web::Query<Query>,
     door: web::Data<StreamDoor>,

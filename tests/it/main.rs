@@ -8,6 +8,7 @@ mod support;
 mod builds;
 mod crash;
 mod deliveries;
+mod deploy;
 mod faults;
 mod follow;
 mod history;

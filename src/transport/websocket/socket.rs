@@ -26,10 +26,20 @@ use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;
 use crate::telemetry::{Code, count};
 
+/// What ends a connection that never came to be, and is not the client's fault.
+const FAILURES: [u16; 4] = [
+    DisconnectCode::Internal.code(),
+    DisconnectCode::Slow.code(),
+    DisconnectCode::WriteError.code(),
+    DisconnectCode::TooManyRequests.code(),
+];
+
 /// The connection actor.
 pub(super) struct Socket {
     all: Rc<Sockets>,
     session: Connection,
+    /// Whether the session is, or was, open; then it counts as a connection that succeeded.
+    opened: bool,
     listed: Listed,
     /// Whom the list takes it for.
     principal: Rc<Principal>,
@@ -146,7 +156,18 @@ impl Socket {
         let listed = all.clients.add(outbox.clone(), principal.clone());
         let session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
         let (follows, fragments) = (Vec::new(), Fragments::default());
-        Self { all, session, listed, principal, outbox, credit, follows, fragments, timer: None }
+        Self {
+            all,
+            session,
+            opened: false,
+            listed,
+            principal,
+            outbox,
+            credit,
+            follows,
+            fragments,
+            timer: None,
+        }
     }
 
     fn take(&mut self, text: ByteString, ctx: &mut SocketContext) {
@@ -157,6 +178,10 @@ impl Socket {
     fn step(&mut self, ctx: &mut SocketContext, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         act(&mut self.session, &mut effects);
+        if !self.opened && self.session.is_open() {
+            self.opened = true;
+            count(&self.all.metrics.connects, "open");
+        }
         if !Rc::ptr_eq(&self.principal, self.session.principal()) {
             self.principal = self.session.principal().clone();
             self.listed.identify(self.principal.clone());
@@ -308,6 +333,10 @@ impl Socket {
     /// The connection is over: whatever it follows ends now, the socket a little later.
     fn over(&mut self, code: u16, ctx: &mut SocketContext) {
         self.follows.clear();
+        if !std::mem::replace(&mut self.opened, true) {
+            let outcome = if FAILURES.contains(&code) { "failed" } else { "refused" };
+            count(&self.all.metrics.connects, outcome);
+        }
         self.all.metrics.disconnects.get_or_create(&Code { code: code.into() }).inc();
         tracing::debug!(connection = %self.session.id(), code, "a connection is over");
         ctx.stop();

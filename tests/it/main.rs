@@ -5,6 +5,7 @@
 
 mod support;
 
+mod backup;
 mod builds;
 mod crash;
 mod deliveries;

@@ -128,4 +128,26 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
+    sign_in_links (secret_hash) {
+        secret_hash -> Binary,
+        created_at -> SqlTs,
+        expires_at -> SqlTs,
+    }
+}
+
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
+    sessions (secret_hash) {
+        secret_hash -> Binary,
+        subject -> Text,
+        scope -> Text,
+        created_at -> SqlTs,
+        expires_at -> SqlTs,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(repos, workflow_runs, workflow_jobs);

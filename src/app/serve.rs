@@ -31,6 +31,7 @@ pub fn serve(config: &Config, secrets: &Secrets, with_demo: bool) -> anyhow::Res
         let mut stop = Stop::listen()?;
         let node = Node::start(config, secrets, core.handle()).await?;
         greet(config, secrets, node.address(), with_demo);
+        invite(&node).await;
         let demo = with_demo.then(|| actix_rt::spawn(demo::run(node.address(), secrets.github[0].clone())));
         stop.asked().await;
         demo.inspect(|demo| demo.abort());
@@ -106,4 +107,15 @@ fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, with_demo: boo
         println!("\n  Demo: three repositories of `{org}` get a webhook every few seconds.");
     }
     println!("  Ctrl-C drains and stops.\n");
+}
+
+/// How a person at the terminal gets in. Nowhere else: a link in a log file is one for its readers.
+async fn invite(node: &Node) {
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
+    match node.sign_in_link().await {
+        Ok(link) => println!("  Sign in (10 minutes, once; `campanile sign-in` makes another):\n  {link}\n"),
+        Err(error) => tracing::warn!(%error, "no sign-in link now: `campanile sign-in` makes one"),
+    }
 }

@@ -2,18 +2,21 @@
 //! may do what is decided by the extractors and the access rule.
 
 pub mod access;
+pub mod auth;
 pub mod dashboard;
 pub mod deliveries;
 pub mod error;
 pub mod health;
 pub mod limit;
 pub mod origin;
+pub mod page;
 pub mod poll;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
 pub mod socket;
 pub mod stream;
+pub mod summary;
 pub mod webhooks;
 
 use error::ApiError;

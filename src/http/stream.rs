@@ -12,7 +12,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::access::{self, Access, Caller};
+use super::access::{self, Access};
+use super::auth::session;
 use super::error::{ApiError, ApiResult};
 use super::limit::Budget;
 use crate::connection::users::UserConnections;
@@ -82,7 +83,8 @@ pub async fn open(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
     let access = access::of(&request);
-    let Caller(principal) = access::caller(&request, query.token.as_deref())?;
+    let who = access::identify(&request, query.token.as_deref()).await?;
+    let principal = who.principal;
     let channels = channels(access, &principal, query.channels.as_deref(), door.max_channels)?;
     let mut positions = positions(&request, &query, &channels)?;
     if let Some(channel) = positions.keys().find(|channel| access.namespaces.retention_of(channel).is_none())
@@ -118,6 +120,7 @@ pub async fn open(
             socket.as_ref().inspect(|socket| socket.cut());
         }),
         is_left: Box::new(move || watched.as_ref().is_some_and(Socket::is_left)),
+        revoked: who.session.map(|secret| session::ended(&request, secret)),
         held: Box::new((counted, by_user)),
     };
     let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());

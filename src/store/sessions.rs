@@ -37,13 +37,7 @@ pub struct Session {
 }
 
 /// Keeps a new link until `expires_at`, and the newest `most` in all.
-pub async fn add_link(
-    conn: &mut Conn,
-    link: SecretHash,
-    now: Ts,
-    expires_at: Ts,
-    most: u32,
-) -> Result<()> {
+pub async fn add_link(conn: &mut Conn, link: SecretHash, now: Ts, expires_at: Ts, most: u32) -> Result<()> {
     let row = (
         links::secret_hash.eq(link.to_column()),
         links::created_at.eq(now),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Namespaces;
-use crate::store::{self, Store, deliveries, log};
+use crate::store::{self, Store, deliveries, log, sessions};
 use crate::telemetry::{Kind, Metrics};
 
 /// Between two rounds.
@@ -57,6 +57,9 @@ pub async fn sweep(
             break;
         }
     }
+    let now = store.timestamp();
+    let over = store.write(move |conn| Box::pin(async move { sessions::forget_expired(conn, now).await }));
+    count("sessions", over.await?);
     loop {
         let (after, cutoff) = (*payloads_dropped_to, store.timestamp().minus(PAYLOADS_KEPT));
         let dropped = store

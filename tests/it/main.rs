@@ -17,6 +17,7 @@ mod publish;
 mod repos;
 mod runs;
 mod sdk;
+mod sessions;
 mod sync;
 mod websocket;
 mod writers;

@@ -8,6 +8,7 @@ mod poll;
 mod repos;
 mod server_api;
 mod server_reads;
+mod sign_in;
 mod stream;
 mod stream_life;
 mod webhooks;

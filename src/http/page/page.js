@@ -71,7 +71,7 @@ const look = tried(async () => {
   number('count-runs', counts.runsToday);
   by('count-failed').textContent = counts.failedToday > 0 ? `${counts.failedToday.toLocaleString()} failed` : '';
   stream.follow([...channels].sort());
-  if (channels.length === 0) say('live', 'live', 'Waiting for events');
+  if (channels.length === 0) say('live', 'live', 'Waiting');
 });
 
 const askHealth = tried(async () => {
@@ -160,13 +160,18 @@ function escape() {
   } else document.activeElement?.blur();
 }
 
+function openEvent() {
+  const row = document.activeElement;
+  if (row?.matches('a.face')) row.click();
+}
+
 const onBoard = () => signedIn && !help.open;
 const actions = [
   { keys: ['j', 'ArrowDown'], says: 'Next event', run: () => feed.move(1), when: onBoard },
   { keys: ['k', 'ArrowUp'], says: 'Previous event', run: () => feed.move(-1), when: onBoard },
   { keys: ['g g'], says: 'Newest event', run: () => feed.move('first'), when: onBoard },
   { keys: ['G'], says: 'Oldest event that is shown', run: () => feed.move('last'), when: onBoard },
-  { keys: ['o'], says: 'Open the event on GitHub', run: () => document.activeElement?.click(), when: onBoard },
+  { keys: ['o'], says: 'Open the event on GitHub', run: openEvent, when: onBoard },
   { keys: ['p'], says: 'Pause and resume', run: () => feed.pause(!feed.paused), when: onBoard },
   { keys: ['/'], says: 'Filter', run: () => filter.focus(), when: onBoard },
   { keys: ['Q'], says: 'Sign out', run: signOut, when: onBoard },

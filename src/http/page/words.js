@@ -37,8 +37,9 @@ export function describe(event) {
   const bad = what === 'failed' || event.type === 'drift:detected';
   const good = what === 'complete' || what === 'done' || what === 'success';
   const tone = bad ? 'bad' : good ? 'good' : 'still';
-  const subject = text(data.title) || text(data.name) || area.charAt(0).toUpperCase() + area.slice(1);
-  return { ...common, tone, subject: subject || 'Event', happened: what.replaceAll('_', ' ') };
+  const kind = area === 'repo' ? 'Repository' : area.charAt(0).toUpperCase() + area.slice(1);
+  const named = area === 'repo' ? '' : text(data.title) || text(data.name);
+  return { ...common, tone, subject: named || kind || 'Event', happened: what.replaceAll('_', ' ') };
 }
 
 // When, as a clock; with the day if that is not today.

@@ -14,6 +14,7 @@ const LOOK_FOR_FIRST = 3_000;
 const SETTLE = 2_200;
 
 let signedIn = false;
+let following = false;
 
 const feed = new Feed(by('events'), show);
 const repos = new Repos(by('repos'));
@@ -71,7 +72,8 @@ const look = tried(async () => {
   number('count-runs', counts.runsToday);
   by('count-failed').textContent = counts.failedToday > 0 ? `${counts.failedToday.toLocaleString()} failed` : '';
   stream.follow([...channels].sort());
-  if (channels.length === 0) say('live', 'live', 'Waiting');
+  following = channels.length > 0;
+  if (!following) say('live', 'waiting', 'Waiting');
 });
 
 const askHealth = tried(async () => {
@@ -130,7 +132,7 @@ function enter() {
 }
 
 function leave(title, words) {
-  signedIn = false;
+  signedIn = following = false;
   stream.close();
   feed.clear();
   repos.clear();
@@ -215,7 +217,7 @@ async function begin() {
 // So often, as long as somebody can see it.
 let looked = Date.now();
 setInterval(() => {
-  if (document.hidden || Date.now() - looked < (feed.size > 0 ? LOOK : LOOK_FOR_FIRST)) return;
+  if (document.hidden || Date.now() - looked < (following ? LOOK : LOOK_FOR_FIRST)) return;
   looked = Date.now();
   askHealth();
   if (signedIn) look();

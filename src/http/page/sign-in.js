@@ -4,6 +4,8 @@
 const words = document.getElementById('words');
 const button = document.getElementById('go');
 
+const NOT_HERE = new Set(['wrong_host', 'origin_forbidden']);
+
 const secret = location.hash.slice(1);
 history.replaceState(null, '', location.pathname);
 
@@ -21,6 +23,10 @@ async function signIn() {
       return;
     }
     const refusal = await answer.json().catch(() => null);
+    if (NOT_HERE.has(refusal?.error?.code)) {
+      words.textContent = 'This gateway does not go by this name: open the link under the address that it was printed with.';
+      return;
+    }
     const message = refusal?.error?.message ?? `the gateway answered ${answer.status}`;
     words.textContent = `That did not work: ${message}.`;
     // A link that is used up stays so; anything else may pass.

@@ -38,8 +38,11 @@ async function looking_at_a_link_leaves_it_good() {
   for (let i = 0; i < 3; i += 1) check('the page is there', (await scanner.request.get(url)).status(), 200);
   const preview = await open(scanner, url);
   await preview.waitForSelector('#go:not([disabled])');
-  await preview.setContent(`<link rel="prefetch" href="${url}"><link rel="prerender" href="${url}">`);
   await preview.close();
+  const chat = await scanner.newPage();
+  const fetched = chat.waitForResponse(/sign-in/);
+  await chat.setContent(`<link rel="prefetch" href="${url}">`);
+  check('a prefetch finds it too', (await fetched).status(), 200);
   check('nobody is signed in by that', await scanner.cookies(), []);
 
   const page = await signIn(await browser(), url);

@@ -29,7 +29,7 @@ const MORE: &str = "\
 Examples:
   campanile sign-in
   campanile sign-in --url https://live.example.com
-  xdg-open \"$(campanile sign-in)\"
+  ssh live.example.com campanile sign-in --config /etc/campanile.toml
 
 Output: the link alone, on standard output. Whoever has it can sign in until it is used; a newer link does \
 not end it.

@@ -16,9 +16,9 @@ pub fn routes(app: &mut ServiceConfig) {
     app.app_data(web::QueryConfig::default().error_handler(|error, _| {
         ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}")).into()
     }))
-    .service(only("/").route(get().to(page::home)))
-    .service(only("/sign-in").route(get().to(page::sign_in)))
-    .service(only("/page/{file}").route(get().to(page::file)))
+    .service(only("/").route(look().to(page::home)))
+    .service(only("/sign-in").route(look().to(page::sign_in)))
+    .service(only("/page/{file}").route(look().to(page::file)))
     .service(only("/healthz").route(look().to(health::alive)))
     .service(only("/health").route(look().to(health::health)))
     .service(only("/readyz").route(look().to(health::ready)))

@@ -2,7 +2,7 @@
 //! repositories together, at most every other second however many ask, and each caller gets the
 //! sum of what it may see; 304 while nothing has changed.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use actix_web::http::header;
@@ -25,9 +25,10 @@ use crate::store::{self, Store, Ts, log};
 /// How old the numbers may be.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// What was counted last. Whoever finds it too old counts anew; the others wait for that.
+/// What was counted last. Whoever finds it too old counts anew; the others do not wait for that.
 pub struct Summaries {
-    last: Mutex<Option<(Instant, Arc<Counted>)>>,
+    last: RwLock<Option<(Instant, Arc<Counted>)>>,
+    counting: Mutex<()>,
     max_channels: u32,
 }
 
@@ -82,15 +83,20 @@ impl<'a> FromIterator<&'a RepoState> for Counts {
 impl Summaries {
     /// Nothing is counted yet. A caller is told of `max_channels` channels at most.
     pub fn new(max_channels: u32) -> Self {
-        Self { last: Mutex::default(), max_channels }
+        Self { last: RwLock::default(), counting: Mutex::default(), max_channels }
     }
 
     async fn counted(&self, store: &Store) -> store::Result<Arc<Counted>> {
-        let mut last = self.last.lock().await;
-        if let Some((at, counted)) = &*last
+        let _turn = match (self.counting.try_lock(), self.last()) {
+            (_, Some((at, counted))) if at.elapsed() < FRESH => return Ok(counted),
+            (Ok(turn), _) => turn,
+            (Err(_), Some((_, counted))) => return Ok(counted),
+            (Err(_), None) => self.counting.lock().await,
+        };
+        if let Some((at, counted)) = self.last()
             && at.elapsed() < FRESH
         {
-            return Ok(counted.clone());
+            return Ok(counted);
         }
         let (midnight, most) = (midnight(store.now()), self.max_channels);
         let read = store.read(move |conn| {
@@ -101,8 +107,13 @@ impl Summaries {
         });
         let (repos, channels) = read.await?;
         let counted = Arc::new(Counted { all: repos.iter().collect(), repos, channels });
+        let mut last = self.last.write().expect("nobody panics while looking");
         *last = Some((Instant::now(), counted.clone()));
         Ok(counted)
+    }
+
+    fn last(&self) -> Option<(Instant, Arc<Counted>)> {
+        self.last.read().expect("nobody panics while looking").clone()
     }
 }
 

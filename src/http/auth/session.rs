@@ -29,7 +29,10 @@ pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>
     let Some(secret) = presented(request, door)? else { return Ok(None) };
     let now = store.timestamp();
     let found = store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
-    let session = found.await?.ok_or_else(over)?;
+    let session = found.await?.ok_or_else(|| {
+        let message = "sign in again: `campanile sign-in` makes a link";
+        ApiError::new(StatusCode::UNAUTHORIZED, "session_over", message)
+    })?;
     let principal = Principal {
         user: session.subject,
         scopes: session.scope.split(' ').collect::<Scopes>(),
@@ -48,7 +51,7 @@ pub(super) fn presented(request: &HttpRequest, door: &SignInDoor) -> Result<Opti
     if !request.method().is_safe() && !is_proven(request) {
         return Err(origin::forbidden());
     }
-    SignInSecret::parse(cookie.value()).map(|secret| Some(secret.hash())).ok_or_else(over)
+    Ok(SignInSecret::parse(cookie.value()).map(|secret| secret.hash()))
 }
 
 /// Resolves when the session is over: at once if it is ended on this node, soon if on another.
@@ -110,10 +113,6 @@ pub(super) fn check_origin(request: &HttpRequest, access: &Access) -> Result<(),
 fn is_proven(request: &HttpRequest) -> bool {
     let headers = request.headers();
     headers.contains_key(header::ORIGIN) || headers.get(&FETCH_SITE).is_some_and(|site| site == "same-origin")
-}
-
-fn over() -> ApiError {
-    ApiError::new(StatusCode::UNAUTHORIZED, "session_over", "sign in again: `campanile sign-in` makes a link")
 }
 
 fn door(request: &HttpRequest) -> &SignInDoor {

@@ -10,6 +10,8 @@ const by = (id) => document.getElementById(id);
 const LOOK = 30_000;
 // Until the first event there is no channel to follow, so the counts are looked at more often.
 const LOOK_FOR_FIRST = 3_000;
+// For so long a tab that nobody sees keeps its connection.
+const UNSEEN = 30_000;
 // After an event, for the counts to have it.
 const SETTLE = 2_200;
 
@@ -222,7 +224,17 @@ setInterval(() => {
   askHealth();
   if (signedIn) look();
 }, 1000);
-document.addEventListener('visibilitychange', () => (looked = 0));
+
+// A tab that nobody sees for a while goes on at its cursor when somebody does.
+let leaving;
+document.addEventListener('visibilitychange', () => {
+  clearTimeout(leaving);
+  if (document.hidden) leaving = setTimeout(() => stream.pause(), UNSEEN);
+  else {
+    looked = 0;
+    stream.resume();
+  }
+});
 
 askHealth();
 fetch('/healthz').then((answer) => answer.json()).then(({ version }) => {

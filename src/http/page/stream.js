@@ -22,18 +22,28 @@ export class Stream {
 
   // Follows these channels from now on.
   follow(channels) {
-    if (channels.join() === this.#channels.join() && this.#stop) return;
+    if (channels.join() === this.#channels.join()) return;
     this.close();
     this.#channels = channels;
-    // A place on other channels means nothing for these; what was missed is read from the activity.
-    this.#cursor = null;
-    if (channels.length > 0) this.#run((this.#stop = new AbortController()));
+    this.resume();
   }
 
-  close() {
+  // Gives the connection back and keeps the place: a browser has few connections for all its tabs.
+  pause() {
     this.#stop?.abort();
     this.#stop = null;
+  }
+
+  resume() {
+    if (!this.#stop && this.#channels.length > 0) this.#run((this.#stop = new AbortController()));
+  }
+
+  // Ends it for good. A place on these channels means nothing for others.
+  close() {
+    this.pause();
     this.#channels = [];
+    this.#cursor = null;
+    this.#failures = 0;
   }
 
   async #run(stop) {

@@ -4,6 +4,7 @@ mod cursor;
 mod deliveries;
 mod health;
 mod logs;
+mod page;
 mod poll;
 mod repos;
 mod server_api;

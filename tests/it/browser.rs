@@ -45,6 +45,7 @@ async fn perform(request: &Value, app: &mut TestApp) -> Value {
             app.publish(body).await.expect(200);
         }
         "refusals" => return json!(app.metric("refusals", request["code"].as_str().expect("a code")).await),
+        "no_streams" => app.until_metric("connections", "sse", 0).await,
         "stop" => app.stop().await,
         "start" => app.restart().await,
         other => panic!("nobody can {other}"),
@@ -77,5 +78,6 @@ on_sqlite!(
     another_name_of_the_address_gets_nothing,
     the_keyboard_is_enough,
     nothing_jumps_and_nothing_sticks_out,
+    a_tab_that_nobody_sees_gives_its_connection_back,
     markup_in_an_event_is_text,
 );

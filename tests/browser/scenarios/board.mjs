@@ -99,6 +99,30 @@ async function nothing_jumps_and_nothing_sticks_out() {
   }
 }
 
+// A browser has few connections for all its tabs: one that nobody sees gives its own back, and goes on
+// where it was when somebody looks.
+async function a_tab_that_nobody_sees_gives_its_connection_back() {
+  const page = await signIn(await browser());
+  await webhooks(1);
+  await events(page, 1);
+  await page.clock.install();
+  await page.reload();
+  await state(page, 'live');
+  await events(page, 1);
+  const turn = (hidden) =>
+    page.evaluate((value) => {
+      Object.defineProperty(document, 'hidden', { configurable: true, value });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }, hidden);
+  await turn(true);
+  await page.clock.fastForward(31_000);
+  await ask('no_streams');
+  await webhooks(2, 3);
+  check('nothing moves meanwhile', await events(page, 1), [1]);
+  await turn(false);
+  check('and nothing was missed', await events(page, 3), [3, 2, 1]);
+}
+
 // A text from outside is shown, not obeyed.
 async function markup_in_an_event_is_text() {
   const page = await signIn(await browser());
@@ -115,5 +139,6 @@ export default {
   the_feed_is_live_and_outlives_a_restart,
   the_keyboard_is_enough,
   nothing_jumps_and_nothing_sticks_out,
+  a_tab_that_nobody_sees_gives_its_connection_back,
   markup_in_an_event_is_text,
 };

@@ -87,6 +87,26 @@ async fn a_link_lets_one_browser_in(backend: Backend) {
     assert_eq!((&me["sub"], &me["orgs"], &me["session"]), (&json!("ana"), &json!(["acme"]), &json!(false)));
 }
 
+async fn the_command_prints_a_link_that_works(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let url = format!("http://{}", app.address());
+    let ask = |key: &'static str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_campanile"));
+        command.args(["sign-in", "--url", &url]).env_clear().env("CAMPANILE_API_KEY", key);
+        async move {
+            tokio::task::spawn_blocking(move || command.output()).await.expect("ended").expect("it runs")
+        }
+    };
+    let printed = ask(API_KEY).await;
+    assert!(printed.status.success(), "{printed:?}");
+    let link = String::from_utf8(printed.stdout).expect("text");
+    redeem(&app, link.trim()).await.expect(204);
+    let refused = ask("another key of the tests").await;
+    let said = String::from_utf8(refused.stderr).expect("text");
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
+    assert!(said.contains("is it this gateway's?") && !said.contains("another key"), "{said}");
+}
+
 async fn of_many_who_use_a_link_at_once_one_gets_in(backend: Backend) {
     let app = TestApp::start(backend).await;
     let link = link(&app).await;
@@ -351,6 +371,7 @@ async fn sessions_outlive_a_restart(backend: Backend) {
 
 on_both!(
     a_link_lets_one_browser_in,
+    the_command_prints_a_link_that_works,
     of_many_who_use_a_link_at_once_one_gets_in,
     only_the_key_makes_links,
     links_and_sessions_end_by_themselves,

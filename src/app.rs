@@ -21,8 +21,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::auth::Keys;
+use crate::auth::revocations::Revocations;
 use crate::bus::{Bus, LocalBus};
 use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secrets};
+use crate::connection::clients::Control;
 use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
 use crate::connection::{ConnectionOptions, Rules};
@@ -30,6 +32,7 @@ use crate::domain::gcra::Rate;
 use crate::domain::options::Namespaces;
 use crate::http::access::{Access, Origins};
 use crate::http::auth::SignInDoor;
+use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
@@ -43,7 +46,8 @@ use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
-use crate::tasks::{janitor, monitor};
+use crate::tasks::revocations::Revoker;
+use crate::tasks::{janitor, monitor, rates};
 use crate::telemetry::{Metrics, level};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
@@ -71,6 +75,7 @@ pub struct Node {
     serving: JoinHandle<std::io::Result<()>>,
     publishing: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    rates: Arc<rates::Rates>,
     hub_thread: Arbiter,
 }
 
@@ -115,7 +120,18 @@ impl Node {
         let (publisher, publishing) = Publisher::new(store.clone(), bus, metrics.clone());
         let publishing = core.spawn(publishing);
         let interval = config.channel.position_check_interval.0;
-        let tasks = vec![
+        let (control, revocations) = (Control::default(), Revocations::default());
+        let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone());
+        // Before the first client: what was revoked stays revoked.
+        core.spawn({
+            let revoker = revoker.clone();
+            async move { revoker.look().await }
+        })
+        .await
+        .context("reading what is revoked panicked")?
+        .context("cannot read what is revoked")?;
+        let mut tasks = vec![
+            core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
             core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone())),
@@ -123,14 +139,21 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, secrets, namespaces));
+        let rules = Arc::new(rules(config, secrets, namespaces, revocations, &metrics));
         let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
         let sign_in = doors.sign_in.clone();
+        let rates = Arc::new(doors.rates());
+        if let Err(error) = rates::restore(&store, &rates).await {
+            tracing::warn!(%error, "what the rates have counted is not known: they begin anew");
+        }
+        tasks.push(core.spawn(rates::run(store.clone(), rates.clone())));
         let parts = listen::Parts {
             store: store.clone(),
             hub: hub.clone(),
             publisher,
             metrics: metrics.clone(),
+            control,
+            revoker,
             in_flight: in_flight.clone(),
             rules,
             websocket: websocket_options(config),
@@ -154,6 +177,7 @@ impl Node {
             serving,
             publishing,
             tasks,
+            rates,
             hub_thread,
         })
     }
@@ -211,6 +235,9 @@ impl Node {
         self.server.stop(true).await;
         let _ = self.serving.await;
         self.tasks.iter().for_each(JoinHandle::abort);
+        if let Err(error) = rates::write(&self.store, &self.rates).await {
+            tracing::warn!(%error, "what the rates have counted in the last second is not written");
+        }
         // The last handle on the publisher went with the HTTP workers: it finishes its queue.
         if tokio::time::timeout(self.drain_timeout, self.publishing).await.is_err() {
             tracing::error!("the publisher did not finish in time");
@@ -226,6 +253,7 @@ struct Doors {
     access: web::Data<Access>,
     webhooks: web::Data<WebhookDoor>,
     polls: web::Data<PollDoor>,
+    builds: web::Data<BuildDoor>,
     streams: web::Data<StreamDoor>,
     sign_in: web::Data<SignInDoor>,
     summaries: web::Data<Summaries>,
@@ -245,9 +273,23 @@ impl Doors {
         let limits = &config.limits;
         let repos =
             config.github.repos.iter().map(|(name, rule)| (name.as_str().to_owned(), repo_rule(rule)));
+        let (webhook_bytes, build_bytes) =
+            (Budget::new(limits.webhook_in_flight.0), Budget::new(limits.build_events_in_flight.0));
+        let streams = Budget::new(limits.sse_connections.into());
+        let open_sockets = match config.client.connection_limit {
+            0 => None,
+            limit => Some(Budget::new(limit.into())),
+        };
+        let mut node_limits = vec![
+            ("webhook_bytes", webhook_bytes.clone()),
+            ("build_bytes", build_bytes.clone()),
+            ("streams", streams.clone()),
+        ];
+        node_limits.extend(open_sockets.clone().map(|sockets| ("sockets", sockets)));
         Ok(Self {
             access: web::Data::new(Access {
                 keys: rules.keys.clone(),
+                revocations: rules.revocations.clone(),
                 api_key: secrets.api_key.clone(),
                 namespaces: rules.namespaces.clone(),
                 trusted_proxies: config.server.trusted_proxies.clone(),
@@ -262,13 +304,19 @@ impl Doors {
                 allowed_addresses: config.github.allowed_addresses.clone(),
                 max_body: limits.webhook_body.0,
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: Budget::new(limits.webhook_in_flight.0),
+                in_flight: webhook_bytes.clone(),
                 invalid_signatures: RateLimit::new(Rate::per_minute(
                     limits.invalid_signatures_per_minute.into(),
                 )),
             }),
             polls: web::Data::new(PollDoor {
                 rate: RateLimit::new(Rate::per_minute(limits.polls_per_minute.into())),
+            }),
+            builds: web::Data::new(BuildDoor {
+                max_publication: limit_of(config.channel.max_publication_size.0),
+                body_timeout: limits.webhook_body_timeout.0,
+                in_flight: build_bytes.clone(),
+                rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
             }),
             streams: web::Data::new(StreamDoor {
                 options: SseOptions {
@@ -278,7 +326,7 @@ impl Doors {
                 },
                 max_channels: limits.stream_channels as usize,
                 enabled: config.sse.enabled,
-                open: Budget::new(limits.sse_connections.into()),
+                open: streams.clone(),
                 by_user: rules.users.clone(),
                 stopping: stopping.subscribe(),
             }),
@@ -296,17 +344,24 @@ impl Doors {
             summaries: web::Data::new(Summaries::new(limits.stream_channels)),
             sockets: SocketDoor {
                 enabled: config.websocket.enabled,
-                open: match config.client.connection_limit {
-                    0 => None,
-                    limit => Some(Budget::new(limit.into())),
-                },
+                open: open_sockets.clone(),
                 stopping: stopping.subscribe(),
             },
-            health: web::Data::new(HealthDoor { stopping: stopping.subscribe() }),
+            health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
             }),
         })
+    }
+
+    /// The rates that a restart must not reset, by the names that they have in the store.
+    fn rates(&self) -> rates::Rates {
+        vec![
+            ("polls", Box::new(self.polls.rate.clone())),
+            ("build_events", Box::new(self.builds.rate.clone())),
+            ("invalid_signatures", Box::new(self.webhooks.invalid_signatures.clone())),
+            ("invalid_sign_ins", Box::new(self.sign_in.failures.clone())),
+        ]
     }
 }
 
@@ -315,12 +370,20 @@ fn limit_of(size: u64) -> usize {
 }
 
 /// What connections go by.
-fn rules(config: &Config, secrets: &Secrets, namespaces: Namespaces) -> Rules {
+fn rules(
+    config: &Config,
+    secrets: &Secrets,
+    namespaces: Namespaces,
+    revocations: Revocations,
+    metrics: &Metrics,
+) -> Rules {
     let (token, client) = (&config.client.token, &config.client);
     Rules {
         keys: Keys::hmac([secrets.jwt.expose()], token.audience.clone(), token.issuer.clone()),
+        revocations,
         namespaces,
         users: UserConnections::new(client.user_connection_limit),
+        errors: metrics.errors.clone(),
         options: ConnectionOptions {
             ping_interval: client.ping_interval.0,
             pong_timeout: client.pong_timeout.0,

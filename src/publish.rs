@@ -26,7 +26,7 @@ use crate::store::{self, Conn, Store, StoreError, Transaction, Ts};
 use crate::telemetry::Metrics;
 
 /// Units that may wait; one more is refused with [`PublishError::Busy`].
-const QUEUE: usize = 4096;
+pub const QUEUE: usize = 4096;
 /// Units in one transaction.
 const BATCH: usize = 256;
 /// How often a transaction that lost against another is tried again.

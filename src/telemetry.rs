@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use prometheus_client::metrics::family::Family;
@@ -63,6 +64,13 @@ pub struct Metrics {
     registry: Registry,
     /// Open connections by transport.
     pub connections: Family<Kind, Level>,
+    /// Connections by how their opening went: `open`; `refused`, by the client's fault; `failed`,
+    /// by ours or for want of room.
+    pub connects: Family<Kind, Count>,
+    /// How much of each limit of this node is in use, and how much there is; as of the last look.
+    pub limit_used: Family<Kind, Level>,
+    /// See `limit_used`.
+    pub limit_max: Family<Kind, Level>,
     /// Channels that streams of this node follow, counted once for each stream.
     pub subscriptions: Level,
     /// Channels with a live actor on this node.
@@ -93,6 +101,8 @@ pub struct Metrics {
     pub refusals: Family<Kind, Count>,
     /// Streams closed because their reader was too slow, by which bound was hit.
     pub slow_disconnects: Family<Kind, Count>,
+    /// Errors of the client protocol that were told, over WebSocket and by the server API.
+    pub errors: Family<Code, Count>,
     /// Connections over WebSocket that ended, by the code of their end.
     pub disconnects: Family<Code, Count>,
     /// Gaps in announcements that a read of the log filled.
@@ -116,6 +126,9 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             connections: Family::default(),
+            connects: Family::default(),
+            limit_used: Family::default(),
+            limit_max: Family::default(),
             subscriptions: Level::default(),
             channels: Level::default(),
             deliveries: Family::default(),
@@ -131,6 +144,7 @@ impl Metrics {
             sign_ins: Family::default(),
             refusals: Family::default(),
             slow_disconnects: Family::default(),
+            errors: Family::default(),
             disconnects: Family::default(),
             gaps_healed: Count::default(),
             behind: Family::default(),
@@ -141,6 +155,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("campanile");
         let r = &mut registry;
         r.register("connections", "Open connections by transport", metrics.connections.clone());
+        r.register("connects", "Connections by how their opening went", metrics.connects.clone());
+        r.register("limit_used", "How much of a limit is in use", metrics.limit_used.clone());
+        r.register("limit_max", "How much of a limit there is", metrics.limit_max.clone());
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "The version that runs", version);
         r.register(
             "subscriptions",
             "Channels followed by streams, once for each stream",
@@ -187,6 +206,7 @@ impl Metrics {
             "Streams closed for a slow reader by bound",
             metrics.slow_disconnects.clone(),
         );
+        r.register("errors", "Errors of the client protocol that were told by code", metrics.errors.clone());
         r.register(
             "disconnects",
             "Connections over WebSocket that ended by code",

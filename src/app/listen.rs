@@ -18,12 +18,14 @@ use tokio::sync::watch;
 use super::{Doors, cores};
 use crate::config::Config;
 use crate::connection::Rules;
+use crate::connection::clients::{Clients, Control};
 use crate::http::stream::Socket;
 use crate::http::{error, origin, routes, socket};
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
 use crate::publish::Publisher;
 use crate::store::Store;
+use crate::tasks::revocations::Revoker;
 use crate::telemetry::Metrics;
 use crate::transport::websocket::{Sockets, WebsocketOptions};
 
@@ -42,6 +44,8 @@ pub(super) struct Parts {
     pub(super) hub: Hub,
     pub(super) publisher: Publisher,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) control: Control,
+    pub(super) revoker: Revoker,
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) rules: Arc<Rules>,
     pub(super) websocket: WebsocketOptions,
@@ -67,10 +71,13 @@ pub(super) fn listen(
         // Runs once on each worker thread.
         let (doors, parts, draining) = (doors.clone(), parts.clone(), draining.clone());
         let fanout = Fanout::start(parts.hub.clone(), parts.metrics.clone());
+        let clients = Rc::new(Clients::default());
+        parts.control.enlist(clients.clone());
         let services =
             (parts.hub.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
         let (rules, options) = (parts.rules.clone(), parts.websocket.clone());
-        let sockets = Sockets::start(rules, fanout.clone(), services, options, parts.stopping.clone());
+        let stopping = parts.stopping.clone();
+        let sockets = Sockets::start(rules, fanout.clone(), clients.clone(), services, options, stopping);
         let (socket_door, access) = (doors.sockets.clone(), doors.access.clone());
         let upgrade = fn_service(move |(request, framed)| {
             let (door, access, sockets) = (socket_door.clone(), access.clone(), sockets.clone());
@@ -79,6 +86,9 @@ pub(super) fn listen(
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
         let app = App::new()
             .app_data(fanout)
+            .app_data(clients)
+            .app_data(web::Data::new(parts.control))
+            .app_data(web::Data::new(parts.revoker))
             .app_data(web::Data::new(parts.store.clone()))
             .app_data(web::Data::new(parts.publisher.clone()))
             .app_data(web::Data::from(parts.metrics.clone()))
@@ -86,6 +96,7 @@ pub(super) fn listen(
             .app_data(doors.access.clone())
             .app_data(doors.webhooks.clone())
             .app_data(doors.polls.clone())
+            .app_data(doors.builds.clone())
             .app_data(doors.streams.clone())
             .app_data(doors.sign_in.clone())
             .app_data(doors.summaries.clone())

@@ -1,11 +1,12 @@
 //! Makes a connection token, for `campanile token`, the hand-off to a signed-in browser and the
-//! tests. Says only what it is given: no claim is invented, so what was not asked for is not
-//! granted.
+//! tests. Says what it is given and an id by which it can be revoked: no right is invented, so
+//! what was not asked for is not granted.
 
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
@@ -51,6 +52,7 @@ pub enum CannotMint {
 struct Claims<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     sub: &'a str,
+    jti: Uuid,
     iat: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<i64>,
@@ -85,6 +87,7 @@ pub fn mint(secret: &str, token: &NewToken, now: Time) -> Result<String, CannotM
     let end = |ttl: Duration| iat.checked_add_unsigned(ttl.as_secs()).ok_or(CannotMint::TooLong);
     let claims = Claims {
         sub: &token.user,
+        jti: Uuid::new_v4(),
         iat,
         exp: token.ttl.map(end).transpose()?,
         orgs: &token.orgs,

@@ -5,6 +5,7 @@
 
 mod claims;
 mod mint;
+pub mod revocations;
 #[cfg(test)]
 mod tests;
 

@@ -251,7 +251,7 @@ fn audience_and_issuer_are_checked_only_if_configured() {
 }
 
 #[test]
-fn a_minted_token_says_what_it_was_told_and_nothing_else() {
+fn a_minted_token_says_what_it_was_told_and_an_id() {
     let new = NewToken {
         user: "ana".into(),
         orgs: vec!["acme".into()],
@@ -276,7 +276,9 @@ fn a_minted_token_says_what_it_was_told_and_nothing_else() {
     assert_eq!(who.caps[0].channels[0].exact(), Some("chat:hall"));
     assert_eq!(keys.authenticate(&minted, at(NOW + 60)), Err(TokenError::Expired));
     let plain = mint(SECRET, &NewToken::default(), at(NOW)).expect("a token");
-    assert_eq!(self::keys().authenticate(&plain, at(NOW)), Ok(Principal::default()));
+    let nobody = self::keys().authenticate(&plain, at(NOW)).expect("a principal");
+    assert!(nobody.jti.is_some() && nobody.jti != who.jti, "each can be revoked by itself");
+    assert_eq!(nobody, Principal { jti: nobody.jti.clone(), ..Principal::default() });
     assert!(matches!(mint("", &new, at(NOW)), Err(CannotMint::NoSecret)));
     let forever = NewToken { ttl: Some(Duration::MAX), ..new };
     assert!(matches!(mint(SECRET, &forever, at(NOW)), Err(CannotMint::TooLong)));

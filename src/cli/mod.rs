@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod clients;
 mod follow;
 mod line;
 mod log;
@@ -67,6 +68,11 @@ enum Command {
     Publish(publish::Publish),
     Tail(tail::Tail),
     Webhook(webhook::Webhook),
+    Connections(clients::Connections),
+    Disconnect(clients::Disconnect),
+    Block(clients::Block),
+    Unblock(clients::Unblock),
+    Revoke(clients::Revoke),
     CheckConfig(check_config::CheckConfig),
     Log(log::Log),
 }
@@ -109,6 +115,11 @@ impl Cli {
             Command::Publish(publish) => publish.run(source),
             Command::Tail(tail) => tail.run(source),
             Command::Webhook(webhook) => webhook.run(source),
+            Command::Connections(connections) => connections.run(source),
+            Command::Disconnect(disconnect) => disconnect.run(source),
+            Command::Block(block) => block.run(source),
+            Command::Unblock(unblock) => unblock.run(source),
+            Command::Revoke(revoke) => revoke.run(source),
             Command::CheckConfig(check) => check.run(source),
             Command::Log(log) => log.run(source),
         };

@@ -189,7 +189,7 @@ pub struct LimitsConfig {
     pub webhook_body: Size,
     /// Webhook bodies held in memory at once; above it 503.
     pub webhook_in_flight: Size,
-    /// How long a webhook body may take to arrive; after it 408.
+    /// How long the body of a webhook, or of a build's event, may take to arrive; after it 408.
     pub webhook_body_timeout: Span,
     /// Webhooks with a wrong signature a minute and address; above it 429.
     pub invalid_signatures_per_minute: u32,
@@ -199,6 +199,10 @@ pub struct LimitsConfig {
     pub sessions: u32,
     /// Polls a minute and user; above it 429.
     pub polls_per_minute: u32,
+    /// Events of builds a minute and user; above it 429.
+    pub build_events_per_minute: u32,
+    /// Events of builds held in memory while they arrive; above it 503.
+    pub build_events_in_flight: Size,
     /// Channels of one event stream; above it 400.
     pub stream_channels: u32,
     /// Event streams open at once on this node; above it 503.
@@ -215,6 +219,8 @@ impl Default for LimitsConfig {
             invalid_sign_ins_per_minute: 10,
             sessions: 1000,
             polls_per_minute: 60,
+            build_events_per_minute: 600,
+            build_events_in_flight: Size(32 * MIB),
             stream_channels: 32,
             sse_connections: 10_000,
         }

@@ -41,6 +41,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.invalid_sign_ins_per_minute", limits.invalid_sign_ins_per_minute),
         ("limits.sessions", limits.sessions),
         ("limits.polls_per_minute", limits.polls_per_minute),
+        ("limits.build_events_per_minute", limits.build_events_per_minute),
         ("limits.stream_channels", limits.stream_channels),
         ("limits.sse_connections", limits.sse_connections),
     ];
@@ -50,6 +51,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("channel.max_publication_size", config.channel.max_publication_size),
         ("limits.webhook_body", limits.webhook_body),
         ("limits.webhook_in_flight", limits.webhook_in_flight),
+        ("limits.build_events_in_flight", limits.build_events_in_flight),
     ];
     let positive_spans = [
         ("server.session_ttl", config.server.session_ttl),
@@ -147,6 +149,11 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
     if in_flight < body {
         let wrong = format!("{in_flight} does not hold one webhook of limits.webhook_body, {body}");
         refuse("limits.webhook_in_flight", wrong, "raise it, or lower limits.webhook_body");
+    }
+    let (event, in_flight) = (config.channel.max_publication_size, config.limits.build_events_in_flight);
+    if in_flight.0 < 2 * event.0 {
+        let wrong = format!("{in_flight} does not hold two events of channel.max_publication_size, {event}");
+        refuse("limits.build_events_in_flight", wrong, "raise it, or lower channel.max_publication_size");
     }
     let (queue, event) = (config.client.queue_max_size, config.channel.max_publication_size);
     if queue < event {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::effect::{Effect, Published, ReadHistory, Since, Stored};
 use super::session::{Connection, say};
 use super::state::{Pending, Performed};
-use crate::domain::access::Action;
+use crate::domain::access::{Action, KnownItem};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
 use crate::hub::presence::{Member, counts};
@@ -29,7 +29,8 @@ impl Connection {
             return Err(ErrorCode::BadRequest.into());
         }
         let subscription = self.subscriptions.get(channel.as_str());
-        self.may(Action::Publish, &channel, subscription.is_some(), false)?;
+        // Nothing that stands behind a channel lets a client publish to it, or see who is there.
+        self.may(Action::Publish, &channel, &KnownItem::Unknown, subscription.is_some(), false)?;
         let chan_info = subscription.and_then(|subscription| subscription.chan_info.as_deref());
         let info = self.client_info(chan_info);
         let kept = self.rules.namespaces.retention_of(&channel).is_some();
@@ -55,7 +56,7 @@ impl Connection {
     ) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
         let subscribed = self.subscriptions.contains(channel.as_str());
-        self.may(Action::Presence, &channel, subscribed, false)?;
+        self.may(Action::Presence, &channel, &KnownItem::Unknown, subscribed, false)?;
         effects.push(Effect::ReadPresence(channel));
         self.pending = Some(Box::new(pending));
         Ok(())
@@ -74,8 +75,16 @@ impl Connection {
     /// `history`
     pub(super) fn history(&mut self, id: u32, command: History<'_>, effects: &mut Vec<Effect>) -> Performed {
         let channel = ChannelName::parse(&command.channel)?;
-        let subscribed = self.subscriptions.contains(channel.as_str());
-        self.may(Action::History, &channel, subscribed, false)?;
+        let subscription = self.subscriptions.get(channel.as_str());
+        let (subscribed, known) = (subscription.is_some(), subscription.map(|sub| sub.item().clone()));
+        let item = match known {
+            Some(item) => item,
+            None => {
+                let Some(item) = self.item_of(&channel, effects)? else { return Ok(()) };
+                item
+            }
+        };
+        self.may(Action::History, &channel, &item, subscribed, false)?;
         // Nothing lies before the first event.
         if command.reverse && command.since.as_ref().is_some_and(|since| since.offset == 0) {
             return Err(ErrorCode::BadRequest.into());

@@ -2,6 +2,7 @@
 //! brings. All of them begin, or none does. Owns nothing once the reply is said.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::clock::Moment;
 use super::effect::{Effect, Joined, Since};
@@ -9,7 +10,7 @@ use super::session::{Connection, VERSION};
 use super::state::{Pending, Performed, Phase};
 use super::subscribe::{Wanted, has_missed, live_from, say_result};
 use super::subscriptions::{Subscription, Wishes};
-use crate::domain::access::{Action, Principal};
+use crate::domain::access::{Action, KnownItem, Principal};
 use crate::domain::channel::ChannelName;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, TokenUse};
 use crate::protocol::command::Connect;
@@ -48,15 +49,16 @@ impl Connection {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) -> Performed {
-        *self.principal = self.authenticate(&command.token, now)?;
+        self.principal = Rc::new(self.authenticate(&command.token, now)?);
         let mut resumed = self.resumed(&command)?;
-        self.check_server_side()?;
+        let Some(items) = self.check_server_side(effects)? else { return Ok(()) };
         let counted = self.rules.users.open(self.user());
         self.counted = Some(counted.ok_or(DisconnectCode::ConnectionLimit)?);
-        let mut subscriptions = Vec::with_capacity(self.principal.channels.len());
-        for channel in &self.principal.channels {
-            let claim = self.principal.subs.get(channel).cloned().unwrap_or_default();
-            let subscription = Subscription { server_side: true, ..Subscription::default() };
+        let principal = self.principal.clone();
+        let mut subscriptions = Vec::with_capacity(principal.channels.len());
+        for (channel, item) in principal.channels.iter().zip(items) {
+            let claim = principal.subs.get(channel).cloned().unwrap_or_default();
+            let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
             let since = resumed.remove(channel);
             let (wanted, join) = self.want(channel.clone(), subscription, claim, Wishes::default(), since);
             effects.push(Effect::Join(join));
@@ -77,7 +79,9 @@ impl Connection {
         } else {
             self.rules.keys.authenticate(token, now.wall)
         };
-        principal.map_err(|error| Refusal::of_token(TokenUse::Connect, error))
+        let principal = principal.map_err(|error| Refusal::of_token(TokenUse::Connect, error))?;
+        self.rules.revocations.check(&principal, now.wall).map_err(Refusal::from)?;
+        Ok(principal)
     }
 
     /// Where the client was, in the channels that it wants to recover. What it may not have is
@@ -96,7 +100,9 @@ impl Connection {
         Ok(resumed)
     }
 
-    fn check_server_side(&self) -> Performed {
+    /// Whether the channels of the token may be had; answers what stands behind each. `None`: one
+    /// is being looked up.
+    fn check_server_side(&mut self, effects: &mut Vec<Effect>) -> Result<Option<Vec<KnownItem>>, Refusal> {
         let channels = &self.principal.channels;
         if !channels.iter().all(|channel| self.is_declared(channel)) {
             return Err(ErrorCode::UnknownChannel.into());
@@ -104,10 +110,13 @@ impl Connection {
         if channels.len() > self.rules.options.channel_limit {
             return Err(DisconnectCode::ChannelLimit.into());
         }
-        for channel in channels {
-            self.may(Action::Subscribe, channel, false, false)?;
+        let mut items = Vec::with_capacity(channels.len());
+        for channel in channels.clone() {
+            let Some(item) = self.item_of(&channel, effects)? else { return Ok(None) };
+            self.may(Action::Subscribe, &channel, &item, false, false)?;
+            items.push(item);
         }
-        Ok(())
+        Ok(Some(items))
     }
 
     fn is_declared(&self, channel: &ChannelName) -> bool {

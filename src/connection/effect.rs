@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::domain::access::KnownItem;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::Position;
@@ -20,6 +21,9 @@ pub enum Effect {
     /// The same for a reply that carries a replay: it was missed, not left lying, so it does not
     /// count against the queue's limit.
     SayReplay(String),
+    /// What stands behind this channel? The command that must know is handled again with
+    /// [`Outcome::LookedUp`].
+    LookUp(ChannelName),
     /// Put an entry for the channel on hold, find the channel's position and read what the client
     /// missed. Answered by [`Outcome::Joined`].
     Join(Join),
@@ -82,6 +86,8 @@ pub struct ReadHistory {
 /// What became of an asynchronous effect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
+    /// Of [`Effect::LookUp`].
+    LookedUp(ChannelName, LookedUp),
     /// Of [`Effect::Join`]; without a result the channel cannot be followed now, and the entry is gone.
     Joined(ChannelName, Option<Joined>),
     /// Of [`Effect::Publish`].
@@ -90,6 +96,15 @@ pub enum Outcome {
     History(Stored),
     /// Of [`Effect::ReadPresence`].
     Presence(Vec<Member>),
+}
+
+/// What stands behind a channel, as far as anybody can say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookedUp {
+    /// This; perhaps nothing.
+    Found(KnownItem),
+    /// The store does not answer.
+    NotNow,
 }
 
 /// An entry that is on hold.

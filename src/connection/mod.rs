@@ -1,6 +1,7 @@
 //! One client's session and subscriptions, whatever carries them: what its commands mean, and how
 //! stored events and live ones become one stream without a gap or a repeat.
 
+pub mod clients;
 mod clock;
 mod commands;
 mod connect;

@@ -1,6 +1,8 @@
 //! New tokens for old (protocol §4.8, §4.9, §10.3): a connection or a subscription lives on. A
 //! token can take rights away, so the rule is asked again. Gives nothing to another user.
 
+use std::rc::Rc;
+
 use super::clock::Moment;
 use super::effect::Effect;
 use super::session::{Connection, VERSION, say};
@@ -25,6 +27,7 @@ impl Connection {
         }
         let principal = self.rules.keys.authenticate(&command.token, now.wall);
         let principal = principal.map_err(|error| Refusal::of_token(TokenUse::Refresh, error))?;
+        self.rules.revocations.check(&principal, now.wall).map_err(Refusal::from)?;
         if principal.user != self.principal.user {
             return Err(Refusal::FOREIGN_TOKEN);
         }
@@ -32,7 +35,7 @@ impl Connection {
         if principal.channels != self.principal.channels {
             return Err(DisconnectCode::InsufficientState.into());
         }
-        *self.principal = principal;
+        self.principal = Rc::new(principal);
         self.clock.expires = self.principal.expires_at.and_then(|end| now.until(end));
         let ttl = self.clock.expires.map(|end| now.ttl(end));
         say(effects, id, &Reply::Refresh { client: &self.id.to_string(), version: VERSION, ttl });
@@ -46,8 +49,8 @@ impl Connection {
     /// made are in the token, and those with a token of their own do not depend on it.
     fn no_longer_allowed(&self) -> Vec<ChannelName> {
         let depending = self.subscriptions.iter().filter(|(_, sub)| !sub.server_side && !sub.by_token);
-        let denied =
-            depending.filter(|(channel, _)| self.may(Action::Subscribe, channel, false, false).is_err());
+        let denied = depending
+            .filter(|(channel, sub)| self.may(Action::Subscribe, channel, sub.item(), false, false).is_err());
         denied.map(|(channel, _)| channel.clone()).collect()
     }
 

@@ -5,16 +5,22 @@ use std::time::Duration;
 
 use super::users::UserConnections;
 use crate::auth::Keys;
+use crate::auth::revocations::Revocations;
 use crate::domain::options::Namespaces;
+use crate::telemetry::{Code, Counter, Family};
 
 /// What a connection goes by. One of it serves all connections.
 pub struct Rules {
     /// What tokens are verified with.
     pub keys: Keys,
+    /// What is refused although it is signed.
+    pub revocations: Revocations,
     /// The operator's channels.
     pub namespaces: Namespaces,
     /// How many connections each user has open here.
     pub users: UserConnections,
+    /// Counts the errors that clients are told.
+    pub errors: Family<Code, Counter>,
     /// Limits and delays.
     pub options: ConnectionOptions,
 }

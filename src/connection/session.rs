@@ -5,23 +5,25 @@
 //! Must hold: after `Close` there is no further effect.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use uuid::Uuid;
 
 use super::clock::{Clock, Moment};
-use super::effect::{Effect, Outcome};
+use super::effect::{Effect, LookedUp, Outcome};
 use super::rules::Rules;
-use super::state::{Pending, Performed, Phase, Waiting};
+use super::state::{Lookups, Pending, Performed, Phase, Waiting};
 use super::subscriptions::Subscriptions;
 use super::users::OpenConnection;
-use crate::domain::access::{Action, Denied, Facts, Item, Principal, may};
+use crate::domain::access::{Action, Denied, Facts, KnownItem, Principal, may};
 use crate::domain::channel::ChannelName;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, UnsubscribeCode};
 use crate::protocol::command::{BadFrame, Command, Method, commands};
 use crate::protocol::push::{OnChannel, Push};
 use crate::protocol::reply::{ClientInfo, Reply};
+use crate::telemetry::Code;
 
 /// The version that replies name.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -32,12 +34,14 @@ pub struct Connection {
     pub(super) id: Uuid,
     pub(super) phase: Phase,
     /// Nobody before the connect.
-    pub(super) principal: Box<Principal>,
+    pub(super) principal: Rc<Principal>,
     pub(super) counted: Option<OpenConnection>,
     pub(super) subscriptions: Subscriptions,
     pub(super) clock: Clock,
     /// The command whose effect is under way.
     pub(super) pending: Option<Box<Pending>>,
+    /// What that command had to know before.
+    lookups: Lookups,
     /// Frames behind it; empty if there is none.
     waiting: VecDeque<Waiting>,
 }
@@ -50,11 +54,12 @@ impl Connection {
             rules,
             id,
             phase: Phase::New,
-            principal: Box::default(),
+            principal: Rc::default(),
             counted: None,
             subscriptions: Subscriptions::default(),
             clock,
             pending: None,
+            lookups: Lookups::default(),
             waiting: VecDeque::new(),
         }
     }
@@ -67,6 +72,16 @@ impl Connection {
     /// Whose connection it is; empty for anonymous, and before the connect.
     pub fn user(&self) -> &str {
         &self.principal.user
+    }
+
+    /// Who the client is: another value after each command that changes it.
+    pub fn principal(&self) -> &Rc<Principal> {
+        &self.principal
+    }
+
+    /// Whether the client has connected and has not been closed.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
     }
 
     /// Whether it has been closed.
@@ -88,6 +103,10 @@ impl Connection {
     pub fn on_outcome(&mut self, outcome: Outcome, now: Moment, effects: &mut Vec<Effect>) {
         let Some(pending) = self.pending.take() else { return };
         let done = match (*pending, outcome) {
+            (Pending::LookUp(wanted), Outcome::LookedUp(channel, found)) if wanted == channel => {
+                self.lookups.add(channel, found);
+                None
+            }
             (Pending::Connect(connecting), Outcome::Joined(channel, joined)) => {
                 self.connect_joined(connecting, &channel, joined, now, effects)
             }
@@ -116,6 +135,12 @@ impl Connection {
             (pending, _) => Some(pending),
         };
         self.pending = done.map(Box::new);
+        // The rest of the frame counted on the connect.
+        if self.phase == Phase::Refused
+            && let Some(frame) = self.waiting.front_mut()
+        {
+            frame.next = None;
+        }
         self.catch_up(now, effects);
     }
 
@@ -153,6 +178,10 @@ impl Connection {
             next = frame[start..].find('\n').map(|end| start + end + 1).filter(|next| *next < frame.len());
             let command = commands(&frame[start..]).next().unwrap_or(Err(BadFrame));
             self.on_command(command, now, effects);
+            if matches!(self.pending.as_deref(), Some(Pending::LookUp(_))) {
+                return self.waiting.push_front(Waiting { frame, next: Some(start) });
+            }
+            self.lookups.clear();
             match self.phase {
                 Phase::Over => return,
                 Phase::Refused => break,
@@ -215,15 +244,12 @@ impl Connection {
         match refusal {
             Refusal::Disconnect(code) => self.close(code, effects),
             Refusal::Error(code) => {
+                self.rules.errors.get_or_create(&Code { code: code.code().into() }).inc();
                 say(effects, id, &Reply::Error(code));
                 if self.phase == Phase::New {
                     self.phase = Phase::Refused;
                     self.counted = None;
-                    *self.principal = Principal::default();
-                    // The rest of the frame counted on the connect.
-                    if let Some(frame) = self.waiting.front_mut() {
-                        frame.next = None;
-                    }
+                    self.principal = Rc::default();
                 }
             }
         }
@@ -235,6 +261,7 @@ impl Connection {
         self.counted = None;
         self.subscriptions = Subscriptions::default();
         self.pending = None;
+        self.lookups.clear();
         self.waiting = VecDeque::new();
         effects.push(Effect::Close(code.into()));
     }
@@ -253,17 +280,39 @@ impl Connection {
         }
     }
 
-    /// The access rule for this client. No jobs or builds exist yet.
+    /// What stands behind `channel`. `None`: it is being looked up, and the command, which has had
+    /// no effect before, will be handled again.
+    pub(super) fn item_of(
+        &mut self,
+        channel: &ChannelName,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Option<KnownItem>, Refusal> {
+        if !channel.has_item() {
+            return Ok(Some(KnownItem::NotNeeded));
+        }
+        match self.lookups.get(channel) {
+            Some(LookedUp::Found(item)) => Ok(Some(item.clone())),
+            Some(LookedUp::NotNow) => Err(ErrorCode::Internal.into()),
+            None => {
+                effects.push(Effect::LookUp(channel.clone()));
+                self.pending = Some(Box::new(Pending::LookUp(channel.clone())));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The access rule for this client.
     pub(super) fn may(
         &self,
         action: Action,
         channel: &ChannelName,
+        item: &KnownItem,
         subscribed: bool,
         admitted_by_token: bool,
     ) -> Result<(), Denied> {
         let options = self.rules.namespaces.options_of(channel);
         let insecure = self.rules.options.insecure;
-        let facts = Facts { options, item: Item::Unknown, subscribed, admitted_by_token, insecure };
+        let facts = Facts { options, item: item.as_item(), subscribed, admitted_by_token, insecure };
         may(&self.principal, action, channel, &facts)
     }
 

@@ -3,7 +3,9 @@
 use bytestring::ByteString;
 
 use super::connect::Connecting;
+use super::effect::LookedUp;
 use super::subscribe::Wanted;
+use crate::domain::channel::ChannelName;
 use crate::protocol::code::Refusal;
 
 /// How far a connection has come.
@@ -22,12 +24,25 @@ pub(super) enum Phase {
 /// A command whose effect is under way.
 #[derive(Debug)]
 pub(super) enum Pending {
+    /// The command stands at the front of what waits and will be handled again.
+    LookUp(ChannelName),
     Connect(Connecting),
-    Subscribe { id: u32, wanted: Wanted },
-    Publish { id: u32 },
-    History { id: u32 },
-    Presence { id: u32 },
-    PresenceStats { id: u32 },
+    Subscribe {
+        id: u32,
+        wanted: Wanted,
+    },
+    Publish {
+        id: u32,
+    },
+    History {
+        id: u32,
+    },
+    Presence {
+        id: u32,
+    },
+    PresenceStats {
+        id: u32,
+    },
 }
 
 /// A frame that is not wholly handled.
@@ -42,6 +57,29 @@ impl Waiting {
     /// A frame that just came.
     pub(super) fn new(frame: ByteString) -> Self {
         Self { frame, next: Some(0) }
+    }
+}
+
+/// What was looked up for the command that is being handled. Nearly always nothing, so it is a
+/// pointer in the connection and not a list.
+#[derive(Debug, Default)]
+pub(super) struct Lookups(Option<Box<Found>>);
+
+#[derive(Debug)]
+struct Found(Vec<(ChannelName, LookedUp)>);
+
+impl Lookups {
+    pub(super) fn add(&mut self, channel: ChannelName, found: LookedUp) {
+        self.0.get_or_insert_with(|| Box::new(Found(Vec::new()))).0.push((channel, found));
+    }
+
+    pub(super) fn get(&self, channel: &ChannelName) -> Option<&LookedUp> {
+        let found = &self.0.as_deref()?.0;
+        found.iter().find(|(name, _)| name == channel).map(|(_, found)| found)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
     }
 }
 

@@ -95,7 +95,8 @@ impl Connection {
             "" => None,
             token => Some(self.subscription_token(token, &channel, TokenUse::Subscribe, now)?),
         };
-        self.may(Action::Subscribe, &channel, false, token.is_some())?;
+        let Some(item) = self.item_of(&channel, effects)? else { return Ok(()) };
+        self.may(Action::Subscribe, &channel, &item, false, token.is_some())?;
         if command.kind != 0 {
             return Err(ErrorCode::PermissionDenied.into());
         }
@@ -106,8 +107,8 @@ impl Connection {
             positioned: command.positioned,
             recoverable: command.recoverable,
             join_leave: command.join_leave,
-            may_history: self.may(Action::History, &channel, true, token.is_some()).is_ok(),
-            may_presence: self.may(Action::Presence, &channel, true, token.is_some()).is_ok(),
+            may_history: self.may(Action::History, &channel, &item, true, token.is_some()).is_ok(),
+            may_presence: self.may(Action::Presence, &channel, &item, true, token.is_some()).is_ok(),
         };
         let since =
             command.recover.then(|| Since { epoch: command.epoch.to_string(), offset: command.offset });
@@ -115,7 +116,8 @@ impl Connection {
             by_token: token.is_some(),
             expires: token.as_ref().and_then(|token| now.until(token.expires_at?)),
             ..Subscription::default()
-        };
+        }
+        .of_item(item);
         let claim = token.map(|token| token.claim).unwrap_or_default();
         let (mut wanted, join) = self.want(channel, subscription, claim, wishes, since);
         wanted.wants_112 = command.wants_112();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::domain::access::Overrides;
+use crate::domain::access::{KnownItem, Overrides};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::ChannelOptions;
 
@@ -22,6 +22,19 @@ pub(super) struct Subscription {
     pub(super) expires: Option<Instant>,
     /// Shown to others as `chan_info`.
     pub(super) chan_info: Option<Arc<str>>,
+    /// What stands behind its channel, for the rule, if something does: it never changes.
+    pub(super) item: Option<Box<KnownItem>>,
+}
+
+impl Subscription {
+    /// Remembers what stands behind the channel.
+    pub(super) fn of_item(self, item: KnownItem) -> Self {
+        Self { item: (item != KnownItem::NotNeeded).then(|| Box::new(item)), ..self }
+    }
+
+    pub(super) fn item(&self) -> &KnownItem {
+        self.item.as_deref().unwrap_or(&KnownItem::NotNeeded)
+    }
 }
 
 /// See the module.

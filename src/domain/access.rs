@@ -65,6 +65,42 @@ pub enum Item<'a> {
     },
 }
 
+/// An [`Item`] to be kept, as a lookup found it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum KnownItem {
+    /// As [`Item::NotNeeded`].
+    #[default]
+    NotNeeded,
+    /// As [`Item::Unknown`].
+    Unknown,
+    /// As [`Item::Job`].
+    Job {
+        /// Owner and name of its repository.
+        repo: Option<(String, String)>,
+    },
+    /// As [`Item::Build`].
+    Build {
+        /// The user who made it.
+        user: String,
+        /// The account whose members may see it too.
+        org: Option<String>,
+    },
+}
+
+impl KnownItem {
+    /// What the rule looks at.
+    pub fn as_item(&self) -> Item<'_> {
+        match self {
+            Self::NotNeeded => Item::NotNeeded,
+            Self::Unknown => Item::Unknown,
+            Self::Job { repo } => {
+                Item::Job { repo: repo.as_ref().map(|(owner, name)| (owner.as_str(), name.as_str())) }
+            }
+            Self::Build { user, org } => Item::Build { user, org: org.as_deref() },
+        }
+    }
+}
+
 /// Why not. The wire's codes are `protocol`'s business: 102, 103 and 108.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Denied {
@@ -239,6 +275,11 @@ pub fn may_see_repo(principal: &Principal, owner: &str, name: &str) -> bool {
         || ChannelName::repo(owner, name).is_ok_and(|channel| {
             principal.channels.contains(&channel) || principal.has_cap(Action::Subscribe, &channel)
         })
+}
+
+/// Whether the principal may tell of a build: its owner and admins. Members of its account listen.
+pub fn may_tell_of_build(principal: &Principal, owner: &str) -> bool {
+    is_admin(principal) || principal.is_user(owner)
 }
 
 /// Whether the principal has the admin scope.

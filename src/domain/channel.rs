@@ -104,6 +104,11 @@ impl ChannelName {
         Self::parse(&format!("org:{owner}"))
     }
 
+    /// `build:{id}`.
+    pub fn build(id: Uuid) -> Self {
+        Self(format!("build:{}", id.hyphenated()).into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -117,6 +122,11 @@ impl ChannelName {
     /// Whether Campanile itself fills this channel (`repo org job build db`).
     pub fn is_built_in(&self) -> bool {
         !matches!(self.kind(), ChannelKind::Personal { .. } | ChannelKind::Plain { .. })
+    }
+
+    /// Whether the access rule must know what stands behind this channel (`job:`, `build:`).
+    pub fn has_item(&self) -> bool {
+        matches!(self.kind(), ChannelKind::Job(_) | ChannelKind::Build(_))
     }
 
     /// The namespace: the text before the first `:` without a leading `$`. A name that begins

@@ -1,6 +1,10 @@
 //! The generic cell rate algorithm (ITU-T I.371, also known as a leaky bucket as a meter): a limit
 //! of so many a minute, in one number of state per key. Times are microseconds of any clock that
-//! does not go back.
+//! does not go back. Knows no clock and no store: the caller says what time it is, and may ask which
+//! keys changed, to write them down.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +20,21 @@ pub struct Rate {
 pub struct Decision {
     /// Whether it is within the rate.
     pub allowed: bool,
+    /// How many are allowed at once.
+    pub limit: u64,
     /// How many more are allowed at this instant.
     pub remaining: u64,
     /// Until the whole burst is there again.
     pub reset_us: u64,
     /// Until one more is allowed; 0 if it is now.
     pub retry_us: u64,
+}
+
+impl Decision {
+    /// Whole seconds until one more is allowed.
+    pub fn retry_secs(&self) -> u64 {
+        self.retry_us.div_ceil(1_000_000)
+    }
 }
 
 impl Rate {
@@ -44,6 +57,7 @@ impl Rate {
         let free = self.period_us.saturating_sub(used);
         Decision {
             allowed,
+            limit: self.burst,
             remaining: free / cost.max(1),
             reset_us: used,
             retry_us: cost.saturating_sub(free),
@@ -51,9 +65,160 @@ impl Rate {
     }
 }
 
+/// Between two looks for keys at rest in a table that is full.
+const SWEEP_US: u64 = 100_000;
+
+/// A rate for each of many keys, in bounded memory: a table that is full forgets the keys that are
+/// at rest, and while there are none, a new key is refused.
+#[derive(Debug)]
+pub struct Rates {
+    rate: Rate,
+    most: usize,
+    keys: HashMap<Arc<str>, State>,
+    /// Keys to be written down; each stands here once.
+    changed: Vec<Arc<str>>,
+    swept_at: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    arrival: u64,
+    /// It is among `changed`.
+    changed: bool,
+}
+
+impl Rates {
+    /// No key has used anything; at most `most` are remembered at once.
+    pub fn new(rate: Rate, most: usize) -> Self {
+        Self { rate, most, keys: HashMap::new(), changed: Vec::new(), swept_at: 0 }
+    }
+
+    /// Counts one for `key`.
+    pub fn check(&mut self, key: &str, now: u64) -> Decision {
+        if !self.has_room_for(key, now) {
+            // Judged as if it had just used its burst up.
+            let Rate { burst, period_us } = self.rate;
+            return Decision {
+                allowed: false,
+                limit: burst,
+                remaining: 0,
+                reset_us: period_us,
+                retry_us: 1_000_000,
+            };
+        }
+        if let Some(state) = self.keys.get_mut(key) {
+            let decision = self.rate.check(&mut state.arrival, now);
+            if decision.allowed && !std::mem::replace(&mut state.changed, true) {
+                let key = self.keys.get_key_value(key).map(|(key, _)| key.clone());
+                self.changed.extend(key);
+            }
+            return decision;
+        }
+        let mut state = State { arrival: 0, changed: true };
+        let (key, decision) = (Arc::<str>::from(key), self.rate.check(&mut state.arrival, now));
+        self.changed.push(key.clone());
+        self.keys.insert(key, state);
+        decision
+    }
+
+    fn has_room_for(&mut self, key: &str, now: u64) -> bool {
+        if self.keys.len() < self.most || self.keys.contains_key(key) {
+            return true;
+        }
+        if now >= self.swept_at + SWEEP_US {
+            self.swept_at = now;
+            self.keys.retain(|_, state| state.arrival > now);
+            self.changed.retain(|key| self.keys.contains_key(key));
+        }
+        self.keys.len() < self.most
+    }
+
+    /// Takes up to `most` keys that changed since they were taken last, each with the time until
+    /// it has earned everything again.
+    pub fn take_changed(&mut self, most: usize, now: u64) -> Vec<(Arc<str>, u64)> {
+        let rest = self.changed.len().saturating_sub(most);
+        let taken = self.changed.split_off(rest).into_iter();
+        let left = taken.filter_map(|key| {
+            let state = self.keys.get_mut(&key)?;
+            state.changed = false;
+            Some((key, state.arrival.saturating_sub(now)))
+        });
+        left.filter(|(_, left)| *left > 0).collect()
+    }
+
+    /// What was taken could not be written down: it counts as changed again.
+    pub fn put_back(&mut self, keys: impl IntoIterator<Item = Arc<str>>) {
+        for key in keys {
+            if let Some(state) = self.keys.get_mut(&key)
+                && !std::mem::replace(&mut state.changed, true)
+            {
+                self.changed.push(key);
+            }
+        }
+    }
+
+    /// A key that has `left` to earn, as it was written down. No key has more than a period.
+    pub fn restore(&mut self, key: &str, left: u64, now: u64) {
+        if self.has_room_for(key, now) {
+            let arrival = now + left.min(self.rate.period_us);
+            self.keys.insert(key.into(), State { arrival, changed: false });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names(taken: &[(Arc<str>, u64)]) -> Vec<&str> {
+        let mut names: Vec<&str> = taken.iter().map(|(key, _)| &**key).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_is_written_down_and_read_back_counts_on() {
+        let rate = Rate { burst: 3, period_us: 3_000 };
+        let mut rates = Rates::new(rate, 10);
+        assert!((0..3).all(|_| rates.check("ana", 5_000).allowed));
+        assert!(rates.check("ben", 5_500).allowed);
+        let taken = rates.take_changed(10, 6_000);
+        assert_eq!(names(&taken), ["ana", "ben"]);
+        let mut later = Rates::new(rate, 10);
+        for (key, left) in &taken {
+            later.restore(key, *left, 100);
+        }
+        assert!(later.check("ana", 100).allowed, "the time in between was earned");
+        assert!(!later.check("ana", 100).allowed);
+        assert_eq!(later.check("ben", 100).remaining, 1);
+        later.restore("eve", u64::MAX, 100);
+        assert_eq!(later.check("eve", 100).retry_us, 1_000, "never more than a period");
+    }
+
+    #[test]
+    fn only_what_changed_is_taken_and_only_once() {
+        let mut rates = Rates::new(Rate { burst: 1, period_us: 1_000 }, 10);
+        assert!(rates.check("ana", 1).allowed && !rates.check("ana", 1).allowed);
+        assert!(rates.check("ben", 1).allowed);
+        let first = rates.take_changed(1, 2);
+        assert_eq!((first.len(), rates.take_changed(9, 2).len(), rates.take_changed(9, 2).len()), (1, 1, 0));
+        assert!(!rates.check("ana", 2).allowed);
+        assert!(rates.take_changed(9, 2).is_empty(), "a refusal changes nothing");
+        rates.put_back(first.into_iter().map(|(key, _)| key));
+        assert_eq!(rates.take_changed(9, 2).len(), 1);
+        assert!(rates.check("ana", 5_000).allowed);
+        assert!(rates.take_changed(9, 9_000).is_empty(), "it has earned everything meanwhile");
+    }
+
+    #[test]
+    fn a_full_table_forgets_who_is_at_rest_and_refuses_strangers_otherwise() {
+        let mut rates = Rates::new(Rate { burst: 1, period_us: 1_000_000 }, 2);
+        assert!(rates.check("ana", 1).allowed && rates.check("ben", 900_000).allowed);
+        assert!(!rates.check("eve", 900_001).allowed);
+        assert!(!rates.check("ana", 900_002).allowed, "who is known is judged by the rate");
+        assert!(rates.check("eve", 1_000_002).allowed, "ana is at rest");
+        assert_eq!(names(&rates.take_changed(9, 1_000_003)), ["ben", "eve"]);
+    }
 
     #[test]
     fn a_burst_is_allowed_at_once_and_then_one_by_one() {

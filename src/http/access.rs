@@ -8,21 +8,29 @@ use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 
 use super::auth::session;
 use super::error::ApiError;
+use crate::auth::revocations::Revocations;
 use crate::auth::{self, Keys, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
-use crate::domain::access::{self, Action, Denied, Facts, Item};
-use crate::domain::channel::{ChannelKind, ChannelName};
+use crate::domain::access::{self, Action, Facts};
+use crate::domain::channel::ChannelName;
 use crate::domain::options::Namespaces;
 use crate::domain::principal::Principal;
 use crate::store::sessions::SecretHash;
+use crate::store::{Store, items};
+
+/// The longest user's id that a rate's key shows.
+const MAX_USER: usize = 100;
 
 /// What the doors know about friend and foe.
 pub struct Access {
     /// Verify tokens.
     pub keys: Keys,
+    /// What is refused although it is signed.
+    pub revocations: Revocations,
     /// Opens the server API.
     pub api_key: Secret,
     /// What the operator decided about channels.
@@ -52,19 +60,36 @@ impl Origins {
 
 impl Access {
     /// Whether `principal` may do `action` on `channel` over HTTP.
-    pub fn permit(&self, principal: &Principal, action: Action, channel: &ChannelName) -> Result<(), Denied> {
-        let item = match channel.kind() {
-            // Nothing makes jobs or builds yet, so no id is known.
-            ChannelKind::Job(_) | ChannelKind::Build(_) => Item::Unknown,
-            _ => Item::NotNeeded,
-        };
-        let facts = Facts { options: self.namespaces.options_of(channel), item, ..Facts::default() };
-        access::may(principal, action, channel, &facts)
+    pub async fn permit(
+        &self,
+        store: &Store,
+        principal: &Principal,
+        action: Action,
+        channel: &ChannelName,
+    ) -> Result<(), ApiError> {
+        let item = items::behind(store, channel).await?;
+        let options = self.namespaces.options_of(channel);
+        let facts = Facts { options, item: item.as_item(), ..Facts::default() };
+        Ok(access::may(principal, action, channel, &facts)?)
+    }
+
+    /// Under what the rates of a principal count: its user, or its address if nobody said who it
+    /// is. Short and printable, whatever the id is like.
+    pub fn rate_key(&self, request: &HttpRequest, principal: &Principal) -> String {
+        if principal.is_anonymous() {
+            return self.address_of(request).to_string();
+        }
+        let user = &principal.user;
+        let short = user.len() <= MAX_USER && user.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+        if short { format!("u:{user}") } else { format!("h:{}", hex::encode(Sha256::digest(user))) }
     }
 
     /// The principal of a token.
-    pub fn authenticate(&self, token: &str) -> Result<Principal, TokenError> {
-        self.keys.authenticate(token, chrono::Utc::now())
+    pub fn authenticate(&self, token: &str) -> Result<Principal, ApiError> {
+        let now = chrono::Utc::now();
+        let principal = self.keys.authenticate(token, now)?;
+        self.revocations.check(&principal, now)?;
+        Ok(principal)
     }
 
     /// The client's address: the last one that no trusted proxy wrote. IPv4 as IPv4, also where a

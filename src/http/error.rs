@@ -13,6 +13,7 @@ use actix_web::{Error, HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
 
 use crate::auth::TokenError;
+use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
 use crate::hub::CannotFollow;
 use crate::publish::PublishError;
@@ -127,6 +128,23 @@ impl From<TokenError> for ApiError {
     }
 }
 
+impl From<Revoked> for ApiError {
+    fn from(revoked: Revoked) -> Self {
+        match revoked {
+            Revoked::Token => {
+                let message = "the token was revoked: get a new one";
+                Self::new(StatusCode::UNAUTHORIZED, "token_revoked", message)
+                    .header(header::WWW_AUTHENTICATE, "Bearer")
+            }
+            Revoked::User => Self::new(
+                StatusCode::FORBIDDEN,
+                "user_blocked",
+                "this user is blocked: ask who runs the server",
+            ),
+        }
+    }
+}
+
 impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
@@ -175,6 +193,18 @@ impl From<CannotFollow> for ApiError {
         tracing::warn!(%error, "a channel cannot be followed");
         Self::unavailable("store_unavailable", "the store does not answer now: try again")
     }
+}
+
+/// Counts how the opening of a connection went.
+pub fn count_connect<T>(metrics: &Metrics, done: &Result<T, ApiError>) {
+    let outcome = match done {
+        Ok(_) => "open",
+        Err(error) if error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS => {
+            "failed"
+        }
+        Err(_) => "refused",
+    };
+    count(&metrics.connects, outcome);
 }
 
 /// Counts every refusal by its code, wherever on the way it was made.

@@ -7,8 +7,10 @@ use actix_web::{HttpResponse, web};
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::limit::Budget;
+use crate::publish;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, level};
 
 /// How long `/readyz` waits for the store.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -17,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct HealthDoor {
     /// `Some` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
+    /// What there is only so much of on this node, by the names that `/metrics` gives them.
+    pub limits: Vec<(&'static str, Budget)>,
 }
 
 /// `GET /healthz`: the process lives.
@@ -44,7 +48,16 @@ pub async fn ready(door: web::Data<HealthDoor>, store: web::Data<Store>) -> Http
 }
 
 /// `GET /metrics`: OpenMetrics text.
-pub async fn metrics(metrics: web::Data<Metrics>) -> HttpResponse {
+pub async fn metrics(door: web::Data<HealthDoor>, metrics: web::Data<Metrics>) -> HttpResponse {
+    let show = |name, used: u64, max: u64| {
+        level(&metrics.limit_used, name).set(i64::try_from(used).unwrap_or(i64::MAX));
+        level(&metrics.limit_max, name).set(i64::try_from(max).unwrap_or(i64::MAX));
+    };
+    for (name, budget) in &door.limits {
+        let (used, max) = budget.level();
+        show(name, used, max);
+    }
+    show("publish_queue", metrics.publish_queue.get().try_into().unwrap_or(0), publish::QUEUE as u64);
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(metrics.encode())

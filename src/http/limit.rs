@@ -1,61 +1,78 @@
-//! Limits at the doors, counted in this process: rates by key, and bytes in flight.
-//! Each is bounded itself: a table that is full forgets the keys that are at rest first.
+//! Limits at the doors, counted in this process: rates by key, and bytes in flight. Rates are
+//! written behind to the store (`tasks::rates`), which never has a say in a decision.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use crate::domain::gcra::{Decision, Rate};
+use actix_web::http::header::HeaderName;
+
+use super::error::ApiError;
+use crate::domain::gcra::{Decision, Rate, Rates};
+use crate::tasks::rates::Remembered;
 
 /// Keys that are remembered at once.
 const MAX_KEYS: usize = 100_000;
 
-/// A rate for each of many keys.
+/// A rate for each of many keys. Cheap to clone: clones count together.
+#[derive(Clone)]
 pub struct RateLimit {
-    rate: Rate,
     start: Instant,
-    arrivals: Mutex<HashMap<String, u64>>,
+    rates: Arc<Mutex<Rates>>,
 }
 
 impl RateLimit {
     /// No key has used anything yet.
     pub fn new(rate: Rate) -> Self {
-        Self { rate, start: Instant::now(), arrivals: Mutex::default() }
-    }
-
-    /// The burst.
-    pub fn limit(&self) -> u64 {
-        self.rate.burst
+        Self { start: Instant::now(), rates: Arc::new(Mutex::new(Rates::new(rate, MAX_KEYS))) }
     }
 
     /// Counts one for `key`.
     pub fn check(&self, key: &str) -> Decision {
-        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX) + 1;
-        let mut arrivals = self.arrivals.lock().expect("nobody panics while counting");
-        if arrivals.len() >= MAX_KEYS && !arrivals.contains_key(key) {
-            arrivals.retain(|_, arrival| *arrival > now);
-            if arrivals.len() >= MAX_KEYS {
-                // Every key is active: a new one is judged as if it had just used its burst up.
-                return Decision {
-                    allowed: false,
-                    remaining: 0,
-                    reset_us: self.rate.period_us,
-                    retry_us: 1_000_000,
-                };
-            }
-        }
-        match arrivals.get_mut(key) {
-            Some(arrival) => self.rate.check(arrival, now),
-            None => {
-                let mut arrival = 0;
-                let decision = self.rate.check(&mut arrival, now);
-                arrivals.insert(key.to_owned(), arrival);
-                decision
-            }
-        }
+        self.rates().check(key, self.now())
     }
+
+    fn now(&self) -> u64 {
+        micros(self.start.elapsed()).saturating_add(1)
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().expect("nobody panics while counting")
+    }
+}
+
+impl Remembered for RateLimit {
+    fn take_changed(&self, most: usize) -> Vec<(Arc<str>, Duration)> {
+        let taken = self.rates().take_changed(most, self.now());
+        taken.into_iter().map(|(key, left)| (key, Duration::from_micros(left))).collect()
+    }
+
+    fn put_back(&self, keys: Vec<Arc<str>>) {
+        self.rates().put_back(keys);
+    }
+
+    fn restore(&self, key: &str, left: Duration) {
+        self.rates().restore(key, micros(left), self.now());
+    }
+}
+
+fn micros(length: Duration) -> u64 {
+    u64::try_from(length.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The header fields of draft-ietf-httpapi-ratelimit-headers, in seconds.
+pub fn rate_headers(decision: &Decision) -> [(HeaderName, String); 3] {
+    [
+        (HeaderName::from_static("ratelimit-limit"), decision.limit.to_string()),
+        (HeaderName::from_static("ratelimit-remaining"), decision.remaining.to_string()),
+        (HeaderName::from_static("ratelimit-reset"), decision.reset_us.div_ceil(1_000_000).to_string()),
+    ]
+}
+
+/// A refusal that also says how the caller stands.
+pub fn with_rate(error: ApiError, decision: &Decision) -> ApiError {
+    let headers = rate_headers(decision).into_iter();
+    headers.fold(error, |error, (name, value)| error.header(name, &value))
 }
 
 /// A bounded number of bytes (or of anything) that may be in use at once.
@@ -75,6 +92,11 @@ impl Budget {
     /// Nothing is used yet.
     pub fn new(limit: u64) -> Self {
         Self { used: Arc::default(), limit }
+    }
+
+    /// How much is in use, and how much there is.
+    pub fn level(&self) -> (u64, u64) {
+        (self.used.load(Ordering::Relaxed), self.limit)
     }
 
     /// An empty reservation, to grow as things come in.

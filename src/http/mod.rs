@@ -3,6 +3,8 @@
 
 pub mod access;
 pub mod auth;
+mod body;
+pub mod builds;
 pub mod dashboard;
 pub mod deliveries;
 pub mod error;

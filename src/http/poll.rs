@@ -2,19 +2,18 @@
 //! Nothing new costs one look at the head: the answer is 304.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::access::{self, Access, Caller};
+use super::access::{self, Caller};
 use super::error::{ApiError, ApiResult};
-use super::limit::RateLimit;
+use super::limit::{RateLimit, rate_headers, with_rate};
 use crate::domain::access::{Action, Denied};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
-use crate::domain::gcra::Decision;
 use crate::domain::position::Position;
 use crate::protocol::polled;
 use crate::store::log::{self, Bounds, Page};
@@ -38,6 +37,13 @@ pub struct Query {
     limit: Option<String>,
 }
 
+/// Where a reader is, and how much it wants.
+#[derive(Debug, Deserialize)]
+pub struct Place {
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
 /// Answers up to `limit` events after `cursor`, or from the oldest retained.
 pub async fn events(
     request: HttpRequest,
@@ -47,21 +53,32 @@ pub async fn events(
     store: web::Data<Store>,
     metrics: web::Data<Metrics>,
 ) -> ApiResult {
-    let access = access::of(&request);
-    let key = if caller.0.is_anonymous() {
-        access.address_of(&request).to_string()
-    } else {
-        format!("u:{}", caller.0.user)
-    };
-    let decision = door.rate.check(&key);
+    let Query { channel, cursor, limit } = query.into_inner();
+    let place = Place { cursor, limit };
+    limited(&request, &caller, &door, &metrics, async {
+        let channel = ChannelName::parse(channel.as_deref().unwrap_or_default())
+            .map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))?;
+        page(&request, &caller, channel, &place, &store, |error| error).await
+    })
+    .await
+}
+
+/// Runs a poll within its rate, and counts it.
+pub(super) async fn limited(
+    request: &HttpRequest,
+    Caller(principal): &Caller,
+    door: &PollDoor,
+    metrics: &Metrics,
+    poll: impl Future<Output = ApiResult>,
+) -> ApiResult {
+    let decision = door.rate.check(&access::of(request).rate_key(request, principal));
     if !decision.allowed {
         count(&metrics.polls, "limited");
-        let after = decision.retry_us.div_ceil(1_000_000);
-        let error = ApiError::too_many("rate_limited", "too many polls: wait, or use the stream", after);
-        let names = rate_headers(door.rate.limit(), &decision);
-        return Err(names.into_iter().fold(error, |error, (name, value)| error.header(name, &value)));
+        let message = "too many polls: wait, or use the stream";
+        let error = ApiError::too_many("rate_limited", message, decision.retry_secs());
+        return Err(with_rate(error, &decision));
     }
-    let done = answer(&request, access, &caller, &query, &store).await;
+    let done = poll.await;
     count(
         &metrics.polls,
         match &done {
@@ -70,27 +87,17 @@ pub async fn events(
             Err(error) => error.code(),
         },
     );
-    let headers = rate_headers(door.rate.limit(), &decision);
     match done {
         Ok(mut answer) => {
-            for (name, value) in headers {
+            for (name, value) in rate_headers(&decision) {
                 if let Ok(value) = value.parse() {
                     answer.headers_mut().insert(name, value);
                 }
             }
             Ok(answer)
         }
-        Err(error) => Err(headers.into_iter().fold(error, |error, (name, value)| error.header(name, &value))),
+        Err(error) => Err(with_rate(error, &decision)),
     }
-}
-
-/// The header fields of draft-ietf-httpapi-ratelimit-headers, in seconds.
-fn rate_headers(limit: u64, decision: &Decision) -> [(HeaderName, String); 3] {
-    [
-        (HeaderName::from_static("ratelimit-limit"), limit.to_string()),
-        (HeaderName::from_static("ratelimit-remaining"), decision.remaining.to_string()),
-        (HeaderName::from_static("ratelimit-reset"), decision.reset_us.div_ceil(1_000_000).to_string()),
-    ]
 }
 
 enum Found {
@@ -98,17 +105,17 @@ enum Found {
     Page(Page),
 }
 
-async fn answer(
+/// One page of `channel`. `hidden` may say a refusal of the access rule in other words.
+pub(super) async fn page(
     request: &HttpRequest,
-    access: &Access,
     Caller(principal): &Caller,
-    query: &Query,
+    channel: ChannelName,
+    query: &Place,
     store: &Store,
+    hidden: impl FnOnce(ApiError) -> ApiError,
 ) -> ApiResult {
-    let name = query.channel.as_deref().unwrap_or_default();
-    let channel =
-        ChannelName::parse(name).map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))?;
-    access.permit(principal, Action::History, &channel)?;
+    let access = access::of(request);
+    access.permit(store, principal, Action::History, &channel).await.map_err(hidden)?;
     let retention = access.namespaces.retention_of(&channel).ok_or(Denied::NotAvailable)?;
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, &channel)).transpose()?;

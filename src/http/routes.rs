@@ -7,7 +7,8 @@ use actix_web::{HttpRequest, Route, guard};
 
 use super::error::{ApiError, ApiResult};
 use super::{
-    auth, dashboard, deliveries, health, page, poll, repos, server_api, socket, stream, summary, webhooks,
+    auth, builds, dashboard, deliveries, health, page, poll, repos, server_api, socket, stream, summary,
+    webhooks,
 };
 
 /// Every route.
@@ -31,9 +32,16 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/history").route(post().to(server_api::history)))
     .service(only("/api/presence").route(post().to(server_api::presence)))
     .service(only("/api/presence_stats").route(post().to(server_api::presence_stats)))
+    .service(only("/api/connections").route(post().to(server_api::connections)))
+    .service(only("/api/disconnect").route(post().to(server_api::disconnect)))
+    .service(only("/api/revoke_token").route(post().to(server_api::revoke_token)))
+    .service(only("/api/block_user").route(post().to(server_api::block_user)))
+    .service(only("/api/unblock_user").route(post().to(server_api::unblock_user)))
     .service(only("/api/deliveries").route(get().to(deliveries::list)))
     .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
     .service(only("/api/deliveries/{id}/process").route(post().to(deliveries::process)))
+    .service(only("/api/builds/{id}/events").route(post().to(builds::tell)))
+    .service(only("/api/build-events/{id}").route(get().to(builds::events)))
     .service(only("/api/repos").route(get().to(repos::list)))
     .service(only("/api/repos/{id}").route(get().to(repos::get)))
     .service(only("/api/repos/{id}/runs").route(get().to(repos::runs)))

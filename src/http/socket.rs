@@ -18,7 +18,7 @@ use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
 use super::access::Access;
-use super::error::{ApiError, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::limit::{Budget, Reserved};
 use super::origin;
 use crate::transport::websocket::Sockets;
@@ -49,7 +49,12 @@ pub async fn upgrade(
     access: &Access,
     sockets: Rc<Sockets>,
 ) -> Result<(), actix_web::Error> {
-    let (answer, held) = match admit(&request, door, access) {
+    let admitted = admit(&request, door, access);
+    // One that is let in counts when its session is open, or over without that.
+    if admitted.is_err() {
+        error::count_connect(&sockets.metrics, &admitted);
+    }
+    let (answer, held) = match admitted {
         Ok(held) => (accepted(&request), Some(held)),
         Err(error) => {
             crate::telemetry::count(&sockets.metrics.refusals, error.code());

@@ -12,10 +12,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::access::{self, Access};
+use super::access;
 use super::auth::session;
-use super::error::{ApiError, ApiResult};
+use super::error::{self, ApiError, ApiResult};
 use super::limit::Budget;
+use crate::connection::clients::Clients;
 use crate::connection::users::UserConnections;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
@@ -78,6 +79,18 @@ pub async fn open(
     store: web::Data<Store>,
     metrics: web::Data<Metrics>,
 ) -> ApiResult {
+    let done = try_open(request, query, door, store, metrics.clone()).await;
+    error::count_connect(&metrics, &done);
+    done
+}
+
+async fn try_open(
+    request: HttpRequest,
+    query: web::Query<Query>,
+    door: web::Data<StreamDoor>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
     if !door.enabled {
         let message = "event streams are switched off here (sse.enabled): poll GET /api/events";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
@@ -85,7 +98,10 @@ pub async fn open(
     let access = access::of(&request);
     let who = access::identify(&request, query.token.as_deref()).await?;
     let principal = who.principal;
-    let channels = channels(access, &principal, query.channels.as_deref(), door.max_channels)?;
+    let channels = channels(&principal, query.channels.as_deref(), door.max_channels)?;
+    for channel in &channels {
+        access.permit(&store, &principal, Action::Subscribe, channel).await?;
+    }
     let mut positions = positions(&request, &query, &channels)?;
     if let Some(channel) = positions.keys().find(|channel| access.namespaces.retention_of(channel).is_none())
     {
@@ -108,8 +124,10 @@ pub async fn open(
         channel,
     });
     let fanout = request.app_data::<Rc<Fanout>>().expect("every worker is built with a fan-out").clone();
+    let clients = request.app_data::<Rc<Clients>>().expect("every worker is built with its clients").clone();
     let socket = request.conn_data::<Socket>().cloned();
     let watched = socket.clone();
+    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let around = Surroundings {
         fanout,
         store: store.as_ref().clone(),
@@ -121,9 +139,10 @@ pub async fn open(
         }),
         is_left: Box::new(move || watched.as_ref().is_some_and(Socket::is_left)),
         revoked: who.session.map(|secret| session::ended(&request, secret)),
+        clients,
+        principal,
         held: Box::new((counted, by_user)),
     };
-    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let body = sse::open(around, starts.collect(), lifetime).await?;
     Ok(HttpResponse::build(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
@@ -132,9 +151,8 @@ pub async fn open(
         .body(body))
 }
 
-/// The channels of the request, or all that the claims admit; each may be subscribed.
+/// The channels of the request, or all that the claims admit.
 fn channels(
-    access: &Access,
     principal: &Principal,
     asked: Option<&str>,
     max: usize,
@@ -157,9 +175,6 @@ fn channels(
             "too_many_channels",
             format!("at most {max} channels in one stream"),
         ));
-    }
-    for channel in &channels {
-        access.permit(principal, Action::Subscribe, channel)?;
     }
     Ok(channels)
 }

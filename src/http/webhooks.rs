@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
-use futures_util::StreamExt as _;
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::access::{self};
+use super::access;
+use super::body;
 use super::error::{ApiError, ApiResult, internal};
-use super::limit::{Budget, RateLimit, Reserved};
+use super::limit::{Budget, RateLimit};
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::publish::{Committed, Publisher};
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
@@ -95,18 +95,13 @@ async fn take(
 
     let mut reserved = door.in_flight.reserve();
     let mut hasher = door.secrets.hasher(expected);
-    let reading = read_body(headers, body, door.max_body, &mut reserved, |chunk| hasher.update(chunk));
-    let timed_out = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long");
-    let body = tokio::time::timeout(door.body_timeout, reading).await.map_err(|_| timed_out())??;
+    let bounds = body::Bounds { bytes: door.max_body, time: door.body_timeout };
+    let body = body::read(headers, body, bounds, &mut reserved, |chunk| hasher.update(chunk)).await?;
     if !hasher.matches() {
         let decision = door.invalid_signatures.check(&address.to_string());
         if !decision.allowed {
-            let after = decision.retry_us.div_ceil(1_000_000);
-            return Err(ApiError::too_many(
-                "too_many_invalid_signatures",
-                "too many wrong signatures",
-                after,
-            ));
+            let (code, after) = ("too_many_invalid_signatures", decision.retry_secs());
+            return Err(ApiError::too_many(code, "too many wrong signatures", after));
         }
         return Err(unauthorized(
             "signature_invalid",
@@ -162,42 +157,6 @@ fn event_name(headers: &HeaderMap) -> Result<&str, ApiError> {
     text(headers, "x-github-event").filter(plain).ok_or_else(|| {
         ApiError::bad_request("event_header", "the header X-GitHub-Event is missing or malformed")
     })
-}
-
-fn too_large(max: u64) -> ApiError {
-    ApiError::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "body_too_large",
-        format!("the body is larger than {max} bytes"),
-    )
-}
-
-/// Reads the body chunk by chunk; each is reserved and shown to `seen` as it comes.
-async fn read_body(
-    headers: &HeaderMap,
-    mut body: web::Payload,
-    max: u64,
-    reserved: &mut Reserved,
-    mut seen: impl FnMut(&[u8]),
-) -> Result<Vec<u8>, ApiError> {
-    let announced =
-        text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > max) {
-        return Err(too_large(max));
-    }
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|_| ApiError::bad_request("body_broken", "the body ended early"))?;
-        if bytes.len() as u64 + chunk.len() as u64 > max {
-            return Err(too_large(max));
-        }
-        if !reserved.grow(chunk.len() as u64) {
-            return Err(ApiError::unavailable("overloaded", "too many deliveries at once: try again"));
-        }
-        seen(&chunk);
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes)
 }
 
 fn bad_body(error: BadBody) -> ApiError {

@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
+use crate::protocol::code::Disconnect;
 pub use socket::{SocketOptions, Wire};
 
 /// The most that leaves in one piece.
@@ -53,6 +54,8 @@ pub trait Keeper {
     fn lost(&self, channel: &ChannelName, head: &Position);
     /// Nothing more can be pushed.
     fn ended(&self, why: Ended);
+    /// Who runs the server wants the connection to end. Not called within a delivery.
+    fn dismissed(&self, disconnect: &Disconnect);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +152,19 @@ impl Outbox {
 
     pub(super) fn keeper(&self) -> Option<&dyn Keeper> {
         self.keeper.get().map(Box::as_ref)
+    }
+
+    /// Asks the keeper to end the connection; one that is not kept yet ends without a word.
+    pub fn dismiss(&self, disconnect: &Disconnect) {
+        match self.keeper() {
+            Some(keeper) => keeper.dismissed(disconnect),
+            None => self.abort(),
+        }
+    }
+
+    /// Whether the bytes go to an upgraded socket, and not through a response body.
+    pub fn is_socket(&self) -> bool {
+        matches!(self.way, Way::Socket(..))
     }
 
     fn tell_ended(&self, why: Ended) {

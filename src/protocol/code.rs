@@ -9,6 +9,7 @@ mod tests;
 use std::borrow::Cow;
 
 use crate::auth::TokenError;
+use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
 use crate::domain::channel::BadChannel;
 
@@ -284,6 +285,15 @@ impl Refusal {
             Self::Error(code) => code.for_uni(),
             Self::Disconnect(code) => code,
         }
+    }
+}
+
+impl From<Revoked> for Refusal {
+    fn from(revoked: Revoked) -> Self {
+        Self::Disconnect(match revoked {
+            Revoked::Token => DisconnectCode::InvalidToken,
+            Revoked::User => DisconnectCode::PermissionDenied,
+        })
     }
 }
 

@@ -4,17 +4,21 @@
 //! [`Store::write`] in a transaction that commits if it succeeds. Every call has a deadline; when
 //! it passes, the connection is thrown away and a write may or may not have been committed.
 
+pub mod builds;
 mod conn;
 pub mod deliveries;
 mod dialect;
 mod error;
 pub mod generation;
 pub mod history;
+pub mod items;
 pub mod log;
 mod migrate;
 pub mod overview;
 mod postgres;
+pub mod rate_limits;
 pub mod repos;
+pub mod revocations;
 pub mod runs;
 pub mod schema;
 pub mod sessions;

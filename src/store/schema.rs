@@ -150,4 +150,37 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
+    revocations (kind, subject) {
+        kind -> Text,
+        subject -> Text,
+        expires_at -> Nullable<SqlTs>,
+        created_at -> SqlTs,
+    }
+}
+
+diesel::table! {
+    use super::{SqlId, SqlTs};
+    use diesel::sql_types::*;
+    builds (id) {
+        id -> SqlId,
+        owner -> Text,
+        org -> Nullable<Text>,
+        created_at -> SqlTs,
+        last_event_at -> SqlTs,
+    }
+}
+
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
+    rate_limits (name, key) {
+        name -> Text,
+        key -> Text,
+        free_at -> SqlTs,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(repos, workflow_runs, workflow_jobs);

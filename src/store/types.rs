@@ -53,6 +53,11 @@ impl Ts {
         Self(self.0.saturating_sub(micros(length)).max(*KEPT.start()))
     }
 
+    /// The time since `earlier`; none if that is later.
+    pub fn since(self, earlier: Self) -> std::time::Duration {
+        std::time::Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
     /// This instant plus a length of time.
     pub fn plus(self, length: std::time::Duration) -> Self {
         Self(self.0.saturating_add(micros(length)).min(*KEPT.end()))

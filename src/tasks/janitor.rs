@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Namespaces;
-use crate::store::{self, Store, deliveries, log, sessions};
+use crate::store::{self, Store, builds, deliveries, log, rate_limits, revocations, sessions};
 use crate::telemetry::{Kind, Metrics};
 
 /// Between two rounds.
@@ -60,6 +60,30 @@ pub async fn sweep(
     let now = store.timestamp();
     let over = store.write(move |conn| Box::pin(async move { sessions::forget_expired(conn, now).await }));
     count("sessions", over.await?);
+    let rows = store.write(move |conn| Box::pin(async move { revocations::forget(conn, now).await })).await?;
+    count("revocations", rows);
+    loop {
+        let now = store.timestamp();
+        let rows = store
+            .write(move |conn| Box::pin(async move { rate_limits::forget(conn, now, BATCH).await }))
+            .await?;
+        count("rate_limits", rows);
+        if rows < BATCH as usize {
+            break;
+        }
+    }
+    let retention = namespaces.retention_of(&ChannelName::build(Uuid::nil()));
+    while let Some(retention) = retention {
+        let now = store.timestamp();
+        let cutoff = now.minus(retention.age);
+        let (seen, gone) = store
+            .write(move |conn| Box::pin(async move { builds::forget(conn, cutoff, now, BATCH).await }))
+            .await?;
+        count("builds", gone);
+        if seen < BATCH as usize {
+            break;
+        }
+    }
     loop {
         let (after, cutoff) = (*payloads_dropped_to, store.timestamp().minus(PAYLOADS_KEPT));
         let dropped = store

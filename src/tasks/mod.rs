@@ -2,3 +2,5 @@
 
 pub mod janitor;
 pub mod monitor;
+pub mod rates;
+pub mod revocations;

@@ -16,13 +16,16 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 
+use crate::connection::clients::{Clients, Listed};
 use crate::connection::replay;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
+use crate::domain::principal::Principal;
 use crate::hub::CannotFollow;
 use crate::hub::fanout::{Cursors, Fanout, Framing, Subscription, Visitor};
 use crate::hub::outbox::{Ended, Keeper, Outbox};
+use crate::protocol::code::Disconnect;
 use crate::protocol::sse;
 use crate::store::Store;
 use crate::telemetry::{Kind, Metrics, count, level};
@@ -71,6 +74,10 @@ pub struct Surroundings {
     pub is_left: Box<dyn Fn() -> bool>,
     /// Resolves when the reader's right ends before its time.
     pub revoked: Option<LocalBoxFuture<'static, ()>>,
+    /// The clients of this thread, of which this is going to be one.
+    pub clients: Rc<Clients>,
+    /// Who reads it.
+    pub principal: Principal,
     /// Kept as long as the stream is open.
     pub held: Box<dyn Any>,
 }
@@ -83,6 +90,8 @@ pub async fn open(
     lifetime: Option<Duration>,
 ) -> Result<StreamBody, CannotFollow> {
     let outbox = Rc::new(Outbox::new(around.options.queue, around.cut));
+    // In the turn in which it was let in: who is revoked after that is found here.
+    let listed = around.clients.add(outbox.clone(), Rc::new(around.principal));
     let many = (starts.len() > 1).then(|| Rc::new(Cursors::default()));
     let framing = many.map_or(Framing::Sse, Framing::SseMany);
     let mut follows = Vec::with_capacity(starts.len());
@@ -103,6 +112,7 @@ pub async fn open(
     let retry = rand::random_range(500..1500);
     let _ = outbox.push(Bytes::from(sse::opening(retry, id.as_deref())), None);
     let connection = SseConnection {
+        _listed: listed,
         outbox: outbox.clone(),
         follows,
         store: around.store,
@@ -127,6 +137,7 @@ struct Follow {
 
 /// The connection actor of a stream: keeps its time and its subscriptions.
 struct SseConnection {
+    _listed: Listed,
     outbox: Rc<Outbox>,
     follows: Vec<Follow>,
     store: Store,
@@ -142,6 +153,10 @@ struct SseConnection {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct FellBehind(ChannelName);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Dismissed;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -219,6 +234,10 @@ impl Keeper for Addr<SseConnection> {
     fn lost(&self, _: &ChannelName, _: &Position) {}
 
     fn ended(&self, _: Ended) {}
+
+    fn dismissed(&self, _: &Disconnect) {
+        self.do_send(Dismissed);
+    }
 }
 
 impl Handler<FellBehind> for SseConnection {
@@ -233,6 +252,14 @@ impl Handler<FellBehind> for SseConnection {
             let _refused = replay::catch_up(&store, &entry, retention, position).await;
         };
         ctx.spawn(fed.into_actor(self));
+    }
+}
+
+impl Handler<Dismissed> for SseConnection {
+    type Result = ();
+
+    fn handle(&mut self, _: Dismissed, _: &mut Context<Self>) {
+        self.outbox.end_with(Bytes::from_static(sse::EXPIRED.as_bytes()));
     }
 }
 

@@ -16,6 +16,7 @@ use campanile::domain::units::Span;
 use campanile::hub::fanout::{Fanout, Framing, Parcel, Subscription, Visitor};
 use campanile::hub::outbox::{Ended, Keeper, Outbox};
 use campanile::hub::{Hub, HubOptions, Worker};
+use campanile::protocol::code::Disconnect;
 use campanile::publish::{Committed, Publisher, UnitOfWork};
 use campanile::store::Store;
 use campanile::telemetry::{Kind, Metrics};
@@ -186,6 +187,10 @@ impl Keeper for Rings {
 
     fn lost(&self, channel: &ChannelName, _: &Position) {
         panic!("a stream says itself what is lost on {channel}");
+    }
+
+    fn dismissed(&self, _: &Disconnect) {
+        panic!("nobody dismisses this");
     }
 
     fn ended(&self, why: Ended) {

@@ -6,8 +6,10 @@
 mod support;
 
 mod browser;
+mod builds;
 mod crash;
 mod deliveries;
+mod deploy;
 mod faults;
 mod follow;
 mod history;
@@ -15,6 +17,7 @@ mod http;
 mod log;
 mod migrations;
 mod publish;
+mod rates;
 mod repos;
 mod runs;
 mod sdk;

@@ -124,6 +124,10 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         &["github.repos.\"a/c\"", "under the same name"],
     ),
     ("[limits]\nwebhook_in_flight = \"1MiB\"", &["limits.webhook_in_flight: 1MiB does not hold one webhook"]),
+    (
+        "[limits]\nbuild_events_in_flight = \"300KiB\"",
+        &["limits.build_events_in_flight: 300KiB does not hold two events of channel.max_publication_size"],
+    ),
     ("[limits]\nwebhook_body = \"1MB\"", &["limits.webhook_body: `1MB` is no size"]),
     ("[telemetry]\nlog = \"info,a=b=c\"", &["telemetry.log: `info,a=b=c` is no log filter"]),
     ("[telemetry]\nlog_format = \"xml\"", &["telemetry.log_format", "`xml`", "write text, json or auto"]),

@@ -7,12 +7,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::support::*;
-use crate::connection::effect::{Effect, Joined, Outcome, Published, Replay, Stored};
+use crate::connection::effect::{Effect, Joined, LookedUp, Outcome, Published, Replay, Stored};
 use crate::connection::{ConnectionOptions, Moment};
+use crate::domain::access::KnownItem;
 
 /// What the connection's token brings.
-const SERVER_SIDE: [&str; 2] = ["kept:b", "lobby:c"];
-const CHANNELS: [&str; 6] = ["chat:a", "kept:b", "lobby:c", "repo:acme/api", "shut:d", "nope:e"];
+const SERVER_SIDE: [&str; 3] = ["build:0195d3a0-0000-7000-8000-000000000001", "kept:b", "lobby:c"];
+const BUILD: &str = "build:0195d3a0-0000-7000-8000-000000000002";
+const CHANNELS: [&str; 7] = ["chat:a", "kept:b", "lobby:c", "repo:acme/api", BUILD, "shut:d", "nope:e"];
 
 /// What happens to a connection.
 #[derive(Debug, Clone)]
@@ -167,6 +169,14 @@ impl World {
         let any = usize::from(how >> 4) % self.under_way.len().max(1);
         let outcome = match self.under_way.remove(any) {
             None => return,
+            Some(Effect::LookUp(channel)) => {
+                let found = match how % 8 {
+                    0 => LookedUp::NotNow,
+                    1 => LookedUp::Found(KnownItem::Unknown),
+                    _ => LookedUp::Found(KnownItem::Build { user: "42".into(), org: None }),
+                };
+                Outcome::LookedUp(channel, found)
+            }
             Some(Effect::Join(join)) => {
                 let joined = joined(how);
                 if joined.is_some() {
@@ -202,7 +212,11 @@ impl World {
                 }
                 Effect::Handled(bytes) => assert_eq!(self.unhandled.pop_front(), Some(bytes)),
                 Effect::Close(_) => self.over = true,
-                Effect::Join(_) | Effect::Publish(_) | Effect::ReadHistory(_) | Effect::ReadPresence(_) => {
+                Effect::LookUp(_)
+                | Effect::Join(_)
+                | Effect::Publish(_)
+                | Effect::ReadHistory(_)
+                | Effect::ReadPresence(_) => {
                     let connecting = !self.is_answered() && matches!(effect, Effect::Join(_));
                     assert!(self.under_way.is_empty() || connecting, "one at a time: {effect:?}");
                     self.under_way.push_back(effect);

@@ -22,6 +22,7 @@ use crate::domain::position::Position;
 use crate::hub::fanout::{Batch, Entry, Release};
 use crate::hub::order::{Order, Step};
 use crate::hub::outbox::{Ended, Keeper, Outbox};
+use crate::protocol::code::Disconnect;
 use crate::store::log::Bounds;
 
 /// What may happen how often.
@@ -93,6 +94,10 @@ impl Keeper for Note {
 
     fn lost(&self, _: &ChannelName, _: &Position) {
         self.0.lost.set(true);
+    }
+
+    fn dismissed(&self, _: &Disconnect) {
+        panic!("nobody dismisses this");
     }
 
     fn ended(&self, why: Ended) {

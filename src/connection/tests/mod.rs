@@ -5,6 +5,7 @@ mod any;
 mod commands;
 mod connecting;
 mod interleavings;
+mod items;
 mod order;
 mod refreshing;
 mod subscribing;

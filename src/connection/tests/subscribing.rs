@@ -41,7 +41,6 @@ fn what_is_not_a_subscription_says_why() {
         (json!({"channel": "shut:a"}), 103),
         (json!({"channel": "$chat:a"}), 103),
         (json!({"channel": "repo:acme/api"}), 103),
-        (json!({"channel": "job:018f2c3a-0000-7000-8000-000000000000"}), 103),
         (json!({"channel": "chat:a", "type": 1}), 103),
         (json!({"channel": "chat:a", "tf": {"op": "and"}}), 107),
         (json!({"channel": "chat:a", "delta": "zip"}), 3501),

@@ -8,14 +8,17 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::auth::Keys;
-use crate::connection::effect::{Effect, Join, Joined, Outcome, Replay};
+use crate::auth::revocations::Revocations;
+use crate::connection::effect::{Effect, Join, Joined, LookedUp, Outcome, Replay};
 use crate::connection::users::UserConnections;
 use crate::connection::{Connection, ConnectionOptions, Moment, Rules};
+use crate::domain::access::KnownItem;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, Time};
 use crate::domain::options::{ChannelOptions, Namespaces};
 use crate::domain::position::{Epoch, Position};
 use crate::domain::units::Span;
+use crate::telemetry::Family;
 
 pub(super) const SECRET: &str = "a secret of the tests";
 /// When the stories begin, in seconds since 1970.
@@ -106,8 +109,10 @@ fn namespaces() -> Namespaces {
 pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
     Arc::new(Rules {
         keys: Keys::hmac([SECRET], None, None),
+        revocations: Revocations::default(),
         namespaces: namespaces(),
         users: UserConnections::new(2),
+        errors: Family::default(),
         options,
     })
 }
@@ -206,6 +211,16 @@ impl Client {
         self
     }
 
+    /// What stands behind `name` is `user`'s build, which members of acme may see.
+    pub(super) fn is_build_of(&mut self, name: &str, user: &str) -> &mut Self {
+        let item = KnownItem::Build { user: user.to_owned(), org: Some("acme".to_owned()) };
+        self.looked_up(name, LookedUp::Found(item))
+    }
+
+    pub(super) fn looked_up(&mut self, name: &str, found: LookedUp) -> &mut Self {
+        self.outcome(Outcome::LookedUp(channel(name), found))
+    }
+
     pub(super) fn joined(&mut self, name: &str, joined: Option<Joined>) -> &mut Self {
         self.outcome(Outcome::Joined(channel(name), joined))
     }
@@ -280,6 +295,7 @@ pub(super) fn short(effect: &Effect) -> String {
     match effect {
         Effect::Say(text) => text.clone(),
         Effect::SayReplay(text) => format!("replay {text}"),
+        Effect::LookUp(channel) => format!("look up {channel}"),
         Effect::Join(join) => format!("join {}", join.channel),
         Effect::Live(channel, None) => format!("live {channel}"),
         Effect::Live(channel, Some(position)) => format!("live {channel} {position}"),

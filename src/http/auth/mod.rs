@@ -37,8 +37,9 @@ pub const LINK_TTL: Duration = Duration::from_secs(600);
 pub const MAX_LINKS: u32 = 100;
 /// How long a connection token of a signed-in browser is valid. It outlives a sign-out by as much.
 const TOKEN_TTL: Duration = Duration::from_secs(300);
-/// The largest body of a sign-in.
+/// The largest body of a sign-in, and how long it may take to arrive.
 const MAX_BODY: usize = 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the door knows.
 pub struct SignInDoor {
@@ -129,7 +130,11 @@ async fn let_in(
     session::check_host(request, access)?;
     session::check_origin(request, access)?;
     let bad = || ApiError::bad_request("bad_request", "send {\"secret\": …}, the part of a link behind `#`");
-    let body = body.to_bytes_limited(MAX_BODY).await.map_err(|_| bad())?.map_err(|_| bad())?;
+    let reading = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX_BODY));
+    let read = reading
+        .await
+        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long"))?;
+    let body = read.map_err(|_| bad())?.map_err(|_| bad())?;
     // A derived reader would also take a list, by place.
     let object = body.trim_ascii_start().starts_with(b"{");
     let SignIn { secret: given } = serde_json::from_slice(&body).ok().filter(|_| object).ok_or_else(bad)?;

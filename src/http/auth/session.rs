@@ -39,6 +39,8 @@ pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>
         expires_at: Some(session.expires_at),
         ..Principal::default()
     };
+    // Whoever is blocked is so by whatever way it comes.
+    access::of(request).revocations.check(&principal, chrono::Utc::now())?;
     Ok(Some((principal, secret)))
 }
 

@@ -208,7 +208,9 @@ async function begin() {
   const answer = await fetch('/api/auth/me').catch(() => null);
   if (answer?.ok) enter();
   else if (answer?.status === 401) leave();
-  else if (answer?.status === 421) {
+  else if (answer?.status === 403) {
+    leave('No access', 'This user is blocked on this gateway. Whoever runs it can unblock it.');
+  } else if (answer?.status === 421) {
     leave('Another address', 'This gateway is reached under another name: open its public URL.');
   } else {
     say('health', 'failed', 'The gateway does not answer');

@@ -2,6 +2,7 @@
 //! `error`, unless the key is missing, the body cannot be read, or the caller wants errors as
 //! statuses. A file for each family of methods; here is what they share.
 
+mod clients;
 mod history;
 mod presence;
 mod publish;
@@ -15,6 +16,7 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
+pub use clients::{block_user, connections, disconnect, revoke_token, unblock_user};
 pub use history::history;
 pub use presence::{presence, presence_stats};
 pub use publish::publish;
@@ -25,6 +27,7 @@ use crate::auth::same_secret;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::ChannelOptions;
 use crate::protocol::code::ErrorCode;
+use crate::telemetry::{Code, Metrics};
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 4 << 20;
@@ -111,6 +114,9 @@ fn answer(request: &HttpRequest, result: Result<String, ErrorCode>) -> HttpRespo
         }
         Err(code) => code,
     };
+    if let Some(metrics) = request.app_data::<web::Data<Metrics>>() {
+        metrics.errors.get_or_create(&Code { code: code.code().into() }).inc();
+    }
     let error = json!({ "code": code.code(), "message": code.message() });
     if request.headers().get(ERROR_MODE).is_some_and(|mode| mode == "transport") {
         return HttpResponse::build(status_of(code)).json(error);

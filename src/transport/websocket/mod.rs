@@ -7,34 +7,31 @@ mod incoming;
 mod socket;
 mod work;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use actix_http::ws::Codec;
 use actix_rt::net::TcpStream;
 use actix_web_actors::ws::WebsocketContext;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::connection::Rules;
+use crate::connection::clients::Clients;
 use crate::connection::replay::RecoveryLimit;
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::{Outbox, SocketOptions, Wire};
-use crate::protocol::code::DisconnectCode;
+use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
 use crate::store::Store;
 use crate::telemetry::{Metrics, level};
 use incoming::{Credit, Incoming};
-use socket::{End, Socket};
+use socket::Socket;
 
 /// What the actor lives in.
 type SocketContext = WebsocketContext<Socket>;
@@ -69,9 +66,10 @@ pub struct Sockets {
     pub publisher: Publisher,
     /// For counting.
     pub metrics: Arc<Metrics>,
+    /// All clients of this thread.
+    pub clients: Rc<Clients>,
     options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
-    open: RefCell<HashMap<Uuid, Addr<Socket>>>,
     stopping: watch::Receiver<Option<Duration>>,
 }
 
@@ -81,6 +79,7 @@ impl Sockets {
     pub fn start(
         rules: Arc<Rules>,
         fanout: Rc<Fanout>,
+        clients: Rc<Clients>,
         services: (Hub, Store, Publisher, Arc<Metrics>),
         options: WebsocketOptions,
         stopping: watch::Receiver<Option<Duration>>,
@@ -92,19 +91,22 @@ impl Sockets {
             close_timeout: CLOSE_TIMEOUT,
             slow: wire::close(&DisconnectCode::Slow.into()),
         });
-        let (open, mut told) = (RefCell::default(), stopping.clone());
+        let mut told = stopping.clone();
         let sockets =
-            Rc::new(Self { rules, fanout, hub, store, publisher, metrics, options, outbox, open, stopping });
+            Self { rules, fanout, hub, store, publisher, metrics, clients, options, outbox, stopping };
+        let sockets = Rc::new(sockets);
         let all = Rc::downgrade(&sockets);
         actix_rt::spawn(async move {
             let spread = told.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
             let Some(sockets) = all.upgrade() else { return };
-            let open: Vec<Addr<Socket>> = sockets.open.borrow().values().cloned().collect();
+            let mut open = sockets.clients.outboxes();
+            open.retain(|outbox| outbox.is_socket());
             let pause = spread.unwrap_or_default() / u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
             let begun = tokio::time::Instant::now();
-            for (socket, i) in open.iter().zip(0..) {
+            let elsewhere = Disconnect::from(DisconnectCode::Shutdown);
+            for (outbox, i) in open.iter().zip(0..) {
                 tokio::time::sleep_until(begun + pause * i).await;
-                socket.do_send(End(DisconnectCode::Shutdown));
+                outbox.dismiss(&elsewhere);
             }
         });
         sockets

@@ -9,15 +9,16 @@ use actix::prelude::*;
 use actix_http::ws::{CloseCode, Message, ProtocolError};
 use bytes::Bytes;
 use bytestring::ByteString;
-use uuid::Uuid;
 
 use super::incoming::{BadMessage, Credit, Fragments};
 use super::work::{self, Follow};
 use super::{SocketContext, Sockets};
+use crate::connection::clients::Listed;
 use crate::connection::effect::{Effect, Outcome};
 use crate::connection::{Connection, Moment, replay};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
+use crate::domain::principal::Principal;
 use crate::hub::fanout::Release;
 use crate::hub::outbox::{Ended, Keeper, Outbox};
 use crate::protocol::code::{Disconnect, DisconnectCode};
@@ -25,10 +26,23 @@ use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;
 use crate::telemetry::{Code, count};
 
+/// What ends a connection that never came to be, and is not the client's fault.
+const FAILURES: [u16; 4] = [
+    DisconnectCode::Internal.code(),
+    DisconnectCode::Slow.code(),
+    DisconnectCode::WriteError.code(),
+    DisconnectCode::TooManyRequests.code(),
+];
+
 /// The connection actor.
 pub(super) struct Socket {
     all: Rc<Sockets>,
     session: Connection,
+    /// Whether the session is, or was, open; then it counts as a connection that succeeded.
+    opened: bool,
+    listed: Listed,
+    /// Whom the list takes it for.
+    principal: Rc<Principal>,
     outbox: Rc<Outbox>,
     credit: Rc<Credit>,
     /// By channel, in order.
@@ -52,7 +66,7 @@ struct Over(Ended);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct End(pub(super) DisconnectCode);
+struct End(Disconnect);
 
 impl Keeper for Addr<Socket> {
     fn fell_behind(&self, channel: &ChannelName) {
@@ -66,6 +80,10 @@ impl Keeper for Addr<Socket> {
     fn ended(&self, why: Ended) {
         self.do_send(Over(why));
     }
+
+    fn dismissed(&self, disconnect: &Disconnect) {
+        self.do_send(End(disconnect.clone()));
+    }
 }
 
 impl Actor for Socket {
@@ -73,18 +91,11 @@ impl Actor for Socket {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.outbox.kept_by(ctx.address());
-        self.all.open.borrow_mut().insert(self.session.id(), ctx.address());
         // It was let in just before, and nobody else would tell it.
         if self.all.stopping.borrow().is_some() {
-            ctx.notify(End(DisconnectCode::Shutdown));
+            ctx.notify(End(DisconnectCode::Shutdown.into()));
         }
         self.arm(ctx);
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.all.open.borrow_mut().remove(&self.session.id());
     }
 }
 
@@ -141,9 +152,22 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
 
 impl Socket {
     pub(super) fn new(all: Rc<Sockets>, outbox: Rc<Outbox>, credit: Rc<Credit>) -> Self {
-        let session = Connection::new(all.rules.clone(), Uuid::new_v4(), now(), rand::random());
+        let principal = Rc::new(Principal::default());
+        let listed = all.clients.add(outbox.clone(), principal.clone());
+        let session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
         let (follows, fragments) = (Vec::new(), Fragments::default());
-        Self { all, session, outbox, credit, follows, fragments, timer: None }
+        Self {
+            all,
+            session,
+            opened: false,
+            listed,
+            principal,
+            outbox,
+            credit,
+            follows,
+            fragments,
+            timer: None,
+        }
     }
 
     fn take(&mut self, text: ByteString, ctx: &mut SocketContext) {
@@ -154,6 +178,14 @@ impl Socket {
     fn step(&mut self, ctx: &mut SocketContext, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         act(&mut self.session, &mut effects);
+        if !self.opened && self.session.is_open() {
+            self.opened = true;
+            count(&self.all.metrics.connects, "open");
+        }
+        if !Rc::ptr_eq(&self.principal, self.session.principal()) {
+            self.principal = self.session.principal().clone();
+            self.listed.identify(self.principal.clone());
+        }
         let mut said = Frames::new();
         for effect in effects {
             match effect {
@@ -185,6 +217,12 @@ impl Socket {
             Effect::Say(_) | Effect::Handled(_) => {}
             Effect::SayReplay(message) => {
                 let _ = self.outbox.push_replay(wire::text(&message));
+            }
+            Effect::LookUp(channel) => {
+                let looked_up = work::look_up(self.all.store.clone(), channel);
+                ctx.spawn(looked_up.into_actor(self).map(|(channel, found), actor, ctx| {
+                    actor.hear(Outcome::LookedUp(channel, found), ctx);
+                }));
             }
             Effect::Join(join) => {
                 let (client, user) = (self.session.id(), self.session.user().into());
@@ -295,6 +333,10 @@ impl Socket {
     /// The connection is over: whatever it follows ends now, the socket a little later.
     fn over(&mut self, code: u16, ctx: &mut SocketContext) {
         self.follows.clear();
+        if !std::mem::replace(&mut self.opened, true) {
+            let outcome = if FAILURES.contains(&code) { "failed" } else { "refused" };
+            count(&self.all.metrics.connects, outcome);
+        }
         self.all.metrics.disconnects.get_or_create(&Code { code: code.into() }).inc();
         tracing::debug!(connection = %self.session.id(), code, "a connection is over");
         ctx.stop();
@@ -349,8 +391,7 @@ impl Handler<Over> for Socket {
 impl Handler<End> for Socket {
     type Result = ();
 
-    fn handle(&mut self, End(code): End, ctx: &mut Self::Context) {
-        let disconnect = Disconnect::from(code);
+    fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
         self.end_with(disconnect.code(), wire::close(&disconnect), ctx);
     }
 }

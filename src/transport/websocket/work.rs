@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Sockets;
-use crate::connection::effect::{Join, Joined, Published, ReadHistory, Replay, Stored};
+use crate::connection::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
 use crate::connection::replay::{self, RecoveryLimit};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
@@ -15,7 +15,7 @@ use crate::hub::fanout::{Framing, Subscription, Visitor};
 use crate::hub::outbox::Outbox;
 use crate::hub::presence::{Attendance, Member};
 use crate::publish::{Publisher, UnitOfWork};
-use crate::store::history;
+use crate::store::{Store, history, items};
 
 /// The recovery limit of built-in channels (design §5).
 const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };
@@ -32,6 +32,15 @@ impl Follow {
     pub(super) fn channel(&self) -> &ChannelName {
         self.subscription.entry().channel()
     }
+}
+
+/// Looks up what stands behind a channel.
+pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName, LookedUp) {
+    let found = items::behind(&store, &channel).await.map(LookedUp::Found).unwrap_or_else(|error| {
+        tracing::warn!(%channel, %error, "what stands behind a channel cannot be looked up");
+        LookedUp::NotNow
+    });
+    (channel, found)
 }
 
 /// Puts an entry on hold, then finds where the channel is, then reads what was missed: in this

@@ -1,8 +1,11 @@
 //! The HTTP surface, from outside: every route with good input and with bad.
 
+mod builds;
+mod clients;
 mod cursor;
 mod deliveries;
 mod health;
+mod limits;
 mod logs;
 mod page;
 mod poll;

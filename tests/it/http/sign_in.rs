@@ -341,6 +341,20 @@ async fn signing_out_ends_what_is_open(backend: Backend) {
     assert_eq!(untouched.runs(2).await, [1, 2]);
 }
 
+async fn a_blocked_operator_is_out(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let cookie = signed_in(&app).await;
+    let mut stream = stream_of(&app, &cookie).await;
+    assert_eq!(
+        app.call("block_user", json!({ "user": "operator" })).await.expect(200).json(),
+        json!({ "result": {} })
+    );
+    get(&app, "/api/auth/me", &cookie).await.refused(403, "user_blocked");
+    stream.ends().await;
+    app.call("unblock_user", json!({ "user": "operator" })).await.expect(200);
+    get(&app, "/api/auth/me", &cookie).await.expect(200);
+}
+
 async fn a_session_that_another_node_ends_is_noticed(backend: Backend) {
     let app = TestApp::start(backend).await;
     let mut stream = stream_of(&app, &signed_in(&app).await).await;
@@ -385,6 +399,7 @@ on_both!(
     over_https_the_cookie_belongs_to_the_host,
     a_browser_gets_tokens_for_its_socket,
     signing_out_ends_what_is_open,
+    a_blocked_operator_is_out,
     a_session_that_another_node_ends_is_noticed,
     a_stream_ends_with_its_session,
     sessions_outlive_a_restart,

@@ -16,8 +16,16 @@ use uuid::Uuid;
 use super::app::Backend;
 
 /// Every table whose rows a refused request must leave alone.
-const TABLES: [&str; 7] =
-    ["webhook_deliveries", "events", "channels", "idempotency", "repos", "workflow_runs", "workflow_jobs"];
+const TABLES: [&str; 8] = [
+    "webhook_deliveries",
+    "events",
+    "channels",
+    "idempotency",
+    "builds",
+    "repos",
+    "workflow_runs",
+    "workflow_jobs",
+];
 
 /// The data of one test.
 pub struct Database {

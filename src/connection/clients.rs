@@ -1,0 +1,208 @@
+//! The clients of this node: each worker thread knows its own, and [`Control`] reaches all of them
+//! from anywhere in the process. To end a connection is to tell whoever keeps it; nothing here
+//! decides who may.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use chrono::DateTime;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::domain::event::Time;
+use crate::domain::principal::Principal;
+use crate::hub::outbox::Outbox;
+use crate::protocol::code::Disconnect;
+use crate::vital;
+
+/// Orders that may wait for one worker thread; who gives one more waits.
+const ORDERS: usize = 64;
+
+/// The clients of one worker thread, by connection id.
+#[derive(Default)]
+pub struct Clients(RefCell<HashMap<Uuid, Client>>);
+
+struct Client {
+    outbox: Rc<Outbox>,
+    /// Nobody before the connect.
+    principal: Rc<Principal>,
+}
+
+impl Clients {
+    /// Somebody came, over `outbox`, and is among the clients as long as the answer lives.
+    pub fn add(self: &Rc<Self>, outbox: Rc<Outbox>, principal: Rc<Principal>) -> Listed {
+        // The id tells when it came, and otherwise nothing.
+        let id = Uuid::now_v7();
+        self.0.borrow_mut().insert(id, Client { outbox, principal });
+        Listed { clients: self.clone(), id }
+    }
+
+    /// What all are written to.
+    pub fn outboxes(&self) -> Vec<Rc<Outbox>> {
+        self.0.borrow().values().map(|client| client.outbox.clone()).collect()
+    }
+
+    fn dismiss(&self, target: &Target, disconnect: &Disconnect) -> usize {
+        let meant: Vec<Rc<Outbox>> = {
+            let clients = self.0.borrow();
+            let meant = clients.iter().filter(|(id, client)| target.means(**id, &client.principal));
+            meant.map(|(_, client)| client.outbox.clone()).collect()
+        };
+        meant.iter().for_each(|outbox| outbox.dismiss(disconnect));
+        meant.len()
+    }
+
+    fn list(&self, user: Option<&str>, limit: usize) -> Vec<Connected> {
+        let clients = self.0.borrow();
+        let meant =
+            clients.iter().filter(|(_, client)| user.is_none_or(|user| client.principal.user == user));
+        meant.take(limit).map(|(id, client)| client.describe(*id)).collect()
+    }
+}
+
+impl Client {
+    fn describe(&self, id: Uuid) -> Connected {
+        Connected {
+            client: id,
+            user: self.principal.user.clone(),
+            transport: if self.outbox.is_socket() { "websocket" } else { "sse" },
+            since: time_of(id),
+            jti: self.principal.jti.clone(),
+        }
+    }
+}
+
+/// A place among the clients.
+pub struct Listed {
+    clients: Rc<Clients>,
+    id: Uuid,
+}
+
+impl Listed {
+    /// The connection's id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Who it is has become known, or has changed.
+    pub fn identify(&self, principal: Rc<Principal>) {
+        if let Some(client) = self.clients.0.borrow_mut().get_mut(&self.id) {
+            client.principal = principal;
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.clients.0.borrow_mut().remove(&self.id);
+    }
+}
+
+fn time_of(id: Uuid) -> Time {
+    let stamp = id.get_timestamp().map(|stamp| stamp.to_unix());
+    stamp.and_then(|(seconds, nanos)| DateTime::from_timestamp(seconds as i64, nanos)).unwrap_or_default()
+}
+
+/// Which connections are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Those of a user; the empty one is anonymous.
+    User {
+        /// Whose.
+        user: String,
+        /// Only this one of them.
+        only: Option<Uuid>,
+        /// None of these.
+        but: Vec<Uuid>,
+    },
+    /// Those that were opened, or last renewed, with the token that has this `jti`.
+    Token(String),
+}
+
+impl Target {
+    fn means(&self, id: Uuid, principal: &Principal) -> bool {
+        match self {
+            Self::User { user, only, but } => {
+                principal.user == *user && only.is_none_or(|only| only == id) && !but.contains(&id)
+            }
+            Self::Token(jti) => principal.jti.as_ref() == Some(jti),
+        }
+    }
+}
+
+/// A client as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Its connection's id.
+    pub client: Uuid,
+    /// Whose it is; empty for anonymous, and before the connect.
+    pub user: String,
+    /// `websocket` or `sse`.
+    pub transport: &'static str,
+    /// When it came.
+    pub since: Time,
+    /// The id of its token.
+    pub jti: Option<String>,
+}
+
+enum Order {
+    Dismiss(Arc<Target>, Disconnect, oneshot::Sender<usize>),
+    List(Option<Arc<str>>, usize, oneshot::Sender<Vec<Connected>>),
+}
+
+/// A handle on all clients of the node; cheap to clone, and all clones are one.
+#[derive(Clone, Default)]
+pub struct Control(Arc<Mutex<Vec<mpsc::Sender<Order>>>>);
+
+impl Control {
+    /// Makes the clients of the calling worker thread reachable.
+    pub fn enlist(&self, clients: Rc<Clients>) {
+        let (sender, mut orders) = mpsc::channel(ORDERS);
+        self.0.lock().expect("nobody panics while listing").push(sender);
+        actix_rt::spawn(vital::part(async move {
+            while let Some(order) = orders.recv().await {
+                // Who asked may have stopped waiting.
+                match order {
+                    Order::Dismiss(target, disconnect, told) => {
+                        let _ = told.send(clients.dismiss(&target, &disconnect));
+                    }
+                    Order::List(user, limit, told) => {
+                        let _ = told.send(clients.list(user.as_deref(), limit));
+                    }
+                }
+            }
+        }));
+    }
+
+    /// Ends the connections that are meant, and says how many they were.
+    pub async fn dismiss(&self, target: Target, disconnect: &Disconnect) -> usize {
+        let target = Arc::new(target);
+        let order = |told| Order::Dismiss(target.clone(), disconnect.clone(), told);
+        self.ask(order).await.into_iter().sum()
+    }
+
+    /// Up to `limit` clients, of one user or of all, the newest first.
+    pub async fn connected(&self, user: Option<&str>, limit: usize) -> Vec<Connected> {
+        let user: Option<Arc<str>> = user.map(Arc::from);
+        let found = self.ask(|told| Order::List(user.clone(), limit, told)).await;
+        let mut found: Vec<Connected> = found.into_iter().flatten().collect();
+        found.sort_by_key(|client| std::cmp::Reverse(client.client));
+        found.truncate(limit);
+        found
+    }
+
+    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+        let workers = self.0.lock().expect("nobody panics while listing").clone();
+        let mut answers = Vec::with_capacity(workers.len());
+        for worker in workers {
+            let (told, answer) = oneshot::channel();
+            // A worker that has stopped has no clients.
+            if worker.send(order(told)).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        futures_util::future::join_all(answers).await.into_iter().filter_map(Result::ok).collect()
+    }
+}

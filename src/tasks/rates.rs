@@ -1,0 +1,80 @@
+//! Writes behind what rates have counted, so that a restart does not reset a limit. Decisions are
+//! made in memory and wait for nothing here: a store that is slow or away costs what was counted
+//! since the last write, and only if the process ends meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::store::{self, Store, rate_limits};
+
+/// Between two writes.
+const ROUND: Duration = Duration::from_secs(1);
+/// Rows in one transaction: small, because on SQLite it stands in line with everything else.
+const BATCH: usize = 500;
+/// Keys of one rate that are read back.
+const MAX_KEYS: u32 = 100_000;
+
+/// A rate for many keys whose state outlives the process.
+pub trait Remembered: Send + Sync {
+    /// Takes up to `most` keys that changed since they were taken last, each with the time until
+    /// it has earned everything again.
+    fn take_changed(&self, most: usize) -> Vec<(Arc<str>, Duration)>;
+    /// These could not be written.
+    fn put_back(&self, keys: Vec<Arc<str>>);
+    /// A key as it was written.
+    fn restore(&self, key: &str, left: Duration);
+}
+
+/// The rates to remember, by the name that they have in the store.
+pub type Rates = Vec<(&'static str, Box<dyn Remembered>)>;
+
+/// Reads back what was written before the process began.
+pub async fn restore(store: &Store, rates: &Rates) -> store::Result<()> {
+    for (name, rate) in rates {
+        let (name, now): (&'static str, _) = (name, store.timestamp());
+        let keys = store
+            .read(move |conn| Box::pin(async move { rate_limits::load(conn, name, now, MAX_KEYS).await }))
+            .await?;
+        for (key, free_at) in keys {
+            rate.restore(&key, free_at.since(now));
+        }
+    }
+    Ok(())
+}
+
+/// Writes now and then, for ever.
+pub async fn run(store: Store, rates: Arc<Rates>) {
+    let mut ticks = tokio::time::interval(ROUND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = write(&store, &rates).await {
+            tracing::debug!(%error, "what the rates have counted is not written");
+        }
+    }
+}
+
+/// Writes all that changed.
+pub async fn write(store: &Store, rates: &Rates) -> store::Result<()> {
+    for (name, rate) in rates {
+        let name: &'static str = name;
+        loop {
+            let changed = rate.take_changed(BATCH);
+            if changed.is_empty() {
+                break;
+            }
+            let now = store.timestamp();
+            let rows = changed.iter().map(|(key, left)| (key.to_string(), now.plus(*left))).collect();
+            let written = store
+                .write(move |conn| Box::pin(async move { rate_limits::record(conn, name, rows).await }))
+                .await;
+            if written.is_err() {
+                rate.put_back(changed.into_iter().map(|(key, _)| key).collect());
+                return written;
+            }
+        }
+    }
+    Ok(())
+}

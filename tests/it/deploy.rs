@@ -1,0 +1,144 @@
+//! What lies under `deploy/` fits the gateway: a real Prometheus scrapes a real node, loads the
+//! alerts and answers every question of the dashboard, and none of them names a metric that the
+//! node does not have.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::app::{Backend, TestApp};
+use crate::support::client::{Answer, DEADLINE, Request};
+
+const RULES: &str = "deploy/prometheus/campanile.rules.yml";
+const DASHBOARD: &str = "deploy/grafana/campanile.json";
+
+fn promtool(arguments: &[&str]) {
+    let done = Command::new("promtool").args(arguments).output().expect("tests/services installs promtool");
+    assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_alert_goes_off_when_it_must_and_not_before() {
+    promtool(&["check", "config", "deploy/prometheus/prometheus.yml"]);
+    promtool(&["test", "rules", "deploy/prometheus/campanile.test.yml"]);
+    let tests = std::fs::read_to_string("deploy/prometheus/campanile.test.yml").unwrap();
+    for line in std::fs::read_to_string(RULES).unwrap().lines() {
+        if let Some(alert) = line.trim().strip_prefix("- alert: ") {
+            assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert} has no test");
+        }
+    }
+}
+
+/// All words that look like our metrics.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("campanile_")).map(str::to_owned).collect()
+}
+
+/// The questions of the dashboard, with its variables filled in.
+fn questions() -> Vec<String> {
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(DASHBOARD).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let fill = |expr: &str| expr.replace("$instance", ".*").replace("$__rate_interval", "1m");
+    targets.map(|target| fill(target["expr"].as_str().unwrap())).collect()
+}
+
+/// A Prometheus of its own, ended with the test.
+struct Prometheus {
+    process: Child,
+    address: std::net::SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    async fn scraping(app: &TestApp) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = Path::new(RULES).canonicalize().unwrap();
+        let config = format!(
+            "global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}\nrule_files: [{}]\n\
+             scrape_configs: [{{ job_name: campanile, static_configs: [{{ targets: [\"{}\"] }}] }}]\n",
+            rules.display(),
+            app.address(),
+        );
+        std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("tests/services installs prometheus");
+        let prometheus = Self { process, address: port, _folder: folder };
+        let up = async {
+            while prometheus.scalar("up{job=\"campanile\"}").await.as_deref() != Some("1") {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, up).await.expect("Prometheus scrapes the node");
+        prometheus
+    }
+
+    async fn get(&self, path: &str) -> Option<Answer> {
+        Request::get(path).try_send(self.address).await
+    }
+
+    async fn ask(&self, question: &str) -> Option<Answer> {
+        let escaped: String = question.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        self.get(&format!("/api/v1/query?query={escaped}")).await
+    }
+
+    async fn scalar(&self, question: &str) -> Option<String> {
+        let answer = self.ask(question).await?.json();
+        Some(answer["data"]["result"][0]["value"][1].as_str()?.to_owned())
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn prometheus_loads_the_alerts_and_answers_the_dashboard() {
+    let app = TestApp::start(Backend::Sqlite).await;
+    app.post_runs(1..=3).await;
+    let _stream = app.stream("org:acme", &app.ana(), None).await;
+
+    let shown = app.get("/metrics", "").await.expect(200).text().to_owned();
+    let rules = std::fs::read_to_string(RULES).unwrap();
+    let named = metrics_in(&(rules + &questions().join(" ")));
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        let family = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let known = |name: &str| shown.contains(&format!("# TYPE {name} "));
+        assert!(known(&name) || family.is_some_and(known), "there is no metric {name}");
+    }
+
+    let prometheus = Prometheus::scraping(&app).await;
+    for question in questions() {
+        let answer = prometheus.ask(&question).await.expect("an answer").json();
+        assert_eq!(answer["status"], "success", "{question}: {answer}");
+    }
+    let events = prometheus.scalar("sum(campanile_webhooks_total{kind=\"processed\"})").await;
+    assert_eq!(events.as_deref(), Some("3"));
+    assert_eq!(prometheus.scalar("campanile_connects_total{kind=\"open\"}").await.as_deref(), Some("1"));
+    assert_eq!(prometheus.scalar("campanile_limit_used{kind=\"streams\"}").await.as_deref(), Some("1"));
+    let loaded = prometheus.get("/api/v1/rules").await.expect("an answer").json();
+    let loaded = loaded["data"]["groups"][0]["rules"].as_array().unwrap().clone();
+    assert!(loaded.len() >= 10);
+    for rule in loaded {
+        assert_eq!((&rule["health"], &rule["state"]), (&"ok".into(), &"inactive".into()), "{rule}");
+    }
+}

@@ -1,0 +1,185 @@
+//! The operator's hand on clients: who is connected, ending connections, revoked tokens and blocked
+//! users, on every transport.
+
+use serde_json::{Value, json};
+
+use crate::support::app::{Backend, TestApp, on_both, run_of, stream_request};
+use crate::support::client::Request;
+use crate::support::sse::Stream;
+use crate::support::websocket::Client;
+
+async fn ask(app: &TestApp, method: &str, body: Value) -> Value {
+    let answer = app.call(method, body).await.expect(200).json();
+    assert!(answer.get("error").is_none(), "{answer}");
+    answer["result"].clone()
+}
+
+async fn error(app: &TestApp, method: &str, body: Value) -> u64 {
+    let answer = app.call(method, body).await.expect(200).json();
+    answer["error"]["code"].as_u64().unwrap_or_else(|| panic!("no error: {answer}"))
+}
+
+fn person(app: &TestApp, user: &str, jti: &str) -> String {
+    app.token(json!({ "sub": user, "orgs": ["acme"], "jti": jti }))
+}
+
+async fn clients_are_listed_by_user(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    assert_eq!(ask(&app, "connections", json!({})).await, json!({ "connections": {} }));
+    let mut ana = Client::open(app.address()).await;
+    let id = ana.connect(&person(&app, "ana", "t-1")).await["client"].as_str().unwrap().to_owned();
+    let _bob = Client::connected(&app, &person(&app, "bob", "t-2")).await;
+    let _stream = app.stream("org:acme", &person(&app, "ana", "t-3"), None).await;
+
+    let all = ask(&app, "connections", json!({})).await;
+    assert_eq!(all["connections"].as_object().unwrap().len(), 3);
+    let found = ask(&app, "connections", json!({ "user": "ana" })).await;
+    assert_eq!(found["connections"].as_object().unwrap().len(), 2);
+    let one = &found["connections"][&id];
+    assert_eq!(
+        (&one["user"], &one["transport"], &one["token_uid"]),
+        (&json!("ana"), &json!("websocket"), &json!("t-1"))
+    );
+    let since = chrono::DateTime::parse_from_rfc3339(one["connected_at"].as_str().unwrap()).unwrap();
+    let age = chrono::Utc::now().signed_duration_since(since);
+    assert!((0..60).contains(&age.num_seconds()), "{age}");
+    let first = ask(&app, "connections", json!({ "limit": 1 })).await;
+    let first = first["connections"].as_object().unwrap().values().next().unwrap().clone();
+    assert_eq!((&first["transport"], &first["token_uid"]), (&json!("sse"), &json!("t-3")), "the newest");
+    assert_eq!(error(&app, "connections", json!({ "limit": 5_001 })).await, 107);
+
+    drop(ana);
+    app.until_metric("connections", "websocket", 1).await;
+    assert_eq!(
+        ask(&app, "connections", json!({ "user": "ana" })).await["connections"].as_object().unwrap().len(),
+        1
+    );
+}
+
+async fn a_user_is_disconnected_from_every_transport(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let mut kept = Client::open(app.address()).await;
+    let id = kept.connect(&person(&app, "ana", "t-1")).await["client"].clone();
+    let mut sockets = [
+        Client::connected(&app, &person(&app, "ana", "t-2")).await,
+        Client::connected(&app, &person(&app, "ana", "t-3")).await,
+    ];
+    let mut bob = Client::connected(&app, &person(&app, "bob", "t-4")).await;
+    let mut stream = app.stream("org:acme", &person(&app, "ana", "t-5"), None).await;
+
+    assert_eq!(ask(&app, "disconnect", json!({ "user": "ana", "whitelist": [id] })).await, json!({}));
+    for socket in &mut sockets {
+        assert_eq!(socket.closed().await, (3503, "force disconnect".to_owned()));
+    }
+    assert_eq!(stream.next_event().await.name(), "stream:expired");
+    stream.ends().await;
+    kept.is_quiet().await;
+    bob.is_quiet().await;
+
+    let custom = json!({ "user": "ana", "client": id, "disconnect": { "code": 4321, "reason": "tea time" } });
+    ask(&app, "disconnect", custom).await;
+    assert_eq!(kept.closed().await, (4321, "tea time".to_owned()));
+    for (user, client) in
+        [("nobody", Value::Null), ("bob", json!("no id")), ("bob", json!(uuid::Uuid::nil()))]
+    {
+        let mut body = json!({ "user": user });
+        if !client.is_null() {
+            body["client"] = client;
+        }
+        assert_eq!(ask(&app, "disconnect", body).await, json!({}), "no match is no error");
+    }
+    let bad = json!({ "user": "bob", "disconnect": { "code": 1000, "reason": "" } });
+    assert_eq!(error(&app, "disconnect", bad).await, 107);
+    bob.is_quiet().await;
+    // They may come back.
+    Client::connected(&app, &person(&app, "ana", "t-2")).await;
+}
+
+/// What each door answers to `token`.
+async fn is_refused(app: &TestApp, token: &str, disconnect: u16, status: u16, code: &str) {
+    let mut client = Client::open(app.address()).await;
+    client.command(json!({ "connect": { "token": token } })).await;
+    assert_eq!(client.closed_with().await, disconnect);
+    app.get("/api/events?channel=org:acme", token).await.refused(status, code);
+    app.get("/api/repos", token).await.refused(status, code);
+    let Err(answer) = Stream::open(app.address(), &stream_request("org:acme", token, None)).await else {
+        panic!("a stream for {token}")
+    };
+    answer.refused(status, code);
+}
+
+async fn a_revoked_token_is_worth_nothing_at_once(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    let (bad, good) = (person(&app, "ana", "t-bad"), person(&app, "ana", "t-good"));
+    let mut by_bad = Client::connected(&app, &bad).await;
+    let mut by_good = Client::connected(&app, &good).await;
+    let mut stream = app.stream("org:acme", &bad, None).await;
+    let mut renewing =
+        Client::connected(&app, &app.token(json!({ "sub": "ana", "exp": 4_000_000_000u64 }))).await;
+
+    assert_eq!(ask(&app, "revoke_token", json!({ "uid": "t-bad" })).await, json!({}));
+    assert_eq!(by_bad.closed().await, (3500, "invalid token".to_owned()));
+    assert_eq!(stream.next_event().await.name(), "stream:expired");
+    stream.ends().await;
+    by_good.is_quiet().await;
+    renewing.command(json!({ "refresh": { "token": bad } })).await;
+    assert_eq!(renewing.closed_with().await, 3500);
+    is_refused(&app, &bad, 3500, 401, "token_revoked").await;
+
+    app.restart().await;
+    is_refused(&app, &bad, 3500, 401, "token_revoked").await;
+    Client::connected(&app, &good).await;
+    for body in [json!({ "uid": "" }), json!({ "uid": "x", "expire_at": 1 }), json!({ "uid": "a\u{0}b" })] {
+        assert_eq!(error(&app, "revoke_token", body).await, 107);
+    }
+}
+
+async fn a_blocked_user_stays_out_until_it_is_taken_back(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let ana = person(&app, "ana", "t-1");
+    let mut socket = Client::connected(&app, &ana).await;
+    let mut bob = Client::connected(&app, &person(&app, "bob", "t-2")).await;
+    let mut stream = app.stream("org:acme", &ana, None).await;
+    ask(&app, "block_user", json!({ "user": "ana" })).await;
+    assert_eq!(socket.closed().await, (3507, "permission denied".to_owned()));
+    assert_eq!(stream.next_event().await.name(), "stream:expired");
+    bob.is_quiet().await;
+    is_refused(&app, &person(&app, "ana", "another"), 3507, 403, "user_blocked").await;
+    assert_eq!(app.sql().count("revocations WHERE kind = 'user'").await, 1);
+
+    ask(&app, "unblock_user", json!({ "user": "ana" })).await;
+    ask(&app, "unblock_user", json!({ "user": "nobody" })).await;
+    let mut stream = app.stream("org:acme", &ana, None).await;
+    app.post_webhook("workflow_run", &run_of("acme/api", 7)).await.expect(202);
+    assert_eq!(stream.runs(1).await, [7]);
+
+    // Blocked for a time that is over by itself.
+    let soon = chrono::Utc::now().timestamp() + 2;
+    ask(&app, "block_user", json!({ "user": "ana", "expire_at": soon })).await;
+    assert_eq!(stream.next_event().await.name(), "stream:expired");
+    app.get("/api/repos", &ana).await.refused(403, "user_blocked");
+    while app.get("/api/repos", &ana).await.status != 200 {
+        assert!(chrono::Utc::now().timestamp() <= soon + 5, "still blocked");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(error(&app, "block_user", json!({ "user": "" })).await, 107);
+}
+
+async fn only_the_key_opens_these_doors(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    for method in ["connections", "disconnect", "revoke_token", "block_user", "unblock_user"] {
+        let request = || Request::post(&format!("/api/{method}")).json(&json!({ "user": "ana", "uid": "1" }));
+        app.send(request()).await.refused(401, "api_key");
+        app.send(request().bearer(&app.admin())).await.refused(401, "api_key");
+        app.call(method, json!([])).await.refused(400, "bad_request");
+    }
+    assert_eq!(app.sql().count("revocations").await, 0);
+}
+
+on_both!(
+    clients_are_listed_by_user,
+    a_user_is_disconnected_from_every_transport,
+    a_revoked_token_is_worth_nothing_at_once,
+    a_blocked_user_stays_out_until_it_is_taken_back,
+    only_the_key_opens_these_doors,
+);

@@ -218,7 +218,31 @@ impl Metrics {
         r.register("store_up", "Whether the store answers", metrics.store_up.clone());
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
         metrics.registry = registry;
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// A count that appears with its first event looks as if it had always been there: whoever
+    /// watches its growth misses that one. So the usual kinds are there from the start.
+    fn begin_at_zero(&self) {
+        let kinds: [(&Family<Kind, Count>, &[&'static str]); 9] = [
+            (&self.connects, &["open", "refused", "failed"]),
+            (&self.deliveries, &["sse", "websocket"]),
+            (&self.delivered_bytes, &["sse", "websocket"]),
+            (&self.webhooks, &["processed", "ignored", "failed", "duplicate", "overloaded", "unconfirmed"]),
+            (&self.polls, &["ok", "not_modified", "limited"]),
+            (&self.refusals, &["rate_limited", "connection_limit", "overloaded", "store_unavailable"]),
+            (&self.slow_disconnects, &["queue", "write_timeout"]),
+            (&self.behind, &["channel", "worker"]),
+            (&self.trimmed, &["events"]),
+        ];
+        for (family, kinds) in kinds {
+            kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));
+        }
+        for kind in ["sse", "websocket"] {
+            level(&self.connections, kind);
+        }
+        drop(self.disconnects.get_or_create(&Code { code: 3000 }));
     }
 
     /// The text that `/metrics` answers (OpenMetrics 1.0).

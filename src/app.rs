@@ -31,6 +31,7 @@ use crate::connection::{ConnectionOptions, Rules};
 use crate::domain::gcra::Rate;
 use crate::domain::options::Namespaces;
 use crate::http::access::{Access, Origins};
+use crate::http::auth::SignInDoor;
 use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
@@ -38,6 +39,7 @@ use crate::http::poll::PollDoor;
 use crate::http::server_api::ServerApiDoor;
 use crate::http::socket::SocketDoor;
 use crate::http::stream::StreamDoor;
+use crate::http::summary::Summaries;
 use crate::http::webhooks::WebhookDoor;
 use crate::hub::{Hub, HubOptions};
 use crate::publish::Publisher;
@@ -63,6 +65,7 @@ pub struct Node {
     address: SocketAddr,
     store: Store,
     hub: Hub,
+    sign_in: web::Data<SignInDoor>,
     metrics: Arc<Metrics>,
     stopping: watch::Sender<Option<Duration>>,
     drain_timeout: Duration,
@@ -138,6 +141,7 @@ impl Node {
         let in_flight = Arc::new(AtomicUsize::new(0));
         let rules = Arc::new(rules(config, secrets, namespaces, revocations, &metrics));
         let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
+        let sign_in = doors.sign_in.clone();
         let rates = Arc::new(doors.rates());
         if let Err(error) = rates::restore(&store, &rates).await {
             tracing::warn!(%error, "what the rates have counted is not known: they begin anew");
@@ -163,6 +167,7 @@ impl Node {
             address,
             store,
             hub,
+            sign_in,
             metrics,
             stopping,
             drain_timeout: config.server.drain_timeout.0,
@@ -185,6 +190,11 @@ impl Node {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// A link that signs one browser in.
+    pub async fn sign_in_link(&self) -> store::Result<String> {
+        Ok(self.sign_in.new_link(&self.store).await?.0)
     }
 
     /// The hub.
@@ -245,6 +255,8 @@ struct Doors {
     polls: web::Data<PollDoor>,
     builds: web::Data<BuildDoor>,
     streams: web::Data<StreamDoor>,
+    sign_in: web::Data<SignInDoor>,
+    summaries: web::Data<Summaries>,
     sockets: SocketDoor,
     health: web::Data<HealthDoor>,
     api: web::Data<ServerApiDoor>,
@@ -318,6 +330,18 @@ impl Doors {
                 by_user: rules.users.clone(),
                 stopping: stopping.subscribe(),
             }),
+            sign_in: web::Data::new(SignInDoor {
+                base: link_base(config, address),
+                secure: config.server.public_url.as_ref().is_some_and(|own| own.scheme() == "https"),
+                session_ttl: config.server.session_ttl.0,
+                max_sessions: limits.sessions,
+                failures: RateLimit::new(Rate::per_minute(limits.invalid_sign_ins_per_minute.into())),
+                token_secret: secrets.jwt.clone(),
+                audience: config.client.token.audience.clone(),
+                issuer: config.client.token.issuer.clone(),
+                signed_out: watch::Sender::new(()),
+            }),
+            summaries: web::Data::new(Summaries::new(limits.stream_channels)),
             sockets: SocketDoor {
                 enabled: config.websocket.enabled,
                 open: open_sockets.clone(),
@@ -336,6 +360,7 @@ impl Doors {
             ("polls", Box::new(self.polls.rate.clone())),
             ("build_events", Box::new(self.builds.rate.clone())),
             ("invalid_signatures", Box::new(self.webhooks.invalid_signatures.clone())),
+            ("invalid_sign_ins", Box::new(self.sign_in.failures.clone())),
         ]
     }
 }
@@ -427,6 +452,15 @@ fn own_origins(config: &Config, address: SocketAddr) -> Vec<Origin> {
     let origins =
         [format!("http://{address}"), format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")];
     origins.iter().filter_map(|origin| origin.parse().ok()).collect()
+}
+
+/// Where a browser on this machine, or by the public URL anywhere, finds us.
+fn link_base(config: &Config, address: SocketAddr) -> String {
+    match &config.server.public_url {
+        Some(own) => own.to_string(),
+        None if address.ip().is_unspecified() => format!("http://localhost:{}", address.port()),
+        None => format!("http://{address}"),
+    }
 }
 
 /// A runtime for the store, the publisher and the tasks.

@@ -95,6 +95,8 @@ pub struct Metrics {
     pub webhooks: Family<Kind, Count>,
     /// Polls by outcome.
     pub polls: Family<Kind, Count>,
+    /// Browsers that tried to sign in, by outcome.
+    pub sign_ins: Family<Kind, Count>,
     /// Requests refused, by the stable code of the refusal.
     pub refusals: Family<Kind, Count>,
     /// Streams closed because their reader was too slow, by which bound was hit.
@@ -139,6 +141,7 @@ impl Metrics {
             event_latency_seconds: seconds(),
             webhooks: Family::default(),
             polls: Family::default(),
+            sign_ins: Family::default(),
             refusals: Family::default(),
             slow_disconnects: Family::default(),
             errors: Family::default(),
@@ -196,6 +199,7 @@ impl Metrics {
         );
         r.register("webhooks", "Webhooks by outcome", metrics.webhooks.clone());
         r.register("polls", "Polls by outcome", metrics.polls.clone());
+        r.register("sign_ins", "Browsers that tried to sign in by outcome", metrics.sign_ins.clone());
         r.register("refusals", "Requests refused by code", metrics.refusals.clone());
         r.register(
             "slow_disconnects",

@@ -98,6 +98,8 @@ pub(super) fn listen(
             .app_data(doors.polls.clone())
             .app_data(doors.builds.clone())
             .app_data(doors.streams.clone())
+            .app_data(doors.sign_in.clone())
+            .app_data(doors.summaries.clone())
             .app_data(doors.health.clone())
             .app_data(doors.api)
             .wrap(middleware::from_fn(origin::guard))

@@ -30,7 +30,8 @@ pub fn serve(config: &Config, secrets: &Secrets, with_demo: bool) -> anyhow::Res
     let done = actix_rt::System::new().block_on(async {
         let mut stop = Stop::listen()?;
         let node = Node::start(config, secrets, core.handle()).await?;
-        greet(config, secrets, node.address(), with_demo);
+        let link = invitation(&node).await;
+        greet(config, secrets, node.address(), link.as_deref(), with_demo);
         let demo = with_demo.then(|| actix_rt::spawn(demo::run(node.address(), secrets.github[0].clone())));
         stop.asked().await;
         demo.inspect(|demo| demo.abort());
@@ -75,7 +76,7 @@ fn raise_file_limit() {
 }
 
 /// What a person needs next. Secrets stay where they are: the commands read them.
-fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, with_demo: bool) {
+fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, link: Option<&str>, with_demo: bool) {
     if !std::io::stdout().is_terminal() && !with_demo {
         return;
     }
@@ -96,7 +97,12 @@ fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, with_demo: boo
             secrets.generated.join(", ")
         );
     }
-    println!("    webhooks  {url}/webhooks/github\n");
+    println!("    webhooks  {url}/webhooks/github");
+    if let Some(link) = link {
+        println!("    sign in   {link}");
+        println!("              once, within ten minutes; `campanile sign-in` makes another link");
+    }
+    println!();
     // As it was called, so that the lines can be copied.
     let me = std::env::args().next().unwrap_or_else(|| "campanile".to_owned());
     println!("  Watch:  {me} tail org:{org}");
@@ -106,4 +112,14 @@ fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, with_demo: boo
         println!("\n  Demo: three repositories of `{org}` get a webhook every few seconds.");
     }
     println!("  Ctrl-C drains and stops.\n");
+}
+
+/// How a person at the terminal gets in. Nobody else is told: a link in a log is one for its readers.
+async fn invitation(node: &Node) -> Option<String> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    let made = node.sign_in_link().await;
+    made.inspect_err(|error| tracing::warn!(%error, "no sign-in link now: `campanile sign-in` makes one"))
+        .ok()
 }

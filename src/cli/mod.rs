@@ -15,6 +15,7 @@ mod migrate;
 mod publish;
 mod remote;
 mod serve;
+mod sign_in;
 mod tail;
 mod terminal;
 mod token;
@@ -64,6 +65,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Serve),
     Migrate(migrate::Migrate),
+    SignIn(sign_in::SignIn),
     Token(token::Token),
     Publish(publish::Publish),
     Tail(tail::Tail),
@@ -112,6 +114,7 @@ impl Cli {
         let done = match self.command {
             Command::Serve(serve) => serve.run(source),
             Command::Migrate(migrate) => migrate.run(source),
+            Command::SignIn(sign_in) => sign_in.run(source),
             Command::Token(token) => token.run(source),
             Command::Publish(publish) => publish.run(source),
             Command::Tail(tail) => tail.run(source),

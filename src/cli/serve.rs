@@ -14,7 +14,9 @@ everybody who may see them.
 
 Embedded (SQLite), secrets that are not set are generated at the first start and kept in the data \
 folder; a second `serve` on the same folder is refused. On Postgres any number of nodes may run, and \
-CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET must be set to the same values on all.";
+CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET must be set to the same values on all.
+
+On a terminal it prints a link that signs a browser in; `campanile sign-in` makes further ones.";
 
 const MORE: &str = "\
 Examples:

@@ -13,6 +13,7 @@ use follow::{Credential, Follower, Output, Pauses};
 use remote::{Remote, block_on};
 
 mod publishing;
+mod signing_in;
 mod tailing;
 mod webhooks;
 
@@ -28,6 +29,7 @@ fn the_names_that_scripts_rely_on_are_there() {
         "serve --demo --listen 127.0.0.1:0 --data-dir d",
         "migrate --config c.toml",
         "token --sub s --org o --org p --repo a/b --scope scan --ttl 1h",
+        "sign-in --url http://127.0.0.1:1",
         "publish chat:a 1 --key k --tag a=b",
         "publish chat:a -",
         "tail org:acme --since k.1 --json --count 3 --token t --url http://127.0.0.1:1",

@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub drain_timeout: Span,
     /// HTTP worker threads; as many as there are cores if unset.
     pub workers: Option<u32>,
+    /// How long a browser stays signed in.
+    pub session_ttl: Span,
     /// Folder of the SQLite file and of generated secrets; relative to where the process starts.
     pub data_dir: PathBuf,
 }
@@ -46,6 +48,7 @@ impl Default for ServerConfig {
             trusted_proxies: Vec::new(),
             drain_timeout: Span::secs(30),
             workers: None,
+            session_ttl: Span::secs(7 * 24 * 60 * 60),
             data_dir: PathBuf::from("./data"),
         }
     }
@@ -190,6 +193,10 @@ pub struct LimitsConfig {
     pub webhook_body_timeout: Span,
     /// Webhooks with a wrong signature a minute and address; above it 429.
     pub invalid_signatures_per_minute: u32,
+    /// Sign-ins with a wrong link a minute and address; above it 429.
+    pub invalid_sign_ins_per_minute: u32,
+    /// Browsers signed in at once; one more ends the oldest session.
+    pub sessions: u32,
     /// Polls a minute and user; above it 429.
     pub polls_per_minute: u32,
     /// Events of builds a minute and user; above it 429.
@@ -209,6 +216,8 @@ impl Default for LimitsConfig {
             webhook_in_flight: Size(256 * MIB),
             webhook_body_timeout: Span::secs(10),
             invalid_signatures_per_minute: 60,
+            invalid_sign_ins_per_minute: 10,
+            sessions: 1000,
             polls_per_minute: 60,
             build_events_per_minute: 600,
             build_events_in_flight: Size(32 * MIB),

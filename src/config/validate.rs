@@ -38,6 +38,8 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("client.history_max_publication_limit", client.history_max_publication_limit),
         ("client.recovery_max_publication_limit", client.recovery_max_publication_limit),
         ("limits.invalid_signatures_per_minute", limits.invalid_signatures_per_minute),
+        ("limits.invalid_sign_ins_per_minute", limits.invalid_sign_ins_per_minute),
+        ("limits.sessions", limits.sessions),
         ("limits.polls_per_minute", limits.polls_per_minute),
         ("limits.build_events_per_minute", limits.build_events_per_minute),
         ("limits.stream_channels", limits.stream_channels),
@@ -52,6 +54,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.build_events_in_flight", limits.build_events_in_flight),
     ];
     let positive_spans = [
+        ("server.session_ttl", config.server.session_ttl),
         ("store.deadline", config.store.deadline),
         ("client.write_timeout", client.write_timeout),
         ("client.ping_interval", client.ping_interval),

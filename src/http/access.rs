@@ -1,15 +1,16 @@
 //! Who is asking, from where, and what they may do: the extractors and checks that stand at every
 //! door. A handler that takes a [`Caller`] cannot forget to authenticate.
 
-use std::future::{Ready, ready};
 use std::net::IpAddr;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, web};
+use futures_util::future::LocalBoxFuture;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
+use super::auth::session;
 use super::error::ApiError;
 use crate::auth::revocations::Revocations;
 use crate::auth::{self, Keys, TokenError};
@@ -18,6 +19,7 @@ use crate::domain::access::{self, Action, Facts};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Namespaces;
 use crate::domain::principal::Principal;
+use crate::store::sessions::SecretHash;
 use crate::store::{Store, items};
 
 /// The longest user's id that a rate's key shows.
@@ -114,26 +116,49 @@ pub fn of(request: &HttpRequest) -> &Access {
     request.app_data::<web::Data<Access>>().expect("every app is built with its access rules")
 }
 
-/// Whoever holds the bearer token of a request.
+/// Whoever stands behind a request, by bearer token or by session.
 pub struct Caller(pub Principal);
 
 impl FromRequest for Caller {
     type Error = ApiError;
-    type Future = Ready<Result<Self, ApiError>>;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(caller(request, None))
+        let request = request.clone();
+        Box::pin(async move { Ok(Self(identify(&request, None).await?.principal)) })
     }
 }
 
-/// The caller by the `Authorization` header, or else by `token`.
-pub fn caller(request: &HttpRequest, token: Option<&str>) -> Result<Caller, ApiError> {
+/// The same, for what depends on how they came in.
+pub struct Who {
+    /// Who it is.
+    pub principal: Principal,
+    /// The session, if a cookie said it.
+    pub session: Option<SecretHash>,
+}
+
+impl FromRequest for Who {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { identify(&request, None).await })
+    }
+}
+
+/// The caller by the `Authorization` header, or else by `token`, or else by the session cookie.
+pub async fn identify(request: &HttpRequest, token: Option<&str>) -> Result<Who, ApiError> {
     let header = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or(""));
     let token = match header {
-        Some(header) => auth::bearer(header).ok_or(TokenError::Invalid)?,
-        None => token.ok_or(TokenError::Missing)?,
+        Some(header) => Some(auth::bearer(header).ok_or(TokenError::Invalid)?),
+        None => token,
     };
-    Ok(Caller(of(request).authenticate(token)?))
+    if let Some(token) = token {
+        return Ok(Who { principal: of(request).authenticate(token)?, session: None });
+    }
+    let (principal, session) = session::of(request).await?.ok_or(TokenError::Missing)?;
+    Ok(Who { principal, session: Some(session) })
 }
 
 /// A caller with the admin scope.
@@ -141,15 +166,16 @@ pub struct Admin;
 
 impl FromRequest for Admin {
     type Error = ApiError;
-    type Future = Ready<Result<Self, ApiError>>;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(caller(request, None).and_then(|Caller(principal)| {
-            if access::is_admin(&principal) {
+        let request = request.clone();
+        Box::pin(async move {
+            if access::is_admin(&identify(&request, None).await?.principal) {
                 Ok(Self)
             } else {
                 Err(ApiError::forbidden("this needs a token with the scope `admin`"))
             }
-        }))
+        })
     }
 }

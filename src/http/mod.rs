@@ -2,6 +2,7 @@
 //! may do what is decided by the extractors and the access rule.
 
 pub mod access;
+pub mod auth;
 mod body;
 pub mod builds;
 pub mod dashboard;
@@ -10,12 +11,14 @@ pub mod error;
 pub mod health;
 pub mod limit;
 pub mod origin;
+pub mod page;
 pub mod poll;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
 pub mod socket;
 pub mod stream;
+pub mod summary;
 pub mod webhooks;
 
 use error::ApiError;

@@ -42,7 +42,10 @@ pub async fn guard(
     };
     let headers = response.headers_mut();
     for (name, value) in FIXED {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        // A page has a policy of its own, which lets it load its own files.
+        if !headers.contains_key(name) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
     }
     if let (true, Some(origin)) = (allowed, origin) {
         allow(headers, origin);

@@ -2,11 +2,14 @@
 //! `app`.
 
 use actix_web::http::StatusCode;
-use actix_web::web::{self, ServiceConfig, get, post};
-use actix_web::{HttpRequest, HttpResponse, Route, guard};
+use actix_web::web::{self, ServiceConfig, delete, get, post};
+use actix_web::{HttpRequest, Route, guard};
 
 use super::error::{ApiError, ApiResult};
-use super::{builds, dashboard, deliveries, health, poll, repos, server_api, socket, stream, webhooks};
+use super::{
+    auth, builds, dashboard, deliveries, health, page, poll, repos, server_api, socket, stream, summary,
+    webhooks,
+};
 
 /// Every route.
 pub fn routes(app: &mut ServiceConfig) {
@@ -14,7 +17,9 @@ pub fn routes(app: &mut ServiceConfig) {
     app.app_data(web::QueryConfig::default().error_handler(|error, _| {
         ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}")).into()
     }))
-    .service(only("/").route(get().to(index)))
+    .service(only("/").route(look().to(page::home)))
+    .service(only("/sign-in").route(look().to(page::sign_in)))
+    .service(only("/page/{file}").route(look().to(page::file)))
     .service(only("/healthz").route(look().to(health::alive)))
     .service(only("/health").route(look().to(health::health)))
     .service(only("/readyz").route(look().to(health::ready)))
@@ -40,6 +45,12 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/repos").route(get().to(repos::list)))
     .service(only("/api/repos/{id}").route(get().to(repos::get)))
     .service(only("/api/repos/{id}/runs").route(get().to(repos::runs)))
+    .service(only("/api/auth/links").route(post().to(auth::links)))
+    .service(only("/api/auth/sign-in").route(post().to(auth::sign_in)))
+    .service(only("/api/auth/session").route(delete().to(auth::sign_out)))
+    .service(only("/api/auth/me").route(get().to(auth::me)))
+    .service(only("/api/auth/token").route(post().to(auth::token)))
+    .service(only("/api/dashboard/summary").route(get().to(summary::summary)))
     .service(only("/api/dashboard/activity").route(get().to(dashboard::activity)))
     .default_service(web::to(not_found));
 }
@@ -47,22 +58,6 @@ pub fn routes(app: &mut ServiceConfig) {
 /// GET, and HEAD, which many health checkers send.
 fn look() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
-}
-
-/// `GET /`: where to go from here, in words.
-async fn index() -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(concat!(
-        "Campanile ",
-        env!("CARGO_PKG_VERSION"),
-        "\n\n\
-         GET  /api/events/stream?channels=repo:OWNER/NAME   live events (SSE), resumes by Last-Event-ID\n\
-         GET  /connection/websocket                         the same over WebSocket, for centrifuge SDKs\n\
-         GET  /api/events?channel=repo:OWNER/NAME           the same by polling, same cursor\n\
-         GET  /api/repos, /api/dashboard/activity           what is known\n\
-         POST /webhooks/github                              where GitHub delivers\n\
-         GET  /readyz, /metrics                             how it is\n\n\
-         Tokens: `campanile token --sub you --org OWNER`, sent as Authorization: Bearer …\n"
-    ))
 }
 
 async fn not_found(request: HttpRequest) -> ApiResult {

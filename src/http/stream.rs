@@ -12,7 +12,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::access::{self, Caller};
+use super::access;
+use super::auth::session;
 use super::error::{self, ApiError, ApiResult};
 use super::limit::Budget;
 use crate::connection::clients::Clients;
@@ -95,7 +96,8 @@ async fn try_open(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
     let access = access::of(&request);
-    let Caller(principal) = access::caller(&request, query.token.as_deref())?;
+    let who = access::identify(&request, query.token.as_deref()).await?;
+    let principal = who.principal;
     let channels = channels(&principal, query.channels.as_deref(), door.max_channels)?;
     for channel in &channels {
         access.permit(&store, &principal, Action::Subscribe, channel).await?;
@@ -136,6 +138,7 @@ async fn try_open(
             socket.as_ref().inspect(|socket| socket.cut());
         }),
         is_left: Box::new(move || watched.as_ref().is_some_and(Socket::is_left)),
+        revoked: who.session.map(|secret| session::ended(&request, secret)),
         clients,
         principal,
         held: Box::new((counted, by_user)),

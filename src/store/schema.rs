@@ -131,6 +131,28 @@ diesel::table! {
 diesel::table! {
     use super::SqlTs;
     use diesel::sql_types::*;
+    sign_in_links (secret_hash) {
+        secret_hash -> Binary,
+        created_at -> SqlTs,
+        expires_at -> SqlTs,
+    }
+}
+
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
+    sessions (secret_hash) {
+        secret_hash -> Binary,
+        subject -> Text,
+        scope -> Text,
+        created_at -> SqlTs,
+        expires_at -> SqlTs,
+    }
+}
+
+diesel::table! {
+    use super::SqlTs;
+    use diesel::sql_types::*;
     revocations (kind, subject) {
         kind -> Text,
         subject -> Text,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Namespaces;
-use crate::store::{self, Store, builds, deliveries, log, rate_limits, revocations};
+use crate::store::{self, Store, builds, deliveries, log, rate_limits, revocations, sessions};
 use crate::telemetry::{Kind, Metrics};
 
 /// Between two rounds.
@@ -58,6 +58,8 @@ pub async fn sweep(
         }
     }
     let now = store.timestamp();
+    let over = store.write(move |conn| Box::pin(async move { sessions::forget_expired(conn, now).await }));
+    count("sessions", over.await?);
     let rows = store.write(move |conn| Box::pin(async move { revocations::forget(conn, now).await })).await?;
     count("revocations", rows);
     loop {

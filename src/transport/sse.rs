@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 
 use crate::connection::clients::{Clients, Listed};
@@ -71,6 +72,8 @@ pub struct Surroundings {
     /// Whether the peer has closed its side of the connection. The dispatcher takes that for the
     /// end of the requests alone and would find out when a ping is answered by a reset.
     pub is_left: Box<dyn Fn() -> bool>,
+    /// Resolves when the reader's right ends before its time.
+    pub revoked: Option<LocalBoxFuture<'static, ()>>,
     /// The clients of this thread, of which this is going to be one.
     pub clients: Rc<Clients>,
     /// Who reads it.
@@ -115,6 +118,7 @@ pub async fn open(
         store: around.store,
         options: around.options,
         lifetime,
+        revoked: around.revoked,
         stopping: around.stopping,
         metrics: around.metrics.clone(),
         is_left: around.is_left,
@@ -139,6 +143,7 @@ struct SseConnection {
     store: Store,
     options: SseOptions,
     lifetime: Option<Duration>,
+    revoked: Option<LocalBoxFuture<'static, ()>>,
     stopping: watch::Receiver<Option<Duration>>,
     metrics: Arc<Metrics>,
     is_left: Box<dyn Fn() -> bool>,
@@ -180,9 +185,10 @@ impl Actor for SseConnection {
             }
         });
         if let Some(lifetime) = self.lifetime {
-            ctx.run_later(lifetime, |actor, _| {
-                actor.outbox.end_with(Bytes::from_static(sse::EXPIRED.as_bytes()))
-            });
+            ctx.run_later(lifetime, |actor, _| actor.expire());
+        }
+        if let Some(revoked) = self.revoked.take() {
+            ctx.spawn(revoked.into_actor(self).map(|(), actor, _| actor.expire()));
         }
         let mut stopping = self.stopping.clone();
         let stop = async move {
@@ -207,6 +213,10 @@ impl Drop for SseConnection {
 }
 
 impl SseConnection {
+    fn expire(&self) {
+        self.outbox.end_with(Bytes::from_static(sse::EXPIRED.as_bytes()));
+    }
+
     fn check_progress(&self) {
         if self.outbox.stalled_for().is_some_and(|stalled| stalled > self.options.write_timeout) {
             count(&self.metrics.slow_disconnects, "write_timeout");

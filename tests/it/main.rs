@@ -6,6 +6,7 @@
 mod support;
 
 mod backup;
+mod browser;
 mod builds;
 mod crash;
 mod deliveries;
@@ -21,6 +22,7 @@ mod rates;
 mod repos;
 mod runs;
 mod sdk;
+mod sessions;
 mod sync;
 mod websocket;
 mod writers;

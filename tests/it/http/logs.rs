@@ -96,6 +96,20 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
         app.send(request.body("MARK-body")).await;
     }
     stream.next_event().await;
+    let link = app.send(Request::post("/api/auth/links").header("X-API-Key", API_KEY)).await.expect(201);
+    let link = link.json()["link"].as_str().expect("a link").to_owned();
+    let (own, link_secret) = (app.address().to_string(), link.split_once('#').expect("a secret").1);
+    let sign_in = |secret: &str| {
+        let request = Request::post("/api/auth/sign-in").header("Host", &own);
+        request.json(&json!({ "secret": secret }))
+    };
+    app.send(sign_in("MARK-link")).await.expect(401);
+    let cookie = app.send(sign_in(link_secret)).await.expect(204);
+    let cookie = cookie.header("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie");
+    for cookie in [cookie, "campanile=MARK-cookie"] {
+        app.send(Request::get("/api/auth/me").header("Host", &own).header("Cookie", cookie)).await;
+    }
+    let session = cookie.split_once('=').expect("a value").1;
     app.stop().await;
 
     let bytes = lines.0.lock().expect("nobody panics while writing").clone();
@@ -103,7 +117,7 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
     assert!(text.contains("listening") && text.contains("draining"), "nothing is logged: {text}");
     let signatures = [&good, &forged, &admin].map(|token| token.rsplit('.').next().expect("a signature"));
     let secrets = [JWT_SECRET, API_KEY, WEBHOOK_SECRET, OLD_WEBHOOK_SECRET, &key, "MARK"];
-    for never in secrets.into_iter().chain(signatures) {
+    for never in secrets.into_iter().chain(signatures).chain([link_secret, session]) {
         let line = text.lines().find(|line| line.contains(never));
         assert_eq!(line, None, "`{never}` is in the log");
     }

@@ -1,4 +1,4 @@
-//! A Node process that plays a scenario of `tests/sdk`. It says a JSON value a line on stdout; what
+//! A Node process that plays a scenario of `tests/sdk` or `tests/browser`. It says a JSON value a line on stdout; what
 //! it asks for is answered by a line on stdin. It is ended by its own process id, at the latest
 //! when its [`Script`] is dropped.
 
@@ -24,8 +24,14 @@ pub struct Script {
 impl Script {
     /// Starts the scenario `name`; `stage` is where everything is.
     pub fn start(name: &str, stage: &Value) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/sdk");
-        assert!(folder.join("node_modules/centrifuge").exists(), "the SDK is missing: run tests/run");
+        Self::start_in("tests/sdk", "centrifuge", name, stage)
+    }
+
+    /// Starts one of the scenarios in `folder`, which needs the package `package`.
+    pub fn start_in(folder: &str, package: &str, name: &str, stage: &Value) -> Self {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let installed = folder.join("node_modules").join(package).exists();
+        assert!(installed, "{package} is missing in {}: run tests/run", folder.display());
         let mut command = Command::new("node");
         command.arg(folder.join("play.mjs")).arg(name).current_dir(folder);
         command.env("CAMPANILE_STAGE", stage.to_string());

@@ -1,0 +1,126 @@
+//! The session cookie at our doors. A browser sends it along whoever made it ask, so it counts
+//! only where the request is our own page's: addressed to our own host (no page of another name
+//! that points here), from our own origin, and provably so where something is changed.
+
+use std::time::Duration;
+
+use actix_web::http::header::HeaderName;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, web};
+use futures_util::future::LocalBoxFuture;
+
+use super::SignInDoor;
+use super::secret::SignInSecret;
+use crate::config::Origin;
+use crate::domain::principal::{Principal, Scopes};
+use crate::http::access::{self, Access};
+use crate::http::error::ApiError;
+use crate::http::origin;
+use crate::store::Store;
+use crate::store::sessions::{self, SecretHash};
+
+/// How long a stream may go on after its session was ended on another node.
+const LOOK: Duration = Duration::from_secs(2);
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whoever the session cookie of `request` stands for; `None` without one.
+pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>, ApiError> {
+    let (door, store) = (door(request), store(request));
+    let Some(secret) = presented(request, door)? else { return Ok(None) };
+    let now = store.timestamp();
+    let found = store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
+    let session = found.await?.ok_or_else(|| {
+        let message = "sign in again: `campanile sign-in` makes a link";
+        ApiError::new(StatusCode::UNAUTHORIZED, "session_over", message)
+    })?;
+    let principal = Principal {
+        user: session.subject,
+        scopes: session.scope.split(' ').collect::<Scopes>(),
+        expires_at: Some(session.expires_at),
+        ..Principal::default()
+    };
+    // Whoever is blocked is so by whatever way it comes.
+    access::of(request).revocations.check(&principal, chrono::Utc::now())?;
+    Ok(Some((principal, secret)))
+}
+
+/// The secret that `request` presents, if it is our own page's to do so.
+pub(super) fn presented(request: &HttpRequest, door: &SignInDoor) -> Result<Option<SecretHash>, ApiError> {
+    let Some(cookie) = request.cookie(door.cookie_name()) else { return Ok(None) };
+    let access = access::of(request);
+    check_host(request, access)?;
+    check_origin(request, access)?;
+    if !request.method().is_safe() && !is_proven(request) {
+        return Err(origin::forbidden());
+    }
+    Ok(SignInSecret::parse(cookie.value()).map(|secret| secret.hash()))
+}
+
+/// Resolves when the session is over: at once if it is ended on this node, soon if on another.
+/// While the store does not answer, the time of the session alone ends what it has open.
+pub fn ended(request: &HttpRequest, secret: SecretHash) -> LocalBoxFuture<'static, ()> {
+    let (store, mut signed_out) = (store(request).clone(), door(request).signed_out.subscribe());
+    Box::pin(async move {
+        loop {
+            // Somebody signed out here, or it is time to look again.
+            let _ = tokio::time::timeout(LOOK, signed_out.changed()).await;
+            let now = store.timestamp();
+            let found =
+                store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
+            if matches!(found.await, Ok(None)) {
+                return;
+            }
+        }
+    })
+}
+
+/// The request must be addressed to a name of ours. A page that another name of this address has
+/// brought (DNS rebinding) is of the same origin as its requests, and gives itself away by that name.
+pub(super) fn check_host(request: &HttpRequest, access: &Access) -> Result<(), ApiError> {
+    let ours = |name: &str| {
+        let own = |origin: &Origin| {
+            // In the spelling of origins: lower case, without the port that the scheme implies.
+            format!("{}://{name}", origin.scheme()).parse().is_ok_and(|named: Origin| named == *origin)
+        };
+        access.origins.own.iter().any(own)
+    };
+    let mut names = request.headers().get_all(header::HOST);
+    let host = names.next().and_then(|name| name.to_str().ok());
+    let line = request.uri().authority().map(|authority| authority.as_str());
+    if names.next().is_none() && host.is_some_and(ours) && line.is_none_or(ours) {
+        return Ok(());
+    }
+    let message = "open this gateway by its own address: server.public_url, or the one that it listens on";
+    Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", message))
+}
+
+/// Whatever the browser says about where the request comes from must name our own pages: foreign
+/// origins that may come with a token (`client.allowed_origins`) have no part in the cookie.
+pub(super) fn check_origin(request: &HttpRequest, access: &Access) -> Result<(), ApiError> {
+    let headers = request.headers();
+    let own = |origin: &header::HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|text| text.parse::<Origin>().ok());
+        origin.is_some_and(|origin| access.origins.own.contains(&origin))
+    };
+    // `none` is a person: an address typed in, or a bookmark.
+    let near = |site: &header::HeaderValue| site == "same-origin" || site == "none";
+    if headers.get(header::ORIGIN).is_none_or(own) && headers.get(&FETCH_SITE).is_none_or(near) {
+        Ok(())
+    } else {
+        Err(origin::forbidden())
+    }
+}
+
+/// Whether the browser vouches for the request, after [`check_origin`] found nothing against it.
+fn is_proven(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    headers.contains_key(header::ORIGIN) || headers.get(&FETCH_SITE).is_some_and(|site| site == "same-origin")
+}
+
+fn door(request: &HttpRequest) -> &SignInDoor {
+    request.app_data::<web::Data<SignInDoor>>().expect("every app is built with its door for browsers")
+}
+
+fn store(request: &HttpRequest) -> &Store {
+    request.app_data::<web::Data<Store>>().expect("every app is built with its store")
+}

@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use super::users::UserConnections;
-use crate::auth::Keys;
-use crate::domain::options::Namespaces;
+use crate::auth::KeyRing;
+use crate::domain::options::SharedNamespaces;
 
 /// What a connection goes by. One of it serves all connections.
 pub struct Rules {
     /// What tokens are verified with.
-    pub keys: Keys,
+    pub keys: KeyRing,
     /// The operator's channels.
-    pub namespaces: Namespaces,
+    pub namespaces: SharedNamespaces,
     /// How many connections each user has open here.
     pub users: UserConnections,
     /// Limits and delays.

@@ -10,21 +10,21 @@ use actix_web::{FromRequest, HttpRequest, web};
 use ipnet::IpNet;
 
 use super::error::ApiError;
-use crate::auth::{self, Keys, TokenError};
+use crate::auth::{self, KeyRing, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
 use crate::domain::access::{self, Action, Denied, Facts, Item};
 use crate::domain::channel::{ChannelKind, ChannelName};
-use crate::domain::options::Namespaces;
+use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
 
 /// What the doors know about friend and foe.
 pub struct Access {
     /// Verify tokens.
-    pub keys: Keys,
+    pub keys: KeyRing,
     /// Opens the server API.
     pub api_key: Secret,
     /// What the operator decided about channels.
-    pub namespaces: Namespaces,
+    pub namespaces: SharedNamespaces,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Sites that browsers may come from.
@@ -56,7 +56,8 @@ impl Access {
             ChannelKind::Job(_) | ChannelKind::Build(_) => Item::Unknown,
             _ => Item::NotNeeded,
         };
-        let facts = Facts { options: self.namespaces.options_of(channel), item, ..Facts::default() };
+        let namespaces = self.namespaces.load();
+        let facts = Facts { options: namespaces.options_of(channel), item, ..Facts::default() };
         access::may(principal, action, channel, &facts)
     }
 

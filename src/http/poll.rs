@@ -109,7 +109,7 @@ async fn answer(
     let channel =
         ChannelName::parse(name).map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))?;
     access.permit(principal, Action::History, &channel)?;
-    let retention = access.namespaces.retention_of(&channel).ok_or(Denied::NotAvailable)?;
+    let retention = access.namespaces.load().retention_of(&channel).ok_or(Denied::NotAvailable)?;
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, &channel)).transpose()?;
 

@@ -107,7 +107,7 @@ fn hub_options(events: u32) -> HubOptions {
     let kept =
         ChannelOptions { history_size: events, history_ttl: Span::secs(3600), ..ChannelOptions::default() };
     let namespaces = Namespaces { without: Some(kept), ..Namespaces::default() };
-    HubOptions { namespaces, ..HubOptions::default() }
+    HubOptions { namespaces: namespaces.shared(), ..HubOptions::default() }
 }
 
 fn no_faults() -> Faults {

@@ -105,8 +105,8 @@ fn namespaces() -> Namespaces {
 
 pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
     Arc::new(Rules {
-        keys: Keys::hmac([SECRET], None, None),
-        namespaces: namespaces(),
+        keys: Keys::hmac([SECRET], None, None).into(),
+        namespaces: namespaces().shared(),
         users: UserConnections::new(2),
         options,
     })

@@ -47,6 +47,9 @@ enum Failure {
     Redirect(StatusCode),
     #[error("the answer is {0}")]
     Status(StatusCode),
+    /// The HTTP library takes such a body for an empty one.
+    #[error("the answer says nothing of its length: it needs Content-Length or chunks")]
+    NoLength,
     #[error("the answer broke off: {0}")]
     Broken(PayloadError),
     #[error(transparent)]
@@ -60,6 +63,7 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Redirect(_) => "redirect",
             Self::Status(_) => "status",
+            Self::NoLength => "no_length",
             Self::Broken(_) => "broken",
             Self::BadSet(BadKeySet::TooLarge) => "too_large",
             Self::BadSet(_) => "bad_set",
@@ -170,6 +174,10 @@ async fn fetch(client: &awc::Client, url: &JwksUrl) -> Result<KeySet, Failure> {
         StatusCode::OK => {}
         status if status.is_redirection() => return Err(Failure::Redirect(status)),
         status => return Err(Failure::Status(status)),
+    }
+    let measured = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    if !measured.iter().any(|name| answer.headers().contains_key(name)) {
+        return Err(Failure::NoLength);
     }
     let body = answer.body().limit(MAX_KEY_SET).await.map_err(|error| match error {
         PayloadError::Overflow => Failure::BadSet(BadKeySet::TooLarge),

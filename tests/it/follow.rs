@@ -71,7 +71,7 @@ where
 impl Node {
     fn start(store: &TestStore, options: HubOptions, faults: Faults, core: &tokio::runtime::Handle) -> Self {
         let (thread, metrics) = (actix::Arbiter::new(), Arc::new(Metrics::new()));
-        let kept = options.namespaces.retention_of(&channel("news")).expect("its events are kept");
+        let kept = options.namespaces.load().retention_of(&channel("news")).expect("its events are kept");
         let store_handle = store.store.clone();
         let hub = Hub::new(store_handle.clone(), options, metrics.clone(), thread.handle());
         let hears = hub.clone();

@@ -5,18 +5,22 @@
 
 mod support;
 
+mod access;
 mod crash;
 mod deliveries;
 mod faults;
 mod follow;
 mod history;
 mod http;
+mod jwks;
 mod log;
 mod migrations;
 mod publish;
+mod reload;
 mod repos;
 mod runs;
 mod sdk;
 mod sync;
+mod tokens;
 mod websocket;
 mod writers;

@@ -129,7 +129,7 @@ impl Node {
         let fetching =
             jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
         let tasks = vec![
-            tokio::task::spawn_local(vital::part(fetching)),
+            core.spawn(fetching),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
             core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone())),

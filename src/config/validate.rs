@@ -228,6 +228,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if config.jwks_endpoint().is_some_and(|url| !url.is_https()) {
+        warnings.push(
+            "client.token.jwks_public_endpoint is fetched without TLS: who sits on the way makes tokens"
+                .to_owned(),
+        );
+    }
     if config.client.allowed_origins.contains(&OriginPattern::Every) {
         warnings.push("client.allowed_origins has `*`: every web site may connect".to_owned());
     }

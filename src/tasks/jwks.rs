@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use awc::error::{PayloadError, SendRequestError};
-use awc::http::{StatusCode, Version, header};
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::{BadKeySet, Fetching, KeyRing, KeySet, MAX_KEY_SET};
 use crate::config::JwksUrl;
 use crate::telemetry::{Metrics, count};
+use crate::vital;
 
 /// How often, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +44,9 @@ enum Failure {
     #[error("the answer took too long")]
     Timeout,
     #[error("the answer is a redirect ({0}), and none is followed: name the address that it leads to")]
-    Redirect(StatusCode),
-    #[error("the answer is {0}")]
-    Status(StatusCode),
-    /// The HTTP library takes such a body for an empty one.
-    #[error("the answer says nothing of its length: it needs Content-Length or chunks")]
-    NoLength,
-    #[error("the answer broke off: {0}")]
-    Broken(PayloadError),
+    Redirect(u16),
+    #[error("the answer has the status {0}")]
+    Status(u16),
     #[error(transparent)]
     BadSet(#[from] BadKeySet),
 }
@@ -63,23 +58,30 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Redirect(_) => "redirect",
             Self::Status(_) => "status",
-            Self::NoLength => "no_length",
-            Self::Broken(_) => "broken",
             Self::BadSet(BadKeySet::TooLarge) => "too_large",
             Self::BadSet(_) => "bad_set",
         }
     }
 }
 
+impl From<ureq::Error> for Failure {
+    fn from(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::Timeout(_) => Self::Timeout,
+            ureq::Error::BodyExceedsLimit(_) => Self::BadSet(BadKeySet::TooLarge),
+            error => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
 /// Keeps the key set of `source` fresh in `keys` until the sender of `source` is gone; a value that
-/// is sent again means a fetch. Must be run inside an actix system.
+/// is sent again means a fetch.
 pub async fn run(
     keys: KeyRing,
     mut source: watch::Receiver<Option<JwksUrl>>,
     pace: Pace,
     metrics: Arc<Metrics>,
 ) {
-    let client = client();
     let mut before = None;
     while source.has_changed().is_ok() {
         let url = source.borrow_and_update().clone();
@@ -93,25 +95,19 @@ pub async fn run(
             continue;
         };
         tokio::select! {
-            never = keep(&keys, &client, &url, pace, &metrics) => match never {},
+            never = keep(&keys, &url, pace, &metrics) => match never {},
             _ = source.changed() => {}
         }
     }
 }
 
 /// Fetches from one address, over and over.
-async fn keep(
-    keys: &KeyRing,
-    client: &awc::Client,
-    url: &JwksUrl,
-    pace: Pace,
-    metrics: &Metrics,
-) -> std::convert::Infallible {
+async fn keep(keys: &KeyRing, url: &JwksUrl, pace: Pace, metrics: &Metrics) -> std::convert::Infallible {
     let (mut asked, mut rested_at, mut failed) = (false, Instant::now(), true);
     loop {
         keys.set_fetching(Fetching::UnderWay);
         let began = Instant::now();
-        let fetched = timeout(pace.deadline, fetch(client, url)).await.unwrap_or(Err(Failure::Timeout));
+        let fetched = fetch(url, pace.deadline).await;
         if asked {
             rested_at = began + pace.rest;
         }
@@ -152,36 +148,37 @@ async fn keep(
     }
 }
 
-fn client() -> awc::Client {
-    // Fails if there is one already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let connector = awc::Connector::new().max_http_version(Version::HTTP_11);
-    awc::Client::builder()
-        .connector(connector)
-        .disable_redirects()
-        .add_default_header((header::USER_AGENT, concat!("campanile/", env!("CARGO_PKG_VERSION"))))
-        .add_default_header((header::ACCEPT, "application/jwk-set+json, application/json"))
-        .finish()
+/// Fetches once. On a thread of its own, because the client waits there.
+async fn fetch(url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
+    let url = url.clone();
+    // What a stranger answers must not end the process, whatever the client makes of it.
+    let work = move || vital::guest(async { get(&url, deadline) }).now_or_never();
+    let fetched = tokio::task::spawn_blocking(work);
+    // The client has its own clock, but looking up a name may take longer than that.
+    match timeout(deadline, fetched).await {
+        Ok(Ok(Some(fetched))) => fetched,
+        Ok(_) => Err(Failure::Unreachable("the client failed".to_owned())),
+        Err(_) => Err(Failure::Timeout),
+    }
 }
 
-async fn fetch(client: &awc::Client, url: &JwksUrl) -> Result<KeySet, Failure> {
-    let sent = client.get(url.as_str()).force_close().send().await;
-    let mut answer = sent.map_err(|error| match error {
-        SendRequestError::Timeout => Failure::Timeout,
-        error => Failure::Unreachable(error.to_string()),
-    })?;
+fn get(url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(deadline))
+        .https_only(url.is_https())
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_idle_connections(0)
+        .proxy(None)
+        .user_agent(concat!("campanile/", env!("CARGO_PKG_VERSION")))
+        .accept("application/jwk-set+json, application/json")
+        .build();
+    let mut answer = config.new_agent().get(url.as_str()).call()?;
     match answer.status() {
-        StatusCode::OK => {}
-        status if status.is_redirection() => return Err(Failure::Redirect(status)),
-        status => return Err(Failure::Status(status)),
+        status if status.as_u16() == 200 => {}
+        status if status.is_redirection() => return Err(Failure::Redirect(status.as_u16())),
+        status => return Err(Failure::Status(status.as_u16())),
     }
-    let measured = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    if !measured.iter().any(|name| answer.headers().contains_key(name)) {
-        return Err(Failure::NoLength);
-    }
-    let body = answer.body().limit(MAX_KEY_SET).await.map_err(|error| match error {
-        PayloadError::Overflow => Failure::BadSet(BadKeySet::TooLarge),
-        error => Failure::Broken(error),
-    })?;
+    let body = answer.body_mut().with_config().limit(MAX_KEY_SET as u64).read_to_vec()?;
     Ok(KeySet::from_json(&body)?)
 }

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod access;
 mod backup;
 mod browser;
 mod builds;
@@ -15,14 +16,17 @@ mod faults;
 mod follow;
 mod history;
 mod http;
+mod jwks;
 mod log;
 mod migrations;
 mod publish;
 mod rates;
+mod reload;
 mod repos;
 mod runs;
 mod sdk;
 mod sessions;
 mod sync;
+mod tokens;
 mod websocket;
 mod writers;

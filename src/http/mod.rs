@@ -9,6 +9,7 @@ pub mod deliveries;
 pub mod error;
 pub mod health;
 pub mod limit;
+pub mod openapi;
 pub mod origin;
 pub mod poll;
 pub mod repos;

@@ -18,6 +18,7 @@ mod publish;
 mod rates;
 mod repos;
 mod runs;
+mod schema;
 mod sdk;
 mod sync;
 mod websocket;

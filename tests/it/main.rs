@@ -24,6 +24,7 @@ mod rates;
 mod reload;
 mod repos;
 mod runs;
+mod schema;
 mod sdk;
 mod sessions;
 mod sync;

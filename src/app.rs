@@ -304,7 +304,7 @@ impl Doors {
                 allowed_addresses: config.github.allowed_addresses.clone(),
                 max_body: limits.webhook_body.0,
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: webhook_bytes.clone(),
+                in_flight: webhook_bytes,
                 invalid_signatures: RateLimit::new(Rate::per_minute(
                     limits.invalid_signatures_per_minute.into(),
                 )),
@@ -315,7 +315,7 @@ impl Doors {
             builds: web::Data::new(BuildDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: build_bytes.clone(),
+                in_flight: build_bytes,
                 rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
             }),
             streams: web::Data::new(StreamDoor {
@@ -326,7 +326,7 @@ impl Doors {
                 },
                 max_channels: limits.stream_channels as usize,
                 enabled: config.sse.enabled,
-                open: streams.clone(),
+                open: streams,
                 by_user: rules.users.clone(),
                 stopping: stopping.subscribe(),
             }),
@@ -344,7 +344,7 @@ impl Doors {
             summaries: web::Data::new(Summaries::new(limits.stream_channels)),
             sockets: SocketDoor {
                 enabled: config.websocket.enabled,
-                open: open_sockets.clone(),
+                open: open_sockets,
                 stopping: stopping.subscribe(),
             },
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),

@@ -5,6 +5,7 @@
 
 pub mod demo;
 mod listen;
+mod reload;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener};
@@ -20,8 +21,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::auth::Keys;
 use crate::auth::revocations::Revocations;
+use crate::auth::{Fetching, KeyRing};
 use crate::bus::{Bus, LocalBus};
 use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secrets};
 use crate::connection::clients::Control;
@@ -29,7 +30,7 @@ use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
 use crate::connection::{ConnectionOptions, Rules};
 use crate::domain::gcra::Rate;
-use crate::domain::options::Namespaces;
+use crate::domain::options::SharedNamespaces;
 use crate::http::access::{Access, Origins};
 use crate::http::auth::SignInDoor;
 use crate::http::builds::BuildDoor;
@@ -47,12 +48,13 @@ use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
 use crate::tasks::revocations::Revoker;
-use crate::tasks::{janitor, monitor, rates};
+use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, level};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
 use crate::vital;
 
+use reload::Reloadable;
 pub use serve::serve;
 
 /// Streams closed in a second while draining, unless the time is too short for that.
@@ -77,12 +79,16 @@ pub struct Node {
     tasks: Vec<JoinHandle<()>>,
     rates: Arc<rates::Rates>,
     hub_thread: Arbiter,
+    /// As it was at the start.
+    config: Config,
+    reloadable: Reloadable,
 }
 
 impl Node {
     /// Opens the store, starts everything and listens. Must be called inside an actix system;
     /// `core` is the runtime of the store.
     pub async fn start(config: &Config, secrets: &Secrets, core: &Handle) -> anyhow::Result<Self> {
+        let keys = KeyRing::from(config.token_keys(Some(&secrets.jwt))?);
         let options = store_options(config);
         let opening = core.spawn(async move { Store::open(&options).await });
         let store = opening.await.context("the store panicked while opening")??;
@@ -93,7 +99,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         metrics.store_up.set(1);
 
-        let namespaces = config.channel.declared();
+        let namespaces = config.channel.declared().shared();
         let hub_thread = Arbiter::new();
         hub_thread.spawn_fn(vital::mark_thread);
         let hub_options = HubOptions {
@@ -130,7 +136,18 @@ impl Node {
         .await
         .context("reading what is revoked panicked")?
         .context("cannot read what is revoked")?;
+        let reloadable = Reloadable {
+            keys: keys.clone(),
+            namespaces: namespaces.clone(),
+            key_set: watch::Sender::new(config.jwks_endpoint().cloned()),
+        };
+        if config.jwks_endpoint().is_some() {
+            keys.set_fetching(Fetching::UnderWay);
+        }
+        let fetching =
+            jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
         let mut tasks = vec![
+            core.spawn(fetching),
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
@@ -139,7 +156,7 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, secrets, namespaces, revocations, &metrics));
+        let rules = Arc::new(rules(config, keys, namespaces, revocations, &metrics));
         let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
         let sign_in = doors.sign_in.clone();
         let rates = Arc::new(doors.rates());
@@ -179,6 +196,8 @@ impl Node {
             tasks,
             rates,
             hub_thread,
+            config: config.clone(),
+            reloadable,
         })
     }
 
@@ -372,14 +391,14 @@ fn limit_of(size: u64) -> usize {
 /// What connections go by.
 fn rules(
     config: &Config,
-    secrets: &Secrets,
-    namespaces: Namespaces,
+    keys: KeyRing,
+    namespaces: SharedNamespaces,
     revocations: Revocations,
     metrics: &Metrics,
 ) -> Rules {
-    let (token, client) = (&config.client.token, &config.client);
+    let client = &config.client;
     Rules {
-        keys: Keys::hmac([secrets.jwt.expose()], token.audience.clone(), token.issuer.clone()),
+        keys,
         revocations,
         namespaces,
         users: UserConnections::new(client.user_connection_limit),

@@ -111,6 +111,8 @@ pub struct Metrics {
     pub behind: Family<Kind, Count>,
     /// Channels whose history was replaced while they were followed.
     pub resets: Count,
+    /// Fetches of the key set, by outcome.
+    pub jwks_fetches: Family<Kind, Count>,
     /// Whether the store answers: 1 or 0.
     pub store_up: Level,
     /// Rows that retention removed, by table.
@@ -149,6 +151,7 @@ impl Metrics {
             gaps_healed: Count::default(),
             behind: Family::default(),
             resets: Count::default(),
+            jwks_fetches: Family::default(),
             store_up: Level::default(),
             trimmed: Family::default(),
         };
@@ -215,6 +218,7 @@ impl Metrics {
         r.register("gaps_healed", "Gaps in announcements filled from the log", metrics.gaps_healed.clone());
         r.register("behind", "Internal queues that overflowed", metrics.behind.clone());
         r.register("resets", "Channels whose history was replaced while followed", metrics.resets.clone());
+        r.register("jwks_fetches", "Fetches of the key set by outcome", metrics.jwks_fetches.clone());
         r.register("store_up", "Whether the store answers", metrics.store_up.clone());
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
         metrics.registry = registry;

@@ -7,15 +7,21 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Node, core_runtime, demo};
-use crate::config::{Backend, Config, LogFormat, Secrets};
+use super::{Node, core_runtime, demo, reload};
+use crate::config::{Backend, Config, ConfigError, LogFormat, Secrets};
 use crate::{telemetry, vital};
 
 /// Open files that a busy node needs; with fewer it says so.
 const ENOUGH_FILES: u64 = 10_000;
 
 /// Runs a node until it is told to stop. Blocks.
-pub fn serve(config: &Config, secrets: &Secrets, with_demo: bool) -> anyhow::Result<()> {
+/// SIGHUP reads the configuration by `load`.
+pub fn serve(
+    config: &Config,
+    secrets: &Secrets,
+    with_demo: bool,
+    load: impl Fn() -> Result<Config, ConfigError>,
+) -> anyhow::Result<()> {
     let format = match config.telemetry.log_format {
         LogFormat::Auto => None,
         LogFormat::Text => Some(telemetry::LogFormat::Text),
@@ -28,40 +34,64 @@ pub fn serve(config: &Config, secrets: &Secrets, with_demo: bool) -> anyhow::Res
     raise_file_limit();
     let core = core_runtime().context("cannot start threads")?;
     let done = actix_rt::System::new().block_on(async {
-        let mut stop = Stop::listen()?;
+        let mut signals = Signals::listen()?;
         let node = Node::start(config, secrets, core.handle()).await?;
         let link = invitation(&node).await;
         greet(config, secrets, node.address(), link.as_deref(), with_demo);
         let demo = with_demo.then(|| actix_rt::spawn(demo::run(node.address(), secrets.github[0].clone())));
-        stop.asked().await;
+        while signals.next().await == Asked::Reload {
+            reload::reload(&node, load());
+        }
         demo.inspect(|demo| demo.abort());
         tokio::select! {
             () = node.stop() => Ok(()),
-            () = stop.asked() => Err(anyhow::anyhow!("stopped at once by a second signal")),
+            () = signals.stop() => Err(anyhow::anyhow!("stopped at once by a second signal")),
         }
     });
     core.shutdown_timeout(std::time::Duration::from_secs(5));
     done
 }
 
-/// SIGTERM and Ctrl-C.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
 }
 
-impl Stop {
+/// SIGTERM and Ctrl-C stop; SIGHUP reloads, unless it says that the terminal is gone.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    on_terminal: bool,
+}
+
+impl Signals {
     fn listen() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-        Ok(Self { terminate, interrupt })
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            on_terminal: std::io::stdin().is_terminal(),
+        })
     }
 
-    async fn asked(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => {
+                // A terminal that was closed is none any more.
+                let closed = self.on_terminal && !std::io::stdin().is_terminal();
+                if closed { Asked::Stop } else { Asked::Reload }
+            }
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
     }
 }
 

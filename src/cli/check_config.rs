@@ -68,6 +68,7 @@ fn checked(loaded: Result<Config, ConfigError>) -> Result<(Config, Vec<String>),
     let problems = |error: ConfigError| error.problems().to_vec();
     let config = loaded.map_err(problems)?;
     let secrets = config.read_secrets().map_err(problems)?;
+    config.token_keys(None).map_err(problems)?;
     let missing: Vec<Problem> = [secrets.jwt().err(), secrets.api_key().err(), secrets.github().err()]
         .into_iter()
         .flatten()
@@ -119,6 +120,29 @@ mod tests {
     fn everything_that_is_wrong_is_said_at_once() {
         let problems = check(&[("CAMPANILE_FOO", "1"), ("CAMPANILE_LISTEN", "here")]).unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn a_key_set_that_cannot_be_used_is_a_problem() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jwks.json");
+        let path = file.to_str().unwrap();
+        let check = || check(&[("CAMPANILE_CLIENT__TOKEN__JWKS_FILE", path)]).unwrap_err().join("\n");
+        for (json, wrong) in [
+            (None, "cannot be read"),
+            (Some(r#"{"keys":[]}"#), "no public key"),
+            (Some("hunter2"), "no JSON Web Key Set"),
+            (Some(&*"x".repeat(100_000)), "larger than 64 KiB"),
+        ] {
+            json.inspect(|json| std::fs::write(&file, json).unwrap());
+            let problem = check();
+            assert!(
+                problem.contains("CAMPANILE_CLIENT__TOKEN__JWKS_FILE: client.token.jwks_file: "),
+                "{problem}"
+            );
+            assert!(problem.contains(path) && problem.contains(wrong), "{problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Log {
 async fn renew(options: &Options) -> anyhow::Result<(Epoch, Epoch)> {
     let store = Store::open(options).await?;
     let old = store.generation();
-    let marker = hex::encode(rand::random::<[u8; 6]>());
+    let marker = generation::new_marker();
     let written =
         store.write(move |conn| async move { generation::renew(conn, &marker).await }.boxed()).await;
     written.context("it is not known whether the generation was changed: run this again")?;

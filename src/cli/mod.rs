@@ -3,10 +3,12 @@
 //! `serve`, `migrate` and `log` work on the store, the others speak HTTP or WebSocket to a running
 //! gateway, or only read the configuration.
 
+mod backup;
 mod check_config;
 mod client;
 mod clients;
 mod follow;
+mod github;
 mod line;
 mod log;
 mod migrate;
@@ -68,11 +70,13 @@ enum Command {
     Publish(publish::Publish),
     Tail(tail::Tail),
     Webhook(webhook::Webhook),
+    Github(github::Github),
     Connections(clients::Connections),
     Disconnect(clients::Disconnect),
     Block(clients::Block),
     Unblock(clients::Unblock),
     Revoke(clients::Revoke),
+    Backup(backup::Backup),
     CheckConfig(check_config::CheckConfig),
     Log(log::Log),
 }
@@ -115,11 +119,13 @@ impl Cli {
             Command::Publish(publish) => publish.run(source),
             Command::Tail(tail) => tail.run(source),
             Command::Webhook(webhook) => webhook.run(source),
+            Command::Github(github) => github.run(source),
             Command::Connections(connections) => connections.run(source),
             Command::Disconnect(disconnect) => disconnect.run(source),
             Command::Block(block) => block.run(source),
             Command::Unblock(unblock) => unblock.run(source),
             Command::Revoke(revoke) => revoke.run(source),
+            Command::Backup(backup) => backup.run(source),
             Command::CheckConfig(check) => check.run(source),
             Command::Log(log) => log.run(source),
         };

@@ -26,7 +26,7 @@ Examples:
 
 Logs go to standard error (CAMPANILE_LOG=info,campanile::store=debug for more, CAMPANILE_LOG_FORMAT=json \
 for machines). The gateway is ready when they say `listening` and /readyz answers 200. SIGTERM and \
-Ctrl-C let connections end in good order.
+Ctrl-C let connections end in good order. SIGHUP reads keys and namespaces anew.
 
 Exit codes: 0 stopped as asked, 1 it could not start or had to stop, 2 wrong usage.";
 
@@ -44,8 +44,9 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
-        let config = source.loader().flag("--listen", "server.listen", self.listen).load()?;
-        app::serve(&config, &config.resolve_secrets()?, self.demo)?;
+        let load = || source.loader().flag("--listen", "server.listen", self.listen.as_deref()).load();
+        let config = load()?;
+        app::serve(&config, &config.resolve_secrets()?, self.demo, load)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -66,8 +66,9 @@ fn every_help_teaches_by_example_and_names_its_exit_codes() {
         if names.is_empty() {
             let help = command.render_long_help().to_string();
             let examples = help.matches(&format!("campanile {}", command.get_name())).count();
-            let in_group = help.matches(&format!("campanile log {}", command.get_name())).count();
-            assert!(examples + in_group >= 2, "{help}");
+            let in_group =
+                |group: &str| help.matches(&format!("campanile {group} {}", command.get_name())).count();
+            assert!(examples + in_group("log") + in_group("github") >= 2, "{help}");
             assert!(help.contains("Exit codes: 0"), "{help}");
         }
     }

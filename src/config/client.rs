@@ -1,10 +1,12 @@
 //! The sections about clients: what their connections may do, and the transports that carry them.
 //! The others are in `sections`; the same holds for both.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::origin::OriginPattern;
-use super::values::Secret;
+use super::values::{JwksUrl, Secret};
 use crate::domain::units::{Size, Span};
 
 const KIB: u64 = 1 << 10;
@@ -72,12 +74,24 @@ impl Default for ClientConfig {
     }
 }
 
-/// `[client.token]`: how connection tokens are verified.
+/// `[client.token]`: how tokens of connections and subscriptions are verified.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TokenConfig {
     /// Shared secret of HS256, HS384 and HS512; 32 bytes or more are advised.
     pub hmac_secret_key: Option<Secret>,
+    /// Public key of RS256, RS384 and RS512 in PEM; several one after the other during a rotation.
+    pub rsa_public_key: Option<String>,
+    /// Public key of ES256 or ES384 in PEM, or several.
+    pub ecdsa_public_key: Option<String>,
+    /// Public key of EdDSA in PEM, or several.
+    pub ed25519_public_key: Option<String>,
+    /// A JSON Web Key Set in a file.
+    pub jwks_file: Option<PathBuf>,
+    /// A JSON Web Key Set on the network, fetched at start and now and then.
+    pub jwks_public_endpoint: Option<JwksUrl>,
+    /// Let `jwks_public_endpoint` be without TLS.
+    pub jwks_allow_http: bool,
     /// The `aud` that a token must have; not checked if unset.
     pub audience: Option<String>,
     /// The `iss` that a token must have; not checked if unset.

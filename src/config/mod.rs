@@ -3,10 +3,12 @@
 //! environment again. A configuration that exists was checked as a whole; whatever is wrong with
 //! it is reported at once, each with its place and a remedy. Secrets never print.
 
+mod changes;
 mod client;
 mod describe;
 mod environment;
 mod error;
+mod keys;
 mod load;
 mod nearest;
 mod origin;
@@ -34,7 +36,7 @@ pub use sections::{
     BusConfig, ChannelConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoRule, ServerConfig,
     StoreConfig, TelemetryConfig,
 };
-pub use values::{LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
+pub use values::{JwksUrl, LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
 
 /// The SQLite file in the data folder, if `store.url` names no other.
 const SQLITE_FILE: &str = "campanile.db";

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Config;
 use super::sections::RepoRule;
-use super::values::{MASK, Secret, StoreUrl};
+use super::values::{JwksUrl, MASK, Secret, StoreUrl};
 
 /// One step from a table into what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,6 +131,13 @@ pub(super) fn schema() -> Value {
     config.store.direct_url = secret();
     config.bus.url = secret();
     config.client.token.hmac_secret_key = secret();
+    let pem = || Some("-----BEGIN PUBLIC KEY-----".to_owned());
+    config.client.token.rsa_public_key = pem();
+    config.client.token.ecdsa_public_key = pem();
+    config.client.token.ed25519_public_key = pem();
+    config.client.token.jwks_file = Some("/etc/campanile/jwks.json".into());
+    config.client.token.jwks_public_endpoint =
+        JwksUrl::try_from("https://login.example.com/.well-known/jwks.json".to_owned()).ok();
     config.client.token.audience = Some("campanile".to_owned());
     config.client.token.issuer = Some("https://login.example.com".to_owned());
     config.http_api.key = secret();

@@ -300,7 +300,9 @@ fn origins_match_label_by_label() {
 fn uncommented(unset: bool) -> String {
     let is_option = |rest: &str| {
         let key = rest.split_once(" = ").map(|(key, _)| key.trim_matches('"'));
-        let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_lowercase() || b"_/".contains(&b));
+        let is_key = |key: &str| {
+            key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_/".contains(&b))
+        };
         rest.starts_with("[[") || key.is_some_and(is_key)
     };
     let line = |line: &'static str| match line.strip_prefix('#') {

@@ -120,11 +120,17 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     if config.bus.url.as_ref().is_some_and(|url| !is_redis(url.expose())) {
         refuse("bus.url", "this is no address of Redis", "write redis://HOST:PORT or rediss://HOST:PORT");
     }
+    if config.jwks_endpoint().is_some_and(|url| !url.is_https()) && !client.token.jwks_allow_http {
+        let wrong = "a key set that comes without TLS could be anybody's";
+        let remedy = "write https://…, or set client.token.jwks_allow_http on a network that you trust";
+        refuse("client.token.jwks_public_endpoint", wrong, remedy);
+    }
     let prefix = &config.bus.prefix;
     let in_prefix = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
     if !(1..=64).contains(&prefix.len()) || !prefix.bytes().all(in_prefix) {
         refuse("bus.prefix", "the prefix does not fit", "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`");
     }
+    problems.extend(config.bad_pems());
     problems
 }
 
@@ -229,6 +235,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         warnings.push(
             "client.insecure is on: ANYBODY may connect, and subscribe to, publish to and read every configured \
              namespace. This is for tests only, NEVER for production"
+                .to_owned(),
+        );
+    }
+    if config.jwks_endpoint().is_some_and(|url| !url.is_https()) {
+        warnings.push(
+            "client.token.jwks_public_endpoint is fetched without TLS: who sits on the way makes tokens"
                 .to_owned(),
         );
     }

@@ -111,6 +111,47 @@ pub(super) fn is_postgres(url: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty())
 }
 
+/// Where a key set is: an absolute URL of http or https, without credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JwksUrl(url::Url);
+
+impl JwksUrl {
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether it is reached over TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+}
+
+impl TryFrom<String> for JwksUrl {
+    type Error = &'static str;
+
+    // The text is not repeated: it may hold a password.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let url = url::Url::parse(&text).map_err(|_| "this is no absolute URL")?;
+        match url.scheme() {
+            "http" | "https" if !url.has_host() => Err("the URL names no host"),
+            "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
+                Err("credentials in a URL end up in other people's logs")
+            }
+            "http" | "https" if url.fragment().is_some() => Err("nothing is fetched behind a `#`"),
+            "http" | "https" => Ok(Self(url)),
+            _ => Err("key sets are fetched by https alone"),
+        }
+    }
+}
+
+impl From<JwksUrl> for String {
+    fn from(url: JwksUrl) -> String {
+        url.0.into()
+    }
+}
+
 /// A repository as GitHub spells it: `owner/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -120,7 +120,7 @@ impl Connection {
     }
 
     fn is_declared(&self, channel: &ChannelName) -> bool {
-        channel.is_built_in() || self.rules.namespaces.options_of(channel).is_some()
+        channel.is_built_in() || self.rules.namespaces.load().options_of(channel).is_some()
     }
 
     /// The entry of a server-side subscription is on hold, or could not be made.

@@ -4,19 +4,19 @@
 use std::time::Duration;
 
 use super::users::UserConnections;
-use crate::auth::Keys;
+use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
-use crate::domain::options::Namespaces;
+use crate::domain::options::SharedNamespaces;
 use crate::telemetry::{Code, Counter, Family};
 
 /// What a connection goes by. One of it serves all connections.
 pub struct Rules {
     /// What tokens are verified with.
-    pub keys: Keys,
+    pub keys: KeyRing,
     /// What is refused although it is signed.
     pub revocations: Revocations,
     /// The operator's channels.
-    pub namespaces: Namespaces,
+    pub namespaces: SharedNamespaces,
     /// How many connections each user has open here.
     pub users: UserConnections,
     /// Counts the errors that clients are told.

@@ -310,7 +310,8 @@ impl Connection {
         subscribed: bool,
         admitted_by_token: bool,
     ) -> Result<(), Denied> {
-        let options = self.rules.namespaces.options_of(channel);
+        let namespaces = self.rules.namespaces.load();
+        let options = namespaces.options_of(channel);
         let insecure = self.rules.options.insecure;
         let facts = Facts { options, item: item.as_item(), subscribed, admitted_by_token, insecure };
         may(&self.principal, action, channel, &facts)

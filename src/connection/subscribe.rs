@@ -153,7 +153,7 @@ impl Connection {
         wishes: Wishes,
         since: Option<Since>,
     ) -> (Wanted, Join) {
-        let qualities = match self.rules.namespaces.options_of(&channel) {
+        let qualities = match self.rules.namespaces.load().options_of(&channel) {
             Some(options) => Qualities::configured(options, claim.overrides, wishes),
             None => Qualities::BUILT_IN,
         };

@@ -1,6 +1,9 @@
 //! What the operator decided about the channels of a namespace (protocol §11.3).
 //! The config reads it, the access rule and the log act on it.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 use super::channel::{ChannelKind, ChannelName};
@@ -85,6 +88,9 @@ pub fn retention(channel: &ChannelName, options: Option<&ChannelOptions>) -> Opt
     }
 }
 
+/// The operator's namespaces as a running node has them: a reload puts others in their place.
+pub type SharedNamespaces = Arc<ArcSwap<Namespaces>>;
+
 /// The operator's namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Namespaces {
@@ -95,6 +101,11 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
+    /// These, until they are replaced.
+    pub fn shared(self) -> SharedNamespaces {
+        Arc::new(ArcSwap::from_pointee(self))
+    }
+
     /// The options that count for `channel`; `None` for a namespace that is not declared, and for
     /// the built-in ones.
     pub fn options_of(&self, channel: &ChannelName) -> Option<&ChannelOptions> {

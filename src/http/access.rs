@@ -13,11 +13,11 @@ use sha2::{Digest as _, Sha256};
 use super::auth::session;
 use super::error::ApiError;
 use crate::auth::revocations::Revocations;
-use crate::auth::{self, Keys, TokenError};
+use crate::auth::{self, KeyRing, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
 use crate::domain::access::{self, Action, Facts};
 use crate::domain::channel::ChannelName;
-use crate::domain::options::Namespaces;
+use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
 use crate::store::sessions::SecretHash;
 use crate::store::{Store, items};
@@ -28,13 +28,13 @@ const MAX_USER: usize = 100;
 /// What the doors know about friend and foe.
 pub struct Access {
     /// Verify tokens.
-    pub keys: Keys,
+    pub keys: KeyRing,
     /// What is refused although it is signed.
     pub revocations: Revocations,
     /// Opens the server API.
     pub api_key: Secret,
     /// What the operator decided about channels.
-    pub namespaces: Namespaces,
+    pub namespaces: SharedNamespaces,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Sites that browsers may come from.
@@ -68,7 +68,8 @@ impl Access {
         channel: &ChannelName,
     ) -> Result<(), ApiError> {
         let item = items::behind(store, channel).await?;
-        let options = self.namespaces.options_of(channel);
+        let namespaces = self.namespaces.load();
+        let options = namespaces.options_of(channel);
         let facts = Facts { options, item: item.as_item(), ..Facts::default() };
         Ok(access::may(principal, action, channel, &facts)?)
     }

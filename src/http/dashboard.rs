@@ -40,7 +40,7 @@ pub async fn activity(
         .into_iter()
         .filter(|channel| matches!(channel.kind(), ChannelKind::Org { .. } | ChannelKind::Repo { .. }))
         .collect();
-    let namespaces = &access::of(&request).namespaces;
+    let namespaces = access::of(&request).namespaces.load_full();
     let org = ChannelName::org("any").ok().and_then(|channel| namespaces.retention_of(&channel));
     let Some(retention) = org else {
         return Ok(HttpResponse::Ok().json(serde_json::json!({ "events": [] })));

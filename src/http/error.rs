@@ -123,6 +123,10 @@ impl From<TokenError> for ApiError {
             TokenError::Invalid => ("token_invalid", "the token is not valid here"),
             TokenError::Expired => ("token_expired", "the token's life is over: get a new one"),
             TokenError::NotYetValid => ("token_not_yet_valid", "the token is not valid yet"),
+            TokenError::NotNow => {
+                let message = "the token's key is not known here yet: try again";
+                return Self::unavailable("token_key_awaited", message);
+            }
         };
         Self::new(StatusCode::UNAUTHORIZED, code, message).header(header::WWW_AUTHENTICATE, "Bearer")
     }

@@ -10,6 +10,7 @@ pub mod deliveries;
 pub mod error;
 pub mod health;
 pub mod limit;
+pub mod openapi;
 pub mod origin;
 pub mod page;
 pub mod poll;

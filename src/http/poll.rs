@@ -116,7 +116,7 @@ pub(super) async fn page(
 ) -> ApiResult {
     let access = access::of(request);
     access.permit(store, principal, Action::History, &channel).await.map_err(hidden)?;
-    let retention = access.namespaces.retention_of(&channel).ok_or(Denied::NotAvailable)?;
+    let retention = access.namespaces.load().retention_of(&channel).ok_or(Denied::NotAvailable)?;
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, &channel)).transpose()?;
 

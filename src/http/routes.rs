@@ -1,14 +1,14 @@
 //! The whole URL table. What a route needs beside its request is in the app's data, put there by
 //! `app`.
 
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, ServiceConfig, delete, get, post};
 use actix_web::{HttpRequest, Route, guard};
 
 use super::error::{ApiError, ApiResult};
 use super::{
-    auth, builds, dashboard, deliveries, health, page, poll, repos, server_api, socket, stream, summary,
-    webhooks,
+    auth, builds, dashboard, deliveries, health, openapi, page, poll, repos, server_api, socket, stream,
+    summary, webhooks,
 };
 
 /// Every route.
@@ -25,6 +25,7 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/readyz").route(look().to(health::ready)))
     .service(only("/metrics").route(get().to(health::metrics)))
     .service(only("/webhooks/github").route(post().to(webhooks::receive)))
+    .service(only("/api/openapi.json").route(get().to(openapi::document)))
     .service(only("/api/events").route(get().to(poll::events)))
     .service(only("/api/events/stream").route(get().to(stream::open)))
     .service(only(socket::PATH).route(get().to(socket::no_upgrade)))
@@ -64,10 +65,9 @@ async fn not_found(request: HttpRequest) -> ApiResult {
     Err(ApiError::not_found("route").details(serde_json::json!({ "path": request.path() })))
 }
 
-async fn method_not_allowed() -> ApiResult {
-    Err(ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "this route takes another method",
-    ))
+async fn method_not_allowed(request: HttpRequest) -> ApiResult {
+    let allowed = openapi::methods_of(request.match_pattern().as_deref().unwrap_or_default());
+    let message = "this route takes another method";
+    Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        .header(header::ALLOW, &allowed))
 }

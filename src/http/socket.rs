@@ -81,7 +81,8 @@ fn admit(request: &Request, door: &SocketDoor, access: &Access) -> Result<Option
     }
     if request.method() != Method::GET {
         let message = "a WebSocket begins with GET";
-        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
+        let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        return Err(error.header(header::ALLOW, "GET"));
     }
     handshake(request.head()).map_err(|error| match error {
         HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => {

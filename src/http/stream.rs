@@ -103,8 +103,8 @@ async fn try_open(
         access.permit(&store, &principal, Action::Subscribe, channel).await?;
     }
     let mut positions = positions(&request, &query, &channels)?;
-    if let Some(channel) = positions.keys().find(|channel| access.namespaces.retention_of(channel).is_none())
-    {
+    let namespaces = access.namespaces.load_full();
+    if let Some(channel) = positions.keys().find(|channel| namespaces.retention_of(channel).is_none()) {
         let message = format!("nothing of {channel} is kept, so there is no place to resume from");
         return Err(ApiError::bad_request("bad_cursor", message));
     }
@@ -119,7 +119,7 @@ async fn try_open(
         ApiError::too_many("connection_limit", "this user has too many streams open: close one", 5)
     })?;
     let starts = channels.into_iter().map(|channel| Start {
-        kept: access.namespaces.retention_of(&channel),
+        kept: namespaces.retention_of(&channel),
         from: positions.remove(&channel),
         channel,
     });

@@ -61,7 +61,7 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
     let shared = Arc::new(Shared::default());
     let actor = ChannelActor {
         id,
-        retention: hub.0.options.namespaces.retention_of(&name),
+        retention: hub.0.options.namespaces.load().retention_of(&name),
         hub,
         name: name.clone(),
         order: None,
@@ -224,6 +224,11 @@ impl Handler<Announced> for ChannelActor {
         let accepted = announcement.accepted;
         match (announcement.content, &mut self.order) {
             (Content::Ephemeral(events), _) => self.send(None, events, accepted, ctx),
+            // A reload has turned the history on: who came before goes on without positions.
+            (Content::Logged { events, .. }, None) if self.retention.is_none() => {
+                self.send(None, events, accepted, ctx);
+                self.take_retention(ctx);
+            }
             // The head is being read; whether it has these already is not known, so look again.
             (Content::Logged { .. }, None) => self.shared.behind.store(true, Ordering::SeqCst),
             (Content::Logged { epoch, events }, Some(order)) => match order.accept(&epoch, events) {
@@ -246,6 +251,7 @@ impl Handler<Join> for ChannelActor {
         if let Some(linger) = self.linger.take() {
             ctx.cancel_future(linger);
         }
+        self.take_retention(ctx);
         if self.retention.is_some() && self.order.is_none() {
             self.joining.push((worker, reply));
         } else {
@@ -326,6 +332,17 @@ impl ChannelActor {
 
     fn metrics(&self) -> &Metrics {
         &self.hub.0.metrics
+    }
+
+    /// Goes by what the namespace keeps now. Where a reload has turned the history on, the channel
+    /// begins to know its position; where off, it keeps the one it has.
+    fn take_retention(&mut self, ctx: &mut Context<Self>) {
+        let retention = self.hub.0.options.namespaces.load().retention_of(&self.name);
+        let begins = self.retention.is_none() && retention.is_some();
+        self.retention = retention.or(self.retention);
+        if begins {
+            self.find_head(ctx);
+        }
     }
 
     fn admit(&mut self, worker: Worker, reply: oneshot::Sender<Joined>) {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::bus::{Announcement, Notice};
 use crate::domain::channel::ChannelName;
-use crate::domain::options::Namespaces;
+use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
 use crate::store::{self, Store, log};
 use crate::telemetry::Metrics;
@@ -41,7 +41,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct HubOptions {
     /// Which channels keep what.
-    pub namespaces: Namespaces,
+    pub namespaces: SharedNamespaces,
     /// How long a channel lives on without followers.
     pub linger: Duration,
     /// Announcements that may wait for a channel; more mark it behind.
@@ -52,7 +52,12 @@ pub struct HubOptions {
 
 impl Default for HubOptions {
     fn default() -> Self {
-        Self { namespaces: Namespaces::default(), linger: Duration::from_secs(30), mailbox: 256, inbox: 1024 }
+        Self {
+            namespaces: SharedNamespaces::default(),
+            linger: Duration::from_secs(30),
+            mailbox: 256,
+            inbox: 1024,
+        }
     }
 }
 

@@ -263,10 +263,11 @@ impl Refusal {
     pub const FOREIGN_TOKEN: Self = Self::Disconnect(DisconnectCode::InvalidToken);
 
     /// What a worthless token costs. A token whose time has not come counts as expired: in both
-    /// cases a new one helps.
+    /// cases a new one helps. One whose key is being fetched may be sent again.
     pub const fn of_token(used: TokenUse, error: TokenError) -> Self {
-        use TokenError::{Expired, Invalid, Missing, NotYetValid};
+        use TokenError::{Expired, Invalid, Missing, NotNow, NotYetValid};
         match (used, error) {
+            (_, NotNow) => Self::Error(ErrorCode::Internal),
             (TokenUse::Connect | TokenUse::Refresh, Missing) => Self::Disconnect(DisconnectCode::BadRequest),
             (TokenUse::Subscribe, Missing | Invalid) => Self::Error(ErrorCode::PermissionDenied),
             (TokenUse::SubRefresh, Missing) => Self::Error(ErrorCode::BadRequest),

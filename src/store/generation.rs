@@ -15,7 +15,7 @@ use super::schema::meta;
 use super::types::{SqlTs, Ts};
 use crate::domain::position::Epoch;
 
-const MARKER: &str = "marker";
+pub(super) const MARKER: &str = "marker";
 
 /// What a look at the store tells.
 #[derive(Debug, Clone)]
@@ -47,6 +47,11 @@ pub(super) async fn probe_postgres(conn: &mut AsyncPgConnection) -> Result<Probe
     let (system, timeline, marker, clock): (String, String, String, Ts) =
         diesel_async::RunQueryDsl::get_result(query, conn).await?;
     Ok(Probe { generation: name(&[system, timeline, marker])?, clock: Some(clock) })
+}
+
+/// A marker that no store has.
+pub fn new_marker() -> String {
+    hex::encode(rand::random::<[u8; 6]>())
 }
 
 /// Makes the epochs of all channels differ from what they were.

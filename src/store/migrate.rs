@@ -11,6 +11,7 @@ use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
+use super::backup;
 use super::conn::Conn;
 use super::error::StoreError;
 use super::generation;
@@ -123,6 +124,7 @@ fn run_sqlite(path: &Path) -> Result<First, OpenError> {
     let lock = lock_folder(path)?;
     let mut conn = sqlite::open(path, Side::Write).map_err(OpenError::unreachable)?;
     migrate(&mut conn, SQLITE)?;
+    backup::settle_in(&mut conn).map_err(OpenError::store)?;
     let mut conn = Conn::Lite(conn);
     let needed = at_once(Box::pin(generation::oldest_binary(&mut conn))).map_err(OpenError::store)?;
     check_version(needed)?;

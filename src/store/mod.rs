@@ -4,6 +4,7 @@
 //! [`Store::write`] in a transaction that commits if it succeeds. Every call has a deadline; when
 //! it passes, the connection is thrown away and a write may or may not have been committed.
 
+pub mod backup;
 pub mod builds;
 mod conn;
 pub mod deliveries;

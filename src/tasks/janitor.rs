@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::domain::channel::ChannelName;
-use crate::domain::options::Namespaces;
+use crate::domain::options::{Namespaces, SharedNamespaces};
 use crate::store::{self, Store, builds, deliveries, log, rate_limits, revocations, sessions};
 use crate::telemetry::{Kind, Metrics};
 
@@ -25,11 +25,11 @@ const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * DAY.as_secs());
 const PAYLOADS_KEPT: Duration = Duration::from_secs(30 * DAY.as_secs());
 
 /// Sweeps now and then, for ever.
-pub async fn run(store: Store, namespaces: Namespaces, metrics: Arc<Metrics>) {
+pub async fn run(store: Store, namespaces: SharedNamespaces, metrics: Arc<Metrics>) {
     let mut payloads_dropped_to = Uuid::nil();
     loop {
         tokio::time::sleep(ROUND).await;
-        if let Err(error) = sweep(&store, &namespaces, &metrics, &mut payloads_dropped_to).await {
+        if let Err(error) = sweep(&store, &namespaces.load_full(), &metrics, &mut payloads_dropped_to).await {
             tracing::warn!(%error, "the janitor gives up this round");
         }
     }

@@ -1,6 +1,7 @@
 //! Periodic work: one file each. A task does its round, says what it did in metrics, and sleeps.
 
 pub mod janitor;
+pub mod jwks;
 pub mod monitor;
 pub mod rates;
 pub mod revocations;

@@ -72,7 +72,7 @@ where
 impl Node {
     fn start(store: &TestStore, options: HubOptions, faults: Faults, core: &tokio::runtime::Handle) -> Self {
         let (thread, metrics) = (actix::Arbiter::new(), Arc::new(Metrics::new()));
-        let kept = options.namespaces.retention_of(&channel("news")).expect("its events are kept");
+        let kept = options.namespaces.load().retention_of(&channel("news")).expect("its events are kept");
         let store_handle = store.store.clone();
         let hub = Hub::new(store_handle.clone(), options, metrics.clone(), thread.handle());
         let hears = hub.clone();
@@ -108,7 +108,7 @@ fn hub_options(events: u32) -> HubOptions {
     let kept =
         ChannelOptions { history_size: events, history_ttl: Span::secs(3600), ..ChannelOptions::default() };
     let namespaces = Namespaces { without: Some(kept), ..Namespaces::default() };
-    HubOptions { namespaces, ..HubOptions::default() }
+    HubOptions { namespaces: namespaces.shared(), ..HubOptions::default() }
 }
 
 fn no_faults() -> Faults {

@@ -5,6 +5,8 @@
 
 mod support;
 
+mod access;
+mod backup;
 mod browser;
 mod builds;
 mod crash;
@@ -14,14 +16,18 @@ mod faults;
 mod follow;
 mod history;
 mod http;
+mod jwks;
 mod log;
 mod migrations;
 mod publish;
 mod rates;
+mod reload;
 mod repos;
 mod runs;
+mod schema;
 mod sdk;
 mod sessions;
 mod sync;
+mod tokens;
 mod websocket;
 mod writers;

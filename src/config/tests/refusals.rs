@@ -22,6 +22,37 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         &["server.trusted_proxies: `proxy` is no network"],
     ),
     ("[server]\ntrusted_proxies = \"10.0.0.0/8\"", &["this is not a list", "as JSON in the environment"]),
+    (
+        "[client.token]\nrsa_public_key = \"hunter2\"",
+        &["campanile.toml:2: client.token.rsa_public_key: this is no PEM; write the public key", "-pubout"],
+    ),
+    (
+        "[client.token]\necdsa_public_key = \"\"\"\n-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\"",
+        &["client.token.ecdsa_public_key: this is a private key", "where tokens are signed"],
+    ),
+    (
+        "[client.token]\ned25519_public_key = \"-----BEGIN PUBLIC KEY-----\\nhunter2\"",
+        &["client.token.ed25519_public_key: this is no key of this kind, or it is damaged"],
+    ),
+    (
+        "[client.token]\njwks_public_endpoint = \"login.example.com\"",
+        &["client.token.jwks_public_endpoint: this is no absolute URL", "an example is \"https://login"],
+    ),
+    (
+        "[client.token]\njwks_public_endpoint = \"file:///etc/jwks.json\"",
+        &["client.token.jwks_public_endpoint: key sets are fetched by https alone"],
+    ),
+    (
+        "[client.token]\njwks_public_endpoint = \"https://me:hunter2@login.example.com\"",
+        &["client.token.jwks_public_endpoint: credentials in a URL"],
+    ),
+    (
+        "[client.token]\njwks_public_endpoint = \"http://login.example.com/jwks\"",
+        &[
+            "client.token.jwks_public_endpoint: a key set that comes without TLS",
+            "client.token.jwks_allow_http",
+        ],
+    ),
     ("[server]\npublic_url = \"live.example.com\"", &["server.public_url", "no origin", "SCHEME://HOST"]),
     ("[server]\npublic_url = \"ftp://live.example.com\"", &["server.public_url", "by http or https"]),
     (

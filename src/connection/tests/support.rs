@@ -108,9 +108,9 @@ fn namespaces() -> Namespaces {
 
 pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
     Arc::new(Rules {
-        keys: Keys::hmac([SECRET], None, None),
+        keys: Keys::hmac([SECRET], None, None).into(),
         revocations: Revocations::default(),
-        namespaces: namespaces(),
+        namespaces: namespaces().shared(),
         users: UserConnections::new(2),
         errors: Family::default(),
         options,

@@ -62,7 +62,7 @@ pub async fn history(
 
 fn readable(access: &Access, asked: &History) -> Result<(ChannelName, Retention), ErrorCode> {
     let (channel, _) = channel_of(access, &asked.channel)?;
-    let retention = access.namespaces.retention_of(&channel).ok_or(ErrorCode::NotAvailable)?;
+    let retention = access.namespaces.load().retention_of(&channel).ok_or(ErrorCode::NotAvailable)?;
     // Nothing lies before the first event.
     if asked.reverse == Some(true) && asked.since.as_ref().is_some_and(|since| since.offset == 0) {
         return Err(ErrorCode::BadRequest);

@@ -93,12 +93,9 @@ fn parse<'b, T: Deserialize<'b>>(method: &str, body: &'b [u8]) -> Result<T, ApiE
 }
 
 /// A channel that exists, and what the operator decided about it; `None` for the built-in ones.
-fn channel_of<'a>(
-    access: &'a Access,
-    name: &str,
-) -> Result<(ChannelName, Option<&'a ChannelOptions>), ErrorCode> {
+fn channel_of(access: &Access, name: &str) -> Result<(ChannelName, Option<ChannelOptions>), ErrorCode> {
     let channel = ChannelName::parse(name).map_err(|_| ErrorCode::BadRequest)?;
-    let options = access.namespaces.options_of(&channel);
+    let options = access.namespaces.load().options_of(&channel).cloned();
     if !channel.is_built_in() && options.is_none() {
         return Err(ErrorCode::UnknownChannel);
     }

@@ -76,7 +76,7 @@ fn unit(
     if data.get().len() > door.max_publication {
         return Err(ErrorCode::BadRequest);
     }
-    let kept = access.namespaces.retention_of(&channel).is_some() && !asked.skip_history;
+    let kept = access.namespaces.load().retention_of(&channel).is_some() && !asked.skip_history;
     let once = match asked.idempotency_key.filter(|key| !key.is_empty()) {
         Some(key) if key.len() > MAX_KEY || key.contains('\0') => return Err(ErrorCode::BadRequest),
         Some(key) if kept => Once::Key(IdempotencyKey {

@@ -257,7 +257,8 @@ impl Entry {
                 return Continuity::Whole;
             }
             State::Over => return Continuity::Whole,
-            State::Live(_) if batch.epoch.is_none() => 0,
+            // Who has no position takes what comes, also if it is numbered since a reload.
+            State::Live(position) if batch.epoch.is_none() || position.is_none() => 0,
             State::Live(position) => {
                 let joins = position.as_ref().filter(|position| {
                     Some(&position.epoch) == batch.epoch.as_ref() && batch.first() <= position.offset + 1

@@ -130,7 +130,7 @@ fn a_worthless_token_costs_what_its_command_says() {
     use DisconnectCode as D;
     use ErrorCode as E;
     use TokenError::*;
-    let table: [(TokenUse, TokenError, Refusal); 16] = [
+    let table: [(TokenUse, TokenError, Refusal); 20] = [
         (TokenUse::Connect, Missing, D::BadRequest.into()),
         (TokenUse::Connect, Invalid, D::InvalidToken.into()),
         (TokenUse::Connect, Expired, E::TokenExpired.into()),
@@ -147,6 +147,10 @@ fn a_worthless_token_costs_what_its_command_says() {
         (TokenUse::SubRefresh, Invalid, D::InvalidToken.into()),
         (TokenUse::SubRefresh, Expired, E::Expired.into()),
         (TokenUse::SubRefresh, NotYetValid, E::Expired.into()),
+        (TokenUse::Connect, NotNow, E::Internal.into()),
+        (TokenUse::Subscribe, NotNow, E::Internal.into()),
+        (TokenUse::Refresh, NotNow, E::Internal.into()),
+        (TokenUse::SubRefresh, NotNow, E::Internal.into()),
     ];
     for (used, error, refusal) in table {
         assert_eq!(Refusal::of_token(used, error), refusal, "{used:?} {error:?}");

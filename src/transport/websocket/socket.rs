@@ -282,7 +282,15 @@ impl Socket {
     /// Brings an entry that is on hold back to the head.
     fn catch_up(&self, channel: &ChannelName, from: Option<Position>, ctx: &mut SocketContext) {
         let (Some(follow), Some(from)) = (self.follow(channel), from) else { return };
-        let Some(retention) = self.all.rules.namespaces.retention_of(channel) else { return };
+        let Some(retention) = self.all.rules.namespaces.load().retention_of(channel) else {
+            // A reload has turned the history off: there is nothing to catch up from.
+            if follow.positioned {
+                ctx.address().do_send(Lost(channel.clone(), from));
+            } else {
+                let _ = follow.subscription.entry().release(None);
+            }
+            return;
+        };
         let (store, entry) = (self.all.store.clone(), follow.subscription.entry().clone());
         let fed = async move {
             // Refused means that the connection is over, which is noticed elsewhere.

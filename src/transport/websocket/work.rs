@@ -59,7 +59,7 @@ pub(super) async fn join_channel(
         announced: told,
     });
     let visitor = Visitor { attendance, hears_others };
-    let kept = all.rules.namespaces.retention_of(&channel);
+    let kept = all.rules.namespaces.load().retention_of(&channel);
     let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), Framing::WebSocket, visitor).await;
     let (subscription, position) = match subscribed {
         Ok(subscribed) => subscribed,
@@ -90,7 +90,7 @@ pub(super) async fn join_channel(
 /// Reads stored events.
 pub(super) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
     let ReadHistory { channel, since, limit, reverse } = wish;
-    let Some(retention) = all.rules.namespaces.retention_of(&channel) else { return Stored::NotNow };
+    let Some(retention) = all.rules.namespaces.load().retention_of(&channel) else { return Stored::NotNow };
     let store = all.store.clone();
     let read = all.store.read(move |conn| {
         Box::pin(async move {

@@ -40,7 +40,9 @@ async fn a_route_that_is_not_there_is_refused_in_json(backend: Backend) {
         ("GET", "/api/deliveries/x/process"),
         ("POST", "/metrics"),
     ] {
-        app.send(Request::new(method, path)).await.refused(405, "method_not_allowed");
+        let refused = app.send(Request::new(method, path)).await.refused(405, "method_not_allowed");
+        let allowed = if method == "GET" { "POST" } else { "GET" };
+        assert_eq!(refused.header("allow"), Some(allowed), "{method} {path}");
     }
     assert_eq!(app.metric("refusals", "not_found").await, 7);
     assert_eq!(app.metric("refusals", "method_not_allowed").await, 6);

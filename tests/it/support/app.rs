@@ -101,6 +101,11 @@ impl TestApp {
         self.run().await;
     }
 
+    /// The data folder.
+    pub fn folder(&self) -> &std::path::Path {
+        self.database.folder()
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }

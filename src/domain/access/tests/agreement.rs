@@ -12,10 +12,10 @@ use crate::domain::options::ChannelOptions;
 use crate::domain::pattern::ChannelPattern;
 use crate::domain::units::Span;
 
-const USERS: [&str; 5] = ["", "42", "43", "ana", "4"];
-const OWNERS: [&str; 3] = ["acme", "Acme", "other"];
-const REPOS: [&str; 4] = ["acme/api", "acme/web", "other/one", "Acme/api"];
-const CHANNELS: [&str; 26] = [
+pub(super) const USERS: [&str; 5] = ["", "42", "43", "ana", "4"];
+pub(super) const OWNERS: [&str; 3] = ["acme", "Acme", "other"];
+pub(super) const REPOS: [&str; 4] = ["acme/api", "acme/web", "other/one", "Acme/api"];
+pub(super) const CHANNELS: [&str; 26] = [
     "repo:acme/api",
     "repo:other/one",
     "repo:Acme/api",
@@ -43,7 +43,7 @@ const CHANNELS: [&str; 26] = [
     "#",
     "a#42#43",
 ];
-const PATTERNS: [&str; 12] = [
+pub(super) const PATTERNS: [&str; 12] = [
     "*",
     "repo:*",
     "repo:acme/*",
@@ -161,7 +161,7 @@ fn sees(p: &Principal, full_name: &str) -> bool {
         || cap(p, |r| r.subscribe, &channel)
 }
 
-fn naive(p: &Principal, action: Action, name: &str, f: &Facts<'_>) -> Result<(), Denied> {
+pub(super) fn naive(p: &Principal, action: Action, name: &str, f: &Facts<'_>) -> Result<(), Denied> {
     use Action::{History, Presence, Publish, Subscribe};
     let denied = Err(Denied::Forbidden);
     let named = f.admitted_by_token || p.channels.iter().any(|channel| channel.as_str() == name);
@@ -172,7 +172,9 @@ fn naive(p: &Principal, action: Action, name: &str, f: &Facts<'_>) -> Result<(),
         Presence => r.presence,
     };
 
-    let (space, rest) = name.split_once(':').unwrap_or(("", name));
+    // Behind a `#` stands a user, whose id may have a colon.
+    let parts = name.split_once(':').filter(|_| !name.starts_with('#'));
+    let (space, rest) = parts.unwrap_or(("", name));
     if ["repo", "org", "job", "build", "db"].contains(&space) {
         let by_claims = match (space, f.item) {
             ("repo", _) => sees(p, rest),

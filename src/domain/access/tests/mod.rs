@@ -2,6 +2,7 @@
 //! line of text with a verdict for each of the four actions.
 
 mod agreement;
+mod million;
 
 use uuid::uuid;
 

@@ -1,0 +1,52 @@
+//! What may change while a node runs: keys and namespaces. Everything is read and checked before
+//! anything is swapped, so a mistake leaves the node as it was. Connections go on; what they ask
+//! for from then on is judged by the new rules.
+
+use tokio::sync::watch;
+
+use super::Node;
+use crate::auth::KeyRing;
+use crate::config::{Config, ConfigError, JwksUrl};
+use crate::domain::options::SharedNamespaces;
+
+/// The parts that a reload swaps.
+pub(super) struct Reloadable {
+    pub(super) keys: KeyRing,
+    pub(super) namespaces: SharedNamespaces,
+    /// Where the key set is fetched from; one that is sent again is fetched again.
+    pub(super) key_set: watch::Sender<Option<JwksUrl>>,
+}
+
+impl Node {
+    /// Takes keys and namespaces from `new`, the configuration as it reads now. Fails without having
+    /// changed anything.
+    pub fn reload(&self, new: &Config) -> Result<(), ConfigError> {
+        // Generated secrets stay where they are until the next start.
+        let mut found = new.clone();
+        (found.server, found.store) = (self.config.server.clone(), self.config.store.clone());
+        let keys = new.token_keys(Some(found.read_secrets()?.jwt()?))?;
+        self.reloadable.keys.replace(keys);
+        self.reloadable.namespaces.store(new.channel.declared().into());
+        self.reloadable.key_set.send_replace(new.jwks_endpoint().cloned());
+        Ok(())
+    }
+}
+
+/// Does what SIGHUP asks for, and says in the log what came of it.
+pub(super) fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
+    match loaded.and_then(|new| node.reload(&new).map(|()| new)) {
+        Ok(new) => {
+            let namespaces = new.channel.namespaces.len();
+            tracing::info!(namespaces, "keys and namespaces were read anew");
+            new.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+            for option in node.config.needing_restart(&new) {
+                tracing::warn!(option, "this option has changed and counts from the next start on");
+            }
+        }
+        Err(error) => {
+            for problem in error.problems() {
+                tracing::error!(%problem, "nothing was reloaded: keys and namespaces stay as they were");
+            }
+        }
+    }
+}

@@ -189,8 +189,20 @@ async fn whose(
     if org.as_ref().is_some_and(|org| !is_owner(org) || !principal.orgs.contains(org)) {
         return Err(ApiError::forbidden("`org` must be one of the token's `orgs`"));
     }
-    let found = store.read(move |conn| Box::pin(async move { builds::get(conn, id).await })).await?;
+    let (found, used_up) = store
+        .read(move |conn| {
+            Box::pin(async move {
+                let found = builds::get(conn, id).await?;
+                let used_up = found.is_none() && builds::is_used_up(conn, id).await?;
+                store::Result::Ok((found, used_up))
+            })
+        })
+        .await?;
     match found {
+        None if used_up => {
+            let message = "the build of this id is over and forgotten: choose another id";
+            Err(ApiError::new(StatusCode::GONE, "build_over", message))
+        }
         None => Ok(Build { owner: principal.user.clone(), org }),
         Some(build) if may_tell_of_build(principal, &build.owner) => {
             if org.is_some() && org != build.org {

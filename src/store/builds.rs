@@ -1,6 +1,6 @@
 //! Builds: who made each, and for which account. A build exists from its first event until none of
 //! its events is retained; the events are in the log.
-//! Must hold: owner and account never change while a build exists.
+//! Must hold: owner and account of an id never change, not even when its build is forgotten.
 
 use diesel::prelude::*;
 use diesel::query_dsl::methods as on_conflict;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::conn::Conn;
 use super::dialect::Prepared;
 use super::error::Result;
-use super::schema::{builds as table, events};
+use super::schema::{builds as table, channels, events};
 use super::types::{Id, Ts};
 use crate::domain::channel::ChannelName;
 
@@ -30,9 +30,26 @@ pub async fn get(conn: &mut Conn, id: Uuid) -> Result<Option<Build>> {
     Ok(row.map(|(owner, org)| Build { owner, org }))
 }
 
+/// Whether the id was one of a build that is forgotten, or its channel carried events without a
+/// build. Nobody may begin there: whoever still listens was let in to something else.
+pub async fn is_used_up(conn: &mut Conn, id: Uuid) -> Result<bool> {
+    let channel = ChannelName::build(id);
+    let used = channels::table.filter(channels::name.eq(channel.as_str())).filter(channels::head.gt(0));
+    let head: Option<i64> = conn.maybe(used.select(channels::head)).await?;
+    Ok(head.is_some() && get(conn, id).await?.is_none())
+}
+
 /// Notes that something happened in the build `id`, which begins with it as `build` if there is
-/// none. Answers whether it is a build of the same owner; another one's is not touched.
+/// none. Answers whether that may be: the build of another owner is not touched, and neither is an
+/// id that is used up.
 pub async fn touch(conn: &mut Conn, id: Uuid, build: &Build, now: Ts) -> Result<bool> {
+    let ours = table::table.find(Id(id)).filter(table::owner.eq(&build.owner));
+    if conn.execute(diesel::update(ours).set(table::last_event_at.eq(now))).await? > 0 {
+        return Ok(true);
+    }
+    if is_used_up(conn, id).await? {
+        return Ok(false);
+    }
     let values = (
         table::id.eq(Id(id)),
         table::owner.eq(&build.owner),
@@ -40,6 +57,7 @@ pub async fn touch(conn: &mut Conn, id: Uuid, build: &Build, now: Ts) -> Result<
         table::created_at.eq(now),
         table::last_event_at.eq(now),
     );
+    // Somebody may have made it meanwhile; if that was its owner, it is the same build.
     let upsert = diesel::insert_into(table::table)
         .values(values)
         .on_conflict(table::id)

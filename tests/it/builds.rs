@@ -63,7 +63,10 @@ async fn a_build_goes_with_its_last_event(store: TestStore) {
     assert_eq!((sweep(&store).await, sweep(&store).await), (1, 0));
     assert_eq!((get(&store, old).await, get(&store, young).await), (None, Some(of("ana", None))));
     assert!(store.stored(&channel).await.is_empty());
-    assert!(touch(&store, old, of("ben", None), store.store.timestamp()).await, "the id is free again");
+    for owner in ["ana", "ben"] {
+        assert!(!touch(&store, old, of(owner, None), store.store.timestamp()).await, "nobody begins again");
+    }
+    assert_eq!(get(&store, old).await, None);
 }
 
 async fn a_build_that_somebody_else_told_of_stays(store: TestStore) {

@@ -242,6 +242,21 @@ async fn what_is_told_reaches_everybody_who_listens_in_order(backend: Backend) {
     hasty.is_quiet().await;
 }
 
+async fn the_id_of_a_build_that_is_over_is_nobodys_again(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let (ana, eve) = (app.ana(), app.token(json!({ "sub": "eve" })));
+    tell(&app, ID, &ana, &step(1)).await.expect(201);
+    let mut client = Client::connected(&app, &ana).await;
+    client.subscribe(&format!("build:{ID}")).await;
+    // As the janitor leaves it.
+    app.sql().execute("DELETE FROM builds").await;
+    for token in [&ana, &eve, &app.admin()] {
+        tell(&app, ID, token, &step(2)).await.refused(410, "build_over");
+    }
+    client.is_quiet().await;
+    assert_eq!((app.sql().count("builds").await, app.sql().count("events").await), (0, 1));
+}
+
 async fn a_repeated_key_is_answered_without_a_second_event(backend: Backend) {
     let app = TestApp::start(backend).await;
     let ana = app.ana();
@@ -343,6 +358,7 @@ on_both!(
     a_build_is_heard_by_its_owner_its_account_and_admins,
     only_its_owner_and_admins_tell_of_a_build,
     what_is_told_reaches_everybody_who_listens_in_order,
+    the_id_of_a_build_that_is_over_is_nobodys_again,
     a_repeated_key_is_answered_without_a_second_event,
     the_poll_of_a_build_is_that_of_any_channel,
     who_tells_too_often_is_told_when_to_come_back,

@@ -360,3 +360,16 @@ fn admin_includes_the_other_scopes_and_unknown_words_nothing() {
     assert!(scopes("read scan").may_scan() && !scopes("read scan").may_publish());
     assert_eq!(scopes("read Admin root publish:all"), Scopes::default());
 }
+
+#[test]
+fn only_its_owner_and_admins_tell_of_a_build() {
+    let tells = |who: &Principal| may_tell_of_build(who, "ana");
+    let named = |user: &str| Principal { user: user.to_owned(), ..Principal::default() };
+    let mut member = named("ben");
+    member.orgs.insert("acme".to_owned());
+    let mut admin = named("root");
+    admin.scopes.admin = true;
+    assert!(tells(&named("ana")) && tells(&admin));
+    assert!(!tells(&member) && !tells(&named("Ana")) && !tells(&named("")));
+    assert!(!may_tell_of_build(&Principal::default(), ""), "nobody owns nothing");
+}

@@ -235,6 +235,7 @@ impl Metrics {
             (&self.delivered_bytes, &["sse", "websocket"]),
             (&self.webhooks, &["processed", "ignored", "failed", "duplicate", "overloaded", "unconfirmed"]),
             (&self.polls, &["ok", "not_modified", "limited"]),
+            (&self.sign_ins, &["ok", "link_invalid", "too_many_sign_ins"]),
             (&self.refusals, &["rate_limited", "connection_limit", "overloaded", "store_unavailable"]),
             (&self.slow_disconnects, &["queue", "write_timeout"]),
             (&self.behind, &["channel", "worker"]),

@@ -239,7 +239,6 @@ impl Metrics {
             (&self.refusals, &["rate_limited", "connection_limit", "overloaded", "store_unavailable"]),
             (&self.slow_disconnects, &["queue", "write_timeout"]),
             (&self.behind, &["channel", "worker"]),
-            (&self.sign_ins, &["ok", "link_invalid", "too_many_sign_ins"]),
             (&self.trimmed, &["events"]),
         ];
         for (family, kinds) in kinds {

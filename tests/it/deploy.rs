@@ -98,7 +98,8 @@ impl Prometheus {
     }
 
     async fn scalar(&self, question: &str) -> Option<String> {
-        let answer = self.ask(question).await?.json();
+        // 503 until it has started.
+        let answer = self.ask(question).await.filter(|answer| answer.status == 200)?.json();
         Some(answer["data"]["result"][0]["value"][1].as_str()?.to_owned())
     }
 }

@@ -17,6 +17,7 @@ use actix_rt::Arbiter;
 use actix_server::ServerHandle;
 use actix_web::web;
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use tokio::task::JoinHandle;
 use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
 use crate::bus::{Bus, LocalBus};
-use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secrets};
+use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secret, Secrets};
 use crate::connection::clients::Control;
 use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
@@ -32,7 +33,7 @@ use crate::connection::{ConnectionOptions, Rules};
 use crate::domain::gcra::Rate;
 use crate::domain::options::SharedNamespaces;
 use crate::http::access::{Access, Origins};
-use crate::http::auth::SignInDoor;
+use crate::http::auth::{SignInDoor, Signing};
 use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
@@ -323,7 +324,7 @@ impl Doors {
                 allowed_addresses: config.github.allowed_addresses.clone(),
                 max_body: limits.webhook_body.0,
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: webhook_bytes.clone(),
+                in_flight: webhook_bytes,
                 invalid_signatures: RateLimit::new(Rate::per_minute(
                     limits.invalid_signatures_per_minute.into(),
                 )),
@@ -334,7 +335,7 @@ impl Doors {
             builds: web::Data::new(BuildDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
                 body_timeout: limits.webhook_body_timeout.0,
-                in_flight: build_bytes.clone(),
+                in_flight: build_bytes,
                 rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
             }),
             streams: web::Data::new(StreamDoor {
@@ -345,7 +346,7 @@ impl Doors {
                 },
                 max_channels: limits.stream_channels as usize,
                 enabled: config.sse.enabled,
-                open: streams.clone(),
+                open: streams,
                 by_user: rules.users.clone(),
                 stopping: stopping.subscribe(),
             }),
@@ -355,15 +356,13 @@ impl Doors {
                 session_ttl: config.server.session_ttl.0,
                 max_sessions: limits.sessions,
                 failures: RateLimit::new(Rate::per_minute(limits.invalid_sign_ins_per_minute.into())),
-                token_secret: secrets.jwt.clone(),
-                audience: config.client.token.audience.clone(),
-                issuer: config.client.token.issuer.clone(),
+                signing: ArcSwap::from_pointee(signing(config, &secrets.jwt)),
                 signed_out: watch::Sender::new(()),
             }),
             summaries: web::Data::new(Summaries::new(limits.stream_channels)),
             sockets: SocketDoor {
                 enabled: config.websocket.enabled,
-                open: open_sockets.clone(),
+                open: open_sockets,
                 stopping: stopping.subscribe(),
             },
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
@@ -471,6 +470,12 @@ fn own_origins(config: &Config, address: SocketAddr) -> Vec<Origin> {
     let origins =
         [format!("http://{address}"), format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")];
     origins.iter().filter_map(|origin| origin.parse().ok()).collect()
+}
+
+/// What signs the tokens that are handed to browsers.
+fn signing(config: &Config, secret: &Secret) -> Signing {
+    let token = &config.client.token;
+    Signing { secret: secret.clone(), audience: token.audience.clone(), issuer: token.issuer.clone() }
 }
 
 /// Where a browser on this machine, or by the public URL anywhere, finds us.

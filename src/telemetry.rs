@@ -229,12 +229,13 @@ impl Metrics {
     /// A count that appears with its first event looks as if it had always been there: whoever
     /// watches its growth misses that one. So the usual kinds are there from the start.
     fn begin_at_zero(&self) {
-        let kinds: [(&Family<Kind, Count>, &[&'static str]); 9] = [
+        let kinds: [(&Family<Kind, Count>, &[&'static str]); 10] = [
             (&self.connects, &["open", "refused", "failed"]),
             (&self.deliveries, &["sse", "websocket"]),
             (&self.delivered_bytes, &["sse", "websocket"]),
             (&self.webhooks, &["processed", "ignored", "failed", "duplicate", "overloaded", "unconfirmed"]),
             (&self.polls, &["ok", "not_modified", "limited"]),
+            (&self.sign_ins, &["ok", "link_invalid", "too_many_sign_ins"]),
             (&self.refusals, &["rate_limited", "connection_limit", "overloaded", "store_unavailable"]),
             (&self.slow_disconnects, &["queue", "write_timeout"]),
             (&self.behind, &["channel", "worker"]),

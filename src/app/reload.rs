@@ -2,9 +2,11 @@
 //! anything is swapped, so a mistake leaves the node as it was. Connections go on; what they ask
 //! for from then on is judged by the new rules.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
-use super::Node;
+use super::{Node, signing};
 use crate::auth::KeyRing;
 use crate::config::{Config, ConfigError, JwksUrl};
 use crate::domain::options::SharedNamespaces;
@@ -24,8 +26,11 @@ impl Node {
         // Generated secrets stay where they are until the next start.
         let mut found = new.clone();
         (found.server, found.store) = (self.config.server.clone(), self.config.store.clone());
-        let keys = new.token_keys(Some(found.read_secrets()?.jwt()?))?;
+        let secrets = found.read_secrets()?;
+        let jwt = secrets.jwt()?;
+        let keys = new.token_keys(Some(jwt))?;
         self.reloadable.keys.replace(keys);
+        self.sign_in.signing.store(Arc::new(signing(new, jwt)));
         self.reloadable.namespaces.store(new.channel.declared().into());
         self.reloadable.key_set.send_replace(new.jwks_endpoint().cloned());
         Ok(())

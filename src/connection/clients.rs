@@ -54,11 +54,13 @@ impl Clients {
         meant.len()
     }
 
+    /// The newest first.
     fn list(&self, user: Option<&str>, limit: usize) -> Vec<Connected> {
         let clients = self.0.borrow();
-        let meant =
-            clients.iter().filter(|(_, client)| user.is_none_or(|user| client.principal.user == user));
-        meant.take(limit).map(|(id, client)| client.describe(*id)).collect()
+        let meant = clients.iter().filter(|(_, one)| user.is_none_or(|user| one.principal.user == user));
+        let mut meant: Vec<_> = meant.collect();
+        meant.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(**id));
+        meant.into_iter().take(limit).map(|(id, client)| client.describe(*id)).collect()
     }
 }
 

@@ -188,3 +188,32 @@ fn a_history_that_is_turned_on_and_off_loses_no_subscriber() {
         }
     });
 }
+
+#[test]
+fn a_signed_in_browser_gets_tokens_by_the_rules_of_now() {
+    on_sqlite(async |home| {
+        let gateway = Gateway::start(&home).await;
+        let own = gateway.address.to_string();
+        let from_page =
+            |request: Request| request.header("Host", &own).header("Origin", &format!("http://{own}"));
+        let link = Request::post("/api/auth/links").header("X-API-Key", API_KEY).send(gateway.address).await;
+        let link = link.expect(201).json()["link"].as_str().expect("a link").to_owned();
+        let secret = json!({ "secret": link.split_once('#').expect("a secret").1 });
+        let sign_in = from_page(Request::post("/api/auth/sign-in").json(&secret));
+        let answer = sign_in.send(gateway.address).await.expect(204);
+        let cookie = answer.header("set-cookie").and_then(|set| set.split(';').next()).expect("a cookie");
+        let handed = async || {
+            let request = from_page(Request::post("/api/auth/token")).header("Cookie", cookie);
+            let answer = request.send(gateway.address).await.expect(200).json();
+            answer["token"].as_str().expect("a token").to_owned()
+        };
+        let me = Request::get("/api/auth/me");
+        let before = handed().await;
+        me.clone().bearer(&before).send(gateway.address).await.expect(200);
+
+        write(&home, "[client.token]\naudience = \"us\"\n");
+        hang_up(&gateway, &home, RELOADED).await;
+        me.clone().bearer(&before).send(gateway.address).await.refused(401, "token_invalid");
+        me.clone().bearer(&handed().await).send(gateway.address).await.expect(200);
+    });
+}

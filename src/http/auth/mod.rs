@@ -11,6 +11,7 @@ use actix_web::cookie::time::Duration as CookieAge;
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use arc_swap::ArcSwap;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
@@ -53,14 +54,20 @@ pub struct SignInDoor {
     pub max_sessions: u32,
     /// Wrong secrets by address.
     pub failures: RateLimit,
-    /// Signs the tokens that are handed to a signed-in browser.
-    pub token_secret: Secret,
-    /// The `aud` of those tokens.
-    pub audience: Option<String>,
-    /// Their `iss`.
-    pub issuer: Option<String>,
+    /// Makes the tokens that are handed to a signed-in browser; a reload changes it.
+    pub signing: ArcSwap<Signing>,
     /// Tells the streams of this node that somebody signed out.
     pub signed_out: watch::Sender<()>,
+}
+
+/// What our own tokens are signed with, and must say to be let in.
+pub struct Signing {
+    /// The secret.
+    pub secret: Secret,
+    /// The `aud`.
+    pub audience: Option<String>,
+    /// The `iss`.
+    pub issuer: Option<String>,
 }
 
 impl SignInDoor {
@@ -205,15 +212,16 @@ pub async fn token(who: Who, door: web::Data<SignInDoor>) -> ApiResult {
     let now = chrono::Utc::now();
     let left = who.principal.expires_at.and_then(|end| (end - now).to_std().ok());
     let ttl = left.map_or(TOKEN_TTL, |left| left.min(TOKEN_TTL));
+    let signing = door.signing.load();
     let claims = NewToken {
         user: who.principal.user,
         scopes: vec![SCOPE.to_owned()],
         ttl: Some(ttl),
-        audience: door.audience.clone(),
-        issuer: door.issuer.clone(),
+        audience: signing.audience.clone(),
+        issuer: signing.issuer.clone(),
         ..NewToken::default()
     };
-    let token = mint(door.token_secret.expose(), &claims, now).map_err(|error| internal(&error))?;
+    let token = mint(signing.secret.expose(), &claims, now).map_err(|error| internal(&error))?;
     let end = now + chrono::TimeDelta::seconds(i64::try_from(ttl.as_secs()).unwrap_or(0));
     Ok(private(HttpResponse::Ok()).json(json!({ "token": token, "expiresAt": rfc3339(end) })))
 }

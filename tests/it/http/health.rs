@@ -63,7 +63,7 @@ async fn metrics_are_open_metrics(backend: Backend) {
         match words[..] {
             ["#", "TYPE", name, kind] => {
                 assert!(types.insert(name, kind).is_none(), "twice: {line}");
-                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+                assert!(["counter", "gauge", "histogram", "info"].contains(&kind), "{line}");
             }
             ["#", "HELP" | "UNIT", name, _] => assert!(name.starts_with("campanile_"), "{line}"),
             ["#", "EOF"] => {}
@@ -71,7 +71,7 @@ async fn metrics_are_open_metrics(backend: Backend) {
                 let (series, value) = line.rsplit_once(' ').expect("a value");
                 value.parse::<f64>().expect("a number");
                 let name = series.split('{').next().expect("a name");
-                let family = ["_total", "_bucket", "_count", "_sum"]
+                let family = ["_total", "_bucket", "_count", "_sum", "_info"]
                     .iter()
                     .find_map(|end| types.get_key_value(name.strip_suffix(end)?).map(|(family, _)| *family));
                 assert!(family.is_some() || types.get(name) == Some(&"gauge"), "no family: {line}");

@@ -1,5 +1,5 @@
-//! What the log must never say: secrets, tokens, payloads, query strings. Every route is driven
-//! with marked values, good and bad, and the marks are looked for in all that was logged.
+//! What the log and the metrics must never say: secrets, tokens, payloads, query strings. Every route is driven
+//! with marked values, good and bad, and the marks are looked for in all that was logged and counted.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use crate::support::app::{
     API_KEY, Backend, JWT_SECRET, OLD_WEBHOOK_SECRET, TestApp, WEBHOOK_SECRET, on_both, run_of, token_by,
 };
 use crate::support::client::Request;
+use crate::support::websocket::Client;
 
 /// All lines of this process. Other tests may write here too.
 #[derive(Clone, Default)]
@@ -95,6 +96,28 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
         app.send(request.clone().json(&body)).await;
         app.send(request.body("MARK-body")).await;
     }
+    let build = format!("/api/builds/{}/events", uuid::Uuid::new_v4());
+    for body in [json!({ "type": "build:done", "data": "MARK-data" }), json!({ "type": "MARK" })] {
+        app.send(Request::post(&build).bearer(&good).header("Idempotency-Key", "MARK-once").json(&body))
+            .await;
+    }
+    let mut client = Client::connected(&app, &good).await;
+    client.ask(json!({ "subscribe": { "channel": "MARK:channel", "token": forged } })).await;
+    client.ask(json!({ "publish": { "channel": "org:acme", "data": "MARK-data" } })).await;
+    client.say("{\"id\":9,\"MARK\":{}}").await;
+    client.closed().await;
+    let mut stranger = Client::open(app.address()).await;
+    stranger.command(json!({ "connect": { "token": forged } })).await;
+    stranger.closed().await;
+    for (method, body) in [
+        ("revoke_token", json!({ "uid": "MARK-jti" })),
+        ("block_user", json!({ "user": "MARK-user" })),
+        ("disconnect", json!({ "user": "MARK-user", "disconnect": { "code": 4000, "reason": "MARK-why" } })),
+        ("connections", json!({ "user": "MARK-user" })),
+        ("history", json!({ "channel": "MARK:channel" })),
+    ] {
+        app.call(method, body).await.expect(200);
+    }
     stream.next_event().await;
     let link = app.send(Request::post("/api/auth/links").header("X-API-Key", API_KEY)).await.expect(201);
     let link = link.json()["link"].as_str().expect("a link").to_owned();
@@ -110,6 +133,7 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
         app.send(Request::get("/api/auth/me").header("Host", &own).header("Cookie", cookie)).await;
     }
     let session = cookie.split_once('=').expect("a value").1;
+    let metrics = app.get("/metrics", "").await.expect(200).text().to_owned();
     app.stop().await;
 
     let bytes = lines.0.lock().expect("nobody panics while writing").clone();
@@ -120,6 +144,7 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
     for never in secrets.into_iter().chain(signatures).chain([link_secret, session]) {
         let line = text.lines().find(|line| line.contains(never));
         assert_eq!(line, None, "`{never}` is in the log");
+        assert!(!metrics.contains(never), "`{never}` is in a metric");
     }
 }
 

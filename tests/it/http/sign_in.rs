@@ -350,6 +350,7 @@ async fn a_blocked_operator_is_out(backend: Backend) {
         json!({ "result": {} })
     );
     get(&app, "/api/auth/me", &cookie).await.refused(403, "user_blocked");
+    assert_eq!(stream.next_event().await.name(), "stream:expired");
     stream.ends().await;
     app.call("unblock_user", json!({ "user": "operator" })).await.expect(200);
     get(&app, "/api/auth/me", &cookie).await.expect(200);

@@ -31,10 +31,13 @@ fn every_answer_is_one_that_the_document_knows() {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
         let mut tool = Command::new(script);
         tool.arg(format!("http://{}", gateway.address)).arg(folder);
-        tool.env("TOKEN", token).env("API_KEY", API_KEY);
+        tool.env("TOKEN", &token).env("API_KEY", API_KEY);
         let ended = tool.output().expect("the script runs");
         let said = String::from_utf8_lossy(&ended.stdout);
         assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
+        // It blocks and revokes what it comes upon. Had it met its own user or token, refusals would
+        // have taken the place of the answers to be seen.
+        Request::get("/api/auth/me").bearer(&token).send(gateway.address).await.expect(200);
         gateway.terminate().await;
     });
 }

@@ -164,6 +164,9 @@ pub async fn unblock_user(
     }
     let body = whole(body).await?;
     let asked: UnblockUser = parse("unblock_user", &body)?;
+    if !is_name(&asked.user) {
+        return Ok(answer(&request, Err(ErrorCode::BadRequest)));
+    }
     revoker.restore(Subject::User(asked.user)).await?;
     Ok(answer(&request, Ok("{}".to_owned())))
 }
@@ -171,7 +174,7 @@ pub async fn unblock_user(
 /// `expire_at` is in seconds since 1970; 0 is never.
 async fn keep_out(request: &HttpRequest, revoker: &Revoker, subject: Subject, expire_at: i64) -> ApiResult {
     let (Subject::Token(name) | Subject::User(name)) = &subject;
-    let named = !name.is_empty() && name.len() <= LONGEST && !name.contains('\0');
+    let named = is_name(name);
     let done = match until(expire_at) {
         Some(until) if named => match revoker.revoke(Revocation { subject, until }).await? {
             true => Ok("{}".to_owned()),
@@ -180,6 +183,11 @@ async fn keep_out(request: &HttpRequest, revoker: &Revoker, subject: Subject, ex
         _ => Err(ErrorCode::BadRequest),
     };
     Ok(answer(request, done))
+}
+
+/// Whether somebody or something of this name can be kept out. Postgres has no text with NUL.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= LONGEST && !name.contains('\0')
 }
 
 /// Until when; `None` for what is over already.

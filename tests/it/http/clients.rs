@@ -162,7 +162,11 @@ async fn a_blocked_user_stays_out_until_it_is_taken_back(backend: Backend) {
         assert!(chrono::Utc::now().timestamp() <= soon + 5, "still blocked");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    assert_eq!(error(&app, "block_user", json!({ "user": "" })).await, 107);
+    for method in ["block_user", "unblock_user"] {
+        for nobody in ["", "a\0b"] {
+            assert_eq!(error(&app, method, json!({ "user": nobody })).await, 107, "{method} {nobody:?}");
+        }
+    }
 }
 
 async fn only_the_key_opens_these_doors(backend: Backend) {

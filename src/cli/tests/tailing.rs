@@ -21,6 +21,15 @@ struct Peer {
     bytes: BytesMut,
 }
 
+/// Whoever closes a socket with bytes unread resets the connection, and what the client has not
+/// read yet would be lost: so this reads until the client has noticed.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        while std::io::Read::read(&mut self.stream, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
+    }
+}
+
 impl Peer {
     fn accept(mut stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -196,10 +196,15 @@ fn who_only_talks_costs_no_more_than_its_queue() {
         let before = resident(gateway.pid());
         let commands: Vec<String> = (2..3_000).map(|id| json!({ "id": id, "rpc": {} }).to_string()).collect();
         let flood = frame(TEXT, commands.join("\n").as_bytes());
-        let mut flooders = tokio::task::JoinSet::new();
+        // All are there before the first one begins, so that none has to come in through the flood.
+        let mut clients = Vec::new();
         for _ in 0..FLOODERS {
             let mut client = Client::open_narrow(gateway.address).await;
             client.connect(&token()).await;
+            clients.push(client);
+        }
+        let mut flooders = tokio::task::JoinSet::new();
+        for mut client in clients {
             let flood = flood.clone();
             // Until the server has had enough of it.
             flooders.spawn(async move { while client.stream.write_all(&flood).await.is_ok() {} });

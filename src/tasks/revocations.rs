@@ -2,7 +2,10 @@
 //! into every node's list; whoever is new on it is disconnected at once. What another node decided
 //! is found at the next look.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Mutex;
 
 use crate::auth::revocations::{Revocation, Revocations, Subject};
 use crate::connection::clients::{Control, Target};
@@ -18,12 +21,15 @@ pub struct Revoker {
     store: Store,
     list: Revocations,
     control: Control,
+    /// Held while the list is made like the store: of two looks at once, the older one could come
+    /// last and take back what the newer one found.
+    looking: Arc<Mutex<()>>,
 }
 
 impl Revoker {
     /// For the doors that look into `list`, and the clients behind `control`.
     pub fn new(store: Store, list: Revocations, control: Control) -> Self {
-        Self { store, list, control }
+        Self { store, list, control, looking: Arc::default() }
     }
 
     /// Revokes, and returns when this node follows. `false` if there is no room for another one.
@@ -44,6 +50,7 @@ impl Revoker {
 
     /// Does what the store says.
     pub async fn look(&self) -> store::Result<()> {
+        let _alone = self.looking.lock().await;
         let now = self.store.timestamp();
         let all = self.store.read(move |conn| Box::pin(rows::all(conn, now))).await?;
         for subject in self.list.replace(all) {

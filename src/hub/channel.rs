@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use followers::{Behind, Follower};
 
 use super::fanout::{Batch, Parcel};
 use super::order::{Order, Step};
-use super::presence::{Attendance, Member, Movement, Presence};
+use super::presence::{Member, Movement};
 use super::{CannotFollow, Hub, Worker};
 use crate::bus::{Announcement, Content};
 use crate::domain::channel::ChannelName;
@@ -68,7 +68,6 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
         last: None,
         joining: Vec::new(),
         followers: HashMap::new(),
-        presence: Presence::default(),
         reading: false,
         gap_timer: None,
         linger: None,
@@ -106,12 +105,8 @@ impl ChannelHandle {
         self.addr.do_send(Leave { worker });
     }
 
-    pub(super) fn attend(&self, attendance: Attendance) {
-        self.addr.do_send(Attend(attendance));
-    }
-
-    pub(super) fn depart(&self, client: Uuid) {
-        self.addr.do_send(Depart(client));
+    pub(super) fn tell(&self, movement: Movement) {
+        self.addr.do_send(Moved(movement));
     }
 
     /// `None`: the actor has ended, and nobody is there.
@@ -155,7 +150,6 @@ struct ChannelActor {
     last: Option<Uuid>,
     joining: Vec<(Worker, oneshot::Sender<Joined>)>,
     followers: HashMap<usize, Follower>,
-    presence: Presence,
     /// A read of the log is under way; there is never more than one. Who wants another one marks
     /// the channel behind, because what it looks for may be younger than the one under way.
     reading: bool,
@@ -183,11 +177,7 @@ struct Leave {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Attend(Attendance);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Depart(Uuid);
+struct Moved(Movement);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -270,21 +260,12 @@ impl Handler<Leave> for ChannelActor {
     }
 }
 
-impl Handler<Attend> for ChannelActor {
+impl Handler<Moved> for ChannelActor {
     type Result = ();
 
-    fn handle(&mut self, Attend(attendance): Attend, ctx: &mut Context<Self>) {
-        let movement = self.presence.come(attendance);
-        self.tell(movement, ctx);
-    }
-}
-
-impl Handler<Depart> for ChannelActor {
-    type Result = ();
-
-    fn handle(&mut self, Depart(client): Depart, ctx: &mut Context<Self>) {
-        let movement = self.presence.leave(client);
-        self.tell(movement, ctx);
+    /// Best effort, as the protocol has it: a worker without room does not hear of it.
+    fn handle(&mut self, Moved(movement): Moved, ctx: &mut Context<Self>) {
+        self.hand_out(&Parcel::Moved(self.name.clone(), movement), None, ctx);
     }
 }
 
@@ -292,8 +273,22 @@ impl Handler<Who> for ChannelActor {
     type Result = ();
 
     fn handle(&mut self, Who { reply }: Who, _: &mut Context<Self>) {
-        // Whoever asked may have left.
-        let _ = reply.send(self.presence.members());
+        let asked: Vec<_> = self.followers.values().map(|follower| follower.inbox.clone()).collect();
+        let name = self.name.clone();
+        actix_rt::spawn(async move {
+            let (answer, mut answers) = mpsc::channel(asked.len().max(1));
+            for inbox in asked {
+                // A worker that has ended has nobody.
+                let _ = inbox.send(Parcel::Who(name.clone(), answer.clone())).await;
+            }
+            drop(answer);
+            let mut members = Vec::new();
+            while let Some(some) = answers.recv().await {
+                members.extend(some);
+            }
+            // Whoever asked may have left.
+            let _ = reply.send(members);
+        });
     }
 }
 
@@ -386,13 +381,6 @@ impl ChannelActor {
         let before = epoch.clone().map(|epoch| Position::new(epoch, first.saturating_sub(1)));
         let batch = Arc::new(Batch::new(self.name.clone(), epoch, events, accepted));
         self.hand_out(&Parcel::Events(batch), before.map(Behind::After), ctx);
-    }
-
-    /// Best effort, as the protocol has it: a worker without room does not hear of it.
-    fn tell(&mut self, movement: Option<Movement>, ctx: &mut Context<Self>) {
-        if let Some(movement) = movement {
-            self.hand_out(&Parcel::Moved(self.name.clone(), movement), None, ctx);
-        }
     }
 
     fn wait_for_gap(&mut self, ctx: &mut Context<Self>) {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use super::outbox::Outbox;
 use super::presence::Attendance;
@@ -118,8 +117,18 @@ impl Fanout {
                 Parcel::Moved(_, movement) => {
                     route.entries.iter().for_each(|entry| entry.take_movement(movement));
                 }
+                Parcel::Who(_, answer) => {
+                    let members = route.entries.iter().filter_map(|entry| entry.member()).cloned();
+                    // It has room for everybody who is asked.
+                    let _ = answer.try_send(members.collect());
+                }
             }
         }
+    }
+
+    /// Whether a subscription to `channel` begins without waiting, because this thread follows it.
+    pub fn follows(&self, channel: &ChannelName) -> bool {
+        self.routes.borrow().get(channel).is_some_and(|route| route.reached.is_some())
     }
 
     /// Adds an entry on hold, and then makes this thread follow the channel. Everything after the
@@ -132,7 +141,7 @@ impl Fanout {
         visitor: Visitor,
     ) -> Result<(Subscription, Option<Position>), CannotFollow> {
         let tally = self.tally.clone();
-        let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor.hears_others, tally));
+        let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor, tally));
         let reached = {
             let mut routes = self.routes.borrow_mut();
             let route = routes.entry(channel.clone()).or_default();
@@ -140,7 +149,7 @@ impl Fanout {
             route.reached.clone()
         };
         self.tally.metrics.subscriptions.inc();
-        let mut subscription = Subscription { fanout: self.clone(), entry, attending: None };
+        let subscription = Subscription { fanout: self.clone(), entry };
         let position = match reached {
             // What is under way to this thread comes after it.
             Some(reached) => reached,
@@ -152,9 +161,8 @@ impl Fanout {
                 position
             }
         };
-        if let Some(attendance) = visitor.attendance {
-            subscription.attending = Some(attendance.member.client);
-            self.hub.attend(&channel, attendance);
+        if let Some(movement) = subscription.entry.movement(true) {
+            self.hub.tell(&channel, movement);
         }
         Ok((subscription, position))
     }
@@ -173,7 +181,6 @@ pub struct Visitor {
 pub struct Subscription {
     fanout: Rc<Fanout>,
     entry: Rc<Entry>,
-    attending: Option<Uuid>,
 }
 
 impl Subscription {
@@ -188,14 +195,14 @@ impl Drop for Subscription {
         *self.entry.state.borrow_mut() = State::Over;
         let hub = &self.fanout.hub;
         let channel = &self.entry.channel;
-        if let Some(client) = self.attending {
-            hub.depart(channel, client);
-        }
         let mut routes = self.fanout.routes.borrow_mut();
         let Some(route) = routes.get_mut(channel) else { return };
         if let Some(index) = route.entries.iter().position(|entry| Rc::ptr_eq(entry, &self.entry)) {
             route.entries.swap_remove(index);
             self.fanout.tally.metrics.subscriptions.dec();
+        }
+        if let Some(movement) = self.entry.movement(false) {
+            hub.tell(channel, movement);
         }
         if route.entries.is_empty() {
             routes.remove(channel);

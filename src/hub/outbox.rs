@@ -56,6 +56,8 @@ pub trait Keeper {
     fn ended(&self, why: Ended);
     /// Who runs the server wants the connection to end. Not called within a delivery.
     fn dismissed(&self, disconnect: &Disconnect);
+    /// A time has come that it asked for. Not called within a delivery.
+    fn due(&self) {}
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,11 +156,26 @@ impl Outbox {
         self.keeper.get().map(Box::as_ref)
     }
 
+    /// Tells the keeper that the time it waited for has come.
+    pub fn ring(&self) {
+        if let Some(keeper) = self.keeper() {
+            keeper.due();
+        }
+    }
+
     /// Asks the keeper to end the connection; one that is not kept yet ends without a word.
     pub fn dismiss(&self, disconnect: &Disconnect) {
         match self.keeper() {
             Some(keeper) => keeper.dismissed(disconnect),
             None => self.abort(),
+        }
+    }
+
+    /// The upgraded socket, for whoever reads from it.
+    pub fn wire(&self) -> Option<&Wire> {
+        match &self.way {
+            Way::Socket(wire, _) => Some(wire),
+            Way::Body(_) => None,
         }
     }
 

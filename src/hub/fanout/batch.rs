@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::MERGE;
-use crate::hub::presence::Movement;
+use crate::hub::presence::{Member, Movement};
 use crate::protocol::frames::Frames;
 use crate::protocol::push::{channel_json, write_publication_push};
 use crate::protocol::{sse, websocket};
@@ -29,13 +30,15 @@ pub enum Parcel {
     Reset(ChannelName, Bounds),
     /// Somebody came or left.
     Moved(ChannelName, Movement),
+    /// Somebody asks who is on the channel; this thread answers for its own.
+    Who(ChannelName, mpsc::Sender<Vec<Member>>),
 }
 
 impl Parcel {
     pub(super) fn channel(&self) -> &ChannelName {
         match self {
             Self::Events(batch) => &batch.channel,
-            Self::Reset(channel, _) | Self::Moved(channel, _) => channel,
+            Self::Reset(channel, _) | Self::Moved(channel, _) | Self::Who(channel, _) => channel,
         }
     }
 }

@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::Visitor;
 use super::batch::{Batch, Framing, Run};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::{Outbox, Refused};
-use crate::hub::presence::Movement;
+use crate::hub::presence::{Attendance, Member, Movement};
 use crate::protocol::push::{OnChannel, Push};
 use crate::protocol::{sse, websocket};
 use crate::store::log::Bounds;
@@ -30,8 +31,10 @@ pub struct Entry {
     pub(super) tally: Rc<Tally>,
     pub(super) framing: Framing,
     pub(super) channel: ChannelName,
+    /// How it is seen, if at all.
+    attendance: Option<Box<Attendance>>,
     /// Whether its client is told who comes and leaves.
-    pub(super) hears_others: bool,
+    hears_others: bool,
 }
 
 /// What a worker thread counts while it delivers, told to the metrics once a turn.
@@ -142,11 +145,23 @@ impl Entry {
         channel: ChannelName,
         outbox: Rc<Outbox>,
         framing: Framing,
-        hears_others: bool,
+        Visitor { attendance, hears_others }: Visitor,
         tally: Rc<Tally>,
     ) -> Self {
         let state = RefCell::new(State::Hold(Hold::default()));
-        Self { channel, outbox, framing, state, hears_others, tally }
+        let attendance = attendance.map(Box::new);
+        Self { channel, outbox, framing, state, attendance, hears_others, tally }
+    }
+
+    /// Who it is, if others may ask who is on the channel and find it.
+    pub(super) fn member(&self) -> Option<&Member> {
+        self.attendance.as_ref().filter(|seen| seen.listed).map(|seen| &seen.member)
+    }
+
+    /// What others are told when it comes or leaves, if they are.
+    pub(super) fn movement(&self, came: bool) -> Option<Movement> {
+        let announced = self.attendance.as_ref().filter(|seen| seen.announced)?;
+        Some(Movement { came, info: announced.member.info.clone() })
     }
 
     /// The channel.
@@ -419,7 +434,7 @@ impl Entry {
 impl Entry {
     pub(crate) fn alone(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
         let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        Rc::new(Self::new(channel, outbox, Framing::WebSocket, false, tally))
+        Rc::new(Self::new(channel, outbox, Framing::WebSocket, Visitor::default(), tally))
     }
 
     pub(crate) fn feed(&self, batches: &[Arc<Batch>]) {

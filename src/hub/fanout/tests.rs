@@ -63,7 +63,8 @@ impl Reader {
     fn with(framing: Framing, outbox: Outbox) -> Self {
         let outbox = Rc::new(outbox);
         let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        let entry = Entry::new(news(), outbox.clone(), framing, true, tally);
+        let visitor = Visitor { hears_others: true, ..Visitor::default() };
+        let entry = Entry::new(news(), outbox.clone(), framing, visitor, tally);
         Self { entry: Rc::new(entry), outbox }
     }
 

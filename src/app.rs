@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
@@ -42,15 +43,18 @@ use crate::http::server_api::ServerApiDoor;
 use crate::http::socket::SocketDoor;
 use crate::http::stream::StreamDoor;
 use crate::http::summary::Summaries;
+use crate::http::transports::{Door, TransportDoors};
 use crate::http::webhooks::WebhookDoor;
 use crate::hub::{Hub, HubOptions};
+use crate::protocol::form::Form;
 use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
-use crate::telemetry::{Metrics, level};
+use crate::telemetry::{Metrics, TRANSPORTS, level};
+use crate::transport::emulation::Sessions;
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
 use crate::vital;
@@ -230,7 +234,7 @@ impl Node {
     /// Drains and stops: not ready, no new connections, streams told and ended, requests finished,
     /// what was accepted committed.
     pub async fn stop(self) {
-        let open = ["sse", "websocket"].map(|kind| level(&self.metrics.connections, kind));
+        let open = TRANSPORTS.map(|kind| level(&self.metrics.connections, kind));
         let connections = || open.iter().map(|level| level.get().max(0)).sum::<i64>();
         let window = Duration::from_secs_f64(connections() as f64 / CLOSES_PER_SECOND);
         let spread = window.min(self.drain_timeout.mul_f64(0.8));
@@ -275,6 +279,7 @@ struct Doors {
     polls: web::Data<PollDoor>,
     builds: web::Data<BuildDoor>,
     streams: web::Data<StreamDoor>,
+    transports: web::Data<TransportDoors>,
     sign_in: web::Data<SignInDoor>,
     summaries: web::Data<Summaries>,
     sockets: SocketDoor,
@@ -296,6 +301,7 @@ impl Doors {
         let (webhook_bytes, build_bytes) =
             (Budget::new(limits.webhook_in_flight.0), Budget::new(limits.build_events_in_flight.0));
         let streams = Budget::new(limits.sse_connections.into());
+        let posts = Budget::new(limits.client_bodies_in_flight.0);
         let open_sockets = match config.client.connection_limit {
             0 => None,
             limit => Some(Budget::new(limit.into())),
@@ -303,6 +309,7 @@ impl Doors {
         let mut node_limits = vec![
             ("webhook_bytes", webhook_bytes.clone()),
             ("build_bytes", build_bytes.clone()),
+            ("client_bytes", posts.clone()),
             ("streams", streams.clone()),
         ];
         node_limits.extend(open_sockets.clone().map(|sockets| ("sockets", sockets)));
@@ -338,6 +345,16 @@ impl Doors {
                 in_flight: build_bytes,
                 rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
             }),
+            transports: web::Data::new(TransportDoors {
+                doors: Form::ALL.map(|form| door_of(config, form)),
+                largest_post: config.emulation.max_request_body_size.0,
+                body_timeout: config.client.stale_close_delay.0,
+                in_flight: posts,
+                open: open_sockets.clone(),
+                streams: streams.clone(),
+                sessions: Sessions::new(Uuid::new_v4(), limit_of(config.emulation.queue_max_size.0)),
+                stopping: stopping.subscribe(),
+            }),
             streams: web::Data::new(StreamDoor {
                 options: SseOptions {
                     ping_interval: config.sse.ping_interval.0,
@@ -362,6 +379,7 @@ impl Doors {
             summaries: web::Data::new(Summaries::new(limits.stream_channels)),
             sockets: SocketDoor {
                 enabled: config.websocket.enabled,
+                uni_enabled: config.uni_websocket.enabled,
                 open: open_sockets,
                 stopping: stopping.subscribe(),
             },
@@ -381,6 +399,18 @@ impl Doors {
             ("invalid_sign_ins", Box::new(self.sign_in.failures.clone())),
         ]
     }
+}
+
+/// How a stream's door stands.
+fn door_of(config: &Config, form: Form) -> Door {
+    let (enabled, largest) = match form {
+        Form::HttpStream => (config.http_stream.enabled, config.http_stream.max_request_body_size),
+        Form::Sse => (config.sse.enabled, config.sse.max_request_body_size),
+        Form::UniWebsocket => (config.uni_websocket.enabled, config.uni_websocket.message_size_limit),
+        Form::UniHttpStream => (config.uni_http_stream.enabled, config.uni_http_stream.max_request_body_size),
+        Form::UniSse => (config.uni_sse.enabled, config.uni_sse.max_request_body_size),
+    };
+    Door { enabled, largest: largest.0 }
 }
 
 fn limit_of(size: u64) -> usize {
@@ -422,6 +452,7 @@ fn websocket_options(config: &Config) -> WebsocketOptions {
     let (client, queue) = (&config.client, limit_of(config.client.queue_max_size.0));
     WebsocketOptions {
         message_size: limit_of(config.websocket.message_size_limit.0),
+        uni_message_size: limit_of(config.uni_websocket.message_size_limit.0),
         queue,
         write_timeout: client.write_timeout.0,
         recovery: RecoveryLimit {

@@ -101,9 +101,9 @@ pub struct Metrics {
     pub refusals: Family<Kind, Count>,
     /// Streams closed because their reader was too slow, by which bound was hit.
     pub slow_disconnects: Family<Kind, Count>,
-    /// Errors of the client protocol that were told, over WebSocket and by the server API.
+    /// Errors of the client protocol that were told, to clients and by the server API.
     pub errors: Family<Code, Count>,
-    /// Connections over WebSocket that ended, by the code of their end.
+    /// Connections of the client protocol that ended, by the code of their end.
     pub disconnects: Family<Code, Count>,
     /// Gaps in announcements that a read of the log filled.
     pub gaps_healed: Count,
@@ -212,7 +212,7 @@ impl Metrics {
         r.register("errors", "Errors of the client protocol that were told by code", metrics.errors.clone());
         r.register(
             "disconnects",
-            "Connections over WebSocket that ended by code",
+            "Connections of the client protocol that ended by code",
             metrics.disconnects.clone(),
         );
         r.register("gaps_healed", "Gaps in announcements filled from the log", metrics.gaps_healed.clone());
@@ -231,8 +231,8 @@ impl Metrics {
     fn begin_at_zero(&self) {
         let kinds: [(&Family<Kind, Count>, &[&'static str]); 10] = [
             (&self.connects, &["open", "refused", "failed"]),
-            (&self.deliveries, &["sse", "websocket"]),
-            (&self.delivered_bytes, &["sse", "websocket"]),
+            (&self.deliveries, &TRANSPORTS),
+            (&self.delivered_bytes, &TRANSPORTS),
             (&self.webhooks, &["processed", "ignored", "failed", "duplicate", "overloaded", "unconfirmed"]),
             (&self.polls, &["ok", "not_modified", "limited"]),
             (&self.sign_ins, &["ok", "link_invalid", "too_many_sign_ins"]),
@@ -244,7 +244,7 @@ impl Metrics {
         for (family, kinds) in kinds {
             kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));
         }
-        for kind in ["sse", "websocket"] {
+        for kind in TRANSPORTS {
             level(&self.connections, kind);
         }
         drop(self.disconnects.get_or_create(&Code { code: 3000 }));
@@ -264,6 +264,10 @@ impl Default for Metrics {
         Self::new()
     }
 }
+
+/// What carries connections, by its section in the config.
+pub const TRANSPORTS: [&str; 6] =
+    ["websocket", "http_stream", "sse", "uni_websocket", "uni_http_stream", "uni_sse"];
 
 /// Counts one of `kind`.
 pub fn count(family: &Family<Kind, Count>, kind: &'static str) {

@@ -19,7 +19,7 @@ use super::{Doors, cores};
 use crate::config::Config;
 use crate::connection::Rules;
 use crate::connection::clients::{Clients, Control};
-use crate::http::stream::Socket;
+use crate::http::line::Socket;
 use crate::http::{error, origin, routes, socket};
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
@@ -27,6 +27,7 @@ use crate::publish::Publisher;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
 use crate::telemetry::Metrics;
+use crate::transport::stream::Streams;
 use crate::transport::websocket::{Sockets, WebsocketOptions};
 
 /// Connections of one worker thread in the HTTP dispatcher.
@@ -78,6 +79,11 @@ pub(super) fn listen(
         let (rules, options) = (parts.rules.clone(), parts.websocket.clone());
         let stopping = parts.stopping.clone();
         let sockets = Sockets::start(rules, fanout.clone(), clients.clone(), services, options, stopping);
+        let streams = Rc::new(Streams {
+            all: sockets.clone(),
+            sessions: doors.transports.sessions.clone(),
+            stopping: parts.stopping.clone(),
+        });
         let (socket_door, access) = (doors.sockets.clone(), doors.access.clone());
         let upgrade = fn_service(move |(request, framed)| {
             let (door, access, sockets) = (socket_door.clone(), access.clone(), sockets.clone());
@@ -87,6 +93,7 @@ pub(super) fn listen(
         let app = App::new()
             .app_data(fanout)
             .app_data(clients)
+            .app_data(streams)
             .app_data(web::Data::new(parts.control))
             .app_data(web::Data::new(parts.revoker))
             .app_data(web::Data::new(parts.store.clone()))
@@ -98,6 +105,7 @@ pub(super) fn listen(
             .app_data(doors.polls.clone())
             .app_data(doors.builds.clone())
             .app_data(doors.streams.clone())
+            .app_data(doors.transports.clone())
             .app_data(doors.sign_in.clone())
             .app_data(doors.summaries.clone())
             .app_data(doors.health.clone())

@@ -98,7 +98,7 @@ pub struct TokenConfig {
     pub issuer: Option<String>,
 }
 
-/// `[websocket]`: `/connection/websocket`.
+/// `[websocket]` and `[uni_websocket]`: `/connection/websocket` and `/connection/uni_websocket`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WebsocketConfig {
@@ -114,18 +114,52 @@ impl Default for WebsocketConfig {
     }
 }
 
-/// `[sse]`: `/api/events/stream`.
+/// `[http_stream]` and, without `sse`, its sisters: `/connection/…`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamConfig {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// The largest body, or parameter in its place, with which a stream opens.
+    pub max_request_body_size: Size,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self { enabled: true, max_request_body_size: Size(64 * KIB) }
+    }
+}
+
+/// `[sse]`: `/connection/sse` and `/api/events/stream`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SseConfig {
-    /// Whether the stream is served.
+    /// Whether the two are served.
     pub enabled: bool,
-    /// How often a quiet stream gets a comment, so that proxies keep it open.
+    /// The largest body, or parameter in its place, with which `/connection/sse` opens.
+    pub max_request_body_size: Size,
+    /// How often a quiet event stream gets a comment, so that proxies keep it open.
     pub ping_interval: Span,
 }
 
 impl Default for SseConfig {
     fn default() -> Self {
-        Self { enabled: true, ping_interval: Span::secs(15) }
+        Self { enabled: true, max_request_body_size: Size(64 * KIB), ping_interval: Span::secs(15) }
+    }
+}
+
+/// `[emulation]`: `/emulation`, by which clients of `http_stream` and `sse` speak.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EmulationConfig {
+    /// The largest post.
+    pub max_request_body_size: Size,
+    /// Bytes of posts that may wait for one connection before it is closed.
+    pub queue_max_size: Size,
+}
+
+impl Default for EmulationConfig {
+    fn default() -> Self {
+        Self { max_request_body_size: Size(64 * KIB), queue_max_size: Size(256 * KIB) }
     }
 }

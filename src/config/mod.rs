@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientConfig, SseConfig, TokenConfig, WebsocketConfig};
+pub use client::{ClientConfig, EmulationConfig, SseConfig, StreamConfig, TokenConfig, WebsocketConfig};
 pub use error::{ConfigError, Problem, Source};
 pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};
@@ -63,8 +63,18 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// `/connection/websocket`.
     pub websocket: WebsocketConfig,
-    /// `/api/events/stream`.
+    /// `/connection/http_stream`.
+    pub http_stream: StreamConfig,
+    /// `/connection/sse` and `/api/events/stream`.
     pub sse: SseConfig,
+    /// `/emulation`.
+    pub emulation: EmulationConfig,
+    /// `/connection/uni_websocket`.
+    pub uni_websocket: WebsocketConfig,
+    /// `/connection/uni_http_stream`.
+    pub uni_http_stream: StreamConfig,
+    /// `/connection/uni_sse`.
+    pub uni_sse: StreamConfig,
     /// What the process says about itself.
     pub telemetry: TelemetryConfig,
     /// Who set what; options that nobody set are missing.

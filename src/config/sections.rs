@@ -203,9 +203,11 @@ pub struct LimitsConfig {
     pub build_events_per_minute: u32,
     /// Events of builds held in memory while they arrive; above it 503.
     pub build_events_in_flight: Size,
+    /// First commands and posts of clients over HTTP held in memory while they arrive; above it 503.
+    pub client_bodies_in_flight: Size,
     /// Channels of one event stream; above it 400.
     pub stream_channels: u32,
-    /// Event streams open at once on this node; above it 503.
+    /// Streams open at once on this node, over any transport but WebSocket; above it 503.
     pub sse_connections: u32,
 }
 
@@ -221,6 +223,7 @@ impl Default for LimitsConfig {
             polls_per_minute: 60,
             build_events_per_minute: 600,
             build_events_in_flight: Size(32 * MIB),
+            client_bodies_in_flight: Size(32 * MIB),
             stream_channels: 32,
             sse_connections: 10_000,
         }

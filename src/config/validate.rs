@@ -48,6 +48,14 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     let sizes = [
         ("client.queue_max_size", client.queue_max_size),
         ("websocket.message_size_limit", config.websocket.message_size_limit),
+        ("uni_websocket.message_size_limit", config.uni_websocket.message_size_limit),
+        ("http_stream.max_request_body_size", config.http_stream.max_request_body_size),
+        ("sse.max_request_body_size", config.sse.max_request_body_size),
+        ("uni_http_stream.max_request_body_size", config.uni_http_stream.max_request_body_size),
+        ("uni_sse.max_request_body_size", config.uni_sse.max_request_body_size),
+        ("emulation.max_request_body_size", config.emulation.max_request_body_size),
+        ("emulation.queue_max_size", config.emulation.queue_max_size),
+        ("limits.client_bodies_in_flight", limits.client_bodies_in_flight),
         ("channel.max_publication_size", config.channel.max_publication_size),
         ("limits.webhook_body", limits.webhook_body),
         ("limits.webhook_in_flight", limits.webhook_in_flight),
@@ -88,9 +96,13 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
             refuse(option, "so many events are not read at once", "write at most 10000");
         }
     }
-    if config.websocket.message_size_limit > LARGEST_MESSAGE {
-        let remedy = "write at most \"64MiB\"; \"64KiB\" is the default";
-        refuse("websocket.message_size_limit", "messages are held in memory", remedy);
+    for (option, size) in sizes.iter().filter(|(option, _)| {
+        option.ends_with(".message_size_limit") || option.ends_with(".max_request_body_size")
+    }) {
+        if *size > LARGEST_MESSAGE {
+            let remedy = "write at most \"64MiB\"; \"64KiB\" is the default";
+            refuse(option, "messages are held in memory", remedy);
+        }
     }
     let ping = client.ping_interval.0;
     if !ping.is_zero() && ping < Duration::from_secs(1) {

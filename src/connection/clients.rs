@@ -26,16 +26,23 @@ pub struct Clients(RefCell<HashMap<Uuid, Client>>);
 
 struct Client {
     outbox: Rc<Outbox>,
+    transport: &'static str,
     /// Nobody before the connect.
     principal: Rc<Principal>,
 }
 
 impl Clients {
     /// Somebody came, over `outbox`, and is among the clients as long as the answer lives.
-    pub fn add(self: &Rc<Self>, outbox: Rc<Outbox>, principal: Rc<Principal>) -> Listed {
+    /// `transport` is what carries it, by its name in the config.
+    pub fn add(
+        self: &Rc<Self>,
+        outbox: Rc<Outbox>,
+        principal: Rc<Principal>,
+        transport: &'static str,
+    ) -> Listed {
         // The id tells when it came, and otherwise nothing.
         let id = Uuid::now_v7();
-        self.0.borrow_mut().insert(id, Client { outbox, principal });
+        self.0.borrow_mut().insert(id, Client { outbox, transport, principal });
         Listed { clients: self.clone(), id }
     }
 
@@ -69,7 +76,7 @@ impl Client {
         Connected {
             client: id,
             user: self.principal.user.clone(),
-            transport: if self.outbox.is_socket() { "websocket" } else { "sse" },
+            transport: self.transport,
             since: time_of(id),
             jti: self.principal.jti.clone(),
         }
@@ -141,7 +148,7 @@ pub struct Connected {
     pub client: Uuid,
     /// Whose it is; empty for anonymous, and before the connect.
     pub user: String,
-    /// `websocket` or `sse`.
+    /// What carries it, by its name in the config.
     pub transport: &'static str,
     /// When it came.
     pub since: Time,

@@ -131,7 +131,9 @@ impl Connection {
             let next = ping + options.ping_interval;
             // Whoever slept through several pings sends one.
             self.clock.ping = Some(if next > now.mono { next } else { now.mono + options.ping_interval });
-            self.clock.pong.get_or_insert(now.mono + options.pong_timeout);
+            if !self.is_uni() {
+                self.clock.pong.get_or_insert(now.mono + options.pong_timeout);
+            }
             effects.push(Effect::Say(PING.to_owned()));
         }
     }

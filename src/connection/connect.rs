@@ -8,13 +8,13 @@ use super::clock::Moment;
 use super::effect::{Effect, Joined, Since};
 use super::session::{Connection, VERSION};
 use super::state::{Pending, Performed, Phase};
-use super::subscribe::{Wanted, has_missed, live_from, say_result};
+use super::subscribe::{Wanted, has_missed, live_from, say_missed};
 use super::subscriptions::{Subscription, Wishes};
 use crate::domain::access::{Action, KnownItem, Principal};
 use crate::domain::channel::ChannelName;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, TokenUse};
 use crate::protocol::command::Connect;
-use crate::protocol::reply::{ConnectResult, Reply};
+use crate::protocol::reply::ConnectResult;
 
 /// A connect whose subscriptions are being joined.
 #[derive(Debug)]
@@ -50,17 +50,17 @@ impl Connection {
         effects: &mut Vec<Effect>,
     ) -> Performed {
         self.principal = Rc::new(self.authenticate(&command.token, now)?);
-        let mut resumed = self.resumed(&command)?;
-        let Some(items) = self.check_server_side(effects)? else { return Ok(()) };
+        let mut asked = self.asked(&command)?;
+        let Some(admitted) = self.check_server_side(&asked, effects)? else { return Ok(()) };
         let counted = self.rules.users.open(self.user());
         self.counted = Some(counted.ok_or(DisconnectCode::ConnectionLimit)?);
         let principal = self.principal.clone();
-        let mut subscriptions = Vec::with_capacity(principal.channels.len());
-        for (channel, item) in principal.channels.iter().zip(items) {
-            let claim = principal.subs.get(channel).cloned().unwrap_or_default();
+        let mut subscriptions = Vec::with_capacity(admitted.len());
+        for (channel, item) in admitted {
+            let claim = principal.subs.get(&channel).cloned().unwrap_or_default();
+            let since = asked.remove(&channel).flatten();
             let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
-            let since = resumed.remove(channel);
-            let (wanted, join) = self.want(channel.clone(), subscription, claim, Wishes::default(), since);
+            let (wanted, join) = self.want(channel, subscription, claim, Wishes::default(), since);
             effects.push(Effect::Join(join));
             subscriptions.push((wanted, Answer::Awaited));
         }
@@ -84,39 +84,51 @@ impl Connection {
         Ok(principal)
     }
 
-    /// Where the client was, in the channels that it wants to recover. What it may not have is
-    /// ignored later; what cannot be is not the protocol.
-    fn resumed(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Since>, Refusal> {
-        let mut resumed = BTreeMap::new();
+    /// The channels that the client names, with its place in those that it wants to recover. What
+    /// it may not have is ignored later; what cannot be is not the protocol.
+    fn asked(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Option<Since>>, Refusal> {
+        let mut asked = BTreeMap::new();
         for (name, resume) in &command.subs {
             let channel = ChannelName::parse(name).map_err(|_| DisconnectCode::BadRequest)?;
             if !self.is_declared(&channel) {
                 return Err(DisconnectCode::BadRequest.into());
             }
-            if resume.recover {
-                resumed.insert(channel, Since { epoch: resume.epoch.to_string(), offset: resume.offset });
-            }
+            let since = || Since { epoch: resume.epoch.to_string(), offset: resume.offset };
+            asked.insert(channel, resume.recover.then(since));
         }
-        Ok(resumed)
+        Ok(asked)
     }
 
-    /// Whether the channels of the token may be had; answers what stands behind each. `None`: one
-    /// is being looked up.
-    fn check_server_side(&mut self, effects: &mut Vec<Effect>) -> Result<Option<Vec<KnownItem>>, Refusal> {
-        let channels = &self.principal.channels;
+    /// The channels that begin with the connection: those of the token, all of which the client must
+    /// be allowed to have, and where it cannot subscribe later those it asked for and may have.
+    /// Answers what stands behind each. `None`: one is being looked up.
+    fn check_server_side(
+        &mut self,
+        asked: &BTreeMap<ChannelName, Option<Since>>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Option<Vec<(ChannelName, KnownItem)>>, Refusal> {
+        let channels = self.principal.channels.clone();
         if !channels.iter().all(|channel| self.is_declared(channel)) {
             return Err(ErrorCode::UnknownChannel.into());
         }
-        if channels.len() > self.rules.options.channel_limit {
+        let others = asked.keys().filter(|channel| self.is_uni() && !channels.contains(*channel));
+        let others: Vec<_> = others.cloned().collect();
+        if channels.len() + others.len() > self.rules.options.channel_limit {
             return Err(DisconnectCode::ChannelLimit.into());
         }
-        let mut items = Vec::with_capacity(channels.len());
-        for channel in channels.clone() {
+        let mut admitted = Vec::with_capacity(channels.len() + others.len());
+        for channel in channels {
             let Some(item) = self.item_of(&channel, effects)? else { return Ok(None) };
             self.may(Action::Subscribe, &channel, &item, false, false)?;
-            items.push(item);
+            admitted.push((channel, item));
         }
-        Ok(Some(items))
+        for channel in others {
+            let Some(item) = self.item_of(&channel, effects)? else { return Ok(None) };
+            if self.may(Action::Subscribe, &channel, &item, false, false).is_ok() {
+                admitted.push((channel, item));
+            }
+        }
+        Ok(Some(admitted))
     }
 
     fn is_declared(&self, channel: &ChannelName) -> bool {
@@ -176,19 +188,22 @@ impl Connection {
         self.clock.start_pings(now.mono, interval);
         let subs: Vec<_> =
             joined.iter().map(|(wanted, joined)| (&wanted.channel, wanted.result(joined, now))).collect();
+        let (session, node) = self.session_and_node();
         let result = ConnectResult {
             client: &self.id.to_string(),
             version: VERSION,
             // Rounded up: clients wait a little longer than this.
             ping: u32::try_from(interval.as_millis().div_ceil(1000)).unwrap_or(u32::MAX),
-            pong: !interval.is_zero(),
+            pong: !interval.is_zero() && !self.is_uni(),
             ttl: self.clock.expires.map(|end| now.ttl(end)),
             subs: &subs,
+            session,
+            node,
             time: u64::try_from(now.wall.timestamp_millis()).unwrap_or_default(),
             ..ConnectResult::default()
         };
         let has_missed = joined.iter().any(|(_, joined)| has_missed(joined));
-        say_result(effects, id, &Reply::Connect(&result), has_missed);
+        say_missed(effects, self.write_connected(id, &result), has_missed);
         for (wanted, joined) in joined {
             effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
             self.subscriptions.insert(wanted.channel, wanted.subscription);

@@ -6,6 +6,7 @@ mod clock;
 mod commands;
 mod connect;
 pub mod effect;
+mod manner;
 mod refresh;
 pub mod replay;
 mod rules;
@@ -18,5 +19,6 @@ mod tests;
 pub mod users;
 
 pub use clock::Moment;
+pub use manner::Manner;
 pub use rules::{ConnectionOptions, Rules};
 pub use session::Connection;

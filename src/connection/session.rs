@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::clock::{Clock, Moment};
 use super::effect::{Effect, LookedUp, Outcome};
+use super::manner::Manner;
 use super::rules::Rules;
 use super::state::{Lookups, Pending, Performed, Phase, Waiting};
 use super::subscriptions::Subscriptions;
@@ -20,7 +21,7 @@ use super::users::OpenConnection;
 use crate::domain::access::{Action, Denied, Facts, KnownItem, Principal, may};
 use crate::domain::channel::ChannelName;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, UnsubscribeCode};
-use crate::protocol::command::{BadFrame, Command, Method, commands};
+use crate::protocol::command::{BadFrame, Command, Method};
 use crate::protocol::push::{OnChannel, Push};
 use crate::protocol::reply::{ClientInfo, Reply};
 use crate::telemetry::Code;
@@ -33,6 +34,8 @@ pub struct Connection {
     pub(super) rules: Arc<Rules>,
     pub(super) id: Uuid,
     pub(super) phase: Phase,
+    /// `None`: commands and replies over one line.
+    pub(super) manner: Option<Box<Manner>>,
     /// Nobody before the connect.
     pub(super) principal: Rc<Principal>,
     pub(super) counted: Option<OpenConnection>,
@@ -54,6 +57,7 @@ impl Connection {
             rules,
             id,
             phase: Phase::New,
+            manner: None,
             principal: Rc::default(),
             counted: None,
             subscriptions: Subscriptions::default(),
@@ -174,9 +178,9 @@ impl Connection {
 
     /// Handles the commands of a frame, until something is awaited.
     fn handle(&mut self, Waiting { frame, mut next }: Waiting, now: Moment, effects: &mut Vec<Effect>) {
-        while let Some(start) = next {
-            next = frame[start..].find('\n').map(|end| start + end + 1).filter(|next| *next < frame.len());
-            let command = commands(&frame[start..]).next().unwrap_or(Err(BadFrame));
+        while let Some(start) = next.filter(|_| !self.is_deaf()) {
+            let command;
+            (command, next) = self.command_at(&frame, start);
             self.on_command(command, now, effects);
             if matches!(self.pending.as_deref(), Some(Pending::LookUp(_))) {
                 return self.waiting.push_front(Waiting { frame, next: Some(start) });
@@ -245,6 +249,9 @@ impl Connection {
             Refusal::Disconnect(code) => self.close(code, effects),
             Refusal::Error(code) => {
                 self.rules.errors.get_or_create(&Code { code: code.code().into() }).inc();
+                if self.is_uni() {
+                    return self.close(code.for_uni(), effects);
+                }
                 say(effects, id, &Reply::Error(code));
                 if self.phase == Phase::New {
                     self.phase = Phase::Refused;
@@ -274,9 +281,8 @@ impl Connection {
         effects: &mut Vec<Effect>,
     ) {
         if self.subscriptions.remove(channel.as_str()).is_some() {
-            let mut push = String::new();
-            Push::On(channel, OnChannel::Unsubscribe(code)).write(&mut push);
-            effects.extend([Effect::Leave(channel.clone()), Effect::Say(push)]);
+            effects.push(Effect::Leave(channel.clone()));
+            self.say_push(&Push::On(channel, OnChannel::Unsubscribe(code)), effects);
         }
     }
 

@@ -68,10 +68,8 @@ pub(super) fn has_missed(joined: &Joined) -> bool {
     matches!(&joined.replay, Replay::Found(_, missed) if !missed.is_empty())
 }
 
-/// Says a reply, as a replay if it brings events.
-pub(super) fn say_result(effects: &mut Vec<Effect>, id: u32, reply: &Reply<'_>, has_missed: bool) {
-    let mut text = String::new();
-    reply.write(&mut text, id);
+/// Says what begins subscriptions, as a replay if it brings events.
+pub(super) fn say_missed(effects: &mut Vec<Effect>, text: String, has_missed: bool) {
     effects.push(if has_missed { Effect::SayReplay(text) } else { Effect::Say(text) });
 }
 
@@ -197,7 +195,9 @@ impl Connection {
             return self.refuse(id, ErrorCode::UnrecoverablePosition.into(), effects);
         }
         let result = wanted.result(&joined, now);
-        say_result(effects, id, &Reply::Subscribe(&result), has_missed(&joined));
+        let mut text = String::new();
+        Reply::Subscribe(&result).write(&mut text, id);
+        say_missed(effects, text, has_missed(&joined));
         effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
         let lost = wanted.lost && wanted.subscription.positioned;
         self.subscriptions.insert(wanted.channel.clone(), wanted.subscription);

@@ -10,6 +10,7 @@ pub mod deliveries;
 pub mod error;
 pub mod health;
 pub mod limit;
+pub mod line;
 pub mod openapi;
 pub mod origin;
 pub mod page;
@@ -20,6 +21,7 @@ pub mod server_api;
 pub mod socket;
 pub mod stream;
 pub mod summary;
+pub mod transports;
 pub mod webhooks;
 
 use error::ApiError;

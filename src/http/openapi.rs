@@ -47,8 +47,11 @@ mod tests {
         let services: Vec<&str> = table.split(".service(only(").skip(1).collect();
         let routes = services.iter().map(|service| {
             let (path, rest) = service.split_once(')').expect("a path");
-            let path =
-                if path == "socket::PATH" { crate::http::socket::PATH } else { path.trim_matches('"') };
+            let path = match path {
+                "socket::PATH" => crate::http::socket::PATH,
+                "socket::UNI_PATH" => crate::http::socket::UNI_PATH,
+                path => path.trim_matches('"'),
+            };
             let methods =
                 rest.split(".route(").skip(1).map(|route| route.split('(').next().expect("a method"));
             let methods = methods.map(|method| if method == "look" { "get" } else { method });

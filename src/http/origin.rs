@@ -28,10 +28,11 @@ pub async fn guard(
     let mut response = if refused {
         ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(forbidden()))
             .map_into_right_body()
-    } else if preflight && origin.is_some() {
+    } else if preflight && (origin.is_some() || across(path).is_some()) {
+        let methods = across(path).unwrap_or("GET, POST, DELETE, OPTIONS");
         let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         let mut answer = HttpResponse::NoContent();
-        answer.insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE, OPTIONS"));
+        answer.insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, methods));
         answer.insert_header((header::ACCESS_CONTROL_MAX_AGE, "300"));
         if let Some(asked) = asked {
             answer.insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, asked));
@@ -51,6 +52,15 @@ pub async fn guard(
         allow(headers, origin);
     }
     Ok(response)
+}
+
+/// What a preflight for one of the transports is told (protocol §3.3); they answer it to anybody.
+fn across(path: &str) -> Option<&'static str> {
+    match path {
+        "/connection/http_stream" | "/connection/uni_http_stream" | "/emulation" => Some("POST, OPTIONS"),
+        "/connection/sse" | "/connection/uni_sse" => Some("GET, POST, OPTIONS"),
+        _ => None,
+    }
 }
 
 /// The answer to a page of a foreign origin.

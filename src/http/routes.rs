@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, Route, guard};
 use super::error::{ApiError, ApiResult};
 use super::{
     auth, builds, dashboard, deliveries, health, openapi, page, poll, repos, server_api, socket, stream,
-    summary, webhooks,
+    summary, transports, webhooks,
 };
 
 /// Every route.
@@ -29,6 +29,18 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/events").route(get().to(poll::events)))
     .service(only("/api/events/stream").route(get().to(stream::open)))
     .service(only(socket::PATH).route(get().to(socket::no_upgrade)))
+    .service(only(socket::UNI_PATH).route(get().to(socket::no_upgrade)))
+    .service(only("/connection/http_stream").route(post().to(transports::http_stream)))
+    .service(
+        only("/connection/sse").route(get().to(transports::sse)).route(post().to(transports::sse_by_body)),
+    )
+    .service(only("/emulation").route(post().to(transports::emulate)))
+    .service(only("/connection/uni_http_stream").route(post().to(transports::uni_http_stream)))
+    .service(
+        only("/connection/uni_sse")
+            .route(get().to(transports::uni_sse))
+            .route(post().to(transports::uni_sse_by_body)),
+    )
     .service(only("/api/publish").route(post().to(server_api::publish)))
     .service(only("/api/history").route(post().to(server_api::history)))
     .service(only("/api/presence").route(post().to(server_api::presence)))

@@ -1,4 +1,4 @@
-//! `GET /connection/websocket`: the door through which sockets leave the HTTP dispatcher. It sees
+//! `GET /connection/websocket` and `/connection/uni_websocket`: the door through which sockets leave the HTTP dispatcher. It sees
 //! every request for an upgrade before any route or middleware does, so it checks itself what
 //! those check elsewhere: path, method, version, origin, limits. Who the client is comes with its
 //! first command.
@@ -11,9 +11,10 @@ use actix_http::body::{BodySize, BoxBody, MessageBody as _};
 use actix_http::ws::{HandshakeError, handshake};
 use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, h1};
 use actix_rt::net::TcpStream;
-use actix_web::HttpResponse;
 use actix_web::http::header;
+use actix_web::{HttpResponse, web};
 use bytes::Bytes;
+use bytestring::ByteString;
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
@@ -21,10 +22,13 @@ use super::access::Access;
 use super::error::{self, ApiError, ApiResult};
 use super::limit::{Budget, Reserved};
 use super::origin;
-use crate::transport::websocket::Sockets;
+use super::transports::Query;
+use crate::transport::websocket::{SocketClient, Sockets};
 
 /// The path.
 pub const PATH: &str = "/connection/websocket";
+/// The path of clients that only listen.
+pub const UNI_PATH: &str = "/connection/uni_websocket";
 /// The subprotocol that we speak; a client may also name none.
 const SUBPROTOCOL: &str = "centrifuge-json";
 /// How long the answer to an upgrade may take to be written.
@@ -35,6 +39,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SocketDoor {
     /// Whether sockets are served at all.
     pub enabled: bool,
+    /// Whether sockets of clients that only listen are.
+    pub uni_enabled: bool,
     /// Open sockets of this node; `None` without a limit.
     pub open: Option<Budget>,
     /// `Some(spread)` as soon as the process stops.
@@ -63,20 +69,29 @@ pub async fn upgrade(
     };
     tokio::time::timeout(ANSWER_TIMEOUT, send(&mut framed, answer)).await.map_err(std::io::Error::from)??;
     let Some(held) = held else { return Ok(()) };
+    let client = if request.path() == UNI_PATH {
+        SocketClient::Listens(connect_of(&request))
+    } else {
+        SocketClient::Speaks
+    };
     drop(request);
     let parts = framed.into_parts();
     // A copy, because the dispatcher's buffer is large and would live as long as the socket.
     let first = Bytes::copy_from_slice(&parts.read_buf);
-    actix_rt::spawn(sockets.carry(parts.io, first, held));
+    actix_rt::spawn(sockets.carry(parts.io, first, client, held));
     Ok(())
 }
 
 fn admit(request: &Request, door: &SocketDoor, access: &Access) -> Result<Option<Reserved>, ApiError> {
-    if request.path() != PATH {
-        return Err(ApiError::not_found("route").details(serde_json::json!({ "path": request.path() })));
-    }
-    if !door.enabled {
-        let message = "WebSocket is switched off here (websocket.enabled)";
+    let (enabled, section) = match request.path() {
+        PATH => (door.enabled, "websocket"),
+        UNI_PATH => (door.uni_enabled, "uni_websocket"),
+        path => {
+            return Err(ApiError::not_found("route").details(serde_json::json!({ "path": path })));
+        }
+    };
+    if !enabled {
+        let message = format!("WebSocket is switched off here ({section}.enabled)");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
     if request.method() != Method::GET {
@@ -114,6 +129,12 @@ fn admit(request: &Request, door: &SocketDoor, access: &Access) -> Result<Option
         return Err(ApiError::unavailable("too_many_connections", "this node has no room for another one"));
     }
     Ok(Some(counted))
+}
+
+/// What a client that only listens connects with, if it says so in the query.
+fn connect_of(request: &Request) -> Option<ByteString> {
+    let query = web::Query::<Query>::from_query(request.uri().query().unwrap_or_default()).ok()?;
+    query.into_inner().cf_connect.map(ByteString::from)
 }
 
 fn subprotocols(request: &Request) -> impl Iterator<Item = &str> {

@@ -2,7 +2,6 @@
 //! `Last-Event-ID` or `cursor`; one forbidden channel refuses all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::access;
 use super::auth::session;
 use super::error::{self, ApiError, ApiResult};
 use super::limit::Budget;
+use super::line::{self, Socket};
 use crate::connection::clients::Clients;
 use crate::connection::users::UserConnections;
 use crate::domain::access::{Action, default_channels};
@@ -42,25 +42,6 @@ pub struct StreamDoor {
     pub by_user: UserConnections,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
-}
-
-/// A socket as the dispatcher accepted it; lets a stream be cut under the dispatcher.
-#[derive(Clone)]
-pub struct Socket(pub Rc<socket2::Socket>);
-
-impl Socket {
-    fn cut(&self) {
-        // The peer may be gone already; then there is nothing left to cut.
-        let _ = self.0.shutdown(std::net::Shutdown::Both);
-    }
-
-    /// Whether the peer has closed its side, or the connection is broken.
-    fn is_left(&self) -> bool {
-        match self.0.peek(&mut [std::mem::MaybeUninit::uninit()]) {
-            Ok(count) => count == 0,
-            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        }
-    }
 }
 
 /// The query string.
@@ -125,8 +106,7 @@ async fn try_open(
     });
     let fanout = request.app_data::<Rc<Fanout>>().expect("every worker is built with a fan-out").clone();
     let clients = request.app_data::<Rc<Clients>>().expect("every worker is built with its clients").clone();
-    let socket = request.conn_data::<Socket>().cloned();
-    let watched = socket.clone();
+    let (cut, left) = Socket::of(&request);
     let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let around = Surroundings {
         fanout,
@@ -134,10 +114,8 @@ async fn try_open(
         metrics: metrics.into_inner(),
         options: door.options.clone(),
         stopping: door.stopping.clone(),
-        cut: Box::new(move || {
-            socket.as_ref().inspect(|socket| socket.cut());
-        }),
-        is_left: Box::new(move || watched.as_ref().is_some_and(Socket::is_left)),
+        cut,
+        left,
         revoked: who.session.map(|secret| session::ended(&request, secret)),
         clients,
         principal,
@@ -146,8 +124,8 @@ async fn try_open(
     let body = sse::open(around, starts.collect(), lifetime).await?;
     Ok(HttpResponse::build(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
-        .insert_header((header::CACHE_CONTROL, "private, no-cache, no-store, must-revalidate, max-age=0"))
-        .insert_header(("X-Accel-Buffering", "no"))
+        .insert_header(line::UNCACHED)
+        .insert_header(line::UNBUFFERED)
         .body(body))
 }
 

@@ -3,6 +3,7 @@
 
 pub mod code;
 pub mod command;
+pub mod form;
 pub mod frames;
 mod json;
 pub mod polled;

@@ -4,18 +4,16 @@
 //! its socket cut under the dispatcher.
 
 use std::any::Any;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 
+use super::body::{Gone, StreamBody};
 use crate::connection::clients::{Clients, Listed};
 use crate::connection::replay;
 use crate::domain::channel::ChannelName;
@@ -28,10 +26,7 @@ use crate::hub::outbox::{Ended, Keeper, Outbox};
 use crate::protocol::code::Disconnect;
 use crate::protocol::sse;
 use crate::store::Store;
-use crate::telemetry::{Kind, Metrics, count, level};
-
-/// How often a stream looks whether its reader has left; until then it counts as open.
-const LEFT_CHECK: Duration = Duration::from_secs(1);
+use crate::telemetry::{Metrics, count, level};
 
 /// How streams behave.
 #[derive(Debug, Clone)]
@@ -69,9 +64,9 @@ pub struct Surroundings {
     pub stopping: watch::Receiver<Option<Duration>>,
     /// Cuts the connection under the stream.
     pub cut: Box<dyn Fn()>,
-    /// Whether the peer has closed its side of the connection. The dispatcher takes that for the
-    /// end of the requests alone and would find out when a ping is answered by a reset.
-    pub is_left: Box<dyn Fn() -> bool>,
+    /// Resolves when the peer has closed its side of the connection. The dispatcher takes that for
+    /// the end of the requests alone and would find out when a ping is answered by a reset.
+    pub left: LocalBoxFuture<'static, ()>,
     /// Resolves when the reader's right ends before its time.
     pub revoked: Option<LocalBoxFuture<'static, ()>>,
     /// The clients of this thread, of which this is going to be one.
@@ -91,7 +86,7 @@ pub async fn open(
 ) -> Result<StreamBody, CannotFollow> {
     let outbox = Rc::new(Outbox::new(around.options.queue, around.cut));
     // In the turn in which it was let in: who is revoked after that is found here.
-    let listed = around.clients.add(outbox.clone(), Rc::new(around.principal));
+    let listed = around.clients.add(outbox.clone(), Rc::new(around.principal), "sse");
     let many = (starts.len() > 1).then(|| Rc::new(Cursors::default()));
     let framing = many.map_or(Framing::Sse, Framing::SseMany);
     let mut follows = Vec::with_capacity(starts.len());
@@ -121,11 +116,11 @@ pub async fn open(
         revoked: around.revoked,
         stopping: around.stopping,
         metrics: around.metrics.clone(),
-        is_left: around.is_left,
+        left: Some(around.left),
         _held: around.held,
     };
     level(&around.metrics.connections, "sse").inc();
-    Ok(StreamBody { outbox, connection: connection.start(), metrics: around.metrics })
+    Ok(StreamBody::new(outbox, connection.start().recipient(), "sse", around.metrics))
 }
 
 struct Follow {
@@ -146,7 +141,7 @@ struct SseConnection {
     revoked: Option<LocalBoxFuture<'static, ()>>,
     stopping: watch::Receiver<Option<Duration>>,
     metrics: Arc<Metrics>,
-    is_left: Box<dyn Fn() -> bool>,
+    left: Option<LocalBoxFuture<'static, ()>>,
     _held: Box<dyn Any>,
 }
 
@@ -157,10 +152,6 @@ struct FellBehind(ChannelName);
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Dismissed;
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Gone;
 
 impl Actor for SseConnection {
     type Context = Context<Self>;
@@ -179,11 +170,9 @@ impl Actor for SseConnection {
             let _ = actor.outbox.push(Bytes::from_static(sse::PING.as_bytes()), None);
         });
         ctx.run_interval(self.options.write_timeout / 4, |actor, _| actor.check_progress());
-        ctx.run_interval(LEFT_CHECK, |actor, _| {
-            if (actor.is_left)() {
-                actor.outbox.abort();
-            }
-        });
+        if let Some(left) = self.left.take() {
+            ctx.spawn(left.into_actor(self).map(|(), actor, _| actor.outbox.abort()));
+        }
         if let Some(lifetime) = self.lifetime {
             ctx.run_later(lifetime, |actor, _| actor.expire());
         }
@@ -268,42 +257,5 @@ impl Handler<Gone> for SseConnection {
 
     fn handle(&mut self, _: Gone, ctx: &mut Context<Self>) {
         ctx.stop();
-    }
-}
-
-/// The response body: takes from the outbox what the peer is ready to read.
-pub struct StreamBody {
-    outbox: Rc<Outbox>,
-    connection: Addr<SseConnection>,
-    metrics: Arc<Metrics>,
-}
-
-impl MessageBody for StreamBody {
-    type Error = std::convert::Infallible;
-
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        self.outbox.poll_take(cx).map(|taken| {
-            let taken = taken?;
-            self.metrics
-                .delivered_bytes
-                .get_or_create(&Kind { kind: "sse" })
-                .inc_by(taken.bytes.len() as u64);
-            if let Some(accepted) = taken.accepted {
-                self.metrics.event_latency_seconds.observe(accepted.elapsed().as_secs_f64());
-            }
-            Some(Ok(taken.bytes))
-        })
-    }
-}
-
-/// The peer went away, or the stream is at its end.
-impl Drop for StreamBody {
-    fn drop(&mut self) {
-        self.outbox.close();
-        self.connection.do_send(Gone);
     }
 }

@@ -29,5 +29,6 @@ mod sdk;
 mod sessions;
 mod sync;
 mod tokens;
+mod transports;
 mod websocket;
 mod writers;

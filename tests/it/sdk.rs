@@ -141,10 +141,11 @@ impl Server<'_> {
 }
 
 /// Plays a scenario to its good end.
-async fn play(mut server: Server<'_>, scenario: &str) {
+async fn play(mut server: Server<'_>, transport: &str, scenario: &str) {
     let proxy = Proxy::to(server.address()).await;
-    let url = |address: SocketAddr| format!("ws://{address}/connection/websocket");
-    let stage = json!({ "url": url(proxy.address()), "direct": url(server.address()) });
+    let stage = json!({
+        "proxy": proxy.address().to_string(), "direct": server.address().to_string(), "transport": transport,
+    });
     let mut script = Script::start(scenario, &stage);
     let playing = async {
         while let Some(request) = script.request().await {
@@ -188,31 +189,53 @@ async fn perform(request: &Value, server: &mut Server<'_>, proxy: &Proxy) -> Val
     Value::Null
 }
 
-async fn on_gateway(backend: Backend, config: &str, scenario: &str) {
-    play(Server::Inside(Box::new(TestApp::with(backend, config).await)), scenario).await;
+async fn on_gateway(backend: Backend, config: &str, transport: &str, scenario: &str) {
+    play(Server::Inside(Box::new(TestApp::with(backend, config).await)), transport, scenario).await;
 }
 
 /// Makes a function of each scenario, for a backend.
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
-        $(async fn $name(backend: Backend) { on_gateway(backend, CHANNELS, stringify!($name)).await })+
+        $(async fn $name(backend: Backend) {
+            on_gateway(backend, CHANNELS, "websocket", stringify!($name)).await;
+        })+
     };
 }
 
-/// Makes a test of each scenario, where the database does not matter.
+/// Makes a test of each scenario over one transport, where the database does not matter.
 macro_rules! on_sqlite {
-    ($config:ident: $($name:ident),+ $(,)?) => {
-        $(#[tokio::test] async fn $name() { on_gateway(Backend::Sqlite, $config, stringify!($name)).await })+
+    ($config:ident, $transport:literal: $($name:ident),+ $(,)?) => {
+        $(#[tokio::test] async fn $name() {
+            on_gateway(Backend::Sqlite, $config, $transport, stringify!($name)).await;
+        })+
     };
 }
 
-on_sqlite!(
-    CHANNELS: a_client_connects,
+/// The one table of what every transport does; those that `apart` lists are played elsewhere over
+/// WebSocket.
+macro_rules! over_all_transports {
+    ($($name:ident),+ $(,)?; apart: $($other:ident),+ $(,)?) => {
+        on_sqlite!(CHANNELS, "websocket": $($name),+);
+        on_sqlite!(INSECURE, "websocket": without_tokens_everything_that_is_on_is_open);
+        mod http_stream {
+            use super::*;
+            on_sqlite!(CHANNELS, "http_stream": $($name),+, $($other),+);
+            on_sqlite!(INSECURE, "http_stream": without_tokens_everything_that_is_on_is_open);
+        }
+        mod sse {
+            use super::*;
+            on_sqlite!(CHANNELS, "sse": $($name),+, $($other),+);
+            on_sqlite!(INSECURE, "sse": without_tokens_everything_that_is_on_is_open);
+        }
+    };
+}
+
+over_all_transports!(
+    a_client_connects,
     two_subscriptions_share_a_connection,
     presence_is_exact,
     joins_and_leaves_are_told,
     calls_need_a_backend,
-    a_message_that_is_too_long_is_the_end,
     unsubscribing_may_race_connecting,
     a_connection_outlives_its_token,
     a_connection_that_is_not_renewed_ends,
@@ -222,10 +245,19 @@ on_sqlite!(
     a_token_opens_one_channel,
     a_subscription_outlives_its_token,
     a_subscription_that_is_not_renewed_ends,
-    a_subscription_is_not_renewed_for_another_channel,
+    a_subscription_is_not_renewed_for_another_channel;
+    apart: publications_arrive,
+    history_comes_in_pages,
+    webhooks_survive_a_cut,
+    publications_survive_a_cut,
+    a_returning_client_outlives_restarts,
+    who_missed_too_much_is_told,
+    who_unsubscribes_can_come_back,
+    state_and_stream_fit_together,
+    the_server_subscribes_and_recovers,
 );
 
-on_sqlite!(INSECURE: without_tokens_everything_that_is_on_is_open);
+on_sqlite!(CHANNELS, "websocket": a_message_that_is_too_long_is_the_end);
 
 scenarios!(
     publications_arrive,
@@ -255,13 +287,13 @@ on_both!(
 async fn a_silent_network_is_noticed() {
     let pings = "[client]\nping_interval = \"1s\"\npong_timeout = \"900ms\"";
     let config = CHANNELS.replacen("[client]", pings, 1);
-    on_gateway(Backend::Sqlite, &config, "a_silent_network_is_noticed").await;
+    on_gateway(Backend::Sqlite, &config, "websocket", "a_silent_network_is_noticed").await;
 }
 
 async fn on_process(home: Home) {
     let home = home.with("CAMPANILE_CHANNEL__NAMESPACES", NEWS);
     let gateway = Gateway::start(&home).await;
-    play(Server::Process(&home, Some(gateway)), "a_returning_client_outlives_crashes").await;
+    play(Server::Process(&home, Some(gateway)), "websocket", "a_returning_client_outlives_crashes").await;
 }
 
 #[test]

@@ -4,13 +4,17 @@
 
 import assert from 'node:assert/strict';
 import { createInterface } from 'node:readline';
+import { isDeepStrictEqual } from 'node:util';
 import { Centrifuge } from 'centrifuge';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 // No event is waited for longer.
 const PATIENCE = 15_000;
 
-const { url, direct } = JSON.parse(process.env.CAMPANILE_STAGE);
+// Two ways to the gateway, HOST:PORT each, and what carries the clients.
+const { proxy, direct, transport } = JSON.parse(process.env.CAMPANILE_STAGE);
+export { transport };
 const unanswered = [];
 createInterface({ input: process.stdin }).on('line', (line) => unanswered.shift()(JSON.parse(line)));
 
@@ -51,11 +55,32 @@ export async function refused(fact, code, promise) {
 
 const FAST = { minReconnectDelay: 10, maxReconnectDelay: 100 };
 
+// What each transport asks of Node; fetch and streams are there.
+const MEANS = { websocket: WebSocket, eventsource: EventSource, fetch, readableStream: ReadableStream };
+
+export const endpoint = (address, name = transport) => ({
+  transport: name,
+  endpoint: `${name === 'websocket' ? 'ws' : 'http'}://${address}/connection/${name}`,
+});
+
+// A client by these endpoints, in this order.
+export const clientBy = (endpoints, address, options = {}) =>
+  new Centrifuge(endpoints, { ...MEANS, emulationEndpoint: `http://${address}/emulation`, ...FAST, ...options });
+
 // A client behind the proxy that can be cut.
-export const client = (options = {}) => new Centrifuge(url, { websocket: WebSocket, ...FAST, ...options });
+export const client = (options = {}) => clientBy([endpoint(proxy)], proxy, options);
 
 // A client whom no cut concerns.
-export const bystander = (options = {}) => new Centrifuge(direct, { websocket: WebSocket, ...FAST, ...options });
+export const bystander = (options = {}) => clientBy([endpoint(direct)], direct, options);
+
+// Must become so. Over a WebSocket it is so at once; posts may overtake each other, so what one of
+// them asks may be answered before what an earlier one does.
+export async function becomes(fact, read, expected) {
+  let actual = await read();
+  const tries = transport === 'websocket' ? 0 : 1000;
+  for (let i = 0; i < tries && !isDeepStrictEqual(actual, expected); i++) actual = await read();
+  check(fact, actual, expected);
+}
 
 export const by = async (claims, make = client) => make({ token: await sign(claims) });
 

@@ -16,8 +16,9 @@ use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::MERGE;
 use crate::hub::presence::{Member, Movement};
+use crate::protocol::form::Form;
 use crate::protocol::frames::Frames;
-use crate::protocol::push::{channel_json, write_publication_push};
+use crate::protocol::push::{Push, channel_json, write_publication_push, write_publication_uni};
 use crate::protocol::{sse, websocket};
 use crate::store::log::Bounds;
 
@@ -53,6 +54,7 @@ pub struct Batch {
     pub(super) accepted: Option<Instant>,
     as_sse: OnceLock<Bytes>,
     as_websocket: OnceLock<Bytes>,
+    as_form: [OnceLock<Bytes>; Form::COUNT],
 }
 
 impl Batch {
@@ -72,6 +74,7 @@ impl Batch {
             accepted,
             as_sse: OnceLock::new(),
             as_websocket: OnceLock::new(),
+            as_form: Default::default(),
         }
     }
 
@@ -103,6 +106,8 @@ pub enum Framing {
     SseMany(Rc<Cursors>),
     /// The client protocol in frames of WebSocket.
     WebSocket,
+    /// The client protocol in another form.
+    Form(Form),
 }
 
 /// The positions of a stream of several channels.
@@ -122,7 +127,7 @@ impl Framing {
     /// The cursor after `position` on `channel`, as it is written into a frame.
     pub fn cursor(&self, channel: &ChannelName, position: &Position) -> String {
         match self {
-            Self::Sse | Self::WebSocket => position.to_string(),
+            Self::Sse | Self::WebSocket | Self::Form(_) => position.to_string(),
             Self::SseMany(cursors) => cursors.advance(channel, position.clone()),
         }
     }
@@ -133,6 +138,7 @@ impl Framing {
         let shared = match self {
             Self::Sse if whole => &batch.as_sse,
             Self::WebSocket if whole => &batch.as_websocket,
+            Self::Form(form) if whole => &batch.as_form[form.index()],
             _ => return self.encode_after(batch, after),
         };
         shared.get_or_init(|| self.encode_after(batch, after)).clone()
@@ -148,6 +154,20 @@ impl Framing {
             frames.take().iter().for_each(|frame| websocket::push_text(&mut bytes, frame));
             return bytes.freeze();
         }
+        if let Self::Form(form) = self {
+            let channel = channel_json(&batch.channel);
+            let (mut text, mut bytes) = (String::new(), BytesMut::new());
+            for event in events {
+                text.clear();
+                if form.is_uni() {
+                    write_publication_uni(&mut text, &channel, event);
+                } else {
+                    write_publication_push(&mut text, &channel, event);
+                }
+                form.add(&mut bytes, &text);
+            }
+            return bytes.freeze();
+        }
         let mut text = String::new();
         for event in events {
             let id = batch
@@ -157,6 +177,17 @@ impl Framing {
             sse::write_event(&mut text, batch.built_in, event, id.as_deref());
         }
         Bytes::from(text)
+    }
+
+    /// One push about a channel, as the client protocol has it.
+    pub(super) fn push(&self, push: &Push<'_>) -> Bytes {
+        let mut text = String::new();
+        if let Self::Form(form) = self {
+            form.write_push(&mut text, push);
+            return form.message(&text);
+        }
+        push.write(&mut text);
+        websocket::text(&text)
     }
 
     /// Whether all entries of a channel get the same bytes.
@@ -170,11 +201,17 @@ pub(super) struct Run<'a> {
     pub(super) batches: Vec<&'a Arc<Batch>>,
     as_sse: OnceCell<Vec<Bytes>>,
     as_websocket: OnceCell<Vec<Bytes>>,
+    as_form: [OnceCell<Vec<Bytes>>; Form::COUNT],
 }
 
 impl<'a> Run<'a> {
     pub(super) fn of(batch: &'a Arc<Batch>) -> Self {
-        Self { batches: vec![batch], as_sse: OnceCell::new(), as_websocket: OnceCell::new() }
+        Self {
+            batches: vec![batch],
+            as_sse: OnceCell::new(),
+            as_websocket: OnceCell::new(),
+            as_form: Default::default(),
+        }
     }
 
     /// Takes one more batch, if it follows.
@@ -209,7 +246,11 @@ impl<'a> Run<'a> {
 
     /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all entries.
     pub(super) fn pieces(&self, framing: &Framing) -> &[Bytes] {
-        let made = if let Framing::WebSocket = framing { &self.as_websocket } else { &self.as_sse };
+        let made = match framing {
+            Framing::WebSocket => &self.as_websocket,
+            Framing::Form(form) => &self.as_form[form.index()],
+            Framing::Sse | Framing::SseMany(_) => &self.as_sse,
+        };
         made.get_or_init(|| match &self.batches[..] {
             [only] => vec![framing.encode(only, 0)],
             several => {

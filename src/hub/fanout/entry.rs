@@ -15,8 +15,9 @@ use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::{Outbox, Refused};
 use crate::hub::presence::{Attendance, Member, Movement};
+use crate::protocol::form::Form;
 use crate::protocol::push::{OnChannel, Push};
-use crate::protocol::{sse, websocket};
+use crate::protocol::sse;
 use crate::store::log::Bounds;
 use crate::telemetry::{Counter, Family, Kind, Metrics, count};
 
@@ -43,6 +44,9 @@ pub(super) struct Tally {
     sse: Count,
     websocket: Count,
     websocket_bytes: Count,
+    forms: [Count; Form::COUNT],
+    /// Of the one other form that goes to a socket; what goes through a body is counted there.
+    uni_websocket_bytes: Count,
 }
 
 struct Count {
@@ -70,12 +74,17 @@ impl Tally {
             sse: Count::of(&metrics.deliveries, "sse"),
             websocket: Count::of(&metrics.deliveries, "websocket"),
             websocket_bytes: Count::of(&metrics.delivered_bytes, "websocket"),
+            forms: Form::ALL.map(|form| Count::of(&metrics.deliveries, form.name())),
+            uni_websocket_bytes: Count::of(&metrics.delivered_bytes, Form::UniWebsocket.name()),
             metrics,
         }
     }
 
     pub(super) fn tell(&self) {
-        [&self.sse, &self.websocket, &self.websocket_bytes].into_iter().for_each(Count::tell);
+        [&self.sse, &self.websocket, &self.websocket_bytes, &self.uni_websocket_bytes]
+            .into_iter()
+            .chain(&self.forms)
+            .for_each(Count::tell);
     }
 }
 
@@ -230,7 +239,7 @@ impl Entry {
 
     /// Whether the keeper tells the client of a loss, and not the entry.
     pub fn is_told_by_keeper(&self) -> bool {
-        matches!(self.framing, Framing::WebSocket)
+        matches!(self.framing, Framing::WebSocket | Framing::Form(_))
     }
 
     /// Waits until the connection can take more, see [`Outbox::room`].
@@ -347,13 +356,11 @@ impl Entry {
             State::Over => return,
             State::Live(_) => {}
         }
-        let mut text = String::new();
         let what = match movement.came {
             true => OnChannel::Join(&movement.info),
             false => OnChannel::Leave(&movement.info),
         };
-        Push::On(&self.channel, what).write(&mut text);
-        let _ = self.hand(&websocket::text(&text), None);
+        let _ = self.hand(&self.framing.push(&Push::On(&self.channel, what)), None);
     }
 
     /// The channel's history was replaced, or the channel itself lost its place.
@@ -410,8 +417,10 @@ impl Entry {
     }
 
     fn hand(&self, bytes: &Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
-        if let Framing::WebSocket = self.framing {
-            self.tally.websocket_bytes.add(bytes.len() as u64);
+        match self.framing {
+            Framing::WebSocket => self.tally.websocket_bytes.add(bytes.len() as u64),
+            Framing::Form(Form::UniWebsocket) => self.tally.uni_websocket_bytes.add(bytes.len() as u64),
+            _ => {}
         }
         let done = self.outbox.push_shared(bytes, accepted);
         // The keeper of a socket counts, because replies overflow too.
@@ -423,8 +432,11 @@ impl Entry {
     }
 
     fn count(&self, events: u64) {
-        let counter =
-            if let Framing::WebSocket = self.framing { &self.tally.websocket } else { &self.tally.sse };
+        let counter = match self.framing {
+            Framing::WebSocket => &self.tally.websocket,
+            Framing::Form(form) => &self.tally.forms[form.index()],
+            Framing::Sse | Framing::SseMany(_) => &self.tally.sse,
+        };
         counter.add(events);
     }
 }

@@ -5,8 +5,8 @@
 
 mod alarms;
 mod incoming;
-mod socket;
-mod work;
+pub(super) mod socket;
+pub(super) mod work;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -18,6 +18,7 @@ use actix_http::ws::Codec;
 use actix_rt::net::TcpStream;
 use actix_web_actors::ws::WebsocketContext;
 use bytes::Bytes;
+use bytestring::ByteString;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
@@ -28,6 +29,7 @@ use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::{Outbox, SocketOptions, Wire};
 use crate::protocol::code::{Disconnect, DisconnectCode};
+use crate::protocol::form::Form;
 use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
 use crate::store::Store;
@@ -48,12 +50,29 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct WebsocketOptions {
     /// The largest message of a client, in bytes.
     pub message_size: usize,
+    /// The same of a client that only listens.
+    pub uni_message_size: usize,
     /// Bytes that may wait for one connection.
     pub queue: usize,
     /// How long a reader may take nothing although something waits.
     pub write_timeout: Duration,
     /// What is replayed at most in configured namespaces.
     pub recovery: RecoveryLimit,
+}
+
+/// Who is at the other end of a socket.
+#[derive(Debug, Clone)]
+pub enum SocketClient {
+    /// It sends commands.
+    Speaks,
+    /// It only listens, and says who it is by this, or else by its first message.
+    Listens(Option<ByteString>),
+}
+
+impl SocketClient {
+    fn form(&self) -> Option<Form> {
+        matches!(self, Self::Listens(_)).then_some(Form::UniWebsocket)
+    }
 }
 
 /// All connections of one worker thread and what they share.
@@ -73,7 +92,7 @@ pub struct Sockets {
     /// All clients of this thread.
     pub clients: Rc<Clients>,
     alarms: Rc<Alarms>,
-    options: WebsocketOptions,
+    pub(super) options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     stopping: watch::Receiver<Option<Duration>>,
 }
@@ -136,27 +155,36 @@ impl Sockets {
         self: Rc<Self>,
         stream: TcpStream,
         first: Bytes,
+        client: SocketClient,
         held: impl Sized,
     ) -> impl Future<Output = ()> {
-        level(&self.metrics.connections, "websocket").inc();
+        let form = client.form();
+        let kind = form.map_or("websocket", Form::name);
+        let largest = if form.is_some() { self.options.uni_message_size } else { self.options.message_size };
+        level(&self.metrics.connections, kind).inc();
         let outbox = Rc::new(Outbox::socket(Wire::Plain(stream), self.outbox.clone()));
-        let credit = Credit::new(self.options.message_size);
-        let incoming = Incoming::new(outbox.clone(), first, credit.clone(), self.options.message_size);
-        let codec = Codec::new().max_size(self.options.message_size);
-        let socket = Socket::new(self.clone(), outbox.clone(), credit);
+        let credit = Credit::new(largest);
+        let incoming = Incoming::new(outbox.clone(), first, credit.clone(), largest);
+        let codec = Codec::new().max_size(largest);
+        let socket = Socket::new(self.clone(), outbox.clone(), credit, client);
         let frames = Box::pin(SocketContext::with_codec(socket, incoming, codec));
         async move {
             // The context itself says nothing: it is polled so that the actor lives.
             let live = AssertUnwindSafe(frames.for_each(|_| std::future::ready(())));
             if live.catch_unwind().await.is_err() {
-                outbox.end_with(wire::close(&DisconnectCode::Internal.into()));
+                outbox.end_with(goodbye(form, &DisconnectCode::Internal.into()));
             }
             Box::pin(linger(&outbox)).await;
             outbox.give_up();
-            level(&self.metrics.connections, "websocket").dec();
+            level(&self.metrics.connections, kind).dec();
             drop(held);
         }
     }
+}
+
+/// The last frame, and before it the words for a client that only listens.
+fn goodbye(form: Option<Form>, disconnect: &Disconnect) -> Bytes {
+    form.map_or_else(|| wire::close(disconnect), |form| form.goodbye(disconnect))
 }
 
 /// Reads what the peer still sends, until it closes: a socket that is closed with bytes unread

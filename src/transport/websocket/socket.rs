@@ -15,22 +15,24 @@ use futures_util::FutureExt as _;
 use super::alarms::Alarm;
 use super::incoming::{BadMessage, Credit, Fragments};
 use super::work::{self, Follow};
-use super::{SocketContext, Sockets};
+use super::{SocketClient, SocketContext, Sockets, goodbye};
 use crate::connection::clients::Listed;
 use crate::connection::effect::{Effect, Join, Joined, Outcome};
-use crate::connection::{Connection, Moment, replay};
+use crate::connection::{Connection, Manner, Moment, replay};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
-use crate::hub::fanout::Release;
+use crate::hub::fanout::{Framing, Release};
 use crate::hub::outbox::{Ended, Keeper, Outbox};
 use crate::protocol::code::{Disconnect, DisconnectCode};
+use crate::protocol::form::Form;
 use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;
 use crate::telemetry::{Code, count};
+use crate::transport::emulation::new_name;
 
 /// What ends a connection that never came to be, and is not the client's fault.
-const FAILURES: [u16; 4] = [
+pub(in crate::transport) const FAILURES: [u16; 4] = [
     DisconnectCode::Internal.code(),
     DisconnectCode::Slow.code(),
     DisconnectCode::WriteError.code(),
@@ -40,6 +42,10 @@ const FAILURES: [u16; 4] = [
 /// The connection actor.
 pub(super) struct Socket {
     all: Rc<Sockets>,
+    /// `None` in the usual form: commands, and frames of several messages.
+    form: Option<Form>,
+    /// What a client that only listens has said in its request.
+    connect: Option<ByteString>,
     session: Connection,
     /// Whether the session is, or was, open; then it counts as a connection that succeeded.
     opened: bool,
@@ -106,6 +112,9 @@ impl Actor for Socket {
         if self.all.stopping.borrow().is_some() {
             ctx.notify(End(DisconnectCode::Shutdown.into()));
         }
+        if let Some(connect) = self.connect.take() {
+            self.take(connect, ctx);
+        }
         self.arm();
     }
 }
@@ -162,13 +171,28 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
 }
 
 impl Socket {
-    pub(super) fn new(all: Rc<Sockets>, outbox: Rc<Outbox>, credit: Rc<Credit>) -> Self {
+    pub(super) fn new(
+        all: Rc<Sockets>,
+        outbox: Rc<Outbox>,
+        credit: Rc<Credit>,
+        client: SocketClient,
+    ) -> Self {
+        let form = client.form();
         let principal = Rc::new(Principal::default());
-        let listed = all.clients.add(outbox.clone(), principal.clone());
-        let session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
+        let kind = form.map_or("websocket", Form::name);
+        let listed = all.clients.add(outbox.clone(), principal.clone(), kind);
+        let mut session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
+        let connect = if let SocketClient::Listens(connect) = client {
+            session = session.speaking(Manner { uni: true, session: new_name(), node: "".into() });
+            connect
+        } else {
+            None
+        };
         let (follows, fragments) = (Vec::new(), Fragments::default());
         Self {
             all,
+            form,
+            connect,
             session,
             opened: false,
             listed,
@@ -192,7 +216,7 @@ impl Socket {
         let mut effects = VecDeque::from(self.advance(act));
         while let Some(effect) = effects.pop_front() {
             match effect {
-                Effect::Say(message) => said.add(|out| out.push_str(&message)),
+                Effect::Say(message) if self.form.is_none() => said.add(|out| out.push_str(&message)),
                 Effect::Handled(bytes) => self.credit.give(bytes),
                 Effect::Join(join) if join.recover.is_none() && self.all.fanout.follows(&join.channel) => {
                     // It is done at once, and so is what follows from it.
@@ -229,7 +253,8 @@ impl Socket {
 
     fn join(&self, join: Join) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
         let (client, user) = (self.session.id(), self.session.user().into());
-        work::join_channel(self.all.clone(), self.outbox.clone(), (client, user), join)
+        let framing = self.form.map_or(Framing::WebSocket, Framing::Form);
+        work::join_channel(self.all.clone(), (self.outbox.clone(), framing), (client, user), join)
     }
 
     fn joined(&mut self, (channel, found): (ChannelName, Option<(Follow, Joined)>)) -> Outcome {
@@ -249,7 +274,9 @@ impl Socket {
 
     fn perform(&mut self, effect: Effect, ctx: &mut SocketContext) {
         match effect {
-            Effect::Say(_) | Effect::Handled(_) => {}
+            // Each push is a frame of its own, and nothing was said before it in the usual form.
+            Effect::Say(message) => drop(self.outbox.push(wire::text(&message), None)),
+            Effect::Handled(_) => {}
             Effect::SayReplay(message) => {
                 let _ = self.outbox.push_replay(wire::text(&message));
             }
@@ -294,7 +321,7 @@ impl Socket {
                 }));
             }
             Effect::Close(disconnect) => {
-                self.end_with(disconnect.code(), wire::close(&disconnect), ctx);
+                self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
             }
         }
     }
@@ -365,7 +392,7 @@ impl Socket {
             }
             BadMessage::Binary => {
                 let disconnect = Disconnect::from(DisconnectCode::InappropriateProtocol);
-                self.end_with(disconnect.code(), wire::close(&disconnect), ctx);
+                self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
             }
         }
     }
@@ -453,10 +480,11 @@ impl Handler<End> for Socket {
     type Result = ();
 
     fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
-        self.end_with(disconnect.code(), wire::close(&disconnect), ctx);
+        self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
     }
 }
 
-fn now() -> Moment {
+/// This moment.
+pub(in crate::transport) fn now() -> Moment {
     Moment { wall: chrono::Utc::now(), mono: Instant::now() }
 }

@@ -23,19 +23,19 @@ const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 <
 const HISTORY_BYTES: usize = 4 << 20;
 
 /// A subscription and what its keeper knows of it.
-pub(super) struct Follow {
-    pub(super) subscription: Subscription,
-    pub(super) positioned: bool,
+pub(in crate::transport) struct Follow {
+    pub(in crate::transport) subscription: Subscription,
+    pub(in crate::transport) positioned: bool,
 }
 
 impl Follow {
-    pub(super) fn channel(&self) -> &ChannelName {
+    pub(in crate::transport) fn channel(&self) -> &ChannelName {
         self.subscription.entry().channel()
     }
 }
 
 /// Looks up what stands behind a channel.
-pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName, LookedUp) {
+pub(in crate::transport) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName, LookedUp) {
     let found = items::behind(&store, &channel).await.map(LookedUp::Found).unwrap_or_else(|error| {
         tracing::warn!(%channel, %error, "what stands behind a channel cannot be looked up");
         LookedUp::NotNow
@@ -45,9 +45,9 @@ pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName,
 
 /// Puts an entry on hold, then finds where the channel is, then reads what was missed: in this
 /// order nothing can fall in between.
-pub(super) async fn join_channel(
+pub(in crate::transport) async fn join_channel(
     all: Rc<Sockets>,
-    outbox: Rc<Outbox>,
+    (outbox, framing): (Rc<Outbox>, Framing),
     (client, user): (Uuid, Arc<str>),
     join: Join,
 ) -> (ChannelName, Option<(Follow, Joined)>) {
@@ -60,7 +60,7 @@ pub(super) async fn join_channel(
     });
     let visitor = Visitor { attendance, hears_others };
     let kept = all.rules.namespaces.load().retention_of(&channel);
-    let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), Framing::WebSocket, visitor).await;
+    let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), framing, visitor).await;
     let (subscription, position) = match subscribed {
         Ok(subscribed) => subscribed,
         Err(error) => {
@@ -88,7 +88,7 @@ pub(super) async fn join_channel(
 }
 
 /// Reads stored events.
-pub(super) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
+pub(in crate::transport) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
     let ReadHistory { channel, since, limit, reverse } = wish;
     let Some(retention) = all.rules.namespaces.load().retention_of(&channel) else { return Stored::NotNow };
     let store = all.store.clone();
@@ -111,7 +111,7 @@ pub(super) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored 
 }
 
 /// Commits a client's event.
-pub(super) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
+pub(in crate::transport) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
     match publisher.commit(UnitOfWork::of(vec![event])).await {
         Ok(_) => Published::Done,
         Err(error) => {

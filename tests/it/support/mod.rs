@@ -5,6 +5,7 @@ pub mod app;
 pub mod client;
 pub mod database;
 pub mod issuer;
+pub mod lines;
 pub mod process;
 pub mod proxy;
 pub mod script;

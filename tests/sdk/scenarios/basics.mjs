@@ -1,6 +1,6 @@
 // What every application does: connect, subscribe, publish, ask who is there and what was.
 
-import { ask, by, check, client, connected, publish, refused, subscribed, upTo, watch } from '../stage.mjs';
+import { ask, becomes, by, check, connected, publish, refused, subscribed, transport, upTo, watch } from '../stage.mjs';
 
 // Connects `count` clients of these claims.
 const clients = (count, claims) => Promise.all(upTo(count).map(async () => connected(await by(claims))));
@@ -11,9 +11,9 @@ export default {
     const seen = watch(ana, 'connecting', 'connected', 'disconnected', 'error');
     ana.connect();
     await seen.next('connecting');
-    const { client: id, transport } = await seen.next('connected');
+    const { client: id, transport: actual } = await seen.next('connected');
     check('the id of a connection is a UUID', /^[0-9a-f-]{36}$/.test(id), true);
-    check('the transport', transport, 'websocket');
+    check('the transport', actual, transport);
     for (let round = 0; round < 5; round++) {
       ana.disconnect();
       check('a clean end', (await seen.next('disconnected')).code, 0);
@@ -75,7 +75,7 @@ export default {
     check('two clients, one user', await subscriptions[1].presenceStats(), { numClients: 2, numUsers: 1 });
     subscriptions[1].unsubscribe();
     // Answered behind the unsubscribe.
-    check('one is gone', await two.presenceStats('room:x'), { numClients: 1, numUsers: 1 });
+    await becomes('one is gone', () => two.presenceStats('room:x'), { numClients: 1, numUsers: 1 });
     check('for the other too', await one.presenceStats('room:x'), { numClients: 1, numUsers: 1 });
     subscriptions[0].unsubscribe();
     for (let round = 0; round < 10; round++) {
@@ -83,7 +83,7 @@ export default {
       await subscriptions[0].ready();
       check('one right after subscribing', (await one.presenceStats('room:x')).numClients, 1);
       subscriptions[0].unsubscribe();
-      check('none right after unsubscribing', await one.presenceStats('room:x'), { numClients: 0, numUsers: 0 });
+      await becomes('none right after unsubscribing', () => one.presenceStats('room:x'), { numClients: 0, numUsers: 0 });
     }
     await refused('a channel may have no presence', 108, one.presence('news:x'));
   },
@@ -160,18 +160,20 @@ export default {
 
   async unsubscribing_may_race_connecting() {
     const [witness] = await clients(1, { sub: 'wim' });
+    // In the third order both are sent. Posts may overtake each other, and no server could undo that.
+    const orders = transport === 'websocket' ? 3 : 2;
     for (let round = 0; round < 20; round++) {
       const ana = await by({ sub: 'ana' });
       const sub = ana.newSubscription('room:race');
       const seen = watch(sub, 'subscribed');
       sub.subscribe();
       // Before the connect is sent, behind it, and behind the subscribe.
-      if (round % 3 === 1) ana.on('connecting', () => queueMicrotask(() => sub.unsubscribe()));
-      if (round % 3 === 2) ana.on('connected', () => sub.unsubscribe());
+      if (round % orders === 1) ana.on('connecting', () => queueMicrotask(() => sub.unsubscribe()));
+      if (round % orders === 2) ana.on('connected', () => sub.unsubscribe());
       ana.connect();
-      if (round % 3 === 0) sub.unsubscribe();
+      if (round % orders === 0) sub.unsubscribe();
       await ana.ready();
-      check('nobody stays', await ana.presenceStats('room:race'), { numClients: 0, numUsers: 0 });
+      await becomes('nobody stays', () => ana.presenceStats('room:race'), { numClients: 0, numUsers: 0 });
       check('not for others either', (await witness.presenceStats('room:race')).numClients, 0);
       seen.quiet('what was taken back does not begin');
       sub.subscribe();

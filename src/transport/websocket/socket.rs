@@ -3,6 +3,7 @@
 //! that the order of a turn is the order on the wire. It decides nothing: it performs.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix::prelude::*;
@@ -17,6 +18,7 @@ use crate::connection::clients::Listed;
 use crate::connection::effect::{Effect, Outcome};
 use crate::connection::{Connection, Moment, replay};
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::Release;
@@ -68,6 +70,10 @@ struct Over(Ended);
 #[rtype(result = "()")]
 struct End(Disconnect);
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Directed(Arc<Directive>);
+
 impl Keeper for Addr<Socket> {
     fn fell_behind(&self, channel: &ChannelName) {
         self.do_send(FellBehind(channel.clone()));
@@ -83,6 +89,10 @@ impl Keeper for Addr<Socket> {
 
     fn dismissed(&self, disconnect: &Disconnect) {
         self.do_send(End(disconnect.clone()));
+    }
+
+    fn directed(&self, directive: &Arc<Directive>) {
+        self.do_send(Directed(directive.clone()));
     }
 }
 
@@ -401,6 +411,14 @@ impl Handler<End> for Socket {
 
     fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
         self.end_with(disconnect.code(), wire::close(&disconnect), ctx);
+    }
+}
+
+impl Handler<Directed> for Socket {
+    type Result = ();
+
+    fn handle(&mut self, Directed(directive): Directed, ctx: &mut Self::Context) {
+        self.step(ctx, |session, effects| session.on_directive(directive, now(), effects));
     }
 }
 

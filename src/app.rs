@@ -11,7 +11,7 @@ mod serve;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_rt::Arbiter;
 use actix_server::ServerHandle;
@@ -39,7 +39,7 @@ use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
-use crate::http::server_api::ServerApiDoor;
+use crate::http::server_api::{Identity, ServerApiDoor};
 use crate::http::socket::SocketDoor;
 use crate::http::stream::StreamDoor;
 use crate::http::summary::Summaries;
@@ -386,6 +386,7 @@ impl Doors {
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
+                node: Identity { uid: Uuid::new_v4(), name: address.to_string(), since: Instant::now() },
             }),
         })
     }

@@ -73,7 +73,7 @@ pub(super) fn listen(
         let (doors, parts, draining) = (doors.clone(), parts.clone(), draining.clone());
         let fanout = Fanout::start(parts.hub.clone(), parts.metrics.clone());
         let clients = Rc::new(Clients::default());
-        parts.control.enlist(clients.clone());
+        parts.control.enlist(clients.clone(), fanout.clone());
         let services =
             (parts.hub.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
         let (rules, options) = (parts.rules.clone(), parts.websocket.clone());

@@ -5,6 +5,7 @@ pub mod clients;
 mod clock;
 mod commands;
 mod connect;
+mod directed;
 pub mod effect;
 mod manner;
 mod refresh;

@@ -83,6 +83,11 @@ impl ApiError {
         self.code
     }
 
+    /// Whether the caller can do better, and not we.
+    pub fn is_callers(&self) -> bool {
+        self.status.is_client_error()
+    }
+
     fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, &seconds.to_string())
     }

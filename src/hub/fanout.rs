@@ -131,6 +131,12 @@ impl Fanout {
         self.routes.borrow().get(channel).is_some_and(|route| route.reached.is_some())
     }
 
+    /// The channels that have entries here, with their number.
+    pub fn subscribers(&self) -> Vec<(ChannelName, usize)> {
+        let routes = self.routes.borrow();
+        routes.iter().map(|(channel, route)| (channel.clone(), route.entries.len())).collect()
+    }
+
     /// Adds an entry on hold, and then makes this thread follow the channel. Everything after the
     /// answered position reaches the entry; what is before it is in the log.
     pub async fn subscribe(

@@ -12,12 +12,14 @@ mod socket;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::position::Position;
 use crate::protocol::code::Disconnect;
 pub use socket::{SocketOptions, Wire};
@@ -58,6 +60,9 @@ pub trait Keeper {
     fn dismissed(&self, disconnect: &Disconnect);
     /// A time has come that it asked for. Not called within a delivery.
     fn due(&self) {}
+    /// Who runs the server wants the connection to do this. Not called within a delivery. A stream
+    /// whose channels and life are fixed has nothing to do.
+    fn directed(&self, _: &Arc<Directive>) {}
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +181,13 @@ impl Outbox {
         match &self.way {
             Way::Socket(wire, _) => Some(wire),
             Way::Body(_) => None,
+        }
+    }
+
+    /// Hands a directive to the keeper.
+    pub fn direct(&self, directive: &Arc<Directive>) {
+        if let Some(keeper) = self.keeper() {
+            keeper.directed(directive);
         }
     }
 

@@ -9,6 +9,7 @@ mod access;
 mod backup;
 mod browser;
 mod builds;
+mod cent;
 mod crash;
 mod deliveries;
 mod deploy;

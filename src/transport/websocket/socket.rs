@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix::prelude::*;
@@ -20,6 +21,7 @@ use crate::connection::clients::Listed;
 use crate::connection::effect::{Effect, Join, Joined, Outcome};
 use crate::connection::{Connection, Manner, Moment, replay};
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::{Framing, Release};
@@ -81,6 +83,10 @@ struct End(Disconnect);
 #[rtype(result = "()")]
 struct Due;
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Directed(Arc<Directive>);
+
 impl Keeper for Addr<Socket> {
     fn fell_behind(&self, channel: &ChannelName) {
         self.do_send(FellBehind(channel.clone()));
@@ -100,6 +106,10 @@ impl Keeper for Addr<Socket> {
 
     fn due(&self) {
         self.do_send(Due);
+    }
+
+    fn directed(&self, directive: &Arc<Directive>) {
+        self.do_send(Directed(directive.clone()));
     }
 }
 
@@ -481,6 +491,14 @@ impl Handler<End> for Socket {
 
     fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
         self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
+    }
+}
+
+impl Handler<Directed> for Socket {
+    type Result = ();
+
+    fn handle(&mut self, Directed(directive): Directed, ctx: &mut Self::Context) {
+        self.step(ctx, |session, effects| session.on_directive(directive, now(), effects));
     }
 }
 

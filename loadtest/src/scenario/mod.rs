@@ -5,6 +5,7 @@ pub mod fanout;
 pub mod flood;
 pub mod idle;
 pub mod latency;
+pub mod set;
 pub mod webhooks;
 
 use std::path::PathBuf;

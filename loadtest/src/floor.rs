@@ -1,9 +1,11 @@
 //! The floor: what the kernel charges for a delivery, and no server can be below. An epoll loop that
 //! takes the WebSocket handshake, answers connect and subscribe from a can, and writes one prepared
-//! buffer to every socket, merging the messages that wait. No tokens, no positions, no limits, one
+//! buffer to every socket, merging the messages that wait. A webhook it makes durable and answers, see
+//! `journal`. No tokens, no positions, no limits, one
 //! channel. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
 //! standard input.
 
+mod journal;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +19,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::ws::frame;
 use crate::ws::swarm::{ACCEPT, KEY};
+use journal::Journal;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 /// At most so much in one write, as in the gateway.
@@ -50,6 +53,7 @@ struct Floor {
     /// Frames to write to every subscriber at the end of the turn.
     pending: Vec<u8>,
     published: u64,
+    journal: Journal,
     buffer: Vec<u8>,
 }
 
@@ -81,6 +85,7 @@ impl Floor {
             subscribers: Vec::new(),
             pending: Vec::with_capacity(MERGED),
             published: 0,
+            journal: Journal::default(),
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -106,6 +111,14 @@ impl Floor {
         }
         self.events = Some(events);
         self.write_pending();
+        self.commit()
+    }
+
+    /// Makes durable what was posted in this turn, in one go, and only then answers.
+    fn commit(&mut self) -> Result<()> {
+        for (index, bytes) in self.journal.commit()? {
+            self.with(index, |_, peer| peer.send(&bytes));
+        }
         Ok(())
     }
 
@@ -190,12 +203,19 @@ impl Floor {
             peer.send(answer.as_bytes())?;
             return Ok(Some(head));
         }
+        if input.starts_with(b"GET /api/events/stream?") {
+            self.journal.listen(index);
+            peer.send(journal::STREAM)?;
+            return Ok(Some(head));
+        }
         let length = head + content_length(&input[..head]).unwrap_or(0);
         let Some(body) = input.get(head..length) else { return Ok(None) };
         if input.starts_with(b"POST /api/publish ") {
             self.publish(Publish::read(body).context("no publish")?);
             let result = format!("{{\"result\":{{\"offset\":{}}}}}", self.published);
             peer.send(&ok(&result))?;
+        } else if input.starts_with(b"POST /webhooks/github ") {
+            self.journal.post(index, body)?;
         } else {
             peer.send(&ok("{}"))?;
         }

@@ -6,7 +6,6 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 /// Recorded durations in microseconds.
 #[derive(Debug, Default, Clone)]
@@ -57,16 +56,6 @@ impl Latencies {
         let rank = |percent: usize| ms(self.0[(count * percent).div_ceil(100).max(1) - 1]);
         let mean = total as f64 / count as f64 / 1000.0;
         Some(Summary { count, p50: rank(50), p90: rank(90), p99: rank(99), max: ms(max), mean })
-    }
-}
-
-impl Summary {
-    /// For `--json`.
-    pub fn to_json(self) -> Value {
-        json!({
-            "count": self.count, "p50": self.p50, "p90": self.p90, "p99": self.p99,
-            "max": self.max, "mean": self.mean,
-        })
     }
 }
 
@@ -158,6 +147,14 @@ impl Timeline {
             self.counts.resize(slice + 1, 0);
         }
         self.counts[slice] += times;
+    }
+
+    /// Adds the counts of another with the same start.
+    pub fn merge(&mut self, other: &Self) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
     }
 
     /// By slice.
@@ -306,6 +303,10 @@ mod tests {
         }
         timeline.count(began - Duration::from_millis(1), 16);
         assert_eq!(timeline.counts(), [3, 4, 0, 8]);
+        let mut other = Timeline::since(began);
+        other.count(at(150), 1);
+        other.merge(&timeline);
+        assert_eq!(other.counts(), [3, 5, 0, 8]);
     }
 
     #[test]

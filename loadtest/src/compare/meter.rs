@@ -54,11 +54,21 @@ impl Meter {
 
     /// Runs the measured part, and says what it cost.
     pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
-        let watch = Watch::start(self.pid, self.cores);
+        let watch = self.watch();
         let outcome = work()?;
+        Ok((outcome, self.enough(watch)))
+    }
+
+    /// The measured part begins.
+    pub fn watch(&self) -> Watch {
+        Watch::start(self.pid, self.cores)
+    }
+
+    /// The measured part is over.
+    pub fn enough(&self, watch: Watch) -> Cost {
         let sample = watch.finish();
         self.with(|seen| seen.samples.push(sample));
-        Ok((outcome, sample.cost))
+        sample.cost
     }
 
     /// Takes the whole round for the measured time, if it named none.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::meter::{Cost, Meter};
+use super::watch::Watch;
 use super::{Options, Side};
 use crate::cores::{self, Cores};
 use crate::server::{Launch, Spawned, new_secret};
@@ -66,7 +67,7 @@ impl Host {
     /// Starts it, or finds it.
     pub async fn start(options: &Options, side: Side, cores: Option<Cores>) -> Result<Self> {
         match (side, &options.url) {
-            (Side::Floor, _) => Self::floor(cores).await,
+            (Side::Floor, _) => Self::floor(options, cores).await,
             (Side::Gateway, None) => Self::gateway(options, cores).await,
             (Side::Gateway, Some(url)) => Self::foreign(options, url, cores).await,
         }
@@ -81,9 +82,11 @@ impl Host {
         }
     }
 
-    async fn floor(cores: Option<Cores>) -> Result<Self> {
+    async fn floor(options: &Options, cores: Option<Cores>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("floor").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        // It writes what it makes durable where the gateway does.
+        command.arg("floor").current_dir(options.data_in.clone().unwrap_or_else(std::env::temp_dir));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child =
             cores::start_on(cores.map(|cores| cores.server), command).context("cannot start the floor")?;
         let mut line = String::new();
@@ -171,6 +174,19 @@ impl Session {
         connections.map(frame).collect()
     }
 
+    /// Where it is.
+    pub fn target(&self) -> Target {
+        Target { address: self.address, host: self.host.clone() }
+    }
+
+    /// A token for a user who may read every repository of `org`.
+    pub fn token_of(&self, org: &str) -> String {
+        match &self.tokens {
+            Tokens::Minted(secret) => token::mint(secret, org),
+            Tokens::Same(token) => token.clone(),
+        }
+    }
+
     /// What signs webhooks.
     pub fn webhook_secret(&self) -> Result<&str> {
         self.webhook_secret.as_deref().context("--secret is missing: what signs webhooks there")
@@ -191,6 +207,16 @@ impl Session {
     /// what the report warns of, so that a round that does not call this is judged as a whole.
     pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
         self.meter.measure(work)
+    }
+
+    /// The measured part begins, for measurements that are told so; see [`Self::measure`].
+    pub fn watch(&self) -> Watch {
+        self.meter.watch()
+    }
+
+    /// The measured part is over.
+    pub fn enough(&self, watch: Watch) -> Cost {
+        self.meter.enough(watch)
     }
 
     /// Puts latencies into the report, as a histogram: from where to where, in its name. Rounds, and

@@ -147,14 +147,14 @@ fn extremes(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// Round numbers from zero to `top`, four or five of them.
+/// Round numbers from zero to `top`, half a dozen at most.
 fn ticks(top: f64) -> Vec<f64> {
     if top <= 0.0 || !top.is_finite() {
         return vec![0.0];
     }
     let magnitude = 10_f64.powf((top / 4.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * magnitude);
-    let step = steps.into_iter().find(|step| top / step <= 5.0).unwrap_or(steps[3]);
+    let step = steps.into_iter().find(|step| top / step <= 6.0).unwrap_or(steps[3]);
     let round = |tick: f64| (tick / magnitude).round() * magnitude;
     (0..).map(|index| round(f64::from(index) * step)).take_while(|tick| *tick <= top).collect()
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::number::{number, percent};
-use super::{Report, Row, Section};
+use super::{Cell, Report, Row, Section};
 
 const HEADS: [&str; 7] = ["scenario", "figure", "ours", "floor", "ratio", "spread", "command"];
 
@@ -41,7 +41,7 @@ fn section(section: &Section) -> Vec<[String; 7]> {
         let [name, command] = if index == 0 { first.clone() } else { Default::default() };
         let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
         let ours = section.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
-        let width = row.cell("gateway").and_then(|cell| cell.spread).map(|spread| percent(spread.width()));
+        let width = row.cell("gateway").and_then(Cell::width).map(percent);
         [
             name,
             row.name.clone(),
@@ -77,7 +77,7 @@ mod tests {
         let text = super::table(&Report::new(vec![done, broken]));
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect();
-        assert_eq!(lines[2], ["fanout", "x/s", "100", "200", "0.500", "0.0 %", "loadtest fanout"]);
+        assert_eq!(lines[2], ["fanout", "x/s", "100", "200", "0.500", "", "loadtest fanout"]);
         assert_eq!(lines[3], ["idle", "FAILED: a   b", "", "", "", "", ""]);
         assert_eq!(lines.len(), 4);
     }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::number::{number, percent, ratio, spread};
-use super::{Latency, Report, Row, Section, Throughput, Warning, chart};
+use super::{Cell, Latency, Report, Row, Section, Throughput, Warning, chart};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -51,8 +51,7 @@ fn summary(report: &Report, out: &mut String) {
             let name = if line == 0 { format!("{link} {marks}") } else { String::new() };
             let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
             let ours = section.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
-            let width =
-                row.cell("gateway").and_then(|cell| cell.spread).map(|spread| percent(spread.width()));
+            let width = row.cell("gateway").and_then(Cell::width).map(percent);
             let ratio = row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median));
             let _ = write!(out, "<tr{first}><td>{name}<td>{}", escape(&row.name));
             for cell in [ours, median("floor"), ratio, width] {

@@ -240,6 +240,13 @@ impl Row {
     }
 }
 
+impl Cell {
+    /// From the lowest to the highest, as a share of the median; none of one round.
+    pub fn width(&self) -> Option<f64> {
+        self.spread.filter(|_| self.rounds.len() > 1).map(|spread| spread.width())
+    }
+}
+
 impl Latency {
     /// A histogram as it goes into the report.
     pub fn new(name: &str, side: &str, histogram: &Histogram) -> Self {

@@ -19,6 +19,7 @@ const FIRST: usize = 200;
 ///
 /// Every client has a token of its own, signed before the clock starts.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
     /// Connections, all held open until the last one is there.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]

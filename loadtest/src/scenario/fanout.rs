@@ -22,8 +22,6 @@ const QUIET: Duration = Duration::from_millis(200);
 
 /// Publishers at a fixed rate: enough that one answer that is late does not hold up what is due.
 const PUBLISHERS_AT_A_RATE: u16 = 16;
-/// Less of the asked rate than this, and the latencies are those of a queue that grows.
-const RATE_KEPT: f64 = 0.98;
 
 /// Publishes to many subscribers of one channel: CPU per delivery, latency, deliveries a second.
 ///
@@ -205,10 +203,7 @@ impl Load {
         figures.push(aside("messages/s", published / cost.took));
         if let (Some(late), Some(rate)) = (late, self.rate) {
             figures.push(aside("behind schedule p99, ms", late.percentile(99).unwrap_or(0.0)));
-            if published / cost.took < rate * RATE_KEPT {
-                let text = format!("{:.0} of {rate} messages/s were published", published / cost.took);
-                session.warn("rate_missed", text);
-            }
+            super::warn_if_missed(session, rate, published / cost.took);
         }
         Ok(figures)
     }

@@ -21,6 +21,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 ///
 /// Memory is the server's resident set (VmRSS); kernel buffers of sockets are not in it.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
     /// Connections.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]

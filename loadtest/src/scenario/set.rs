@@ -24,7 +24,9 @@ const FULL: [&str; 8] = [
 ];
 
 /// What is only checked: so many of everything, however long it takes.
-const QUICK: [&str; 6] = [
+const QUICK: [&str; 8] = [
+    "webhooks --deliveries 300 --concurrency 16",
+    "latency --events 60",
     "fanout --subscribers 50 --messages 30",
     "fanout --subscribers 50 --messages 200 --in-flight 16",
     "fanout --subscribers 20 --messages 30 --rate 100",
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_part_of_the_set_is_chosen_by_name() {
-        let set = |only: &[&str], quick| {
+        let set = |only: &[&str], quick: bool| {
             let words = ["loadtest", "set"].into_iter().chain(only.iter().flat_map(|name| ["--only", name]));
             let words = words.chain(quick.then_some("--quick"));
             let crate::Scenario::Set(options) = Cli::try_parse_from(words).unwrap().scenario else {

@@ -48,6 +48,8 @@ enum Scenario {
     Fanout(scenario::fanout::Options),
     Idle(scenario::idle::Options),
     Connect(scenario::connect::Options),
+    Poll(scenario::poll::Options),
+    Storm(scenario::storm::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -89,6 +91,8 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
         Scenario::Idle(options) => scenario::idle::run(options).await,
         Scenario::Connect(options) => scenario::connect::run(options).await,
+        Scenario::Poll(options) => scenario::poll::run(options).await,
+        Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

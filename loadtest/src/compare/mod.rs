@@ -8,7 +8,7 @@ pub mod table;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -97,6 +97,13 @@ impl Side {
 }
 
 impl Options {
+    /// For work that a bare server cannot do.
+    pub fn gateway_alone(mut self) -> Result<Self> {
+        ensure!(self.against != Against::Floor, "only the gateway can do this work");
+        self.against = Against::Gateway;
+        Ok(self)
+    }
+
     /// Whether server and client have a core each.
     pub fn has_cores(&self) -> Result<bool> {
         Ok(self.cores.cores()?.is_some())

@@ -18,6 +18,8 @@ use crate::ws::swarm::first_frame;
 use crate::{process, token};
 
 const NAMESPACE: &str = "bench";
+/// Polls a minute and user: as many as there can be.
+const POLLS: u32 = u32::MAX;
 /// Files beside the connections: the program's own, and publishers.
 const OTHER_FILES: u64 = 1100;
 
@@ -41,10 +43,12 @@ pub struct Session {
     pub address: SocketAddr,
     /// The `Host` header.
     pub host: String,
-    pid: Option<u32>,
+    /// Its process, if that is known.
+    pub pid: Option<u32>,
     api_key: String,
     channel: String,
     tokens: Tokens,
+    webhook_secret: Option<String>,
 }
 
 #[derive(Clone)]
@@ -90,19 +94,20 @@ impl Host {
             api_key: new_secret(),
             channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(new_secret()),
+            webhook_secret: None,
         };
         Ok(Self { session, process: Process::Floor(child) })
     }
 
     async fn gateway(options: &Options, core: Option<usize>) -> Result<Self> {
-        let [jwt_secret, api_key] = [(); 2].map(|()| new_secret());
+        let [jwt_secret, api_key, webhook_secret] = [(); 3].map(|()| new_secret());
         let config = config(!options.no_history);
         let launch = Launch {
             binary: options.binary.as_deref(),
             data_in: options.data_in.as_deref(),
             config: Some(&config),
             environment: vec![
-                ("GITHUB_WEBHOOK_SECRET", new_secret()),
+                ("GITHUB_WEBHOOK_SECRET", webhook_secret.clone()),
                 ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
                 ("CAMPANILE_API_KEY", api_key.clone()),
             ],
@@ -116,6 +121,7 @@ impl Host {
             api_key,
             channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(jwt_secret),
+            webhook_secret: Some(webhook_secret),
         };
         Ok(Self { session, process: Process::Gateway(spawned) })
     }
@@ -134,6 +140,7 @@ impl Host {
             api_key: options.api_key.clone().unwrap_or_default(),
             channel: options.channel.clone(),
             tokens,
+            webhook_secret: None,
         };
         Ok(Self { session, process: Process::Foreign })
     }
@@ -142,17 +149,35 @@ impl Host {
 impl Session {
     /// The first frames of these connections, spread over so many channels.
     pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<Vec<u8>> {
-        let frame = |connection: usize| {
-            let token = match &self.tokens {
-                Tokens::Minted(secret) => &token::mint_for(secret, &format!("load-{connection}")),
-                Tokens::Same(token) => token,
-            };
-            match connection % channels {
-                0 => first_frame(token, &self.channel),
-                other => first_frame(token, &format!("{}-{other}", self.channel)),
-            }
-        };
-        connections.map(frame).collect()
+        connections.map(|connection| self.first_frame(connection, connection % channels)).collect()
+    }
+
+    /// The first frame of a connection to a channel.
+    pub fn first_frame(&self, connection: usize, channel: usize) -> Vec<u8> {
+        first_frame(&self.token(connection, None), &self.channel(channel))
+    }
+
+    /// The name of a channel of this run, by its number.
+    pub fn channel(&self, number: usize) -> String {
+        match number {
+            0 => self.channel.clone(),
+            other => format!("{}-{other}", self.channel),
+        }
+    }
+
+    /// The token of a connection, a user of its own where tokens can be made; it may read the
+    /// repositories of `org`.
+    pub fn token(&self, connection: usize, org: Option<&str>) -> String {
+        let user = format!("load-{connection}");
+        match &self.tokens {
+            Tokens::Minted(secret) => token::mint_for(secret, &user, org),
+            Tokens::Same(token) => token.clone(),
+        }
+    }
+
+    /// What signs webhooks.
+    pub fn webhook_secret(&self) -> Result<&str> {
+        self.webhook_secret.as_deref().context("webhooks go only to a gateway that is started here")
     }
 
     /// How to publish data of `size` bytes.
@@ -191,6 +216,7 @@ fn config(history: bool) -> String {
     };
     format!(
         "[server]\nworkers = 1\n\n[client]\nuser_connection_limit = 0\n\n[[channel.namespaces]]\n\
-         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n"
+         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n\
+         allow_history_for_client = true\n\n[limits]\npolls_per_minute = {POLLS}\n"
     )
 }

@@ -5,6 +5,8 @@ pub mod fanout;
 pub mod flood;
 pub mod idle;
 pub mod latency;
+pub mod poll;
+pub mod storm;
 pub mod webhooks;
 
 use std::path::PathBuf;

@@ -6,3 +6,4 @@ pub mod frame;
 pub mod ledger;
 pub mod line;
 pub mod swarm;
+pub mod traffic;

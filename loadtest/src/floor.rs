@@ -1,7 +1,7 @@
 //! The floor: what the kernel charges for a delivery, and no server can be below. An epoll loop that
 //! takes the WebSocket handshake, answers connect and subscribe from a can, and writes one prepared
 //! buffer to every socket, merging the messages that wait. A poll gets the last message, or a 304
-//! from a can. No tokens, no positions, no limits, one channel for each peer. It runs as a process of its own, a
+//! from a can. No tokens, no positions, no limits. It runs as a process of its own, a
 //! hidden subcommand of this tool, and ends with its standard input.
 
 #[cfg(test)]
@@ -25,6 +25,7 @@ const MERGED: usize = 64 * 1024;
 /// A socket that leaves more than this unread is closed.
 const BACKLOG: usize = 4 * 1024 * 1024;
 const POLL: &[u8] = b"GET /api/events?";
+const COMMAND: &[u8] = b"{\"id\":";
 /// What stands before the name of the channel, which is known here with its quotes.
 const SUBSCRIBE: &[u8] = b"\"subscribe\":{\"channel\":";
 
@@ -85,8 +86,8 @@ struct Audience {
 struct Peer {
     socket: TcpStream,
     upgraded: bool,
-    /// Its audience, and its place there.
-    seat: Option<(usize, usize)>,
+    /// Its audiences, and its place in each.
+    seats: Vec<(usize, usize)>,
     /// The beginning of a request or frame, or what the socket had no room for.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -149,7 +150,7 @@ impl Floor {
         if act(self, &mut peer).is_ok() {
             self.peers[index] = Some(peer);
         } else {
-            if let Some((audience, place)) = peer.seat {
+            for (audience, place) in peer.seats {
                 self.leave(audience, place);
             }
             self.vacant.push(index);
@@ -160,10 +161,10 @@ impl Floor {
     fn leave(&mut self, audience: usize, place: usize) {
         let subscribers = &mut self.audiences[audience].subscribers;
         subscribers.swap_remove(place);
-        if let Some(moved) = subscribers.get(place)
-            && let Some(peer) = &mut self.peers[*moved]
-        {
-            peer.seat = Some((audience, place));
+        let moved = subscribers.get(place).and_then(|moved| self.peers[*moved].as_mut());
+        let seat = moved.and_then(|peer| peer.seats.iter_mut().find(|(of, _)| *of == audience));
+        if let Some(seat) = seat {
+            seat.1 = place;
         }
     }
 
@@ -189,7 +190,8 @@ impl Floor {
                 self.peers.len() - 1
             });
             register(self.poll.registry(), &mut socket, index)?;
-            let peer = Peer { socket, upgraded: false, seat: None, input: Vec::new(), output: Vec::new() };
+            let peer =
+                Peer { socket, upgraded: false, seats: Vec::new(), input: Vec::new(), output: Vec::new() };
             self.peers[index] = Some(peer);
         }
     }
@@ -229,15 +231,16 @@ impl Floor {
         if peer.upgraded {
             let Some((opcode, payload, length)) = frame::unmask(input)? else { return Ok(None) };
             ensure!(opcode == 1, "no text");
-            if let Some(at) = memmem::find(&payload, SUBSCRIBE) {
-                ensure!(peer.seat.is_none(), "one channel each");
-                peer.send(&canned(&payload))?;
-                let channel = payload[at + SUBSCRIBE.len()..].split_inclusive(|byte| *byte == b'"');
-                let channel: Vec<u8> = channel.take(2).flatten().copied().collect();
-                let audience = self.audience(&channel);
-                let subscribers = &mut self.audiences[audience].subscribers;
-                peer.seat = Some((audience, subscribers.len()));
-                subscribers.push(index);
+            // What else a client says is a pong.
+            if payload.starts_with(COMMAND) {
+                let mut answers = Vec::new();
+                for command in payload.split(|byte| *byte == b'\n') {
+                    self.command(index, peer, command, &mut answers)?;
+                }
+                let mut frame = Vec::new();
+                frame::put_text_head(answers.len(), &mut frame);
+                frame.extend_from_slice(&answers);
+                peer.send(&frame)?;
             }
             return Ok(Some(length));
         }
@@ -267,6 +270,32 @@ impl Floor {
             peer.send(&ok("{}"))?;
         }
         Ok(Some(length))
+    }
+
+    /// Answers one command from a can.
+    fn command(&mut self, index: usize, peer: &mut Peer, command: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        const CONNECTED: &[u8] =
+            b",\"connect\":{\"client\":\"00000000-0000-4000-8000-000000000000\",\"version\":\"floor\"}}";
+        const JOINED: &[u8] = b",\"subscribe\":{\"recoverable\":true,\"positioned\":true,\"epoch\":\"f\"}}";
+        let digits = command.get(COMMAND.len()..).context("no command")?;
+        let digits = digits.split(|byte| !byte.is_ascii_digit()).next().unwrap_or_default();
+        if !out.is_empty() {
+            out.push(b'\n');
+        }
+        out.extend_from_slice(COMMAND);
+        out.extend_from_slice(digits);
+        let Some(at) = memmem::find(command, SUBSCRIBE) else {
+            out.extend_from_slice(CONNECTED);
+            return Ok(());
+        };
+        out.extend_from_slice(JOINED);
+        let channel = &command[at + SUBSCRIBE.len()..];
+        let length = channel.iter().skip(1).position(|byte| *byte == b'"').context("no channel")? + 2;
+        let audience = self.audience(&channel[..length]);
+        let subscribers = &mut self.audiences[audience].subscribers;
+        peer.seats.push((audience, subscribers.len()));
+        subscribers.push(index);
+        Ok(())
     }
 
     /// Prepares the frame, as the gateway writes one with a position, and leaves it for the end of
@@ -405,19 +434,6 @@ fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
 
 fn register(registry: &Registry, socket: &mut TcpStream, index: usize) -> Result<()> {
     Ok(registry.register(socket, Token(index), Interest::READABLE | Interest::WRITABLE)?)
-}
-
-fn canned(payload: &[u8]) -> Vec<u8> {
-    const CONNECTED: &str = "{\"id\":1,\"connect\":{\"client\":\"00000000-0000-4000-8000-000000000000\",\
-                             \"version\":\"floor\"}}";
-    const JOINED: &str =
-        "{\"id\":2,\"subscribe\":{\"recoverable\":true,\"positioned\":true,\"epoch\":\"f\"}}";
-    let connects = payload.starts_with(b"{\"id\":1,\"connect\"");
-    let text = if connects { format!("{CONNECTED}\n{JOINED}") } else { JOINED.to_owned() };
-    let mut out = Vec::new();
-    frame::put_text_head(text.len(), &mut out);
-    out.extend_from_slice(text.as_bytes());
-    out
 }
 
 fn ok(body: &str) -> Vec<u8> {

@@ -8,6 +8,7 @@ mod drive;
 mod floor;
 mod framing;
 mod http;
+mod metrics;
 mod payload;
 mod process;
 mod scenario;
@@ -50,6 +51,7 @@ enum Scenario {
     Connect(scenario::connect::Options),
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
+    Spread(scenario::spread::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -93,6 +95,7 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Connect(options) => scenario::connect::run(options).await,
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
+        Scenario::Spread(options) => scenario::spread::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

@@ -48,3 +48,10 @@ fn everybody_comes_back_from_a_storm() {
     let all_back = "storm --connections 40 --others 3 --channels 4 --window 16 --before 1 --storms 2";
     assert!(figure(all_back, "connects/s") > 0.0);
 }
+
+#[test]
+fn every_channel_keeps_its_order_however_many_there_are() {
+    let spread = "spread --channels 10 --connections 10 --subscribers 4 --seconds 1 --warmup 0";
+    let commits = figure(spread, "commits per event");
+    assert!(commits > 0.0 && commits <= 1.0, "{commits}");
+}

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::{Options, Side};
 use crate::cores::{self, Cores};
+use crate::metrics::Metrics;
 use crate::server::{Launch, Spawned, new_secret};
 use crate::target::Target;
 use crate::ws::door::Publishing;
@@ -184,6 +185,11 @@ impl Session {
     pub fn publishing(&self, size: usize) -> Publishing<'_> {
         let Self { address, host, api_key, channel, .. } = self;
         Publishing { address: *address, host, api_key, channel, size }
+    }
+
+    /// What the server says of itself.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::scrape(self.address, &self.host)
     }
 
     /// The processor time that the server has used, if its process is known.

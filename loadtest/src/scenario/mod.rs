@@ -6,6 +6,7 @@ pub mod flood;
 pub mod idle;
 pub mod latency;
 pub mod poll;
+pub mod spread;
 pub mod storm;
 pub mod webhooks;
 

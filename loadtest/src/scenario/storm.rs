@@ -12,8 +12,8 @@ use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
 use crate::process;
 use crate::stats::Histogram;
-use crate::ws::swarm::{PATIENCE, Swarm};
-use crate::ws::traffic::{Traffic, nobody_else};
+use crate::ws::swarm::{PATIENCE, Swarm, expect_nothing};
+use crate::ws::traffic::Traffic;
 
 /// Bytes of a live message's data.
 const SIZE: usize = 128;
@@ -155,7 +155,7 @@ impl Load {
             {
                 swarm.replace(index, first)?;
             }
-            traffic.turn(swarm, Duration::from_secs(1), &mut nobody_else)?;
+            traffic.turn(swarm, Duration::from_secs(1), &mut expect_nothing)?;
             if swarm.live() != progress.0 {
                 progress = (swarm.live(), Instant::now());
             }

@@ -143,6 +143,16 @@ impl Swarm {
     /// Opens a connection for each first frame, `window` at a time: TCP, upgrade, the frame, both
     /// replies. Gives the time from the first step to the last.
     pub fn open(&mut self, firsts: Vec<impl Into<First>>, window: usize) -> Result<Duration> {
+        self.open_with(firsts, window, &mut expect_nothing)
+    }
+
+    /// Like [`Self::open`], with what the connections say on the way.
+    pub fn open_with(
+        &mut self,
+        firsts: Vec<impl Into<First>>,
+        window: usize,
+        hear: &mut impl FnMut(usize, News<'_>, Instant) -> Result<()>,
+    ) -> Result<Duration> {
         let goal = self.live + self.coming + firsts.len();
         let mut firsts = firsts.into_iter();
         let began = Instant::now();
@@ -154,7 +164,7 @@ impl Swarm {
                 let member = self.connect(self.members.len(), first.into())?;
                 self.members.push(member);
             }
-            self.turn(Duration::from_secs(1), &mut |_, _, _| Ok(()), &mut Vec::new())?;
+            self.follow(Duration::from_secs(1), hear, &mut Vec::new())?;
             if self.live != progress.0 {
                 progress = (self.live, Instant::now());
             }
@@ -171,8 +181,7 @@ impl Swarm {
             if left.is_zero() {
                 return Ok(());
             }
-            let mut hear = |_, number, _| bail!("message {number} came, and nobody published");
-            self.turn(left, &mut hear, &mut Vec::new())?;
+            self.follow(left, &mut expect_nothing, &mut Vec::new())?;
         }
     }
 
@@ -194,9 +203,7 @@ impl Swarm {
     ) -> Result<()> {
         let mut hear = |index: usize, news: News<'_>, at: Instant| match news {
             News::Publication(number) => hear(index, number, at),
-            News::Subscribed(_) => Ok(()),
-            News::Push(line) => bail!("unexpected: {}", line::shown(line)),
-            News::Closed(code) => bail!("the server closed it: {code}"),
+            news => expect_nothing(index, news, at),
         };
         self.follow(timeout, &mut hear, foreign)
     }
@@ -368,6 +375,16 @@ impl Member {
         let written = self.socket.write(bytes).context("writing failed")?;
         ensure!(written == bytes.len(), "the server does not read");
         Ok(())
+    }
+}
+
+/// For times when nothing is published.
+pub fn expect_nothing(_: usize, news: News<'_>, _: Instant) -> Result<()> {
+    match news {
+        News::Subscribed(_) => Ok(()),
+        News::Publication(number) => bail!("message {number} came, and nobody published"),
+        News::Push(line) => bail!("unexpected: {}", line::shown(line)),
+        News::Closed(code) => bail!("the server closed it: {code}"),
     }
 }
 

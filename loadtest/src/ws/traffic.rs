@@ -9,7 +9,7 @@ use mio::Token;
 
 use super::door::Door;
 use super::ledger::Ledger;
-use super::swarm::{FOREIGN, News, PATIENCE, Swarm};
+use super::swarm::{FOREIGN, News, PATIENCE, Swarm, expect_nothing};
 use crate::compare::session::Session;
 use crate::stats::Histogram;
 
@@ -53,11 +53,6 @@ impl Traffic {
         })
     }
 
-    /// How many messages have been published.
-    pub fn published(&self) -> usize {
-        self.ledger.published()
-    }
-
     /// The latencies since the last call.
     pub fn take_latencies(&mut self) -> Histogram {
         std::mem::replace(&mut self.latencies, Histogram::new())
@@ -87,7 +82,7 @@ impl Traffic {
     pub fn run(&mut self, swarm: &mut Swarm, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.turn(swarm, end.saturating_duration_since(Instant::now()), &mut nobody_else)?;
+            self.turn(swarm, end.saturating_duration_since(Instant::now()), &mut expect_nothing)?;
         }
         Ok(())
     }
@@ -97,11 +92,11 @@ impl Traffic {
         let began = Instant::now();
         while self.ledger.owing() > 0 || self.doors.iter().any(Door::is_busy) {
             ensure!(began.elapsed() < PATIENCE, "{} deliveries never came", self.ledger.owing());
-            self.listen(swarm, Duration::from_secs(1), &mut nobody_else)?;
+            self.listen(swarm, Duration::from_secs(1), &mut expect_nothing)?;
         }
         let end = Instant::now() + QUIET;
         while Instant::now() < end {
-            self.listen(swarm, QUIET / 4, &mut nobody_else)?;
+            self.listen(swarm, QUIET / 4, &mut expect_nothing)?;
         }
         self.due = None;
         Ok(())
@@ -126,13 +121,5 @@ impl Traffic {
             doors[token - FOREIGN].hear()?;
         }
         Ok(())
-    }
-}
-
-/// For times when only the traffic has something to say.
-pub fn nobody_else(_: usize, news: News<'_>, _: Instant) -> Result<()> {
-    match news {
-        News::Subscribed(_) => Ok(()),
-        News::Publication(_) | News::Push(_) | News::Closed(_) => anyhow::bail!("unexpected: {news:?}"),
     }
 }

@@ -8,6 +8,7 @@ mod drive;
 mod floor;
 mod framing;
 mod http;
+mod metrics;
 mod payload;
 mod process;
 mod report;
@@ -51,6 +52,9 @@ enum Scenario {
     Connect(scenario::connect::Options),
     Set(scenario::set::Options),
     Diff(report::diff::Options),
+    Poll(scenario::poll::Options),
+    Storm(scenario::storm::Options),
+    Spread(scenario::spread::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -96,6 +100,9 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Connect(options) => scenario::connect::run(options).await,
         Scenario::Set(options) => scenario::set::run(options).await,
         Scenario::Diff(options) => report::diff::run(&options),
+        Scenario::Poll(options) => scenario::poll::run(options).await,
+        Scenario::Storm(options) => scenario::storm::run(options).await,
+        Scenario::Spread(options) => scenario::spread::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

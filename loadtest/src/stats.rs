@@ -106,8 +106,13 @@ impl Histogram {
     }
 
     /// So many percent were at most this many milliseconds; none if nothing was recorded.
-    pub fn percentile(&self, percent: impl Into<f64>) -> Option<f64> {
-        let rank = ((self.total as f64 * percent.into() / 100.0).ceil() as u64).clamp(1, self.total.max(1));
+    pub fn percentile(&self, percent: u64) -> Option<f64> {
+        self.quantile(percent as f64)
+    }
+
+    /// The same with percents after the point.
+    pub fn quantile(&self, percent: f64) -> Option<f64> {
+        let rank = ((self.total as f64 * percent / 100.0).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;
         let index = self.counts.iter().position(|count| {
             seen += count;

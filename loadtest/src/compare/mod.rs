@@ -11,7 +11,7 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 use clap::{Args, ValueEnum};
 use tokio::sync::oneshot;
 
@@ -113,6 +113,13 @@ impl Side {
 }
 
 impl Options {
+    /// For work that a bare server cannot do.
+    pub fn gateway_alone(mut self) -> Result<Self> {
+        ensure!(self.against != Against::Floor, "only the gateway can do this work");
+        self.against = Against::Gateway;
+        Ok(self)
+    }
+
     /// Whether server and client have a core each.
     pub fn has_cores(&self) -> Result<bool> {
         Ok(self.cores.cores()?.is_some())

@@ -15,6 +15,7 @@ use super::meter::{Cost, Meter};
 use super::watch::Watch;
 use super::{Options, Side};
 use crate::cores::{self, Cores};
+use crate::metrics::Metrics;
 use crate::server::{Launch, Spawned, new_secret};
 use crate::stats::{Histogram, Timeline};
 use crate::target::Target;
@@ -23,6 +24,8 @@ use crate::ws::swarm::first_frame;
 use crate::{process, token};
 
 const NAMESPACE: &str = "bench";
+/// Polls a minute and user: as many as there can be.
+const POLLS: u32 = u32::MAX;
 /// Files beside the connections: the program's own, and publishers.
 const OTHER_FILES: u64 = 1100;
 
@@ -161,28 +164,28 @@ impl Host {
 impl Session {
     /// The first frames of these connections, spread over so many channels.
     pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<Vec<u8>> {
-        let frame = |connection: usize| {
-            let token = match &self.tokens {
-                Tokens::Minted(secret) => &token::mint_for(secret, &format!("load-{connection}")),
-                Tokens::Same(token) => token,
-            };
-            match connection % channels {
-                0 => first_frame(token, &self.channel),
-                other => first_frame(token, &format!("{}-{other}", self.channel)),
-            }
-        };
-        connections.map(frame).collect()
+        connections.map(|connection| self.first_frame(connection, connection % channels)).collect()
     }
 
-    /// Where it is.
-    pub fn target(&self) -> Target {
-        Target { address: self.address, host: self.host.clone() }
+    /// The first frame of a connection to a channel.
+    pub fn first_frame(&self, connection: usize, channel: usize) -> Vec<u8> {
+        first_frame(&self.token(connection, None), &self.channel(channel))
     }
 
-    /// A token for a user who may read every repository of `org`.
-    pub fn token_of(&self, org: &str) -> String {
+    /// The name of a channel of this run, by its number.
+    pub fn channel(&self, number: usize) -> String {
+        match number {
+            0 => self.channel.clone(),
+            other => format!("{}-{other}", self.channel),
+        }
+    }
+
+    /// The token of a connection, a user of its own where tokens can be made; it may read the
+    /// repositories of `org`.
+    pub fn token(&self, connection: usize, org: Option<&str>) -> String {
+        let user = format!("load-{connection}");
         match &self.tokens {
-            Tokens::Minted(secret) => token::mint(secret, org),
+            Tokens::Minted(secret) => token::mint_for(secret, &user, org),
             Tokens::Same(token) => token.clone(),
         }
     }
@@ -192,10 +195,20 @@ impl Session {
         self.webhook_secret.as_deref().context("--secret is missing: what signs webhooks there")
     }
 
+    /// Where it is.
+    pub fn target(&self) -> Target {
+        Target { address: self.address, host: self.host.clone() }
+    }
+
     /// How to publish data of `size` bytes.
     pub fn publishing(&self, size: usize) -> Publishing<'_> {
         let Self { address, host, api_key, channel, .. } = self;
         Publishing { address: *address, host, api_key, channel, size }
+    }
+
+    /// What the server says of itself.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::scrape(self.address, &self.host)
     }
 
     /// The processor time that the server has used, if its process is known.
@@ -280,6 +293,7 @@ fn config(history: bool) -> String {
     };
     format!(
         "[server]\nworkers = 1\n\n[client]\nuser_connection_limit = 0\n\n[[channel.namespaces]]\n\
-         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n"
+         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n\
+         allow_history_for_client = true\n\n[limits]\npolls_per_minute = {POLLS}\n"
     )
 }

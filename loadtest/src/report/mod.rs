@@ -250,7 +250,7 @@ impl Cell {
 impl Latency {
     /// A histogram as it goes into the report.
     pub fn new(name: &str, side: &str, histogram: &Histogram) -> Self {
-        let percentile = |percent| Some((percent, histogram.percentile(percent)?));
+        let percentile = |percent| Some((percent, histogram.quantile(percent)?));
         Self {
             name: name.to_owned(),
             side: side.to_owned(),

@@ -236,7 +236,7 @@ async fn subscribe(session: &Session) -> Result<Stream> {
         "GET /api/events/stream?channels={CHANNEL} HTTP/1.1\r\nHost: {}\r\n\
          Accept: text/event-stream\r\nAuthorization: Bearer {}\r\n\r\n",
         session.host,
-        session.token_of(OWNER)
+        session.token(0, Some(OWNER))
     );
     let (status, mut stream) = Connection::to(&session.target()).stream(request.as_bytes()).await?;
     if status != 200 {

@@ -5,7 +5,10 @@ pub mod fanout;
 pub mod flood;
 pub mod idle;
 pub mod latency;
+pub mod poll;
 pub mod set;
+pub mod spread;
+pub mod storm;
 pub mod webhooks;
 
 use std::path::PathBuf;

@@ -2,6 +2,9 @@
 //! request at a time, kept alive, no pool, no redirects. It writes requests as they are given and
 //! never sends one again by itself, because only the caller knows whether that is safe.
 
+pub mod caller;
+pub mod pollers;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};

@@ -8,8 +8,10 @@ mod drive;
 mod floor;
 mod framing;
 mod http;
+mod metrics;
 mod payload;
 mod process;
+mod report;
 mod scenario;
 mod server;
 mod sse;
@@ -48,6 +50,11 @@ enum Scenario {
     Fanout(scenario::fanout::Options),
     Idle(scenario::idle::Options),
     Connect(scenario::connect::Options),
+    Set(scenario::set::Options),
+    Diff(report::diff::Options),
+    Poll(scenario::poll::Options),
+    Storm(scenario::storm::Options),
+    Spread(scenario::spread::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -64,8 +71,10 @@ fn main() -> ExitCode {
 }
 
 fn load(cli: Cli) -> Result<()> {
-    if matches!(cli.scenario, Scenario::Floor) {
-        return floor::run();
+    match &cli.scenario {
+        Scenario::Floor => return floor::run(),
+        Scenario::Diff(options) => return report::diff::run(options),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.threads.into())
@@ -89,6 +98,22 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
         Scenario::Idle(options) => scenario::idle::run(options).await,
         Scenario::Connect(options) => scenario::connect::run(options).await,
+        Scenario::Set(options) => scenario::set::run(options).await,
+        Scenario::Diff(options) => report::diff::run(&options),
+        Scenario::Poll(options) => scenario::poll::run(options).await,
+        Scenario::Storm(options) => scenario::storm::run(options).await,
+        Scenario::Spread(options) => scenario::spread::run(options).await,
         Scenario::Floor => floor::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 }

@@ -9,6 +9,9 @@ mod floor;
 mod framing;
 mod http;
 mod payload;
+mod port;
+#[allow(dead_code, reason = "the checker starts it")]
+mod postgres;
 mod process;
 mod scenario;
 mod server;

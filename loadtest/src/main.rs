@@ -2,6 +2,7 @@
 //! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
+mod check;
 mod compare;
 mod cores;
 mod drive;
@@ -10,7 +11,6 @@ mod framing;
 mod http;
 mod payload;
 mod port;
-#[allow(dead_code, reason = "the checker starts it")]
 mod postgres;
 mod process;
 mod scenario;
@@ -51,6 +51,7 @@ enum Scenario {
     Fanout(scenario::fanout::Options),
     Idle(scenario::idle::Options),
     Connect(scenario::connect::Options),
+    Check(check::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -92,6 +93,7 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
         Scenario::Idle(options) => scenario::idle::run(options).await,
         Scenario::Connect(options) => scenario::connect::run(options).await,
+        Scenario::Check(options) => check::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

@@ -2,6 +2,7 @@
 //! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
+mod check;
 mod compare;
 mod cores;
 mod drive;
@@ -10,6 +11,8 @@ mod framing;
 mod http;
 mod metrics;
 mod payload;
+mod port;
+mod postgres;
 mod process;
 mod report;
 mod scenario;
@@ -55,6 +58,7 @@ enum Scenario {
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
+    Check(check::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -103,6 +107,7 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
+        Scenario::Check(options) => check::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

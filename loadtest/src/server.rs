@@ -217,7 +217,8 @@ pub fn new_secret() -> String {
     Uuid::new_v4().simple().to_string().repeat(2)
 }
 
-fn neighbour() -> Result<PathBuf> {
+/// The campanile next to this tool.
+pub fn neighbour() -> Result<PathBuf> {
     let here = std::env::current_exe()?;
     Ok(here.parent().unwrap_or(Path::new(".")).join("campanile"))
 }

@@ -18,6 +18,11 @@ pub fn mint_for(secret: &str, user: &str, org: Option<&str>) -> String {
     sign(secret, &claims)
 }
 
+/// A token for `user` for an hour that may read every repository of `org`.
+pub fn mint_reader(secret: &str, user: &str, org: &str) -> String {
+    sign(secret, &json!({ "sub": user, "orgs": [org], "exp": in_an_hour() }))
+}
+
 fn in_an_hour() -> u64 {
     let expires = SystemTime::now() + Duration::from_secs(3600);
     expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())

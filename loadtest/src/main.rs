@@ -52,6 +52,8 @@ enum Scenario {
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
+    Originals(scenario::originals::Options),
+    Mixed(scenario::mixed::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -96,6 +98,8 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
+        Scenario::Originals(options) => scenario::originals::run(options).await,
+        Scenario::Mixed(options) => scenario::mixed::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

@@ -5,6 +5,8 @@ pub mod fanout;
 pub mod flood;
 pub mod idle;
 pub mod latency;
+pub mod mixed;
+pub mod originals;
 pub mod poll;
 pub mod spread;
 pub mod storm;

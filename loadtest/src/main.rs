@@ -52,6 +52,8 @@ enum Scenario {
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
+    Slow(scenario::slow::Options),
+    Resume(scenario::resume::Options),
     Originals(scenario::originals::Options),
     Mixed(scenario::mixed::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
@@ -98,6 +100,8 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
+        Scenario::Slow(options) => scenario::slow::run(options).await,
+        Scenario::Resume(options) => scenario::resume::run(options).await,
         Scenario::Originals(options) => scenario::originals::run(options).await,
         Scenario::Mixed(options) => scenario::mixed::run(options).await,
         Scenario::Floor => floor::run(),

@@ -69,3 +69,15 @@ fn the_lines_of_the_original_designs_are_measured() {
                      --seconds 1";
     assert_eq!(figure(originals, "of them answered 202"), 100.0);
 }
+
+#[test]
+fn whoever_returns_gets_what_was_missed() {
+    let resume = "resume --connections 40 --channels 4 --missed 30 --window 16";
+    assert!(figure(resume, "missed events/s") > 0.0);
+}
+
+#[test]
+fn readers_that_stop_are_closed_and_come_back() {
+    let slow = "slow --subscribers 10 --percent 20 --rate 100 --size 60000 --before 1";
+    assert_eq!(figure(slow, "closed with 3008"), 2.0);
+}

@@ -8,6 +8,8 @@ pub mod latency;
 pub mod mixed;
 pub mod originals;
 pub mod poll;
+pub mod resume;
+pub mod slow;
 pub mod spread;
 pub mod storm;
 pub mod webhooks;

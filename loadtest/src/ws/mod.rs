@@ -9,3 +9,4 @@ pub mod ledger;
 pub mod line;
 pub mod swarm;
 pub mod traffic;
+pub mod visitors;

@@ -59,6 +59,10 @@ enum Scenario {
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
     Check(check::Options),
+    Slow(scenario::slow::Options),
+    Resume(scenario::resume::Options),
+    Originals(scenario::originals::Options),
+    Mixed(scenario::mixed::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -108,6 +112,10 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
         Scenario::Check(options) => check::run(options).await,
+        Scenario::Slow(options) => scenario::slow::run(options).await,
+        Scenario::Resume(options) => scenario::resume::run(options).await,
+        Scenario::Originals(options) => scenario::originals::run(options).await,
+        Scenario::Mixed(options) => scenario::mixed::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

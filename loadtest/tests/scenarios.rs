@@ -57,3 +57,29 @@ fn every_channel_keeps_its_order_however_many_there_are() {
     let commits = figure(spread, "commits per event");
     assert!(commits > 0.0 && commits <= 1.0, "{commits}");
 }
+
+#[test]
+fn every_dashboard_hears_of_its_repositories() {
+    let mixed = "mixed --dashboards 12 --repos 4 --follows 2 --burst 8 --every 200 --connections 4 \
+                 --seconds 1 --warmup 0";
+    assert!(figure(mixed, "POST to receipt p99, ms") > 0.0);
+}
+
+#[test]
+fn the_lines_of_the_original_designs_are_measured() {
+    let originals = "originals --connections 20 --webhooks 100 --posters 8 --pollers 5 --backing-off 5 \
+                     --seconds 1";
+    assert_eq!(figure(originals, "of them answered 202"), 100.0);
+}
+
+#[test]
+fn whoever_returns_gets_what_was_missed() {
+    let resume = "resume --connections 40 --channels 4 --missed 30 --window 16";
+    assert!(figure(resume, "missed events/s") > 0.0);
+}
+
+#[test]
+fn readers_that_stop_are_closed_and_come_back() {
+    let slow = "slow --subscribers 10 --percent 20 --rate 100 --size 60000 --before 1";
+    assert_eq!(figure(slow, "closed with 3008"), 2.0);
+}

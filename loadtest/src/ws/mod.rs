@@ -2,9 +2,11 @@
 //! and checks. It must cost less than the server it measures, so it parses no JSON on the way.
 
 pub mod books;
+pub mod dashboards;
 pub mod door;
 pub mod frame;
 pub mod ledger;
 pub mod line;
 pub mod swarm;
 pub mod traffic;
+pub mod visitors;

@@ -262,7 +262,7 @@ impl Member {
 
     fn serve(
         &mut self,
-        buffer: &mut [u8],
+        buffer: &mut Vec<u8>,
         upgrade: &[u8],
         hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
     ) -> Result<()> {
@@ -279,7 +279,10 @@ impl Member {
         }
         loop {
             let kept = self.rest.len();
-            ensure!(kept < buffer.len(), "a frame of more than {kept} bytes");
+            if kept == buffer.len() {
+                // A reply to somebody who missed much; frames beyond reason are refused before this.
+                buffer.resize(kept * 2, 0);
+            }
             buffer[..kept].copy_from_slice(&self.rest);
             let read = match self.socket.read(&mut buffer[kept..]) {
                 Ok(0) => {

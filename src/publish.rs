@@ -217,14 +217,18 @@ impl Worker {
         self.metrics.commit_units.observe(units.len() as f64);
         let mut tries = 0;
         loop {
-            let (work, store) = (units.clone(), self.store.clone());
+            let (work, appended, store) = (units.clone(), units.clone(), self.store.clone());
             // The generation is asked for when the connection is there: a new one may have found
             // that the server is another one now.
             let done = self
                 .store
-                .write(move |conn| {
-                    async move { commit(conn, &work, &store.generation(), store.timestamp()).await }.boxed()
-                })
+                .append(
+                    move |conn| {
+                        async move { commit(conn, &work, &store.generation(), store.timestamp()).await }
+                            .boxed()
+                    },
+                    move |outcomes| heads(&appended, outcomes),
+                )
                 .await;
             if matches!(done, Err(StoreError::Contended)) && tries < RETRIES {
                 tries += 1;
@@ -282,6 +286,19 @@ impl Worker {
             self.bus.tell(Notice::Appended(notices));
         }
     }
+}
+
+/// Where the channels end whose events were kept.
+fn heads(units: &[Arc<UnitOfWork>], outcomes: &[Committed]) -> Vec<(ChannelName, Position)> {
+    let done = units.iter().zip(outcomes).filter_map(|(unit, outcome)| match outcome {
+        Committed::Done(positions) => Some((unit, positions)),
+        Committed::Duplicate(_) | Committed::Refused => None,
+    });
+    done.flat_map(|(unit, positions)| {
+        let kept = unit.events.iter().filter(|event| event.kept);
+        kept.zip(positions).map(|(event, position)| (event.channel.clone(), position.clone()))
+    })
+    .collect()
 }
 
 /// The body of the transaction.

@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn at(offset: u64) -> Position {
-        Position::new("e".into(), offset)
+        Position::new("e".to_owned().into(), offset)
     }
 
     #[test]

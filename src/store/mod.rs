@@ -87,8 +87,8 @@ pub struct Options {
 
 #[derive(Clone)]
 enum Backend {
-    /// With the lock on its folder, which is held as long as any clone lives.
-    Lite(Threads, #[expect(dead_code, reason = "held, not read")] Arc<std::fs::File>),
+    /// The folder is locked as long as its threads have the file open.
+    Lite(Threads),
     Pg(postgres::Pool),
 }
 
@@ -142,10 +142,8 @@ impl Store {
         let backend = match &options.place {
             Place::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
-                Backend::Lite(
-                    Threads::start(path, options.readers).map_err(OpenError::unreachable)?,
-                    Arc::new(lock),
-                )
+                let threads = Threads::start(path, options.readers, lock);
+                Backend::Lite(threads.map_err(OpenError::unreachable)?)
             }
             Place::Postgres { url, .. } => {
                 let learner = state.clone();
@@ -175,7 +173,7 @@ impl Store {
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         match &self.backend {
-            Backend::Lite(threads, _) => {
+            Backend::Lite(threads) => {
                 self.within(threads.run(Side::Read, move |conn| at_once(work(conn)))).await
             }
             Backend::Pg(pool) => {
@@ -226,7 +224,7 @@ impl Store {
         F: FnOnce(&Heads, &Result<T>) + Send + 'static,
     {
         match &self.backend {
-            Backend::Lite(threads, _) => {
+            Backend::Lite(threads) => {
                 let state = self.state.clone();
                 let job = move |conn: &mut Conn| {
                     let done = at_once(transaction(conn, work).boxed());

@@ -126,7 +126,8 @@ pub(super) async fn page(
     if let (Some(heads), Some(from), Some(known)) = (store.heads(), &from, &known)
         && heads.of(&channel).is_some_and(|head| head == *from)
     {
-        let tag = etag(&channel, Some(from), limit, &Bounds { head: from.clone(), before_oldest: from.offset });
+        let tag =
+            etag(&channel, Some(from), limit, &Bounds { head: from.clone(), before_oldest: from.offset });
         if matches_tag(known, &tag) {
             return Ok(not_modified(tag));
         }

@@ -78,13 +78,14 @@ impl Heads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::position::Epoch;
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name).unwrap()
     }
 
     fn at(offset: u64) -> Position {
-        Position::new("e".to_owned().into(), offset)
+        Position::new(Epoch::parse("e").unwrap(), offset)
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod commands;
 mod connecting;
 mod interleavings;
 mod items;
+mod listening;
 mod order;
 mod refreshing;
 mod subscribing;

@@ -63,6 +63,9 @@ force_recovery = true
 allow_presence_for_subscriber = true
 "#;
 
+/// The Python SDK, which knows WebSocket alone.
+const PYTHON: &str = "python";
+
 /// What the SDKs' own tests run against, as far as it exists (protocol §15.1).
 const INSECURE: &str = r#"
 client.insecure = true
@@ -146,7 +149,10 @@ async fn play(mut server: Server<'_>, transport: &str, scenario: &str) {
     let stage = json!({
         "proxy": proxy.address().to_string(), "direct": server.address().to_string(), "transport": transport,
     });
-    let mut script = Script::start(scenario, &stage);
+    let mut script = match transport {
+        PYTHON => Script::start_python(scenario, &stage),
+        _ => Script::start(scenario, &stage),
+    };
     let playing = async {
         while let Some(request) = script.request().await {
             let answer = perform(&request, &mut server, &proxy).await;
@@ -204,28 +210,33 @@ macro_rules! scenarios {
 
 /// Makes a test of each scenario over one transport, where the database does not matter.
 macro_rules! on_sqlite {
-    ($config:ident, $transport:literal: $($name:ident),+ $(,)?) => {
+    ($config:ident, $transport:expr; $($name:ident),+ $(,)?) => {
         $(#[tokio::test] async fn $name() {
             on_gateway(Backend::Sqlite, $config, $transport, stringify!($name)).await;
         })+
     };
 }
 
-/// The one table of what every transport does; those that `apart` lists are played elsewhere over
-/// WebSocket.
+/// The one table of what every transport does. Those that `apart` lists are played elsewhere over
+/// WebSocket; those that `python` lists are told in Python too.
 macro_rules! over_all_transports {
-    ($($name:ident),+ $(,)?; apart: $($other:ident),+ $(,)?) => {
-        on_sqlite!(CHANNELS, "websocket": $($name),+);
-        on_sqlite!(INSECURE, "websocket": without_tokens_everything_that_is_on_is_open);
+    ($($name:ident),+; apart: $($other:ident),+; python: $($python:ident),+ $(,)?) => {
+        on_sqlite!(CHANNELS, "websocket"; $($name),+);
+        on_sqlite!(INSECURE, "websocket"; without_tokens_everything_that_is_on_is_open);
         mod http_stream {
             use super::*;
-            on_sqlite!(CHANNELS, "http_stream": $($name),+, $($other),+);
-            on_sqlite!(INSECURE, "http_stream": without_tokens_everything_that_is_on_is_open);
+            on_sqlite!(CHANNELS, "http_stream"; $($name),+, $($other),+);
+            on_sqlite!(INSECURE, "http_stream"; without_tokens_everything_that_is_on_is_open);
         }
         mod sse {
             use super::*;
-            on_sqlite!(CHANNELS, "sse": $($name),+, $($other),+);
-            on_sqlite!(INSECURE, "sse": without_tokens_everything_that_is_on_is_open);
+            on_sqlite!(CHANNELS, "sse"; $($name),+, $($other),+);
+            on_sqlite!(INSECURE, "sse"; without_tokens_everything_that_is_on_is_open);
+        }
+        mod python {
+            use super::*;
+            on_sqlite!(CHANNELS, PYTHON; $($python),+);
+            on_sqlite!(INSECURE, PYTHON; without_tokens_everything_that_is_on_is_open);
         }
     };
 }
@@ -254,10 +265,31 @@ over_all_transports!(
     who_missed_too_much_is_told,
     who_unsubscribes_can_come_back,
     state_and_stream_fit_together,
+    the_server_subscribes_and_recovers;
+    python: a_client_connects,
+    publications_arrive,
+    two_subscriptions_share_a_connection,
+    presence_is_exact,
+    history_comes_in_pages,
+    joins_and_leaves_are_told,
+    calls_need_a_backend,
+    unsubscribing_may_race_connecting,
+    publications_survive_a_cut,
+    who_missed_too_much_is_told,
+    who_unsubscribes_can_come_back,
+    state_and_stream_fit_together,
     the_server_subscribes_and_recovers,
+    a_returning_client_outlives_restarts,
+    a_connection_outlives_its_token,
+    a_connection_that_is_not_renewed_ends,
+    an_expired_token_is_replaced,
+    who_gets_no_token_stays_out,
+    a_wrong_token_is_the_end,
+    a_token_opens_one_channel,
+    a_subscription_outlives_its_token,
 );
 
-on_sqlite!(CHANNELS, "websocket": a_message_that_is_too_long_is_the_end);
+on_sqlite!(CHANNELS, "websocket"; a_message_that_is_too_long_is_the_end);
 
 scenarios!(
     publications_arrive,
@@ -282,6 +314,21 @@ on_both!(
     state_and_stream_fit_together,
     the_server_subscribes_and_recovers,
 );
+
+#[tokio::test]
+async fn blocked_transports_are_passed_over() {
+    let off = |sections: &[&str]| {
+        let sections = sections.iter().map(|name| format!("[{name}]\nenabled = false\n"));
+        format!("{CHANNELS}\n{}", sections.collect::<String>())
+    };
+    for (blocked, transport) in [
+        (&[][..], "websocket"),
+        (&["websocket"][..], "http_stream"),
+        (&["websocket", "http_stream"][..], "sse"),
+    ] {
+        on_gateway(Backend::Sqlite, &off(blocked), transport, "blocked_transports_are_passed_over").await;
+    }
+}
 
 #[tokio::test]
 async fn a_silent_network_is_noticed() {

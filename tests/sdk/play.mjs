@@ -2,11 +2,12 @@
 
 import { play } from './stage.mjs';
 import basics from './scenarios/basics.mjs';
+import fallback from './scenarios/fallback.mjs';
 import insecure from './scenarios/insecure.mjs';
 import recovery from './scenarios/recovery.mjs';
 import tokens from './scenarios/tokens.mjs';
 
 const name = process.argv[2];
-const scenario = { ...basics, ...insecure, ...recovery, ...tokens }[name];
+const scenario = { ...basics, ...fallback, ...insecure, ...recovery, ...tokens }[name];
 if (!scenario) throw new Error(`there is no scenario ${name}`);
 await play(scenario);

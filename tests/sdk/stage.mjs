@@ -14,7 +14,7 @@ const PATIENCE = 15_000;
 
 // Two ways to the gateway, HOST:PORT each, and what carries the clients.
 const { proxy, direct, transport } = JSON.parse(process.env.CAMPANILE_STAGE);
-export { transport };
+export { proxy, transport };
 const unanswered = [];
 createInterface({ input: process.stdin }).on('line', (line) => unanswered.shift()(JSON.parse(line)));
 

@@ -7,6 +7,7 @@ mod connecting;
 mod directed;
 mod interleavings;
 mod items;
+mod listening;
 mod order;
 mod refreshing;
 mod subscribing;

@@ -43,6 +43,11 @@ impl Request {
         request
     }
 
+    /// The same to another path.
+    pub fn to(self, path: &str) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
     pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         self

@@ -1,10 +1,11 @@
-//! A Node process that plays a scenario of `tests/sdk` or `tests/browser`. It says a JSON value a line on stdout; what
+//! A process that plays a scenario of `tests/sdk` or `tests/browser`, in Node or in Python. It says a JSON value a line on stdout; what
 //! it asks for is answered by a line on stdin. It is ended by its own process id, at the latest
 //! when its [`Script`] is dropped.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use serde_json::Value;
@@ -27,6 +28,22 @@ impl Script {
         Self::start_in("tests/sdk", "centrifuge", name, stage)
     }
 
+    /// Starts one of the scenarios for the Python SDK.
+    pub fn start_python(name: &str, stage: &Value) -> Self {
+        static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/python");
+        let venv = INSTALLED.get_or_init(|| {
+            let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("centrifuge-python");
+            let done = Command::new(folder.join("install")).arg(&venv).output().expect("the script runs");
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            venv
+        });
+        let mut command = Command::new(venv.join("bin/python"));
+        // No caches between the sources.
+        command.arg("-B").arg(folder.join("play.py")).arg(name).current_dir(folder);
+        Self::run(command, name, stage)
+    }
+
     /// Starts one of the scenarios in `folder`, which needs the package `package`.
     pub fn start_in(folder: &str, package: &str, name: &str, stage: &Value) -> Self {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -34,9 +51,13 @@ impl Script {
         assert!(installed, "{package} is missing in {}: run tests/run", folder.display());
         let mut command = Command::new("node");
         command.arg(folder.join("play.mjs")).arg(name).current_dir(folder);
+        Self::run(command, name, stage)
+    }
+
+    fn run(mut command: Command, name: &str, stage: &Value) -> Self {
         command.env("CAMPANILE_STAGE", stage.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("Node 20 or newer is there");
+        let mut child = command.spawn().expect("Node 20 or newer, and Python 3.10 or newer, are there");
         let answers = child.stdin.take().expect("a pipe");
         let lines = lines_of(child.stdout.take().expect("a pipe"));
         let mut stderr = child.stderr.take().expect("a pipe");

@@ -3,7 +3,10 @@
 
 mod doors;
 mod emulation;
+mod hostile;
+mod lives;
 mod streams;
+mod uni;
 
 /// Channels that everybody may have.
 const SPACES: &str = r#"

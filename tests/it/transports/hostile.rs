@@ -1,0 +1,168 @@
+//! Clients that mean harm: what is no protocol, what is never finished, what is never read. Each
+//! ends with the right code; nothing panics, and nothing of them stays.
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::uni::Listener;
+use super::{SPACES, over_both};
+use crate::support::app::{Backend, TestApp};
+use crate::support::client::{Answer, Request, read_answer};
+use crate::support::lines::{Lines, opening};
+use crate::support::websocket::{Client, Said};
+
+/// Texts that are no frame of commands.
+fn nonsense() -> Vec<String> {
+    let mut texts: Vec<String> = [
+        "",
+        " ",
+        "\0",
+        "{",
+        "}",
+        "[]",
+        "null",
+        "true",
+        "0",
+        "\"\"",
+        "{}{}",
+        "\n{}",
+        "{}\n\n{}",
+        "\u{feff}{}",
+        r#"{"id":2,"id":2,"rpc":{}}"#,
+        r#"{"id":2,"rpc":{},"publish":{}}"#,
+        r#"{"id":-1,"rpc":{}}"#,
+        r#"{"id":4294967296,"rpc":{}}"#,
+        r#"{"id":1e3,"rpc":{}}"#,
+        r#"{"id":"2","rpc":{}}"#,
+        r#"{"id":2,"rpc":[]}"#,
+        r#"{"id":2,"rpc":{"method":7}}"#,
+        r#"{"id":2,"subscribe":{"channel":"\ud800"}}"#,
+        r#"{"id":2,"subscribe":{"channel":"news:x","offset":-1}}"#,
+        r#"{"id":2,"subscribe":{"channel":"news:x","delta":"other"}}"#,
+        r#"{"id":2,"history":{"channel":"news:x","limit":99999999999}}"#,
+    ]
+    .map(str::to_owned)
+    .into();
+    texts.push("[".repeat(60_000));
+    texts.push("\n".repeat(20_000));
+    texts.push("{\"a\":".repeat(5_000));
+    texts
+}
+
+async fn start() -> TestApp {
+    TestApp::with(Backend::Sqlite, SPACES).await
+}
+
+/// Nobody is there any more, and the node serves on.
+async fn is_as_before(app: &TestApp) {
+    app.until_metric("connections", "", 0).await;
+    app.until_metric("subscriptions", "", 0).await;
+    let mut client = Client::connected(app, &app.ana()).await;
+    client.subscribe("news:x").await;
+}
+
+async fn nonsense_ends_a_stream_at_any_time(transport: &str) {
+    let app = start().await;
+    for text in nonsense() {
+        let mut first = Lines::open(app.address(), &opening(transport, &text)).await;
+        assert_eq!(first.closed_with().await, 3501, "{:.60}", text);
+        let mut later = Lines::connected(app.address(), transport, &app.ana()).await;
+        later.subscribe("news:x").await;
+        later.say(&text).await;
+        // A pong is none.
+        if text != "{}" {
+            assert_eq!(later.closed_with().await, 3501, "{:.60}", text);
+        }
+    }
+    is_as_before(&app).await;
+}
+
+async fn who_does_not_read_is_cut_and_nobody_else_feels_it(transport: &str) {
+    let queue = SPACES.replacen("[client]", "[client]\nqueue_max_size = \"64KiB\"", 1);
+    let small = format!("channel.max_publication_size = \"32KiB\"\n{queue}");
+    let app = TestApp::with(Backend::Sqlite, &small).await;
+    let mut reads = Lines::connected(app.address(), transport, &app.ana()).await;
+    reads.subscribe("news:x").await;
+    let mut stands = Lines::connected(app.address(), transport, &app.ana()).await;
+    socket2::SockRef::from(&stands.socket).set_recv_buffer_size(4096).expect("a small buffer");
+    stands.subscribe("news:x").await;
+    let data = "x".repeat(30_000);
+    for n in 1.. {
+        assert!(n < 600, "everything waits for a client that does not read");
+        app.publish(json!({ "channel": "news:x", "data": data })).await.expect(200);
+        assert_eq!(reads.push().await["pub"]["offset"], n);
+        if app.metric("disconnects", "3008").await == 1 {
+            break;
+        }
+    }
+    assert_eq!(app.metric("slow_disconnects", "queue").await, 1);
+    app.until_metric("connections", transport, 1).await;
+    // It finds the end behind what it had been sent.
+    let mut rest = Vec::new();
+    let _ = stands.socket.read_to_end(&mut rest).await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut is no proper end");
+}
+
+over_both!(nonsense_ends_a_stream_at_any_time, who_does_not_read_is_cut_and_nobody_else_feels_it);
+
+#[tokio::test]
+async fn nonsense_ends_who_only_listens() {
+    let app = start().await;
+    for text in nonsense() {
+        for transport in ["uni_websocket", "uni_http_stream", "uni_sse"] {
+            let mut client = Listener::open(&app, transport, &text).await;
+            assert_eq!(client.closed_with().await, 3501, "{transport} {:.60}", text);
+        }
+    }
+    is_as_before(&app).await;
+}
+
+#[tokio::test]
+async fn nonsense_ends_a_socket() {
+    let app = start().await;
+    for text in nonsense() {
+        let mut client = Client::connected(&app, &app.ana()).await;
+        client.subscribe("news:x").await;
+        client.say(&text).await;
+        // A pong is none.
+        if text != "{}" {
+            assert_eq!(client.closed_with().await, 3501, "{:.60}", text);
+        }
+    }
+    is_as_before(&app).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_not_awaited() {
+    let app = TestApp::with(Backend::Sqlite, "client.stale_close_delay = \"200ms\"").await;
+    let doors =
+        ["http_stream", "sse", "uni_http_stream", "uni_sse"].map(|name| format!("/connection/{name}"));
+    for door in doors.iter().map(String::as_str).chain(["/emulation"]) {
+        let mut socket = TcpStream::connect(app.address()).await.expect("a connection");
+        let head = Request::post(door).header("Content-Length", "100").head();
+        socket.write_all(format!("{head}\r\n{{").as_bytes()).await.expect("written");
+        let mut bytes = Vec::new();
+        read_answer(&mut socket, &mut bytes).await;
+        let (answer, start) = Answer::parse_head(&bytes).expect("an answer");
+        Answer { body: bytes[start..].to_vec(), ..answer }.refused(408, "body_timeout");
+    }
+    assert_eq!(app.metric("connections", "").await, 0);
+}
+
+#[tokio::test]
+async fn what_comes_at_once_is_bounded() {
+    let app = TestApp::with(Backend::Sqlite, "limits.client_bodies_in_flight = \"1KiB\"").await;
+    for door in ["/connection/http_stream", "/emulation"] {
+        let post = Request::post(door).body("x".repeat(2000));
+        app.send(post).await.refused(503, "overloaded");
+    }
+}
+
+#[tokio::test]
+async fn a_listening_socket_takes_no_more_than_a_message() {
+    let app = TestApp::with(Backend::Sqlite, "uni_websocket.message_size_limit = \"1KiB\"").await;
+    let mut client = Listener::open(&app, "uni_websocket", &"x".repeat(1025)).await;
+    let Listener::Socket(client) = &mut client else { panic!("a socket") };
+    assert!(matches!(client.next().await, Said::Close(1009, _)));
+}

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientConfig, SseConfig, TokenConfig, WebsocketConfig};
+pub use client::{ClientConfig, PersonalChannelConfig, SseConfig, TokenConfig, WebsocketConfig};
 pub use error::{ConfigError, Problem, Source};
 pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};

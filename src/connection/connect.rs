@@ -1,7 +1,7 @@
 //! `connect` (protocol §4.1, §10.1): who the client is, and the subscriptions that its token
 //! brings. All of them begin, or none does. Owns nothing once the reply is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::clock::Moment;
@@ -22,6 +22,9 @@ pub(super) struct Connecting {
     id: u32,
     subscriptions: Vec<(Wanted, Answer)>,
 }
+
+/// Where a client was, if it wants what it missed, and whether it takes differences.
+type Resumed = (Option<Since>, bool);
 
 /// What became of a join.
 #[derive(Debug)]
@@ -55,12 +58,13 @@ impl Connection {
         let counted = self.rules.users.open(self.user());
         self.counted = Some(counted.ok_or(DisconnectCode::ConnectionLimit)?);
         let principal = self.principal.clone();
-        let mut subscriptions = Vec::with_capacity(principal.channels.len());
-        for (channel, item) in principal.channels.iter().zip(items) {
-            let claim = principal.subs.get(channel).cloned().unwrap_or_default();
+        let mut subscriptions = Vec::with_capacity(items.len());
+        for (channel, item) in items {
+            let claim = principal.subs.get(&channel).cloned().unwrap_or_default();
             let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
-            let since = resumed.remove(channel);
-            let (wanted, join) = self.want(channel.clone(), subscription, claim, Wishes::default(), since);
+            let (since, delta) = resumed.remove(&channel).unwrap_or_default();
+            let wishes = Wishes { delta, ..Wishes::default() };
+            let (wanted, join) = self.want(channel, subscription, claim, wishes, since);
             effects.push(Effect::Join(join));
             subscriptions.push((wanted, Answer::Awaited));
         }
@@ -86,24 +90,33 @@ impl Connection {
 
     /// Where the client was, in the channels that it wants to recover. What it may not have is
     /// ignored later; what cannot be is not the protocol.
-    fn resumed(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Since>, Refusal> {
+    fn resumed(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Resumed>, Refusal> {
         let mut resumed = BTreeMap::new();
         for (name, resume) in &command.subs {
             let channel = ChannelName::parse(name).map_err(|_| DisconnectCode::BadRequest)?;
             if !self.is_declared(&channel) {
                 return Err(DisconnectCode::BadRequest.into());
             }
-            if resume.recover {
-                resumed.insert(channel, Since { epoch: resume.epoch.to_string(), offset: resume.offset });
-            }
+            let since = Since { epoch: resume.epoch.to_string(), offset: resume.offset };
+            resumed.insert(channel, (resume.recover.then_some(since), resume.delta.is_some()));
         }
         Ok(resumed)
     }
 
-    /// Whether the channels of the token may be had; answers what stands behind each. `None`: one
-    /// is being looked up.
-    fn check_server_side(&mut self, effects: &mut Vec<Effect>) -> Result<Option<Vec<KnownItem>>, Refusal> {
-        let channels = &self.principal.channels;
+    /// The channels of the token, and the user's own one.
+    fn server_side(&self) -> BTreeSet<ChannelName> {
+        let personal = self.rules.options.personal.as_ref();
+        let own = personal.and_then(|own| self.principal.personal_channel(own.namespace.as_deref()));
+        self.principal.channels.iter().cloned().chain(own).collect()
+    }
+
+    /// Whether the server-side channels may be had; answers what stands behind each. `None`: one is
+    /// being looked up.
+    fn check_server_side(
+        &mut self,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Option<Vec<(ChannelName, KnownItem)>>, Refusal> {
+        let channels = self.server_side();
         if !channels.iter().all(|channel| self.is_declared(channel)) {
             return Err(ErrorCode::UnknownChannel.into());
         }
@@ -111,10 +124,10 @@ impl Connection {
             return Err(DisconnectCode::ChannelLimit.into());
         }
         let mut items = Vec::with_capacity(channels.len());
-        for channel in channels.clone() {
+        for channel in channels {
             let Some(item) = self.item_of(&channel, effects)? else { return Ok(None) };
             self.may(Action::Subscribe, &channel, &item, false, false)?;
-            items.push(item);
+            items.push((channel, item));
         }
         Ok(Some(items))
     }
@@ -190,8 +203,12 @@ impl Connection {
         let has_missed = joined.iter().any(|(_, joined)| has_missed(joined));
         say_result(effects, id, &Reply::Connect(&result), has_missed);
         for (wanted, joined) in joined {
-            effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
+            effects.push(Effect::Live(wanted.channel.clone(), live_from(&joined)));
             self.subscriptions.insert(wanted.channel, wanted.subscription);
+        }
+        let single = self.rules.options.personal.as_ref().is_some_and(|personal| personal.single);
+        if single && !self.principal.is_anonymous() {
+            effects.push(Effect::EndOlder);
         }
     }
 }

@@ -101,7 +101,7 @@ impl Connection {
                 Effect::SayReplay(push)
             }));
         }
-        effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
+        effects.push(Effect::Live(wanted.channel.clone(), live_from(&joined)));
         if wanted.lost && wanted.subscription.positioned {
             return self.close(DisconnectCode::InsufficientState, effects);
         }

@@ -19,5 +19,5 @@ mod tests;
 pub mod users;
 
 pub use clock::Moment;
-pub use rules::{ConnectionOptions, Rules};
+pub use rules::{ConnectionOptions, Personal, Rules};
 pub use session::Connection;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::batch::{Batch, Framing, Run};
+use super::tailor::{Cut, Tailor};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
@@ -29,6 +30,8 @@ pub struct Entry {
     pub(super) outbox: Rc<Outbox>,
     pub(super) tally: Rc<Tally>,
     pub(super) framing: Framing,
+    /// For a subscriber that does not take everything as it stands.
+    tailor: Option<Box<Tailor>>,
     pub(super) channel: ChannelName,
     /// Whether its client is told who comes and leaves.
     pub(super) hears_others: bool,
@@ -142,11 +145,11 @@ impl Entry {
         channel: ChannelName,
         outbox: Rc<Outbox>,
         framing: Framing,
-        hears_others: bool,
+        (hears_others, tailor): (bool, Option<Box<Tailor>>),
         tally: Rc<Tally>,
     ) -> Self {
         let state = RefCell::new(State::Hold(Hold::default()));
-        Self { channel, outbox, framing, state, hears_others, tally }
+        Self { channel, outbox, framing, tailor, state, hears_others, tally }
     }
 
     /// The channel.
@@ -164,7 +167,12 @@ impl Entry {
         if matches!(*self.state.borrow(), State::Over) {
             return Err(Refused::Closed);
         }
-        let batch = Batch::new(self.channel.clone(), Some(epoch.clone()), events, None);
+        let mut batch = Arc::new(Batch::new(self.channel.clone(), Some(epoch.clone()), events, None));
+        match self.tailor.as_ref().map(|tailor| tailor.cut(&batch, 0)) {
+            Some(Cut::Nothing) => return Ok(()),
+            Some(Cut::Other(cut)) => batch = cut,
+            Some(Cut::AsItStands) | None => {}
+        }
         self.count(batch.events.len() as u64);
         self.tally.tell();
         self.outbox.push_replay(self.framing.encode(&batch, 0))
@@ -294,7 +302,8 @@ impl Entry {
 
     /// Takes several batches that follow each other, in one piece if the entry stands before them.
     pub(super) fn take_run(&self, run: &Run<'_>) {
-        let at_start = self.framing.is_shared()
+        let at_start = self.tailor.is_none()
+            && self.framing.is_shared()
             && match (&mut *self.state.borrow_mut(), run.epoch()) {
                 (State::Live(Some(position)), Some(epoch))
                     if position.offset + 1 == run.first() && position.epoch == *epoch =>
@@ -388,6 +397,14 @@ impl Entry {
     }
 
     fn push(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
+        match self.tailor.as_ref().map(|tailor| tailor.cut(batch, after)) {
+            None | Some(Cut::AsItStands) => self.push_as_it_stands(batch, after),
+            Some(Cut::Other(cut)) => self.push_as_it_stands(&cut, 0),
+            Some(Cut::Nothing) => Ok(()),
+        }
+    }
+
+    fn push_as_it_stands(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
         let bytes = self.framing.encode(batch, after);
         let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
         self.count(sent as u64);
@@ -419,7 +436,7 @@ impl Entry {
 impl Entry {
     pub(crate) fn alone(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
         let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        Rc::new(Self::new(channel, outbox, Framing::WebSocket, false, tally))
+        Rc::new(Self::new(channel, outbox, Framing::WebSocket, (false, None), tally))
     }
 
     pub(crate) fn feed(&self, batches: &[Arc<Batch>]) {

@@ -14,7 +14,7 @@ use bytestring::ByteString;
 use super::incoming::{BadMessage, Credit, Fragments};
 use super::work::{self, Follow};
 use super::{SocketContext, Sockets};
-use crate::connection::clients::Listed;
+use crate::connection::clients::{Listed, Target};
 use crate::connection::effect::{Effect, Outcome};
 use crate::connection::{Connection, Moment, replay};
 use crate::domain::channel::ChannelName;
@@ -273,6 +273,14 @@ impl Socket {
                 ctx.spawn(members.into_actor(self).map(|members, actor, ctx| {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));
+            }
+            Effect::EndOlder => {
+                let (control, than) = (self.all.rules.control.clone(), self.session.id());
+                let older = Target::Older { user: self.session.user().to_owned(), than };
+                // It goes on even if this one is gone by then.
+                actix_rt::spawn(async move {
+                    control.dismiss(older, &DisconnectCode::ConnectionLimit.into()).await;
+                });
             }
             Effect::Close(disconnect) => {
                 self.end_with(disconnect.code(), wire::close(&disconnect), ctx);

@@ -143,6 +143,13 @@ pub enum Target {
         /// None of these.
         but: Vec<Uuid>,
     },
+    /// Those of a user that came before this one.
+    Older {
+        /// Whose.
+        user: String,
+        /// The newer one.
+        than: Uuid,
+    },
     /// Those that were opened, or last renewed, with the token that has this `jti`.
     Token(String),
 }
@@ -153,6 +160,8 @@ impl Target {
             Self::User { user, only, but } => {
                 principal.user == *user && only.is_none_or(|only| only == id) && !but.contains(&id)
             }
+            // Ids grow with time.
+            Self::Older { user, than } => principal.is_user(user) && id < *than,
             Self::Token(jti) => principal.jti.as_ref() == Some(jti),
         }
     }

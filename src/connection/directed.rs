@@ -98,7 +98,7 @@ impl Connection {
                 Effect::SayReplay(self.push(&Push::On(&wanted.channel, OnChannel::Publication(event))))
             }));
         }
-        effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
+        effects.push(Effect::Live(wanted.channel.clone(), live_from(&joined)));
         if wanted.lost && wanted.subscription.positioned {
             return self.close(DisconnectCode::InsufficientState, effects);
         }

@@ -21,5 +21,5 @@ pub mod users;
 
 pub use clock::Moment;
 pub use manner::Manner;
-pub use rules::{ConnectionOptions, Rules};
+pub use rules::{ConnectionOptions, Personal, Rules};
 pub use session::Connection;

@@ -166,6 +166,7 @@ impl From<Denied> for ApiError {
                 "not_available",
                 "the channel's namespace does not have this feature",
             ),
+            Denied::BadName => Self::bad_request("bad_channel", "the namespace does not allow such names"),
         }
     }
 }

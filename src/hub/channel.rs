@@ -62,10 +62,12 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
     let actor = ChannelActor {
         id,
         retention: hub.0.options.namespaces.load().retention_of(&name),
+        deltas: deltas_of(&hub, &name),
         hub,
         name: name.clone(),
         order: None,
         last: None,
+        previous: None,
         joining: Vec::new(),
         followers: HashMap::new(),
         reading: false,
@@ -138,16 +140,26 @@ impl ChannelHandle {
     }
 }
 
+fn deltas_of(hub: &Hub, name: &ChannelName) -> Option<bool> {
+    let namespaces = hub.0.options.namespaces.load();
+    let options = namespaces.options_of(name).filter(|options| options.has_deltas())?;
+    Some(options.delta_publish)
+}
+
 struct ChannelActor {
     id: u64,
     hub: Hub,
     name: ChannelName,
     /// `None`: the channel keeps nothing, its events pass through.
     retention: Option<Retention>,
+    /// Whether data may come as differences, and then whether of all events.
+    deltas: Option<bool>,
     /// `None` until the head has been read.
     order: Option<Order>,
     /// The event at the order's position, if it passed here: by it the log is known again.
     last: Option<Uuid>,
+    /// The same event whole, where data may come as differences.
+    previous: Option<Event>,
     joining: Vec<(Worker, oneshot::Sender<Joined>)>,
     followers: HashMap<usize, Follower>,
     /// A read of the log is under way; there is never more than one. Who wants another one marks
@@ -335,6 +347,7 @@ impl ChannelActor {
         let retention = self.hub.0.options.namespaces.load().retention_of(&self.name);
         let begins = self.retention.is_none() && retention.is_some();
         self.retention = retention.or(self.retention);
+        self.deltas = deltas_of(&self.hub, &self.name);
         if begins {
             self.find_head(ctx);
         }
@@ -379,8 +392,18 @@ impl ChannelActor {
             self.last = events.last().map(|event| event.id);
         }
         let before = epoch.clone().map(|epoch| Position::new(epoch, first.saturating_sub(1)));
-        let batch = Arc::new(Batch::new(self.name.clone(), epoch, events, accepted));
-        self.hand_out(&Parcel::Events(batch), before.map(Behind::After), ctx);
+        let batch = self.batch(epoch, events, accepted);
+        self.hand_out(&Parcel::Events(Arc::new(batch)), before.map(Behind::After), ctx);
+    }
+
+    /// A batch that knows what came before it, where data may come as differences.
+    fn batch(&mut self, epoch: Option<Epoch>, events: Vec<Event>, accepted: Option<Instant>) -> Batch {
+        let (Some(all), Some(first), true) = (self.deltas, events.first(), epoch.is_some()) else {
+            return Batch::new(self.name.clone(), epoch, events, accepted);
+        };
+        let before = self.previous.take().filter(|previous| previous.offset + 1 == first.offset);
+        self.previous = events.last().cloned();
+        Batch::new(self.name.clone(), epoch, events, accepted).behind(before, all)
     }
 
     fn wait_for_gap(&mut self, ctx: &mut Context<Self>) {
@@ -398,7 +421,7 @@ impl ChannelActor {
     fn reset(&mut self, bounds: Bounds, ctx: &mut Context<Self>) {
         self.metrics().resets.inc();
         let Some(mut order) = self.order.take() else { return };
-        self.last = None;
+        (self.last, self.previous) = (None, None);
         let ready = order.reset(bounds.head.clone());
         self.move_to(order);
         let reset = Behind::Reset(bounds.clone());

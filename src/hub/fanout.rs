@@ -5,6 +5,7 @@
 
 mod batch;
 mod entry;
+mod tailor;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use batch::Run;
 pub use batch::{Batch, Cursors, Framing, Parcel};
 pub use entry::{Entry, Release};
 use entry::{State, Tally};
+pub use tailor::Tailor;
 
 /// Parcels that are handled before other tasks of the thread get a turn.
 const TURN: usize = 64;
@@ -175,12 +177,14 @@ impl Fanout {
 }
 
 /// What an entry is to others on its channel.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Visitor {
     /// How it is seen, if at all.
     pub attendance: Option<Attendance>,
     /// Whether it is told who comes and leaves.
     pub hears_others: bool,
+    /// What it takes otherwise than it stands.
+    pub tailor: Option<Box<Tailor>>,
 }
 
 /// An entry that is there as long as this is.

@@ -19,7 +19,7 @@ use super::error::Result;
 use super::schema::{channels, events, idempotency};
 use super::types::{Id, Ts};
 use crate::domain::channel::ChannelName;
-use crate::domain::event::{Event, NewEvent};
+use crate::domain::event::{Delta, Event, NewEvent};
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
 
@@ -589,6 +589,7 @@ impl From<Row> for Event {
             data: row.data.into(),
             tags: row.tags.map(Arc::from),
             info: row.info.map(Arc::from),
+            delta: Delta::No,
         }
     }
 }

@@ -277,6 +277,7 @@ impl Stream {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));
             }
+            Effect::EndOlder => work::end_older(all, &self.session),
             Effect::Close(disconnect) => self.end_with(&disconnect),
         }
     }

@@ -10,6 +10,7 @@ mod backup;
 mod browser;
 mod builds;
 mod cent;
+mod channels;
 mod crash;
 mod deliveries;
 mod deploy;

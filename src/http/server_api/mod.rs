@@ -264,6 +264,9 @@ fn channel_of<'n>(
     if !channel.is_built_in() && options.is_none() {
         return Err(ErrorCode::UnknownChannel);
     }
+    if options.is_some_and(|options| !options.channel_regex.admits(&channel)) {
+        return Err(ErrorCode::BadRequest);
+    }
     Ok((channel, options))
 }
 

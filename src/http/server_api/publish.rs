@@ -43,6 +43,8 @@ pub(super) struct Publish<'a> {
     #[serde(default)]
     idempotency_key: Option<String>,
     #[serde(default)]
+    delta: bool,
+    #[serde(default)]
     version: Option<u64>,
     #[serde(default)]
     version_epoch: Option<String>,
@@ -81,6 +83,7 @@ pub(super) struct Letter {
     data: Arc<str>,
     tags: Option<Arc<str>>,
     skip_history: bool,
+    delta: bool,
     key: Option<String>,
     version: Option<Version>,
     /// By the clock of the store.
@@ -122,6 +125,7 @@ impl Letter {
             data: data.get().replace(['\n', '\r'], "").into(),
             tags: tags.map_err(|_| ErrorCode::BadRequest)?.map(Arc::from),
             skip_history: asked.skip_history,
+            delta: asked.delta,
             key,
             version: number.map(|number| Version { number, epoch }),
             now: store.now(),
@@ -136,7 +140,10 @@ impl Letter {
 
     /// The unit of work that brings it to `channel`.
     pub(super) fn to(&self, namespaces: &Namespaces, channel: &str) -> Result<UnitOfWork, ErrorCode> {
-        let (channel, _) = channel_of(namespaces, channel)?;
+        let (channel, options) = channel_of(namespaces, channel)?;
+        if options.is_some_and(|options| !options.publication_data_format.admits(&self.data)) {
+            return Err(ErrorCode::BadRequest);
+        }
         let kept = namespaces.retention_of(&channel).is_some() && !self.skip_history;
         let once = self.key.clone().map_or(Once::Always, |key| {
             Once::Key(IdempotencyKey { channel: channel.clone(), key, expires_at: self.expires_at })
@@ -148,6 +155,7 @@ impl Letter {
         };
         event.tags.clone_from(&self.tags);
         event.kept = kept;
+        event.delta = self.delta;
         // Without a log there is nothing that a version could be compared with.
         let version = self.version.clone().filter(|_| kept);
         Ok(UnitOfWork { once, version, ..UnitOfWork::of(vec![event]) })

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::Visitor;
 use super::batch::{Batch, Framing, Run};
+use super::tailor::{Cut, Tailor};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
@@ -31,6 +32,8 @@ pub struct Entry {
     pub(super) outbox: Rc<Outbox>,
     pub(super) tally: Rc<Tally>,
     pub(super) framing: Framing,
+    /// For a subscriber that does not take everything as it stands.
+    tailor: Option<Box<Tailor>>,
     pub(super) channel: ChannelName,
     /// How it is seen, if at all.
     attendance: Option<Box<Attendance>>,
@@ -154,12 +157,12 @@ impl Entry {
         channel: ChannelName,
         outbox: Rc<Outbox>,
         framing: Framing,
-        Visitor { attendance, hears_others }: Visitor,
+        Visitor { attendance, hears_others, tailor }: Visitor,
         tally: Rc<Tally>,
     ) -> Self {
         let state = RefCell::new(State::Hold(Hold::default()));
         let attendance = attendance.map(Box::new);
-        Self { channel, outbox, framing, state, attendance, hears_others, tally }
+        Self { channel, outbox, framing, tailor, state, attendance, hears_others, tally }
     }
 
     /// Who it is, if others may ask who is on the channel and find it.
@@ -188,7 +191,12 @@ impl Entry {
         if matches!(*self.state.borrow(), State::Over) {
             return Err(Refused::Closed);
         }
-        let batch = Batch::new(self.channel.clone(), Some(epoch.clone()), events, None);
+        let mut batch = Arc::new(Batch::new(self.channel.clone(), Some(epoch.clone()), events, None));
+        match self.tailor.as_ref().map(|tailor| tailor.cut(&batch, 0)) {
+            Some(Cut::Nothing) => return Ok(()),
+            Some(Cut::Other(cut)) => batch = cut,
+            Some(Cut::AsItStands) | None => {}
+        }
         self.count(batch.events.len() as u64);
         self.tally.tell();
         self.outbox.push_replay(self.framing.encode(&batch, 0))
@@ -318,7 +326,8 @@ impl Entry {
 
     /// Takes several batches that follow each other, in one piece if the entry stands before them.
     pub(super) fn take_run(&self, run: &Run<'_>) {
-        let at_start = self.framing.is_shared()
+        let at_start = self.tailor.is_none()
+            && self.framing.is_shared()
             && match (&mut *self.state.borrow_mut(), run.epoch()) {
                 (State::Live(Some(position)), Some(epoch))
                     if position.offset + 1 == run.first() && position.epoch == *epoch =>
@@ -410,6 +419,14 @@ impl Entry {
     }
 
     fn push(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
+        match self.tailor.as_ref().map(|tailor| tailor.cut(batch, after)) {
+            None | Some(Cut::AsItStands) => self.push_as_it_stands(batch, after),
+            Some(Cut::Other(cut)) => self.push_as_it_stands(&cut, 0),
+            Some(Cut::Nothing) => Ok(()),
+        }
+    }
+
+    fn push_as_it_stands(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
         let bytes = self.framing.encode(batch, after);
         let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
         self.count(sent as u64);

@@ -40,7 +40,15 @@ fn bounds(epoch_name: &str, before_oldest: u64, head: u64) -> Bounds {
 
 fn event(offset: u64) -> Event {
     let data = Arc::from(format!("{{\"n\":{offset}}}"));
-    Event { offset, id: Uuid::nil(), kind: Arc::from("message"), data, tags: None, info: None }
+    Event {
+        offset,
+        id: Uuid::nil(),
+        kind: Arc::from("message"),
+        data,
+        tags: None,
+        info: None,
+        delta: Default::default(),
+    }
 }
 
 fn events(offsets: impl IntoIterator<Item = u64>) -> Vec<Event> {

@@ -330,6 +330,7 @@ impl Socket {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));
             }
+            Effect::EndOlder => work::end_older(&self.all, &self.session),
             Effect::Close(disconnect) => {
                 self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
             }

@@ -2,6 +2,7 @@
 //! and checks. It must cost less than the server it measures, so it parses no JSON on the way.
 
 pub mod books;
+pub mod dialect;
 pub mod door;
 pub mod frame;
 pub mod ledger;

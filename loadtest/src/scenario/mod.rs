@@ -1,6 +1,7 @@
 //! The scenarios, one file each: its options, its invariant, its report.
 
 pub mod connect;
+pub mod crowd;
 pub mod fanout;
 pub mod flood;
 pub mod idle;
@@ -10,6 +11,7 @@ pub mod originals;
 pub mod poll;
 pub mod resume;
 pub mod slow;
+pub mod soak;
 pub mod spread;
 pub mod storm;
 pub mod webhooks;

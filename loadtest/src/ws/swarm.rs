@@ -119,6 +119,13 @@ impl Swarm {
         Ok(())
     }
 
+    /// Opens one connection more.
+    pub fn add(&mut self, first: impl Into<First>) -> Result<()> {
+        let member = self.connect(self.members.len(), first.into())?;
+        self.members.push(member);
+        Ok(())
+    }
+
     /// Opens a connection in the place of one that is gone.
     pub fn replace(&mut self, index: usize, first: impl Into<First>) -> Result<()> {
         ensure!(matches!(self.members[index].stage, Stage::Gone), "connection {index} is still there");
@@ -161,8 +168,7 @@ impl Swarm {
             while self.coming < window
                 && let Some(first) = firsts.next()
             {
-                let member = self.connect(self.members.len(), first.into())?;
-                self.members.push(member);
+                self.add(first)?;
             }
             self.follow(Duration::from_secs(1), hear, &mut Vec::new())?;
             if self.live != progress.0 {

@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod crowd;
+pub mod depth;
 pub mod fanout;
 pub mod flood;
 pub mod idle;
@@ -13,6 +14,7 @@ pub mod resume;
 pub mod slow;
 pub mod soak;
 pub mod spread;
+pub mod start;
 pub mod storm;
 pub mod webhooks;
 

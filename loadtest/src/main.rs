@@ -55,6 +55,14 @@ enum Scenario {
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
+    Depth(scenario::depth::Options),
+    Start(scenario::start::Options),
+    Soak(scenario::soak::Options),
+    Crowd(scenario::crowd::Options),
+    Slow(scenario::slow::Options),
+    Resume(scenario::resume::Options),
+    Originals(scenario::originals::Options),
+    Mixed(scenario::mixed::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -103,6 +111,14 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
+        Scenario::Depth(options) => scenario::depth::run(options).await,
+        Scenario::Start(options) => scenario::start::run(options).await,
+        Scenario::Soak(options) => scenario::soak::run(options).await,
+        Scenario::Crowd(options) => scenario::crowd::run(options).await,
+        Scenario::Slow(options) => scenario::slow::run(options).await,
+        Scenario::Resume(options) => scenario::resume::run(options).await,
+        Scenario::Originals(options) => scenario::originals::run(options).await,
+        Scenario::Mixed(options) => scenario::mixed::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

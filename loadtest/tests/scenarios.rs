@@ -57,3 +57,52 @@ fn every_channel_keeps_its_order_however_many_there_are() {
     let commits = figure(spread, "commits per event");
     assert!(commits > 0.0 && commits <= 1.0, "{commits}");
 }
+
+#[test]
+fn every_dashboard_hears_of_its_repositories() {
+    let mixed = "mixed --dashboards 12 --repos 4 --follows 2 --burst 8 --every 200 --connections 4 \
+                 --seconds 1 --warmup 0";
+    assert!(figure(mixed, "POST to receipt p99, ms") > 0.0);
+}
+
+#[test]
+fn the_lines_of_the_original_designs_are_measured() {
+    let originals = "originals --connections 20 --webhooks 100 --posters 8 --pollers 5 --backing-off 5 \
+                     --seconds 1";
+    assert_eq!(figure(originals, "of them answered 202"), 100.0);
+}
+
+#[test]
+fn whoever_returns_gets_what_was_missed() {
+    let resume = "resume --connections 40 --channels 4 --missed 30 --window 16";
+    assert!(figure(resume, "missed events/s") > 0.0);
+}
+
+#[test]
+fn readers_that_stop_are_closed_and_come_back() {
+    let slow = "slow --subscribers 10 --percent 20 --rate 100 --size 60000 --before 1";
+    assert_eq!(figure(slow, "closed with 3008"), 2.0);
+}
+
+#[test]
+fn a_crowd_comes_beside_live_traffic() {
+    let crowd = "crowd --connections 100 --few 20 --channels 3 --others 3 --seconds 1";
+    assert!(figure(crowd, "connects/s beside live traffic") > 0.0);
+}
+
+#[test]
+fn a_steady_mix_loses_nothing_and_gives_everything_back() {
+    let soak = "soak --minutes 0.06 --dashboards 8 --clients 20 --pollers 3 --rate 8";
+    assert!(figure(soak, "clients back") > 0.0);
+}
+
+#[test]
+fn a_gateway_starts_from_nothing_and_after_a_kill() {
+    assert!(figure("start --starts 1", "start after a kill p50, ms") > 0.0);
+}
+
+#[test]
+fn a_deep_log_takes_webhooks_too() {
+    let depth = "depth --events 20000 --concurrency 4 --seconds 1 --warmup 0";
+    assert_eq!(figure(depth, "events in the log"), 20_000.0);
+}

@@ -111,12 +111,13 @@ impl Pollers {
                     Ok(())
                 })?;
                 let Some(page) = page else { continue };
-                member.cursor = Some(page.cursor);
-                if page.numbers.is_empty() {
+                seen[index].extend(page.numbers);
+                // The tag is that of the place that was asked for.
+                if member.cursor.as_ref() == Some(&page.cursor) {
                     member.remember(&page.tag);
                     reading -= 1;
                 } else {
-                    seen[index].extend(page.numbers);
+                    member.cursor = Some(page.cursor);
                     member.read()?;
                 }
             }

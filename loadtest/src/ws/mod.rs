@@ -2,6 +2,7 @@
 //! and checks. It must cost less than the server it measures, so it parses no JSON on the way.
 
 pub mod books;
+pub mod dashboards;
 pub mod dialect;
 pub mod door;
 pub mod frame;
@@ -9,3 +10,4 @@ pub mod ledger;
 pub mod line;
 pub mod swarm;
 pub mod traffic;
+pub mod visitors;

@@ -132,6 +132,13 @@ impl Swarm {
         Ok(())
     }
 
+    /// Opens one connection more.
+    pub fn add(&mut self, first: impl Into<First>) -> Result<()> {
+        let member = self.connect(self.members.len(), first.into())?;
+        self.members.push(member);
+        Ok(())
+    }
+
     /// Opens a connection in the place of one that is gone.
     pub fn replace(&mut self, index: usize, first: impl Into<First>) -> Result<()> {
         ensure!(matches!(self.members[index].stage, Stage::Gone), "connection {index} is still there");
@@ -174,8 +181,7 @@ impl Swarm {
             while self.coming < window
                 && let Some(first) = firsts.next()
             {
-                let member = self.connect(self.members.len(), first.into())?;
-                self.members.push(member);
+                self.add(first)?;
             }
             self.follow(Duration::from_secs(1), hear, &mut Vec::new())?;
             if self.live != progress.0 {
@@ -276,7 +282,7 @@ impl Member {
 
     fn serve(
         &mut self,
-        buffer: &mut [u8],
+        buffer: &mut Vec<u8>,
         upgrade: &[u8],
         hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
     ) -> Result<()> {
@@ -293,7 +299,10 @@ impl Member {
         }
         loop {
             let kept = self.rest.len();
-            ensure!(kept < buffer.len(), "a frame of more than {kept} bytes");
+            if kept == buffer.len() {
+                // A reply to somebody who missed much; frames beyond reason are refused before this.
+                buffer.resize(kept * 2, 0);
+            }
             buffer[..kept].copy_from_slice(&self.rest);
             let read = match self.socket.read(&mut buffer[kept..]) {
                 Ok(0) => {

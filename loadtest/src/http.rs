@@ -2,6 +2,7 @@
 //! request at a time, kept alive, no pool, no redirects. It writes requests as they are given and
 //! never sends one again by itself, because only the caller knows whether that is safe.
 
+pub mod blocking;
 pub mod caller;
 pub mod pollers;
 

@@ -1,15 +1,11 @@
 //! What a gateway says of itself under `/metrics`: one blocking request outside the measured time.
 //! Knows names and sums over labels; no types, no labels.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::framing::Head;
-
-const DEADLINE: Duration = Duration::from_secs(10);
+use crate::http::blocking;
 
 /// One look.
 pub struct Metrics(String);
@@ -17,29 +13,8 @@ pub struct Metrics(String);
 impl Metrics {
     /// Asks for them.
     pub fn scrape(address: SocketAddr, host: &str) -> Result<Self> {
-        let mut socket = TcpStream::connect_timeout(&address, DEADLINE)?;
-        socket.set_read_timeout(Some(DEADLINE))?;
-        let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        socket.write_all(request.as_bytes())?;
-        let (mut input, mut text) = (Vec::new(), Vec::new());
-        let mut head: Option<Head> = None;
-        let mut buffer = [0; 16 * 1024];
-        while !head.as_ref().is_some_and(|head| head.body.is_done()) {
-            let read = socket.read(&mut buffer).context("no metrics")?;
-            ensure!(read > 0, "the metrics end too early");
-            input.extend_from_slice(&buffer[..read]);
-            if head.is_none()
-                && let Some((parsed, length)) = Head::parse(&input)?
-            {
-                ensure!(parsed.status == 200, "the metrics were answered {}", parsed.status);
-                head = Some(parsed);
-                input.drain(..length);
-            }
-            if let Some(head) = &mut head {
-                let used = head.body.take(&input, &mut text)?;
-                input.drain(..used);
-            }
-        }
+        let (status, text) = blocking::get(address, host, "/metrics")?;
+        ensure!(status == 200, "the metrics were answered {status}");
         Ok(Self(String::from_utf8(text)?))
     }
 

@@ -83,3 +83,26 @@ fn readers_that_stop_are_closed_and_come_back() {
     let slow = "slow --subscribers 10 --percent 20 --rate 100 --size 60000 --before 1";
     assert_eq!(figure(slow, "closed with 3008"), 2.0);
 }
+
+#[test]
+fn a_crowd_comes_beside_live_traffic() {
+    let crowd = "crowd --connections 100 --few 20 --channels 3 --others 3 --seconds 1";
+    assert!(figure(crowd, "connects/s beside live traffic") > 0.0);
+}
+
+#[test]
+fn a_steady_mix_loses_nothing_and_gives_everything_back() {
+    let soak = "soak --minutes 0.06 --dashboards 8 --clients 20 --pollers 3 --rate 8";
+    assert!(figure(soak, "clients back") > 0.0);
+}
+
+#[test]
+fn a_gateway_starts_from_nothing_and_after_a_kill() {
+    assert!(figure("start --starts 1", "start after a kill p50, ms") > 0.0);
+}
+
+#[test]
+fn a_deep_log_takes_webhooks_too() {
+    let depth = "depth --events 20000 --concurrency 4 --seconds 1 --warmup 0";
+    assert_eq!(figure(depth, "events in the log"), 20_000.0);
+}

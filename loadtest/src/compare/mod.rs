@@ -4,6 +4,7 @@
 
 mod live;
 pub mod meter;
+mod peer;
 pub mod session;
 pub mod table;
 mod watch;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::cores::{self, Cores, Wish};
 use crate::report::{self, Latency, Section, Throughput, book, machine, text};
 use crate::stats::Histogram;
+use crate::ws::dialect::Dialect;
 use live::Screen;
 use meter::{Meter, Seen};
 use session::{Host, Session};
@@ -79,6 +81,8 @@ pub struct Options {
     #[arg(long, requires = "url", default_value = "bench:load")]
     channel: String,
     #[command(flatten)]
+    peer: peer::Options,
+    #[command(flatten)]
     report: report::Options,
 }
 
@@ -100,6 +104,8 @@ pub enum Side {
     Floor,
     /// Campanile.
     Gateway,
+    /// Another server that does the same work.
+    Peer(Dialect),
 }
 
 impl Side {
@@ -108,6 +114,7 @@ impl Side {
         match self {
             Self::Floor => "floor",
             Self::Gateway => "gateway",
+            Self::Peer(dialect) => dialect.name(),
         }
     }
 }
@@ -131,22 +138,34 @@ impl Options {
     where
         M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
     {
-        let sides: &[Side] = match self.against {
-            Against::Gateway => &[Side::Gateway],
-            Against::Floor => &[Side::Floor],
-            Against::Both => &[Side::Floor, Side::Gateway],
+        ensure!(self.peer.dialect()?.is_none(), "this scenario is about more than a peer can do");
+        self.run_with_peer(title, connections, measure).await
+    }
+
+    /// The same for work that another server can do too, which [`Session::swarm`] and
+    /// [`Session::publishing`] know how to talk to.
+    pub async fn run_with_peer<M>(&self, title: &str, connections: usize, measure: M) -> Result<()>
+    where
+        M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
+    {
+        let mut sides = match self.against {
+            Against::Gateway => vec![Side::Gateway],
+            Against::Floor => vec![Side::Floor],
+            Against::Both => vec![Side::Floor, Side::Gateway],
         };
+        sides.extend(self.peer.dialect()?.map(Side::Peer));
         session::ensure_files(connections)?;
         let cores = self.cores.cores()?;
         let mut section = Section {
             title: title.to_owned(),
             command: book::command(),
-            conditions: self.conditions(cores, sides),
+            conditions: self.conditions(cores, &sides),
             sides: sides.iter().map(|side| side.name().to_owned()).collect(),
             ..Section::default()
         };
         watch::judge_setting(&mut section, cores.is_some(), self.binary.as_deref());
-        let mut rounds = Rounds::of(section, sides);
+        self.peer.judge(&mut section, cores);
+        let mut rounds = Rounds::of(section, &sides);
         let outcome = rounds.run(self, connections, cores, Arc::new(measure)).await;
         rounds.screen.clear();
         let section = rounds.close(cores.is_some(), outcome.as_ref().err());
@@ -179,6 +198,7 @@ impl Options {
                 None => format!("gateway: {}, {}", self.features(), self.storage()),
             });
         }
+        conditions.extend(self.peer.condition());
         conditions
     }
 

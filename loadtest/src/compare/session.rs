@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::meter::{Cost, Meter};
+use super::peer::Peer;
 use super::watch::Watch;
 use super::{Options, Side};
 use crate::cores::{self, Cores};
@@ -19,8 +20,9 @@ use crate::metrics::Metrics;
 use crate::server::{Launch, Spawned, new_secret};
 use crate::stats::{Histogram, Timeline};
 use crate::target::Target;
+use crate::ws::dialect::Dialect;
 use crate::ws::door::Publishing;
-use crate::ws::swarm::first_frame;
+use crate::ws::swarm::{Swarm, first_frame};
 use crate::{process, token};
 
 const NAMESPACE: &str = "bench";
@@ -56,6 +58,7 @@ pub struct Session {
     tokens: Tokens,
     webhook_secret: Option<String>,
     meter: Arc<Meter>,
+    dialect: Dialect,
 }
 
 #[derive(Clone)]
@@ -72,6 +75,7 @@ impl Host {
         match (side, &options.url) {
             (Side::Floor, _) => Self::floor(options, cores).await,
             (Side::Gateway, None) => Self::gateway(options, cores).await,
+            (Side::Peer(_), _) => Self::peer(options, cores).await,
             (Side::Gateway, Some(url)) => Self::foreign(options, url, cores).await,
         }
     }
@@ -105,6 +109,7 @@ impl Host {
             tokens: Tokens::Minted(new_secret()),
             webhook_secret: Some(new_secret()),
             meter: Arc::new(Meter::new(child.id(), cores)),
+            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Floor(child) })
     }
@@ -136,6 +141,7 @@ impl Host {
             tokens: Tokens::Minted(jwt_secret),
             webhook_secret: Some(webhook_secret),
             meter: Arc::new(Meter::new(spawned.id(), cores)),
+            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Gateway(spawned) })
     }
@@ -156,12 +162,34 @@ impl Host {
             tokens,
             webhook_secret: options.webhook_secret(),
             meter: Arc::new(Meter::new(options.pid, cores)),
+            dialect: Dialect::Centrifuge,
+        };
+        Ok(Self { session, process: Process::Foreign })
+    }
+
+    async fn peer(options: &Options, cores: Option<Cores>) -> Result<Self> {
+        let Peer { dialect, target, pid, api_key, jwt_secret, channel } = options.peer.find().await?;
+        let session = Session {
+            address: target.address,
+            host: target.host,
+            pid,
+            api_key,
+            channel,
+            tokens: jwt_secret.map_or(Tokens::Same(String::new()), Tokens::Minted),
+            webhook_secret: None,
+            meter: Arc::new(Meter::new(pid, cores)),
+            dialect,
         };
         Ok(Self { session, process: Process::Foreign })
     }
 }
 
 impl Session {
+    /// Clients of this server, whatever it speaks; nobody yet.
+    pub fn swarm(&self) -> Result<Swarm> {
+        Swarm::speaking(self.dialect, self.address, &self.host, &self.channel)
+    }
+
     /// The first frames of these connections, spread over so many channels.
     pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<Vec<u8>> {
         connections.map(|connection| self.first_frame(connection, connection % channels)).collect()
@@ -169,6 +197,9 @@ impl Session {
 
     /// The first frame of a connection to a channel.
     pub fn first_frame(&self, connection: usize, channel: usize) -> Vec<u8> {
+        if self.dialect != Dialect::Centrifuge {
+            return self.dialect.subscription(&self.channel(channel));
+        }
         first_frame(&self.token(connection, None), &self.channel(channel))
     }
 
@@ -203,7 +234,7 @@ impl Session {
     /// How to publish data of `size` bytes.
     pub fn publishing(&self, size: usize) -> Publishing<'_> {
         let Self { address, host, api_key, channel, .. } = self;
-        Publishing { address: *address, host, api_key, channel, size }
+        Publishing { address: *address, host, api_key, channel, size, dialect: self.dialect }
     }
 
     /// What the server says of itself.

@@ -10,7 +10,6 @@ use clap::Args;
 use crate::compare;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
-use crate::ws::swarm::Swarm;
 
 /// Connected before the clock starts, so that the first steps of a fresh process do not count.
 const FIRST: usize = 200;
@@ -40,11 +39,11 @@ pub async fn run(options: Options) -> Result<()> {
     let title = format!("connect: {connections} connections, {window} under way, {channels} channel(s)");
     let (connections, window, channels) = (connections as usize, window.into(), channels as usize);
     let measure = move |session: &Session| measure(session, connections, window, channels);
-    servers.run(&title, connections + FIRST, measure).await
+    servers.run_with_peer(&title, connections + FIRST, measure).await
 }
 
 fn measure(session: &Session, connections: usize, window: usize, channels: usize) -> Result<Vec<Figure>> {
-    let mut swarm = Swarm::new(session.address, &session.host)?;
+    let mut swarm = session.swarm()?;
     swarm.open(session.first_frames(0..FIRST, channels), window)?;
     let firsts = session.first_frames(FIRST..FIRST + connections, channels);
     session.stage("connecting", None);

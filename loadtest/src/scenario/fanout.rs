@@ -102,7 +102,7 @@ pub async fn run(options: Options) -> Result<()> {
     let length = messages.map_or(format!("{seconds} s"), |messages| format!("{messages} messages"));
     let title = format!("fanout: {subscribers} subscribers, {pace}, {size} bytes of data, {length} a round");
     let connections = load.subscribers;
-    options.servers.run(&title, connections, move |session| load.measure(session)).await
+    options.servers.run_with_peer(&title, connections, move |session| load.measure(session)).await
 }
 
 struct Load {
@@ -209,7 +209,7 @@ impl Load {
     }
 
     fn begin<'a>(&self, session: &'a Session) -> Result<Round<'a>> {
-        let mut swarm = Swarm::new(session.address, &session.host)?;
+        let mut swarm = session.swarm()?;
         swarm.open(session.first_frames(0..self.subscribers, 1), super::WINDOW)?;
         let publishing = session.publishing(self.size);
         let publisher = |index| {

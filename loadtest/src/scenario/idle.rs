@@ -43,13 +43,13 @@ pub async fn run(options: Options) -> Result<()> {
     let (connections, channels) = (connections as usize, channels as usize);
     let measure =
         move |session: &Session| measure(session, connections, channels, Duration::from_secs(seconds));
-    servers.run(&title, connections + FIRST, measure).await
+    servers.run_with_peer(&title, connections + FIRST, measure).await
 }
 
 fn measure(session: &Session, connections: usize, channels: usize, idle: Duration) -> Result<Vec<Figure>> {
     let resident = || session.resident().context("the server's memory is not known: give its --pid");
     session.stage("connecting, and waiting until memory has settled", None);
-    let mut swarm = Swarm::new(session.address, &session.host)?;
+    let mut swarm = session.swarm()?;
     swarm.open(session.first_frames(0..FIRST, channels), super::WINDOW)?;
     settle(&mut swarm, resident)?;
     let before = resident()?;

@@ -1,6 +1,8 @@
 //! The scenarios, one file each: its options, its invariant, its report.
 
 pub mod connect;
+pub mod crowd;
+pub mod depth;
 pub mod fanout;
 pub mod flood;
 pub mod idle;
@@ -11,7 +13,9 @@ pub mod poll;
 pub mod resume;
 pub mod set;
 pub mod slow;
+pub mod soak;
 pub mod spread;
+pub mod start;
 pub mod storm;
 pub mod webhooks;
 

@@ -149,6 +149,21 @@ impl Dashboards {
         Ok(())
     }
 
+    /// Posts one webhook after the other over each connection, for a while. Every one is due when its
+    /// connection is free.
+    pub fn saturate(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            let free = self.doors.iter().filter(|door| door.caller.owing() == 0).count();
+            self.burst(free, now);
+            self.turn(end - now)?;
+        }
+    }
+
     /// Goes on until every webhook is answered and received, and a moment longer for what must not
     /// come.
     pub fn settle(&mut self) -> Result<()> {

@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use memchr::memmem;
 use mio::{Registry, Token};
 
+use super::dialect::Dialect;
 use super::line::{self, DIGITS};
 use crate::http::caller::Caller;
 
@@ -19,6 +19,7 @@ pub struct Door {
     host: String,
     api_key: String,
     size: usize,
+    dialect: Dialect,
     channel: String,
     request: Vec<u8>,
     digits_at: usize,
@@ -36,17 +37,20 @@ pub struct Publishing<'a> {
     pub channel: &'a str,
     /// Bytes of the data.
     pub size: usize,
+    /// What the server speaks.
+    pub dialect: Dialect,
 }
 
 impl Door {
     /// Connects; a new connection to the loopback needs no waiting.
     pub fn open(publishing: &Publishing<'_>, registry: &Registry, token: Token) -> Result<Self> {
-        let Publishing { address, host, api_key, channel, size } = *publishing;
+        let Publishing { address, host, api_key, channel, size, dialect } = *publishing;
         let mut door = Self {
             caller: Caller::open(address, registry, token)?,
             host: host.to_owned(),
             api_key: api_key.to_owned(),
             size,
+            dialect,
             channel: String::new(),
             request: Vec::new(),
             digits_at: 0,
@@ -61,19 +65,19 @@ impl Door {
             return;
         }
         channel.clone_into(&mut self.channel);
-        let before = format!("{{\"channel\":\"{channel}\",\"data\":");
+        let (path, before, after) = self.dialect.publication(channel);
         let (data, digits_at) = line::data(0, self.size);
         self.request = format!(
-            "POST /api/publish HTTP/1.1\r\nHost: {}\r\nX-API-Key: {}\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{before}",
             self.host,
             self.api_key,
-            before.len() + data.len() + 1
+            before.len() + data.len() + after.len()
         )
         .into_bytes();
         self.digits_at = self.request.len() + digits_at;
         self.request.extend_from_slice(&data);
-        self.request.push(b'}');
+        self.request.extend_from_slice(after.as_bytes());
     }
 
     /// An answer is owing.
@@ -90,8 +94,9 @@ impl Door {
 
     /// Reads what has come of the answer.
     pub fn hear(&mut self) -> Result<()> {
+        let dialect = self.dialect;
         self.caller.hear(&mut [0; BUFFER], |answer| {
-            let taken = answer.status == 200 && memmem::find(answer.body, b"\"result\"").is_some();
+            let taken = dialect.took(answer.status, answer.body);
             ensure!(taken, "publishing was answered {} {}", answer.status, line::shown(answer.body));
             Ok(())
         })

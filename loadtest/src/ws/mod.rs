@@ -3,6 +3,7 @@
 
 pub mod books;
 pub mod dashboards;
+pub mod dialect;
 pub mod door;
 pub mod frame;
 pub mod ledger;

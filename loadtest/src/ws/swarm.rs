@@ -12,6 +12,7 @@ use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 
+use super::dialect::{self, Dialect, Step};
 use super::frame::{self, Kind};
 use super::line::{self, Line, Reply};
 
@@ -56,6 +57,7 @@ pub struct Swarm {
     buffer: Vec<u8>,
     address: SocketAddr,
     upgrade: Vec<u8>,
+    dialect: Dialect,
     members: Vec<Member>,
     live: usize,
     /// Those on their way to being live.
@@ -69,6 +71,7 @@ struct Member {
     rest: Vec<u8>,
     /// It does not read what comes.
     deaf: bool,
+    dialect: Dialect,
 }
 
 enum Stage {
@@ -76,6 +79,8 @@ enum Stage {
     Upgrading(First),
     /// So many replies have come, and so many are owing.
     Joining(u32, u32),
+    /// Holds the frame that subscribes, for when the server has greeted.
+    Greeting(Vec<u8>),
     Live,
     /// Closed by either side.
     Gone,
@@ -84,8 +89,15 @@ enum Stage {
 impl Swarm {
     /// Nobody yet.
     pub fn new(address: SocketAddr, host: &str) -> Result<Self> {
+        Self::speaking(Dialect::Centrifuge, address, host, "")
+    }
+
+    /// Nobody yet, for a server that may be another one. The channel is that of all connections,
+    /// where the path names it.
+    pub fn speaking(dialect: Dialect, address: SocketAddr, host: &str, channel: &str) -> Result<Self> {
+        let path = dialect.path(channel);
         let upgrade = format!(
-            "GET /connection/websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
              Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         );
         Ok(Self {
@@ -94,6 +106,7 @@ impl Swarm {
             buffer: vec![0; BUFFER],
             address,
             upgrade: upgrade.into_bytes(),
+            dialect,
             members: Vec::new(),
             live: 0,
             coming: 0,
@@ -116,6 +129,13 @@ impl Swarm {
         ensure!(matches!(member.stage, Stage::Live), "connection {index} is not live");
         member.end()?;
         self.live -= 1;
+        Ok(())
+    }
+
+    /// Opens one connection more.
+    pub fn add(&mut self, first: impl Into<First>) -> Result<()> {
+        let member = self.connect(self.members.len(), first.into())?;
+        self.members.push(member);
         Ok(())
     }
 
@@ -161,8 +181,7 @@ impl Swarm {
             while self.coming < window
                 && let Some(first) = firsts.next()
             {
-                let member = self.connect(self.members.len(), first.into())?;
-                self.members.push(member);
+                self.add(first)?;
             }
             self.follow(Duration::from_secs(1), hear, &mut Vec::new())?;
             if self.live != progress.0 {
@@ -190,7 +209,8 @@ impl Swarm {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.registry().register(&mut socket, Token(index), interest)?;
         self.coming += 1;
-        Ok(Member { socket, stage: Stage::Connecting(first), rest: Vec::new(), deaf: false })
+        let (stage, dialect) = (Stage::Connecting(first), self.dialect);
+        Ok(Member { socket, stage, rest: Vec::new(), deaf: false, dialect })
     }
 
     /// Waits for something to come, at most for `timeout`, and handles it. Publications go to `hear`
@@ -324,8 +344,14 @@ impl Member {
             let status = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
             ensure!(upgraded, "the upgrade was answered {}", line::shown(status));
             let First { frame, commands } = std::mem::take(first);
-            self.stage = Stage::Joining(0, commands);
-            self.send(&frame)?;
+            match self.dialect {
+                Dialect::Centrifuge => {
+                    self.stage = Stage::Joining(0, commands);
+                    self.send(&frame)?;
+                }
+                Dialect::Nchan => self.stage = Stage::Live,
+                Dialect::SocketIo => self.stage = Stage::Greeting(frame),
+            }
             used = end + 4;
         }
         while let Some((kind, payload, length)) = frame::split(&input[used..])? {
@@ -333,7 +359,12 @@ impl Member {
             match kind {
                 Kind::Text => {
                     for line in line::lines(payload) {
-                        match line? {
+                        let line = line?;
+                        if self.dialect == Dialect::SocketIo {
+                            self.step(dialect::socket_io(line)?, now, hear)?;
+                            continue;
+                        }
+                        match line {
                             Line::Publication(number) => hear(News::Publication(number), now)?,
                             Line::Ping => self.send(&frame::masked(Kind::Text, b"{}"))?,
                             Line::Other(line) if line.starts_with(PUSH) => hear(News::Push(line), now)?,
@@ -352,6 +383,27 @@ impl Member {
             }
         }
         Ok(used)
+    }
+
+    fn step(
+        &mut self,
+        step: Step,
+        now: Instant,
+        hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
+    ) -> Result<()> {
+        match (step, &mut self.stage) {
+            (Step::Publication(number), _) => hear(News::Publication(number), now),
+            (Step::Answer(answer), _) => self.send(&frame::masked(Kind::Text, answer)),
+            (Step::Subscribe, Stage::Greeting(subscription)) => {
+                let subscription = std::mem::take(subscription);
+                self.send(&subscription)
+            }
+            (Step::Subscribed, Stage::Greeting(_)) => {
+                self.stage = Stage::Live;
+                Ok(())
+            }
+            (step, _) => bail!("out of turn: {step:?}"),
+        }
     }
 
     fn reply(

@@ -90,6 +90,11 @@ impl Visitors {
         self.swarm.live()
     }
 
+    /// How many messages have been published.
+    pub fn published(&self) -> usize {
+        self.books.published()
+    }
+
     /// From setting out to being subscribed, of all that have come back since the last call.
     pub fn take_latencies(&mut self) -> Histogram {
         std::mem::replace(&mut self.latencies, Histogram::new())

@@ -31,7 +31,7 @@ const PUBLISHERS: u32 = 4;
 const REPOS: usize = 3;
 const CONFIGURED: usize = 2;
 /// How long all publishing may take.
-const PUBLISHING: Duration = Duration::from_secs(180);
+const PUBLISHING: Duration = Duration::from_secs(600);
 /// Between two words about the progress.
 const WORD: Duration = Duration::from_secs(5);
 /// Violations of one kind that are kept; the others are only counted.

@@ -19,7 +19,7 @@ use crate::postgres::Shutdown;
 /// How often it acts in a run.
 const ACTS: u64 = 3;
 /// How long a full disk may go unnoticed.
-const NOTICED: Duration = Duration::from_secs(20);
+const NOTICED: Duration = Duration::from_secs(60);
 
 /// Acts until there is nothing left to do; says how often it did.
 pub async fn run(

@@ -112,7 +112,11 @@ impl Liar {
             Stage::Pages(pending) => {
                 pending.extend_from_slice(input);
                 while let Some((head, length)) = Head::parse(pending)? {
-                    let Body::Length(body) = head.body else { anyhow::bail!("a page without a length") };
+                    let Body::Length(body) = head.body else {
+                        out.append(pending);
+                        self.stage = Stage::Plain;
+                        break;
+                    };
                     let end = length + usize::try_from(body)?;
                     let Some(body) = pending.get(length..end) else { break };
                     self.lies.page(&pending[..length], body, &mut out);

@@ -83,7 +83,7 @@ async fn act_once(
         }
         Fault::Slow => {
             world.proxies.iter().for_each(|proxy| proxy.slow(true));
-            sleep(random.millis(1000..2500)).await;
+            sleep(random.millis(1500..3000)).await;
             world.proxies.iter().for_each(|proxy| proxy.slow(false));
         }
         Fault::DiskFull => fill_the_disk(world, progress, random).await?,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::port;
 
 /// How long the server may take to answer, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const USER: &str = "postgres";
 /// Between two looks at a server that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

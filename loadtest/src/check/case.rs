@@ -17,7 +17,7 @@ use super::judge::{self, Breach, Broken, Truth, Violation};
 use super::lie::Lie;
 use super::log::Log;
 use super::nemesis;
-use super::plan::Case;
+use super::plan::{Case, Fault};
 use super::publisher::{Book, Press, Progress};
 use super::random::Random;
 use super::subscriber::{Around, Channel, Counters, Follow, Phase, Subscriber};
@@ -31,7 +31,7 @@ const PUBLISHERS: u32 = 4;
 const REPOS: usize = 3;
 const CONFIGURED: usize = 2;
 /// How long all publishing may take.
-const PUBLISHING: Duration = Duration::from_secs(180);
+const PUBLISHING: Duration = Duration::from_secs(600);
 /// Between two words about the progress.
 const WORD: Duration = Duration::from_secs(5);
 /// Violations of one kind that are kept; the others are only counted.
@@ -98,6 +98,7 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
         Err(reason) => return Ok(Ran::NotHere(reason)),
     };
     let channels = Arc::new(channels(&world).await?);
+    let mut stages = vec![("started", began.elapsed())];
     let (phase, counters) = (watch::Sender::new(Phase::Publishing), Arc::new(Counters::default()));
     let around = Around {
         doors: world.fronts(),
@@ -116,7 +117,7 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     }
 
     let (over, progress) = (watch::Sender::new(false), watch::Sender::new(Progress::default()));
-    let mut writers = writers(&world, effort, &random, &over, &progress)?;
+    let mut writers = writers(&world, case.fault, effort, &random, &over, &progress)?;
     let acting = nemesis::run(
         case.fault,
         &mut world,
@@ -154,11 +155,13 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
             outcome.violate(health(format!("{error:#}")));
         }
     }
+    stages.push(("published", began.elapsed()));
     let log = Log::read(&world.source).await?;
     let heads: Vec<u32> = channels.iter().map(|channel| log.head(&channel.name)).collect();
     phase.send_replace(Phase::Settling(Arc::new(heads)));
     let settled = settle(&mut subscribers, &phase, effort.settling).await?;
 
+    stages.push(("settled", began.elapsed()));
     let log = Log::read(&world.source).await?;
     let kept = |channel: &str| world.kept.filter(|_| channel.starts_with(NAMESPACE));
     for violation in log.check(&books, &kept) {
@@ -169,6 +172,7 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     for subscriber in &settled {
         outcome.judge(subscriber, &channels, &truths);
     }
+    stages.push(("judged", began.elapsed()));
     outcome.logged = log.count();
     outcome.connections = counters.connections.load(Ordering::Relaxed);
     outcome.slow = counters.slow.load(Ordering::Relaxed);
@@ -179,6 +183,10 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
         }
     }
     outcome.took = began.elapsed();
+    if effort.talks {
+        let stages = stages.iter().map(|(stage, at)| format!("{stage} {:.1} s", at.as_secs_f64()));
+        eprintln!("  {}", stages.collect::<Vec<_>>().join(", "));
+    }
     Ok(Ran::Done(Box::new(outcome)))
 }
 
@@ -247,6 +255,7 @@ fn follows(random: &mut Random) -> Vec<Follow> {
 
 fn writers(
     world: &World,
+    fault: Fault,
     effort: &Effort,
     random: &Random,
     over: &watch::Sender<bool>,
@@ -257,6 +266,8 @@ fn writers(
         api_key: world.secrets.api_key.clone(),
         payloads: Arc::new(Payloads::new(&world.nodes[0].target(), &world.secrets.webhook, REPOS, 0)?),
         channels: (0..CONFIGURED).map(|number| format!("{NAMESPACE}:{number}")).collect(),
+        // Slow readers have to be given more than the kernel keeps for them.
+        padding: if fault == Fault::Slow { 8000 } else { 400 },
         progress: progress.clone(),
         over: over.subscribe(),
     };

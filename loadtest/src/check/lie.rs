@@ -1,10 +1,12 @@
 //! A wrong server, made of the right one and a layer that lies: events on their way to subscribers
-//! are dropped, repeated, put in another order or held back, inside WebSocket frames and server-sent
-//! events alike; and a door answers before anything was committed. The checker must convict each.
+//! are dropped, repeated, put in another order or held back, inside WebSocket frames, server-sent
+//! events and pages alike; and a door answers before anything was committed. The checker must convict each.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use memchr::memmem;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::framing::{Body, Head};
 use crate::ws::frame::{self, Kind};
@@ -40,7 +42,9 @@ enum Stage {
     Socket(Vec<u8>),
     /// Server-sent events in chunks: what is decoded and not complete.
     Events(Body, Vec<u8>),
-    /// Nothing to lie about.
+    /// Nothing to lie about, but a page of a poll may follow.
+    Pages(Vec<u8>),
+    /// Nothing to lie about ever.
     Plain,
 }
 
@@ -69,6 +73,7 @@ impl Liar {
                 self.stage = match head.body {
                     _ if head.status == 101 => Stage::Socket(Vec::new()),
                     Body::Chunked(_) if streams => Stage::Events(head.body, Vec::new()),
+                    Body::Length(_) => Stage::Pages(std::mem::take(&mut out)),
                     _ => Stage::Plain,
                 };
                 out.extend(self.rewrite(&rest)?);
@@ -104,10 +109,30 @@ impl Liar {
                     out.extend_from_slice(b"0\r\n\r\n");
                 }
             }
+            Stage::Pages(pending) => {
+                pending.extend_from_slice(input);
+                while let Some((head, length)) = Head::parse(pending)? {
+                    let Body::Length(body) = head.body else {
+                        out.append(pending);
+                        self.stage = Stage::Plain;
+                        break;
+                    };
+                    let end = length + usize::try_from(body)?;
+                    let Some(body) = pending.get(length..end) else { break };
+                    self.lies.page(&pending[..length], body, &mut out);
+                    pending.drain(..end);
+                }
+            }
             Stage::Plain => out.extend_from_slice(input),
         }
         Ok(out)
     }
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
 }
 
 impl Lies {
@@ -126,6 +151,31 @@ impl Lies {
             frame::put_text_head(said.len(), out);
             out.extend_from_slice(&said);
         }
+    }
+
+    fn page(&mut self, head: &[u8], body: &[u8], out: &mut Vec<u8>) {
+        let page: Option<Page<'_>> = serde_json::from_slice(body).ok();
+        let rest = memmem::rfind(body, b"],\"cursor\":");
+        let (Some(page), Some(rest)) = (page, rest) else {
+            out.extend_from_slice(head);
+            return out.extend_from_slice(body);
+        };
+        let mut said: Vec<u8> = Vec::new();
+        for event in page.events {
+            self.tell(event.get().as_bytes().to_vec(), true, |event| {
+                said.extend_from_slice(if said.is_empty() { b"" } else { b"," });
+                said.extend_from_slice(event);
+            });
+        }
+        let body = [b"{\"events\":[", &*said, &body[rest..]].concat();
+        for line in head.split_inclusive(|byte| *byte == b'\n') {
+            if line.to_ascii_lowercase().starts_with(b"content-length:") {
+                out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+            } else {
+                out.extend_from_slice(line);
+            }
+        }
+        out.extend_from_slice(&body);
     }
 
     fn tell(&mut self, unit: Vec<u8>, is_event: bool, mut say: impl FnMut(&[u8])) {
@@ -212,6 +262,23 @@ mod tests {
         ] {
             assert_eq!(over_socket(lie), heard, "{lie:?}");
             assert_eq!(over_sse(lie), heard, "{lie:?}");
+        }
+    }
+
+    #[test]
+    fn pages_lie_too_and_are_as_long_as_they_say() {
+        let body = "{\"events\":[1,2,3,4,5,6,7,8],\"cursor\":\"e.8\",\"hasNext\":false}";
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nx: y\r\n\r\n{body}", body.len());
+        for (lie, events) in [(Lie::Drop, "1,2,3,4,5,6,8"), (Lie::Repeat, "1,2,3,4,5,6,7,7,8")] {
+            let mut liar = Liar::new(lie);
+            let out: Vec<u8> =
+                answer.as_bytes().chunks(7).flat_map(|piece| liar.rewrite(piece).unwrap()).collect();
+            let (mut head, length) = Head::parse(&out).unwrap().unwrap();
+            let mut said = Vec::new();
+            assert_eq!(head.body.take(&out[length..], &mut said).unwrap(), out.len() - length);
+            assert!(head.body.is_done());
+            let expected = body.replace("1,2,3,4,5,6,7,8", events);
+            assert_eq!(String::from_utf8(said).unwrap(), expected);
         }
     }
 

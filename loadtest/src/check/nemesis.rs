@@ -19,7 +19,7 @@ use crate::postgres::Shutdown;
 /// How often it acts in a run.
 const ACTS: u64 = 3;
 /// How long a full disk may go unnoticed.
-const NOTICED: Duration = Duration::from_secs(20);
+const NOTICED: Duration = Duration::from_secs(60);
 
 /// Acts until there is nothing left to do; says how often it did.
 pub async fn run(
@@ -83,7 +83,7 @@ async fn act_once(
         }
         Fault::Slow => {
             world.proxies.iter().for_each(|proxy| proxy.slow(true));
-            sleep(random.millis(1000..2500)).await;
+            sleep(random.millis(1500..3000)).await;
             world.proxies.iter().for_each(|proxy| proxy.slow(false));
         }
         Fault::DiskFull => fill_the_disk(world, progress, random).await?,

@@ -16,8 +16,8 @@ use crate::http::Connection;
 use crate::target::Target;
 use crate::{port, postgres, server};
 
-/// How long it may take to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to be ready, and to end: on a machine with a lot to do at once.
+const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Its secrets, and where its data goes.

@@ -84,6 +84,8 @@ pub struct Press {
     pub payloads: Arc<Payloads>,
     /// Channels of publications.
     pub channels: Vec<String>,
+    /// The most that is added to a publication, in bytes.
+    pub padding: u64,
     /// Told after each event.
     pub progress: watch::Sender<Progress>,
     /// Nobody waits any longer.
@@ -134,7 +136,7 @@ impl Press {
         let mut book = Book::default();
         for count in 0..count {
             let channel = &self.channels[random.within(0..self.channels.len() as u64) as usize];
-            let padding = "x".repeat(random.within(0..400) as usize);
+            let padding = "x".repeat(random.within(0..self.padding) as usize);
             let body = json!({
                 "channel": channel, "idempotency_key": format!("{number}-{count}"),
                 "data": { "publisher": number, "number": count, "padding": padding },

@@ -39,7 +39,7 @@ impl Report {
     /// Prints it.
     pub fn print(&self, took: Duration) {
         for (what, convicted) in &self.lies {
-            println!("self-test  {what:<28} {}", if *convicted { "convicted" } else { "NOT NOTICED" });
+            println!("self-test  {what:<40} {}", if *convicted { "as it must be" } else { "FAILED" });
         }
         if !self.rows.is_empty() {
             println!(

@@ -152,6 +152,7 @@ fn setting(case: Case, secrets: &Secrets, source: &Source, data: PathBuf, folder
         "[server]\ndrain_timeout = \"2s\"\n\
          [client]\nuser_connection_limit = 0\nrecovery_max_publication_limit = {recovery}\n\
          queue_max_size = \"{queue}\"\nping_interval = \"4s\"\npong_timeout = \"3s\"\n\
+         stale_close_delay = \"60s\"\n\
          [channel]\nmax_publication_size = \"32KiB\"\n\
          [[channel.namespaces]]\nname = \"{NAMESPACE}\"\nhistory_size = {history}\nhistory_ttl = \"1h\"\n\
          force_recovery = true\nallow_subscribe_for_client = true\nallow_history_for_client = true\n\

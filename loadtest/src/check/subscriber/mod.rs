@@ -88,6 +88,8 @@ pub struct Follow {
     pub index: usize,
     /// The last offset seen.
     at: u32,
+    /// `ETag` of the last page.
+    tag: Option<String>,
     /// Left out by a signal and not read yet: the offset before, and the last.
     owed: Vec<(u32, u32)>,
     /// What it saw.
@@ -125,7 +127,7 @@ enum Line {
 impl Follow {
     /// At the beginning of a channel.
     pub fn new(index: usize) -> Self {
-        Self { index, at: 0, owed: Vec::new(), history: Vec::new() }
+        Self { index, at: 0, tag: None, owed: Vec::new(), history: Vec::new() }
     }
 
     fn event(&mut self, offset: u32, data: &str) {

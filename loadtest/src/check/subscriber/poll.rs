@@ -62,7 +62,10 @@ impl Subscriber {
             let mut news = false;
             for of in 0..self.follows.len() {
                 let from = self.follows[of].at;
-                match self.page(&mut connection, of, from).await? {
+                let known = self.follows[of].tag.take();
+                let found = self.page(&mut connection, of, from, known.as_deref()).await?;
+                self.follows[of].tag = connection.etag().map(str::to_owned);
+                match found {
                     Found::Events(events) => {
                         news |= !events.is_empty();
                         for (offset, said) in events {
@@ -97,7 +100,7 @@ impl Subscriber {
             while let Some((from, to)) = self.follows[of].owed.pop() {
                 // Back on the list until it is done: the way there may break.
                 self.follows[of].owed.push((from, to));
-                let (history, next) = match self.page(&mut connection, of, from).await? {
+                let (history, next) = match self.page(&mut connection, of, from, None).await? {
                     Found::Events(events) => {
                         let wanted = events.into_iter().filter(|(offset, _)| *offset <= to);
                         let read: Vec<Entry> =
@@ -122,12 +125,22 @@ impl Subscriber {
         Ok(())
     }
 
-    async fn page(&mut self, connection: &mut Connection, of: usize, from: u32) -> Result<Found> {
+    /// The page behind `from`; nothing of it if it is still the one of the tag `known`.
+    async fn page(
+        &mut self,
+        connection: &mut Connection,
+        of: usize,
+        from: u32,
+        known: Option<&str>,
+    ) -> Result<Found> {
         let channel = &self.around.channels[self.follows[of].index];
         let request = format!(
             "GET /api/events?channel={}&cursor={}.{from}&limit={LIMIT} HTTP/1.1\r\nHost: localhost\r\n\
-             Authorization: Bearer {}\r\n\r\n",
-            channel.name, channel.epoch, self.token
+             Authorization: Bearer {}\r\n{}\r\n",
+            channel.name,
+            channel.epoch,
+            self.token,
+            known.map(|tag| format!("If-None-Match: {tag}\r\n")).unwrap_or_default()
         );
         let mut body = Vec::new();
         let status = connection.exchange(request.as_bytes(), &mut body).await?;
@@ -162,6 +175,7 @@ impl Subscriber {
                 }
                 Ok(Found::Events(events))
             }
+            304 if known.is_some() => Ok(Found::Events(Vec::new())),
             410 => {
                 let problem: Problem = serde_json::from_slice(&body).context("410 without details")?;
                 let Bounds { oldest, head } = problem.error.details;

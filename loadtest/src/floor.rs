@@ -1,9 +1,11 @@
 //! The floor: what the kernel charges for a delivery, and no server can be below. An epoll loop that
 //! takes the WebSocket handshake, answers connect and subscribe from a can, and writes one prepared
 //! buffer to every socket, merging the messages that wait. A poll gets the last message, or a 304
-//! from a can. No tokens, no positions, no limits. It runs as a process of its own, a
-//! hidden subcommand of this tool, and ends with its standard input.
+//! from a can; a webhook is made durable and answered, see `journal`. No tokens, no positions, no
+//! limits. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
+//! standard input.
 
+mod journal;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::ws::frame;
 use crate::ws::swarm::{ACCEPT, KEY};
+use journal::Journal;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 /// At most so much in one write, as in the gateway.
@@ -55,6 +58,7 @@ struct Floor {
     /// The audiences with something pending.
     touched: Vec<usize>,
     published: u64,
+    journal: Journal,
     /// The data of the last message.
     last: Vec<u8>,
     /// Made when somebody polls.
@@ -114,6 +118,7 @@ impl Floor {
             audiences: Vec::new(),
             touched: Vec::new(),
             published: 0,
+            journal: Journal::default(),
             last: Vec::new(),
             polled: None,
             buffer: vec![0; 64 * 1024],
@@ -141,6 +146,14 @@ impl Floor {
         }
         self.events = Some(events);
         self.write_pending();
+        self.commit()
+    }
+
+    /// Makes durable what was posted in this turn, in one go, and only then answers.
+    fn commit(&mut self) -> Result<()> {
+        for (index, bytes) in self.journal.commit()? {
+            self.with(index, |_, peer| peer.send(&bytes));
+        }
         Ok(())
     }
 
@@ -255,6 +268,11 @@ impl Floor {
             peer.send(answer.as_bytes())?;
             return Ok(Some(head));
         }
+        if input.starts_with(b"GET /api/events/stream?") {
+            self.journal.listen(index);
+            peer.send(journal::STREAM)?;
+            return Ok(Some(head));
+        }
         if input.starts_with(POLL) {
             let polled = self.polled.get_or_insert_with(|| Polled::of(self.published, &self.last));
             peer.send(polled.answer(&input[..head]))?;
@@ -266,6 +284,8 @@ impl Floor {
             self.publish(Publish::read(body).context("no publish")?);
             let result = format!("{{\"result\":{{\"offset\":{}}}}}", self.published);
             peer.send(&ok(&result))?;
+        } else if input.starts_with(b"POST /webhooks/github ") {
+            self.journal.post(index, body)?;
         } else {
             peer.send(&ok("{}"))?;
         }

@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod payload;
 mod process;
+mod report;
 mod scenario;
 mod server;
 mod sse;
@@ -49,6 +50,8 @@ enum Scenario {
     Fanout(scenario::fanout::Options),
     Idle(scenario::idle::Options),
     Connect(scenario::connect::Options),
+    Set(scenario::set::Options),
+    Diff(report::diff::Options),
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
@@ -76,8 +79,10 @@ fn main() -> ExitCode {
 }
 
 fn load(cli: Cli) -> Result<()> {
-    if matches!(cli.scenario, Scenario::Floor) {
-        return floor::run();
+    match &cli.scenario {
+        Scenario::Floor => return floor::run(),
+        Scenario::Diff(options) => return report::diff::run(options),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.threads.into())
@@ -101,6 +106,8 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
         Scenario::Idle(options) => scenario::idle::run(options).await,
         Scenario::Connect(options) => scenario::connect::run(options).await,
+        Scenario::Set(options) => scenario::set::run(options).await,
+        Scenario::Diff(options) => report::diff::run(&options),
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
@@ -113,5 +120,16 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Originals(options) => scenario::originals::run(options).await,
         Scenario::Mixed(options) => scenario::mixed::run(options).await,
         Scenario::Floor => floor::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 }

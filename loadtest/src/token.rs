@@ -9,11 +9,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-/// A token for the user `loadtest` that may read every repository of `org` for an hour.
-pub fn mint(secret: &str, org: &str) -> String {
-    mint_for(secret, "loadtest", Some(org))
-}
-
 /// A token for `user` for an hour; it may read every repository of `org`, if there is one.
 pub fn mint_for(secret: &str, user: &str, org: Option<&str>) -> String {
     let mut claims = json!({ "sub": user, "exp": in_an_hour() });

@@ -25,9 +25,11 @@ fn figures(arguments: &str) -> Vec<(String, f64)> {
     let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let figure = |figure: &Value| {
         let name = figure["name"].as_str().unwrap().to_owned();
-        (name, figure["gateway"][0].as_f64().unwrap())
+        let of_gateway = |cell: &&Value| cell["side"] == "gateway";
+        let cell = figure["cells"].as_array().unwrap().iter().find(of_gateway).unwrap();
+        (name, cell["rounds"][0].as_f64().unwrap())
     };
-    report["figures"].as_array().unwrap().iter().map(figure).collect()
+    report["scenarios"][0]["figures"].as_array().unwrap().iter().map(figure).collect()
 }
 
 /// The figure of this name.

@@ -83,12 +83,6 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// Adds all of another.
-    pub fn merge(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
-        self.total += other.total;
-    }
-
     /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.total

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use super::percentile;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
 use crate::process;
-use crate::stats::Histogram;
 use crate::ws::swarm::{PATIENCE, Swarm, expect_nothing};
 use crate::ws::traffic::Traffic;
 
@@ -108,6 +108,8 @@ impl Load {
         let took = self.come(session, &mut swarm, &mut traffic, rest)?.as_secs_f64();
         let own = process::cpu_time("self").zip(own).map(|(after, before)| after - before);
         let crowded = traffic.take_latencies();
+        session.observe("live before they come", &calm);
+        session.observe("live while they come", &crowded);
         traffic.finish(&mut swarm)?;
         let all = settled(&mut swarm, &mut traffic, resident)?;
         traffic.finish(&mut swarm)?;
@@ -179,8 +181,4 @@ fn settled(swarm: &mut Swarm, traffic: &mut Traffic, resident: impl Fn() -> Resu
             return Ok(now);
         }
     }
-}
-
-fn percentile(latencies: &Histogram, percent: u64) -> Result<f64> {
-    latencies.percentile(percent).context("no live message was delivered")
 }

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::Shape;
+use super::{Shape, percentile};
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
@@ -108,6 +108,8 @@ impl Load {
         let seen = dashboards.take_seen();
         let receipts = seen.receipts.count() as f64;
         ensure!(receipts > 0.0, "nothing was received within the measured time");
+        session.observe("POST to receipt", &seen.receipts);
+        session.observe("POST to 202", &seen.answers);
         let mut figures = latencies(&seen.receipts)?;
         figures.push(figure("POST to 202 p99, ms", percentile(&seen.answers, 99)?));
         figures.push(aside("webhooks/s", posted as f64 / took));
@@ -144,8 +146,4 @@ pub fn latencies(receipts: &Histogram) -> Result<Vec<Figure>> {
         figure("POST to receipt p99, ms", percentile(receipts, 99)?),
         figure("POST to receipt longest, ms", percentile(receipts, 100)?),
     ])
-}
-
-fn percentile(latencies: &Histogram, percent: u64) -> Result<f64> {
-    latencies.percentile(percent).context("nothing was measured")
 }

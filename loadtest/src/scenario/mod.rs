@@ -27,9 +27,15 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::compare::session::Session;
+use crate::stats::Histogram;
 
 /// Connections that are being opened at once.
 const WINDOW: usize = 64;
+
+/// So many percent took at most this many milliseconds; an error if there was nothing at all.
+fn percentile(latencies: &Histogram, percent: u64) -> Result<f64> {
+    latencies.percentile(percent).context("nothing was measured")
+}
 
 /// What `webhooks` and `flood` have in common.
 #[derive(Debug, Args)]

@@ -99,7 +99,9 @@ impl Load {
         dashboards.take_seen();
         dashboards.burst(REPOS, Instant::now());
         dashboards.settle()?;
-        let mut figures = mixed::latencies(&dashboards.take_seen().receipts)?;
+        let receipts = dashboards.take_seen().receipts;
+        session.observe("one webhook a repository, POST to receipt", &receipts);
+        let mut figures = mixed::latencies(&receipts)?;
 
         let began = Instant::now();
         dashboards.burst(self.webhooks, began);

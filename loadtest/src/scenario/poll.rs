@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use mio::{Poll, Token};
 
+use super::percentile;
 use crate::compare;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::http::pollers::{Pace, Pollers};
-use crate::process;
 use crate::ws::door::Door;
 
 /// Events there are before the clock starts, so that pollers have a place to come from.
@@ -70,10 +70,7 @@ fn measure(
         seen.iter().find(|seen| !seen.ends_with(&[BEFORE - 1]))
     );
     pollers.run(pace, warmup)?;
-    let cpu = || (session.cpu_time(), process::cpu_time("self"));
-    let (server_before, own_before) = cpu();
-    let tally = pollers.run(pace, measured)?;
-    let (server_after, own_after) = cpu();
+    let (tally, cost) = session.measure(|| pollers.run(pace, measured))?;
 
     publish(session, BEFORE..BEFORE + 1)?;
     let seen = pollers.catch_up()?;
@@ -81,18 +78,15 @@ fn measure(
 
     let (polls, took) = (tally.unchanged as f64, tally.took.as_secs_f64());
     ensure!(polls > 0.0, "nothing was answered within the measured time");
-    let percentile = |percent| tally.latencies.percentile(percent).context("nothing was answered");
+    session.observe("poll", &tally.latencies);
     let mut figures = vec![figure("answers 304/s", polls / took)];
-    if let (Some(before), Some(after)) = (server_before, server_after) {
-        let used = (after - before).as_secs_f64();
+    if let Some((used, percent)) = cost.server.zip(cost.server_percent()) {
         figures.push(figure("server CPU per poll, µs", used * 1e6 / polls));
-        figures.push(aside("server CPU, %", used * 100.0 / took));
+        figures.push(aside("server CPU, %", percent));
     }
-    if let (Some(before), Some(after)) = (own_before, own_after) {
-        figures.push(aside("client CPU, %", (after - before).as_secs_f64() * 100.0 / took));
-    }
-    figures.push(aside("latency p50, ms", percentile(50)?));
-    figures.push(aside("latency p99, ms", percentile(99)?));
+    figures.push(aside("client CPU, %", cost.client_percent()));
+    figures.push(aside("latency p50, ms", percentile(&tally.latencies, 50)?));
+    figures.push(aside("latency p99, ms", percentile(&tally.latencies, 99)?));
     Ok(figures)
 }
 

@@ -1,15 +1,13 @@
 //! `resume`: many clients come back at once, each having missed events. Invariant: each gets exactly
 //! what it missed, in order, with its subscribe reply, and is never told to start anew.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
+use super::percentile;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
-use crate::process;
 use crate::ws::visitors::Visitors;
 
 /// Lets clients come back with their position after events they missed: how long until all are live.
@@ -74,10 +72,7 @@ fn measure(
     // Signing their tokens is not what is measured.
     let returns = visitors.returns(0..connections)?;
     let resident = session.resident();
-    let cpu = || (session.cpu_time(), process::cpu_time("self"));
-    let (server_before, own_before) = cpu();
-    let took: Duration = visitors.come_back(returns, window)?;
-    let (server_after, own_after) = cpu();
+    let (took, cost) = session.measure(|| visitors.come_back(returns, window))?;
     let resident = resident.zip(session.resident());
     visitors.finish()?;
     let live = visitors.live();
@@ -85,22 +80,19 @@ fn measure(
 
     let (took, clients) = (took.as_secs_f64(), connections as f64);
     let latencies = visitors.take_latencies();
-    let percentile = |percent| latencies.percentile(percent).context("nobody came back");
+    session.observe("one client back", &latencies);
     let mut figures = vec![
         figure("all live after, s", took),
         figure("clients back/s", clients / took),
         aside("missed events/s", clients * missed as f64 / took),
-        figure("one client p50, ms", percentile(50)?),
-        figure("one client p99, ms", percentile(99)?),
+        figure("one client p50, ms", percentile(&latencies, 50)?),
+        figure("one client p99, ms", percentile(&latencies, 99)?),
     ];
-    if let (Some(before), Some(after)) = (server_before, server_after) {
-        let used = (after - before).as_secs_f64();
+    if let Some((used, percent)) = cost.server.zip(cost.server_percent()) {
         figures.push(figure("server CPU per client, µs", used * 1e6 / clients));
-        figures.push(aside("server CPU, %", used * 100.0 / took));
+        figures.push(aside("server CPU, %", percent));
     }
-    if let (Some(before), Some(after)) = (own_before, own_after) {
-        figures.push(aside("client CPU, %", (after - before).as_secs_f64() * 100.0 / took));
-    }
+    figures.push(aside("client CPU, %", cost.client_percent()));
     if let Some((before, after)) = resident {
         figures.push(aside("resident grown, MiB", (after as f64 - before as f64) / (1024.0 * 1024.0)));
     }

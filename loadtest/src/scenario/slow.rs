@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use mio::Token;
 
+use super::percentile;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
@@ -132,8 +133,8 @@ impl Load {
             grown <= bound,
             "memory grew by {grown} bytes, more than the {bound} that are to be expected"
         );
-        let percentile =
-            |latencies: &Histogram, percent| latencies.percentile(percent).context("nothing was delivered");
+        session.observe("others before", &calm);
+        session.observe("others beside slow readers", &beside);
         let (calm_p99, beside_p99) = (percentile(&calm, 99)?, percentile(&beside, 99)?);
         Ok(vec![
             figure("others p99 before, ms", calm_p99),
@@ -180,7 +181,7 @@ impl Load {
 
 impl Round<'_> {
     fn take_latencies(&mut self) -> Histogram {
-        std::mem::replace(&mut self.latencies, Histogram::new())
+        std::mem::take(&mut self.latencies)
     }
 
     fn run(&mut self, time: Duration) -> Result<()> {

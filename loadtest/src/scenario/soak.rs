@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::mixed;
+use super::{mixed, percentile};
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
@@ -162,7 +162,8 @@ impl Load {
             warm.descriptors
         );
         let returns = mix.visitors.take_latencies();
-        let percentile = |latencies: &Histogram, p| latencies.percentile(p).context("nothing was measured");
+        session.observe("POST to receipt", &mix.receipts);
+        session.observe("one client back", &returns);
         let mut figures = vec![
             figure("resident after the warm-up, MiB", warm.resident / MEBI),
             figure("resident at the end, MiB", end.resident / MEBI),

@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
+use super::percentile;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
 use crate::process;
-use crate::stats::Histogram;
 use crate::ws::swarm::{PATIENCE, Swarm, expect_nothing};
 use crate::ws::traffic::Traffic;
 
@@ -109,6 +109,8 @@ impl Load {
         }
         let stormy = traffic.take_latencies();
         traffic.finish(&mut swarm)?;
+        session.observe("live before the storm", &calm);
+        session.observe("live in the storm", &stormy);
         let back = swarm.live() - self.others;
         ensure!(back == self.connections, "{back} of {} are still there", self.connections);
 
@@ -170,7 +172,3 @@ impl Load {
 }
 
 const MEBI: f64 = 1024.0 * 1024.0;
-
-fn percentile(latencies: &Histogram, percent: u64) -> Result<f64> {
-    latencies.percentile(percent).context("no live message was delivered")
-}

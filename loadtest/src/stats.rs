@@ -14,6 +14,12 @@ pub struct Latencies(Vec<u32>);
 /// What a set of latencies comes to, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        self.total += other.total;
+    }
+
     /// How many were recorded.
     pub count: usize,
     /// Half were at most this.

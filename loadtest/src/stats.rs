@@ -14,12 +14,6 @@ pub struct Latencies(Vec<u32>);
 /// What a set of latencies comes to, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// Adds all of another.
-    pub fn merge(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
-        self.total += other.total;
-    }
-
     /// How many were recorded.
     pub count: usize,
     /// Half were at most this.
@@ -87,6 +81,12 @@ impl Histogram {
     pub fn record(&mut self, took: Duration) {
         self.counts[bucket(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))] += 1;
         self.total += 1;
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        self.total += other.total;
     }
 
     /// How many were recorded.

@@ -1,8 +1,11 @@
 //! What carries a stream of events to a client: one file each. A transport moves bytes and keeps
 //! time; what the bytes are was decided before.
+//! `carrier` is what the connection actors have in common, `work` what they wait for.
 
 mod body;
+mod carrier;
 pub mod emulation;
 pub mod sse;
 pub mod stream;
 pub mod websocket;
+mod work;

@@ -1,12 +1,11 @@
 //! WebSocket on sockets that were upgraded out of the HTTP dispatcher. `socket` is the connection
-//! actor, `work` what it waits for, `incoming` what a client sends, `alarms` when it wants to be woken. Here are the connections of a
+//! actor, `incoming` what a client sends, `alarms` when it wants to be woken. Here are the connections of a
 //! worker thread and the life of one: carried while its session lives, then closed in order. The
 //! only file that names actix-web-actors.
 
 mod alarms;
 mod incoming;
-pub(super) mod socket;
-pub(super) mod work;
+mod socket;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;

@@ -4,8 +4,6 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Instant;
 
 use actix::prelude::*;
 use actix_http::ws::{CloseCode, Message, ProtocolError};
@@ -15,112 +13,39 @@ use futures_util::FutureExt as _;
 
 use super::alarms::Alarm;
 use super::incoming::{BadMessage, Credit, Fragments};
-use super::work::{self, Follow};
 use super::{SocketClient, SocketContext, Sockets, goodbye};
-use crate::connection::clients::Listed;
-use crate::connection::effect::{Effect, Join, Joined, Outcome};
-use crate::connection::{Connection, Manner, Moment, replay};
-use crate::domain::channel::ChannelName;
-use crate::domain::directive::Directive;
-use crate::domain::position::Position;
-use crate::domain::principal::Principal;
-use crate::hub::fanout::{Framing, Release};
-use crate::hub::outbox::{Ended, Keeper, Outbox};
+use crate::connection::effect::Effect;
+use crate::connection::{Connection, Manner};
+use crate::hub::fanout::Framing;
+use crate::hub::outbox::Outbox;
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::form::Form;
 use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;
-use crate::telemetry::{Code, count};
+use crate::transport::carrier::{Carried, Carrier, Note, now};
 use crate::transport::emulation::new_name;
-
-/// What ends a connection that never came to be, and is not the client's fault.
-pub(in crate::transport) const FAILURES: [u16; 4] = [
-    DisconnectCode::Internal.code(),
-    DisconnectCode::Slow.code(),
-    DisconnectCode::WriteError.code(),
-    DisconnectCode::TooManyRequests.code(),
-];
 
 /// The connection actor.
 pub(super) struct Socket {
-    all: Rc<Sockets>,
+    carried: Carried,
     /// `None` in the usual form: commands, and frames of several messages.
     form: Option<Form>,
     /// What a client that only listens has said in its request.
     connect: Option<ByteString>,
-    session: Connection,
-    /// Whether the session is, or was, open; then it counts as a connection that succeeded.
-    opened: bool,
-    listed: Listed,
-    /// Whom the list takes it for.
-    principal: Rc<Principal>,
-    outbox: Rc<Outbox>,
     credit: Rc<Credit>,
-    /// By channel, in order.
-    follows: Vec<Follow>,
     fragments: Fragments,
     /// When it hears next that time has passed, if it wants to.
     alarm: Option<Alarm>,
-}
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct FellBehind(ChannelName);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Lost(ChannelName, Position);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Over(Ended);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct End(Disconnect);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Due;
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Directed(Arc<Directive>);
-
-impl Keeper for Addr<Socket> {
-    fn fell_behind(&self, channel: &ChannelName) {
-        self.do_send(FellBehind(channel.clone()));
-    }
-
-    fn lost(&self, channel: &ChannelName, head: &Position) {
-        self.do_send(Lost(channel.clone(), head.clone()));
-    }
-
-    fn ended(&self, why: Ended) {
-        self.do_send(Over(why));
-    }
-
-    fn dismissed(&self, disconnect: &Disconnect) {
-        self.do_send(End(disconnect.clone()));
-    }
-
-    fn due(&self) {
-        self.do_send(Due);
-    }
-
-    fn directed(&self, directive: &Arc<Directive>) {
-        self.do_send(Directed(directive.clone()));
-    }
 }
 
 impl Actor for Socket {
     type Context = SocketContext;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.outbox.kept_by(ctx.address());
+        self.carried.outbox.kept_by(ctx.address());
         // It was let in just before, and nobody else would tell it.
-        if self.all.stopping.borrow().is_some() {
-            ctx.notify(End(DisconnectCode::Shutdown.into()));
+        if self.carried.all.stopping.borrow().is_some() {
+            ctx.notify(Note::End(DisconnectCode::Shutdown.into()));
         }
         if let Some(connect) = self.connect.take() {
             self.take(connect, ctx);
@@ -140,7 +65,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
                 use actix_http::ws::Item::{Continue, FirstBinary, FirstText, Last};
                 let (FirstText(bytes) | FirstBinary(bytes) | Continue(bytes) | Last(bytes)) = &item;
                 self.credit.give_header(bytes.len());
-                match self.fragments.add(item, self.all.options.message_size) {
+                match self.fragments.add(item, self.carried.all.options.message_size) {
                     Ok(Some(text)) => self.take(text, ctx),
                     Ok(None) => {}
                     Err(bad) => self.refuse(bad, ctx),
@@ -151,7 +76,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
                 self.credit.give_header(payload.len());
                 self.credit.give(payload.len());
                 // A refusal ends the connection by itself.
-                let _ = self.outbox.push(wire::pong(&payload), None);
+                let _ = self.carried.outbox.push(wire::pong(&payload), None);
             }
             Ok(Message::Pong(payload)) => {
                 self.credit.give_header(payload.len());
@@ -175,8 +100,44 @@ impl StreamHandler<Result<Message, ProtocolError>> for Socket {
 
     /// The peer is gone without a word.
     fn finished(&mut self, ctx: &mut Self::Context) {
-        self.outbox.close();
+        self.carried.outbox.close();
         self.over(DisconnectCode::Closed.code(), ctx);
+    }
+}
+
+impl Carrier for Socket {
+    fn carried(&mut self) -> &mut Carried {
+        &mut self.carried
+    }
+
+    /// What is said in a row leaves in one piece.
+    fn step(&mut self, ctx: &mut SocketContext, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
+        let mut said = Frames::new();
+        let mut effects = VecDeque::from(self.carried.advance(act));
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Say(message) if self.form.is_none() => said.add(|out| out.push_str(&message)),
+                Effect::Handled(bytes) => self.credit.give(bytes),
+                Effect::Join(join) if self.carried.joins_at_once(&join) => {
+                    // What follows from it is done at once too.
+                    if let Some(joined) = self.carried.join(join).now_or_never() {
+                        let outcome = self.carried.joined(joined);
+                        let hear = |session: &mut Connection, more: &mut _| {
+                            session.on_outcome(outcome, now(), more);
+                        };
+                        effects.extend(self.carried.advance(hear));
+                    }
+                }
+                effect => {
+                    self.say(&mut said);
+                    if let Some(own) = self.perform(effect, ctx) {
+                        self.utter(own, ctx);
+                    }
+                }
+            }
+        }
+        self.say(&mut said);
+        self.arm();
     }
 }
 
@@ -188,206 +149,55 @@ impl Socket {
         client: SocketClient,
     ) -> Self {
         let form = client.form();
-        let principal = Rc::new(Principal::default());
-        let kind = form.map_or("websocket", Form::name);
-        let listed = all.clients.add(outbox.clone(), principal.clone(), kind);
-        let mut session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
-        let connect = if let SocketClient::Listens(connect) = client {
-            session = session.speaking(Manner { uni: true, session: new_name(), node: "".into() });
-            connect
-        } else {
-            None
+        let transport = form.map_or(("websocket", Framing::WebSocket), |f| (f.name(), Framing::Form(f)));
+        let (connect, manner) = match client {
+            SocketClient::Listens(connect) => {
+                (connect, Some(Manner { uni: true, session: new_name(), node: "".into() }))
+            }
+            SocketClient::Speaks => (None, None),
         };
-        let (follows, fragments) = (Vec::new(), Fragments::default());
-        Self {
-            all,
-            form,
-            connect,
-            session,
-            opened: false,
-            listed,
-            principal,
-            outbox,
-            credit,
-            follows,
-            fragments,
-            alarm: None,
-        }
+        let carried = Carried::new(all, outbox, transport, manner);
+        Self { carried, form, connect, credit, fragments: Fragments::default(), alarm: None }
     }
 
     fn take(&mut self, text: ByteString, ctx: &mut SocketContext) {
         self.step(ctx, |session, effects| session.on_frame(text, now(), effects));
     }
 
-    /// Lets the session do something, and does what it asks for. What is said in a row leaves in
-    /// one piece.
-    fn step(&mut self, ctx: &mut SocketContext, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
-        let mut said = Frames::new();
-        let mut effects = VecDeque::from(self.advance(act));
-        while let Some(effect) = effects.pop_front() {
-            match effect {
-                Effect::Say(message) if self.form.is_none() => said.add(|out| out.push_str(&message)),
-                Effect::Handled(bytes) => self.credit.give(bytes),
-                Effect::Join(join) if join.recover.is_none() && self.all.fanout.follows(&join.channel) => {
-                    // It is done at once, and so is what follows from it.
-                    if let Some(joined) = self.join(join).now_or_never() {
-                        let outcome = self.joined(joined);
-                        effects
-                            .extend(self.advance(|session, more| session.on_outcome(outcome, now(), more)));
-                    }
-                }
-                effect => {
-                    self.say(&mut said);
-                    self.perform(effect, ctx);
-                }
-            }
-        }
-        self.say(&mut said);
-        self.arm();
-    }
-
-    /// Lets the session do something; answers what it asks for.
-    fn advance(&mut self, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        act(&mut self.session, &mut effects);
-        if !self.opened && self.session.is_open() {
-            self.opened = true;
-            count(&self.all.metrics.connects, "open");
-        }
-        if !Rc::ptr_eq(&self.principal, self.session.principal()) {
-            self.principal = self.session.principal().clone();
-            self.listed.identify(self.principal.clone());
-        }
-        effects
-    }
-
-    fn join(&self, join: Join) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
-        let (client, user) = (self.session.id(), self.session.user().into());
-        let framing = self.form.map_or(Framing::WebSocket, Framing::Form);
-        work::join_channel(self.all.clone(), (self.outbox.clone(), framing), (client, user), join)
-    }
-
-    fn joined(&mut self, (channel, found): (ChannelName, Option<(Follow, Joined)>)) -> Outcome {
-        let joined = found.map(|(follow, joined)| {
-            self.keep(follow);
-            joined
-        });
-        Outcome::Joined(channel, joined)
-    }
-
     fn say(&self, said: &mut Frames) {
         for frame in said.take() {
             // A refusal ends the connection by itself.
-            let _ = self.outbox.push(wire::text(&frame), None);
+            let _ = self.carried.outbox.push(wire::text(&frame), None);
         }
     }
 
-    fn perform(&mut self, effect: Effect, ctx: &mut SocketContext) {
-        match effect {
+    fn utter(&mut self, own: Effect, ctx: &mut SocketContext) {
+        match own {
             // Each push is a frame of its own, and nothing was said before it in the usual form.
-            Effect::Say(message) => drop(self.outbox.push(wire::text(&message), None)),
-            Effect::Handled(_) => {}
+            Effect::Say(message) => drop(self.carried.outbox.push(wire::text(&message), None)),
             Effect::SayReplay(message) => {
-                let _ = self.outbox.push_replay(wire::text(&message));
+                let _ = self.carried.outbox.push_replay(wire::text(&message));
             }
-            Effect::LookUp(channel) => {
-                let looked_up = work::look_up(self.all.store.clone(), channel);
-                ctx.spawn(looked_up.into_actor(self).map(|(channel, found), actor, ctx| {
-                    actor.hear(Outcome::LookedUp(channel, found), ctx);
-                }));
-            }
-            Effect::Join(join) => {
-                ctx.spawn(self.join(join).into_actor(self).map(|joined, actor, ctx| {
-                    let outcome = actor.joined(joined);
-                    actor.hear(outcome, ctx);
-                }));
-            }
-            Effect::Live(channel, position) => {
-                let Some(follow) = self.follow(&channel) else { return };
-                let entry = follow.subscription.entry();
-                if entry.release(position.clone()) == Release::Missed {
-                    let from = entry.take_resume_position().or(position);
-                    self.catch_up(&channel, from, ctx);
-                }
-            }
-            Effect::Leave(channel) => self.follows.retain(|follow| *follow.channel() != channel),
-            Effect::Publish(event) => {
-                let published = work::publish(self.all.publisher.clone(), event);
-                ctx.spawn(published.into_actor(self).map(|published, actor, ctx| {
-                    actor.hear(Outcome::Published(published), ctx);
-                }));
-            }
-            Effect::ReadHistory(wish) => {
-                let read = work::read_history(self.all.clone(), wish);
-                ctx.spawn(read.into_actor(self).map(|stored, actor, ctx| {
-                    actor.hear(Outcome::History(stored), ctx);
-                }));
-            }
-            Effect::ReadPresence(channel) => {
-                let hub = self.all.hub.clone();
-                let members = async move { hub.members(&channel).await };
-                ctx.spawn(members.into_actor(self).map(|members, actor, ctx| {
-                    actor.hear(Outcome::Presence(members), ctx);
-                }));
-            }
-            Effect::EndOlder => work::end_older(&self.all, &self.session),
             Effect::Close(disconnect) => {
                 self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
             }
+            _ => {}
         }
-    }
-
-    fn hear(&mut self, outcome: Outcome, ctx: &mut SocketContext) {
-        self.step(ctx, |session, effects| session.on_outcome(outcome, now(), effects));
-    }
-
-    fn keep(&mut self, follow: Follow) {
-        // A list that grows by itself begins with room for four.
-        if self.follows.is_empty() {
-            self.follows.reserve_exact(1);
-        }
-        let place = self.follows.partition_point(|other| other.channel() < follow.channel());
-        self.follows.insert(place, follow);
-    }
-
-    fn follow(&self, channel: &ChannelName) -> Option<&Follow> {
-        let place = self.follows.binary_search_by(|follow| follow.channel().cmp(channel)).ok()?;
-        self.follows.get(place)
-    }
-
-    /// Brings an entry that is on hold back to the head.
-    fn catch_up(&self, channel: &ChannelName, from: Option<Position>, ctx: &mut SocketContext) {
-        let (Some(follow), Some(from)) = (self.follow(channel), from) else { return };
-        let Some(retention) = self.all.rules.namespaces.load().retention_of(channel) else {
-            // A reload has turned the history off: there is nothing to catch up from.
-            if follow.positioned {
-                ctx.address().do_send(Lost(channel.clone(), from));
-            } else {
-                let _ = follow.subscription.entry().release(None);
-            }
-            return;
-        };
-        let (store, entry) = (self.all.store.clone(), follow.subscription.entry().clone());
-        let fed = async move {
-            // Refused means that the connection is over, which is noticed elsewhere.
-            let _ = replay::catch_up(&store, &entry, retention, from).await;
-        };
-        ctx.spawn(fed.into_actor(self));
     }
 
     /// Sets the alarm for the session's next moment. One that goes off too early sets it again.
     fn arm(&mut self) {
-        let Some(deadline) = self.session.deadline() else { return };
+        let Some(deadline) = self.carried.session.deadline() else { return };
         if self.alarm.is_some_and(|(set, _)| set <= deadline) {
             return;
         }
         self.disarm();
-        self.alarm = Some(self.all.alarms.set(deadline, self.outbox.clone()));
+        self.alarm = Some(self.carried.all.alarms.set(deadline, self.carried.outbox.clone()));
     }
 
     fn disarm(&mut self) {
         if let Some(alarm) = self.alarm.take() {
-            self.all.alarms.cancel(alarm);
+            self.carried.all.alarms.cancel(alarm);
         }
     }
 
@@ -409,19 +219,13 @@ impl Socket {
     }
 
     fn end_with(&mut self, code: u16, frame: Bytes, ctx: &mut SocketContext) {
-        self.outbox.end_with(frame);
+        self.carried.outbox.end_with(frame);
         self.over(code, ctx);
     }
 
-    /// The connection is over: whatever it follows ends now, the socket a little later.
+    /// The connection is over; the socket closes a little later.
     fn over(&mut self, code: u16, ctx: &mut SocketContext) {
-        self.follows.clear();
-        if !std::mem::replace(&mut self.opened, true) {
-            let outcome = if FAILURES.contains(&code) { "failed" } else { "refused" };
-            count(&self.all.metrics.connects, outcome);
-        }
-        self.all.metrics.disconnects.get_or_create(&Code { code: code.into() }).inc();
-        tracing::debug!(connection = %self.session.id(), code, "a connection is over");
+        self.carried.over(code);
         ctx.stop();
     }
 }
@@ -433,77 +237,27 @@ impl Drop for Socket {
     }
 }
 
-impl Handler<FellBehind> for Socket {
+impl Handler<Note> for Socket {
     type Result = ();
 
-    fn handle(&mut self, FellBehind(channel): FellBehind, ctx: &mut Self::Context) {
-        let from =
-            self.follow(&channel).and_then(|follow| follow.subscription.entry().take_resume_position());
-        self.catch_up(&channel, from, ctx);
-    }
-}
-
-impl Handler<Lost> for Socket {
-    type Result = ();
-
-    fn handle(&mut self, Lost(channel, head): Lost, ctx: &mut Self::Context) {
-        let Some(follow) = self.follow(&channel) else { return };
-        if follow.positioned {
-            return self.step(ctx, |session, effects| session.on_lost(&channel, now(), effects));
-        }
-        // Nothing was promised here: it goes on with what comes.
-        if follow.subscription.entry().release(Some(head.clone())) == Release::Missed {
-            self.catch_up(&channel, Some(head), ctx);
-        }
-    }
-}
-
-impl Handler<Over> for Socket {
-    type Result = ();
-
-    fn handle(&mut self, Over(why): Over, ctx: &mut Self::Context) {
-        let code = match why {
-            Ended::Slow => {
-                tracing::info!(connection = %self.session.id(), "a reader is too slow and was disconnected");
-                count(&self.all.metrics.slow_disconnects, "queue");
-                DisconnectCode::Slow
+    fn handle(&mut self, note: Note, ctx: &mut Self::Context) {
+        match note {
+            Note::FellBehind(channel) => self.fell_behind(&channel, ctx),
+            Note::Lost(channel, head) => self.lost(&channel, head, ctx),
+            Note::Over(why) => {
+                let code = self.carried.end_of(why).code();
+                self.over(code, ctx);
             }
-            Ended::Stalled => {
-                count(&self.all.metrics.slow_disconnects, "write_timeout");
-                DisconnectCode::WriteError
+            Note::Due => {
+                self.alarm = None;
+                self.step(ctx, |session, effects| session.on_time(now(), effects));
             }
-            Ended::Broken => DisconnectCode::Closed,
-        };
-        self.over(code.code(), ctx);
+            Note::End(disconnect) => {
+                self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
+            }
+            Note::Directed(directive) => {
+                self.step(ctx, |session, effects| session.on_directive(directive, now(), effects));
+            }
+        }
     }
-}
-
-impl Handler<Due> for Socket {
-    type Result = ();
-
-    fn handle(&mut self, _: Due, ctx: &mut Self::Context) {
-        self.alarm = None;
-        self.step(ctx, |session, effects| session.on_time(now(), effects));
-    }
-}
-
-impl Handler<End> for Socket {
-    type Result = ();
-
-    fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
-        self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
-    }
-}
-
-impl Handler<Directed> for Socket {
-    type Result = ();
-
-    fn handle(&mut self, Directed(directive): Directed, ctx: &mut Self::Context) {
-        self.step(ctx, |session, effects| session.on_directive(directive, now(), effects));
-    }
-}
-
-/// This moment.
-pub(in crate::transport) fn now() -> Moment {
-    Moment { wall: chrono::Utc::now(), mono: Instant::now() }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::Sockets;
+use super::websocket::Sockets;
 use crate::connection::Connection;
 use crate::connection::clients::Target;
 use crate::connection::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
@@ -27,19 +27,19 @@ const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 <
 const HISTORY_BYTES: usize = 4 << 20;
 
 /// A subscription and what its keeper knows of it.
-pub(in crate::transport) struct Follow {
-    pub(in crate::transport) subscription: Subscription,
-    pub(in crate::transport) positioned: bool,
+pub(super) struct Follow {
+    pub(super) subscription: Subscription,
+    pub(super) positioned: bool,
 }
 
 impl Follow {
-    pub(in crate::transport) fn channel(&self) -> &ChannelName {
+    pub(super) fn channel(&self) -> &ChannelName {
         self.subscription.entry().channel()
     }
 }
 
 /// Looks up what stands behind a channel.
-pub(in crate::transport) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName, LookedUp) {
+pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName, LookedUp) {
     let found = items::behind(&store, &channel).await.map(LookedUp::Found).unwrap_or_else(|error| {
         tracing::warn!(%channel, %error, "what stands behind a channel cannot be looked up");
         LookedUp::NotNow
@@ -49,7 +49,7 @@ pub(in crate::transport) async fn look_up(store: Store, channel: ChannelName) ->
 
 /// Puts an entry on hold, then finds where the channel is, then reads what was missed: in this
 /// order nothing can fall in between.
-pub(in crate::transport) async fn join_channel(
+pub(super) async fn join_channel(
     all: Rc<Sockets>,
     (outbox, framing): (Rc<Outbox>, Framing),
     (client, user): (Uuid, Arc<str>),
@@ -100,7 +100,7 @@ pub(in crate::transport) async fn join_channel(
 }
 
 /// Reads stored events.
-pub(in crate::transport) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
+pub(super) async fn read_history(all: Rc<Sockets>, wish: ReadHistory) -> Stored {
     let ReadHistory { channel, since, limit, reverse } = wish;
     let Some(retention) = all.rules.namespaces.load().retention_of(&channel) else { return Stored::NotNow };
     let store = all.store.clone();
@@ -123,7 +123,7 @@ pub(in crate::transport) async fn read_history(all: Rc<Sockets>, wish: ReadHisto
 }
 
 /// Commits a client's event.
-pub(in crate::transport) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
+pub(super) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
     match publisher.commit(UnitOfWork::of(vec![event])).await {
         Ok(_) => Published::Done,
         Err(error) => {
@@ -134,7 +134,7 @@ pub(in crate::transport) async fn publish(publisher: Publisher, event: NewEvent)
 }
 
 /// Ends the older connections of a session's user. It goes on even if this one is gone by then.
-pub(in crate::transport) fn end_older(all: &Sockets, session: &Connection) {
+pub(super) fn end_older(all: &Sockets, session: &Connection) {
     let control = all.rules.control.clone();
     let older = Target::Older { user: session.user().to_owned(), than: session.id() };
     actix_rt::spawn(async move {

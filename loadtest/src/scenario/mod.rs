@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod fanout;
 pub mod flood;
+pub mod hostile;
 pub mod idle;
 pub mod latency;
 pub mod webhooks;

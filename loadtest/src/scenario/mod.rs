@@ -5,6 +5,7 @@ pub mod crowd;
 pub mod depth;
 pub mod fanout;
 pub mod flood;
+pub mod hostile;
 pub mod idle;
 pub mod latency;
 pub mod mixed;

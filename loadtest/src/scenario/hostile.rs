@@ -1,0 +1,218 @@
+//! `hostile`: connections that mean harm, of every kind and over every transport: no protocol, forged
+//! tokens, what is too long, half a request. Invariant: each is answered as the protocol says, the
+//! server stays ready, keeps no connection, and grows by no more than the limit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::write_json;
+use crate::http::Connection;
+use crate::server;
+use crate::target::Target;
+use crate::ws::frame::{self, Kind};
+
+/// No answer takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the last connections may take to be forgotten.
+const SETTLING: Duration = Duration::from_secs(20);
+
+/// Opens bad connections of every kind, and checks that nothing of them stays.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    server: server::Options,
+    /// Bad connections.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    connections: u32,
+    /// Connections under way at once.
+    #[arg(long, default_value_t = super::WINDOW as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    window: u16,
+    /// MiB that a spawned server may grow by after the first tenth.
+    #[arg(long, default_value_t = 32)]
+    growth: u64,
+    /// Write the figures here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// One kind of harm: what is sent, and what must come back.
+struct Harm {
+    name: &'static str,
+    sent: Vec<u8>,
+    /// Some bytes of the answer; empty where the client leaves without one.
+    answer: &'static [u8],
+}
+
+/// Runs it.
+pub async fn run(options: Options) -> Result<()> {
+    let server = options.server.server().await?;
+    let target = server.target.clone();
+    let harms: Arc<[Harm]> = harms(&target).into();
+    let total = options.connections as usize;
+    let first = total / 10;
+    harm(&target, &harms, 0..first, options.window.into()).await?;
+    let before = server.resident();
+    let began = Instant::now();
+    harm(&target, &harms, first..total, options.window.into()).await?;
+    let took = began.elapsed().as_secs_f64();
+    settle(&target).await?;
+    let after = server.resident();
+
+    let rate = (total - first) as f64 / took;
+    println!("bad connections   {total} of {} kinds, all answered as they must", harms.len());
+    println!("a second          {rate:.0}");
+    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    if let (Some(before), Some(after)) = (before, after) {
+        println!("resident          {:.1} MiB after a tenth, {:.1} MiB at the end", mib(before), mib(after));
+        let grown = after.saturating_sub(before);
+        ensure!(grown <= options.growth << 20, "the server grew by {:.1} MiB", mib(grown));
+    }
+    let report = json!({
+        "scenario": "hostile", "connections": total, "per_second": rate,
+        "resident_before": before, "resident_after": after,
+    });
+    write_json(options.json.as_ref(), &report)?;
+    server.finish().await?;
+    Ok(())
+}
+
+/// Every kind in turn.
+async fn harm(
+    target: &Target,
+    harms: &Arc<[Harm]>,
+    numbers: std::ops::Range<usize>,
+    window: usize,
+) -> Result<()> {
+    let next = Arc::new(AtomicUsize::new(numbers.start));
+    let mut workers: JoinSet<Result<()>> = JoinSet::new();
+    for _ in 0..window {
+        let (target, harms, next) = (target.clone(), harms.clone(), next.clone());
+        workers.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= numbers.end {
+                    return Ok(());
+                }
+                let harm = &harms[number % harms.len()];
+                let done = timeout(PATIENCE, one(&target, harm)).await;
+                done.context("no answer in time").and_then(|done| done).with_context(|| harm.name)?;
+            }
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done.context("a worker panicked")??;
+    }
+    Ok(())
+}
+
+/// One bad connection, until its answer has come.
+async fn one(target: &Target, harm: &Harm) -> Result<()> {
+    let mut socket = TcpStream::connect(target.address).await?;
+    // A reset, so that no port of ours waits: there are more connections than ports.
+    socket.set_zero_linger()?;
+    socket.write_all(&harm.sent).await?;
+    if harm.answer.is_empty() {
+        return Ok(());
+    }
+    let mut read = Vec::new();
+    while !read.windows(harm.answer.len()).any(|bytes| bytes == harm.answer) {
+        // Whoever refuses a long body may end the connection while we still write.
+        if !matches!(socket.read_buf(&mut read).await, Ok(1..)) {
+            let shown = String::from_utf8_lossy(&read[..read.len().min(400)]).into_owned();
+            bail!("the answer is {shown:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the server has forgotten all of them; it must be ready meanwhile.
+async fn settle(target: &Target) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let metrics = get(target, "/metrics").await?;
+        let open = metrics.lines().filter(|line| line.starts_with("campanile_connections{"));
+        let open: u64 = open.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+        if open == 0 {
+            get(target, "/readyz").await?;
+            return Ok(());
+        }
+        ensure!(began.elapsed() < SETTLING, "{open} connections are still open");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn get(target: &Target, path: &str) -> Result<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.host);
+    let mut body = Vec::new();
+    let status = Connection::to(target).exchange(request.as_bytes(), &mut body).await?;
+    ensure!(status == 200, "{path} answers {status}");
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+fn harms(target: &Target) -> Vec<Harm> {
+    let host = &target.host;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+        format!("{head}Content-Length: {length}\r\n\r\n{body}")
+    };
+    let upgrade = |path: &str, version: u8| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: {version}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let socket = |path: &str, frame: &[u8]| [upgrade(path, 13).as_bytes(), frame].concat();
+    let text = |text: &str| frame::masked(Kind::Text, text.as_bytes());
+    let forged = r#"{"id":1,"connect":{"token":"eyJhbGciOiJIUzI1NiJ9.e30.AAAA"}}"#;
+    let nobody = r#"{"session":"x","node":"x","data":"{}"}"#;
+    let long = "x".repeat(70_000);
+    let deep = "[".repeat(60_000);
+    let (bad, invalid) = (b"\"code\":3501".as_slice(), b"\"code\":3500".as_slice());
+    // The codes as Close frames have them.
+    let (close_bad, close_invalid, close_long) =
+        (b"\x0d\xadbad request", b"\x0d\xacinvalid token", b"\x03\xf1");
+    let harm = |name, sent: Vec<u8>, answer| Harm { name, sent, answer };
+    vec![
+        harm(
+            "websocket, no command",
+            socket("/connection/websocket", &text("garbage")),
+            close_bad.as_slice(),
+        ),
+        harm("websocket, nested", socket("/connection/websocket", &text(&deep)), close_bad.as_slice()),
+        harm("websocket, forged", socket("/connection/websocket", &text(forged)), close_invalid.as_slice()),
+        harm("websocket, too long", socket("/connection/websocket", &text(&long)), close_long.as_slice()),
+        harm("websocket, no mask", socket("/connection/websocket", b"\x81\x02{}"), b"\x88"),
+        harm("websocket, old", upgrade("/connection/websocket", 8).into(), b" 426 "),
+        harm("websocket, left", socket("/connection/websocket", b"\x81\xfe"), b""),
+        harm("uni_websocket, no request", socket("/connection/uni_websocket", &text("[]")), bad),
+        harm("http_stream, no command", post("/connection/http_stream", "garbage").into(), bad),
+        harm("http_stream, nested", post("/connection/http_stream", &deep).into(), bad),
+        harm("http_stream, forged", post("/connection/http_stream", forged).into(), invalid),
+        harm("http_stream, too long", post("/connection/http_stream", &long).into(), b" 413 "),
+        harm("http_stream, left", post("/connection/http_stream", "{}")[..90].into(), b""),
+        harm("sse, no command", get("/connection/sse?cf_connect=garbage").into(), bad),
+        harm("sse, nothing", get("/connection/sse").into(), b" 400 "),
+        harm("uni_sse, nobody", get("/connection/uni_sse").into(), bad),
+        harm(
+            "uni_http_stream, forged",
+            post("/connection/uni_http_stream", r#"{"token":"x.y.z"}"#).into(),
+            invalid,
+        ),
+        harm("emulation, nobody", post("/emulation", nobody).into(), b" 404 "),
+        harm("emulation, no post", post("/emulation", "{").into(), b" 400 "),
+        harm("no HTTP", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n".to_vec(), b" 400 "),
+        harm("nothing at all", Vec::new(), b""),
+    ]
+}

@@ -94,12 +94,6 @@ impl Histogram {
         self.total
     }
 
-    /// Adds all of another.
-    pub fn merge(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
-        self.total += other.total;
-    }
-
     /// What was recorded, shortest first: more than, and at most, so many microseconds, and how many.
     /// Eight buckets are taken together, which is as fine as a picture can show.
     pub fn buckets(&self) -> Vec<(u64, u64, u64)> {

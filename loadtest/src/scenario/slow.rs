@@ -180,7 +180,7 @@ impl Load {
 
 impl Round<'_> {
     fn take_latencies(&mut self) -> Histogram {
-        std::mem::replace(&mut self.latencies, Histogram::new())
+        std::mem::take(&mut self.latencies)
     }
 
     fn run(&mut self, time: Duration) -> Result<()> {

@@ -55,7 +55,7 @@ impl Traffic {
 
     /// The latencies since the last call.
     pub fn take_latencies(&mut self) -> Histogram {
-        std::mem::replace(&mut self.latencies, Histogram::new())
+        std::mem::take(&mut self.latencies)
     }
 
     /// Publishes what is due, and handles what comes until then, at most for `patience`. News of other

@@ -97,7 +97,7 @@ impl Visitors {
 
     /// From setting out to being subscribed, of all that have come back since the last call.
     pub fn take_latencies(&mut self) -> Histogram {
-        std::mem::replace(&mut self.latencies, Histogram::new())
+        std::mem::take(&mut self.latencies)
     }
 
     /// Publishes so many, channel after channel, and waits for the answers, not for the receipts.

@@ -1,9 +1,11 @@
 //! A caller on an epoll loop: one kept-alive connection that writes requests as they are given and
 //! cuts the answers out of what comes, in the order of the requests. Registers itself with the loop
-//! of whoever drives it. A closed connection is an error, and nothing is ever sent again.
+//! of whoever drives it. A connection that is closed while an answer is owing is an error, and nothing
+//! is ever sent again; one that was idle is opened anew when it is needed.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
@@ -15,11 +17,24 @@ use crate::framing::Head;
 /// Holds the answers to many small requests.
 pub const BUFFER: usize = 64 * 1024;
 const NOT_MODIFIED: &[u8] = b"HTTP/1.1 304 ";
+/// What a server may say to a connection on which nothing was asked.
+const TOO_IDLE: u16 = 408;
 const END: &[u8] = b"\r\n\r\n";
+
+/// A server may close a connection that has been idle for longer, and a request could cross that.
+/// Those who poll every four seconds keep theirs.
+const IDLE: Duration = Duration::from_millis(4500);
 
 /// One connection.
 pub struct Caller {
+    address: SocketAddr,
+    registry: Registry,
+    token: Token,
     socket: TcpStream,
+    /// Closed by the server while nothing was owing.
+    closed: bool,
+    /// Opened, or last asked.
+    used: Instant,
     /// The beginning of an answer.
     rest: Vec<u8>,
     /// What the socket had no room for.
@@ -39,15 +54,22 @@ pub struct Answer<'a> {
 }
 
 impl Caller {
-    /// Connects; a new connection to the loopback needs no waiting.
+    /// Connects.
     pub fn open(address: SocketAddr, registry: &Registry, token: Token) -> Result<Self> {
-        let stream =
-            std::net::TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let mut socket = TcpStream::from_std(stream);
-        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { socket, rest: Vec::new(), unsent: Vec::new(), owing: 0 })
+        let registry = registry.try_clone()?;
+        let socket = connect(address, &registry, token)?;
+        let used = Instant::now();
+        Ok(Self {
+            address,
+            registry,
+            token,
+            socket,
+            closed: false,
+            used,
+            rest: Vec::new(),
+            unsent: Vec::new(),
+            owing: 0,
+        })
     }
 
     /// How many answers are owing.
@@ -57,6 +79,15 @@ impl Caller {
 
     /// Sends one or several whole requests; `count` is how many.
     pub fn ask(&mut self, requests: &[u8], count: usize) -> Result<()> {
+        if self.owing == 0 {
+            let now = Instant::now();
+            if self.closed || now - self.used > IDLE {
+                // The old one leaves the loop when it is dropped.
+                self.socket = connect(self.address, &self.registry, self.token)?;
+                self.closed = false;
+            }
+            self.used = now;
+        }
         self.owing += count;
         if self.unsent.is_empty() {
             let written = self.write(requests)?;
@@ -74,12 +105,16 @@ impl Caller {
             let written = self.write(&unsent)?;
             self.unsent.extend_from_slice(&unsent[written..]);
         }
-        loop {
+        while !self.closed {
             let kept = self.rest.len();
             ensure!(kept < buffer.len(), "an answer of more than {kept} bytes");
             buffer[..kept].copy_from_slice(&self.rest);
             let filled = match self.socket.read(&mut buffer[kept..]) {
-                Ok(0) => bail!("the server closed a kept-alive connection"),
+                Ok(0) if self.owing == 0 => {
+                    self.closed = true;
+                    break;
+                }
+                Ok(0) => bail!("the server closed a connection instead of answering"),
                 Ok(read) => kept + read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -96,6 +131,7 @@ impl Caller {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Handles the first answer if it is whole, and gives its length.
@@ -114,6 +150,10 @@ impl Caller {
             let length = end + head.body.take(&input[end..], &mut body)?;
             if !head.body.is_done() {
                 return Ok(None);
+            }
+            if head.status == TOO_IDLE && self.owing == 0 {
+                self.closed = true;
+                return Ok(Some(length));
             }
             ensure!(!head.close, "the server does not keep the connection: {}", head.status);
             (head.status, end, length)
@@ -136,6 +176,17 @@ impl Caller {
         }
         Ok(written)
     }
+}
+
+/// A new connection to the loopback needs no waiting.
+fn connect(address: SocketAddr, registry: &Registry, token: Token) -> Result<TcpStream> {
+    let stream =
+        std::net::TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    let mut socket = TcpStream::from_std(stream);
+    registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+    Ok(socket)
 }
 
 impl Answer<'_> {
@@ -201,6 +252,29 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_connection_that_was_idle_is_opened_anew() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut poll = Poll::new().unwrap();
+        let mut caller = Caller::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").unwrap();
+        drop(server);
+        let mut events = Events::with_capacity(4);
+        while !caller.closed {
+            poll.poll(&mut events, None).unwrap();
+            caller.hear(&mut [0; 1024], |answer| bail!("{answer:?}")).unwrap();
+        }
+        caller.ask(b"GET /a\r\n\r\n", 1).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let mut asked = [0; 10];
+        server.read_exact(&mut asked).unwrap();
+        assert_eq!(&asked, b"GET /a\r\n\r\n");
+        drop(server);
+        poll.poll(&mut events, None).unwrap();
+        assert!(caller.hear(&mut [0; 1024], |_| Ok(())).is_err(), "an answer was owing");
     }
 
     #[test]

@@ -25,8 +25,9 @@ const CLOSED: &str = "campanile_slow_disconnects_total";
 const QUEUE: u64 = 1024 * 1024;
 /// What else a gateway may grow by meanwhile.
 const SLACK: u64 = 32 * 1024 * 1024;
-/// How often the gateway is asked how many it has closed.
-const ASKING: Duration = Duration::from_millis(100);
+/// After so many bytes the gateway is asked how many it has closed: who is closed misses what comes
+/// until it is back, and 4 MiB are the most that a gateway recovers.
+const ASKING: usize = 512 * 1024;
 /// At most so long until the last one is closed.
 const LONGEST: Duration = Duration::from_secs(120);
 /// Live traffic to everybody after they have come back.
@@ -115,7 +116,7 @@ impl Load {
         for reader in 0..self.stopped {
             round.swarm.set_deaf(reader, true)?;
         }
-        let peak = round.until_closed(began)?;
+        let peak = round.until_closed(began, self.size)?;
         let closed_after = began.elapsed();
         let beside = round.take_latencies();
         for reader in 0..self.stopped {
@@ -193,12 +194,15 @@ impl Round<'_> {
     }
 
     /// Until the gateway has closed those that stopped; gives the most memory it had meanwhile.
-    fn until_closed(&mut self, began: Instant) -> Result<u64> {
+    fn until_closed(&mut self, began: Instant, size: usize) -> Result<u64> {
         let count = |round: &Self| Ok::<_, anyhow::Error>(round.session.metrics()?.sum(CLOSED) as usize);
         let before = count(self)?;
-        let mut peak = 0;
+        let (mut peak, step) = (0, (ASKING / size).max(1));
         loop {
-            self.run(ASKING)?;
+            let goal = self.ledger.published() + step;
+            while self.ledger.published() < goal {
+                self.turn(Duration::from_secs(1), true)?;
+            }
             peak = peak.max(self.session.resident().context("the server is gone")?);
             let closed = count(self)? - before;
             if closed >= self.stopped {

@@ -120,7 +120,8 @@ impl Press {
             let repo = format!("repo:{}/r{}", crate::payload::OWNER, delivery.repo);
             let judge = |status: u16, body: &[u8]| match status {
                 200 | 202 => Answer::Accepted(None),
-                429 | 500..=599 => Answer::Open,
+                // 408: this process was too slow, on a machine with a lot to do.
+                408 | 429 | 500..=599 => Answer::Open,
                 _ => Answer::Refused(said(status, body)),
             };
             let outcome = self.deliver(&request, judge, &mut random, &mut book.refusals).await;
@@ -192,7 +193,7 @@ impl Press {
 }
 
 fn published(status: u16, body: &[u8]) -> Answer {
-    if matches!(status, 429 | 500..=599) {
+    if matches!(status, 408 | 429 | 500..=599) {
         return Answer::Open;
     }
     let answer: Option<Published> = serde_json::from_slice(body).ok().filter(|_| status == 200);

@@ -187,7 +187,7 @@ impl Subscriber {
                     }
                 }
             }
-            429 | 500..=599 => bail!(Ended("the poll was put off")),
+            408 | 429 | 500..=599 => bail!(Ended("the poll was put off")),
             _ => {
                 let words = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
                 self.follows[of].broken(format!("a poll was answered {status} {words}"));

@@ -103,7 +103,7 @@ impl Subscriber {
             if let Some((head, length)) = Head::parse(&input)? {
                 match head.status {
                     101 => break length,
-                    429 | 500..=599 => bail!(Ended("the upgrade was put off")),
+                    408 | 429 | 500..=599 => bail!(Ended("the upgrade was put off")),
                     status => {
                         self.follows[0].broken(format!("the upgrade was answered {status}"));
                         bail!(Ended("the upgrade was refused"));

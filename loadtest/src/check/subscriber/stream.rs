@@ -48,7 +48,7 @@ impl Subscriber {
         let (status, mut stream) = Connection::to(&door).stream(request.as_bytes()).await?;
         match status {
             200 => Ok(EventStream { stream, input: Vec::new(), parser: Parser::default() }),
-            429 | 500..=599 => bail!(Ended("the stream was put off")),
+            408 | 429 | 500..=599 => bail!(Ended("the stream was put off")),
             _ => {
                 let mut body = Vec::new();
                 while body.len() < 500 && stream.next(&mut body).await? {}

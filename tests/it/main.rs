@@ -21,6 +21,7 @@ mod http;
 mod jwks;
 mod log;
 mod migrations;
+mod protocol;
 mod publish;
 mod rates;
 mod reload;

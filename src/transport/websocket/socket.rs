@@ -120,13 +120,13 @@ impl Carrier for Socket {
                 Effect::Handled(bytes) => self.credit.give(bytes),
                 Effect::Join(join) if self.carried.joins_at_once(&join) => {
                     // What follows from it is done at once too.
-                    if let Some(joined) = self.carried.join(join).now_or_never() {
-                        let outcome = self.carried.joined(joined);
-                        let hear = |session: &mut Connection, more: &mut _| {
-                            session.on_outcome(outcome, now(), more);
-                        };
-                        effects.extend(self.carried.advance(hear));
-                    }
+                    let channel = join.channel.clone();
+                    let joined = self.carried.join(join).now_or_never().unwrap_or((channel, None));
+                    let outcome = self.carried.joined(joined);
+                    let hear = |session: &mut Connection, more: &mut _| {
+                        session.on_outcome(outcome, now(), more);
+                    };
+                    effects.extend(self.carried.advance(hear));
                 }
                 effect => {
                     self.say(&mut said);

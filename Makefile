@@ -1,11 +1,12 @@
 # The front door; CI calls the same targets. Nothing to install first but Rust, Node 20 and make.
 
 CARGO ?= cargo
-# More arguments: make test ARGS='-- webhooks', make run ARGS='--no-worker'
+# More arguments: make test ARGS='-- webhooks', make run ARGS='--no-worker',
+# make bench ARGS='--only fanout', make chaos ARGS='--fault kill'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fmt
+.PHONY: help run test check bench chaos fmt
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,15 +23,14 @@ check: ## format, clippy and rustdoc, warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-bench: ## measure webhooks, event latency, fan-out, idling and connecting on servers of its own
+bench: ## measure the set of scenarios next to the floor; the report goes to target/bench
 	@$(CARGO) build --release --locked --workspace
-	@$(CARGO) run --quiet --release --locked -p loadtest -- webhooks --spawn
-	@$(CARGO) run --quiet --release --locked -p loadtest -- latency --spawn
-	@$(CARGO) run --quiet --release --locked -p loadtest -- fanout
-	@$(CARGO) run --quiet --release --locked -p loadtest -- fanout --subscribers 5000
-	@$(CARGO) run --quiet --release --locked -p loadtest -- fanout --saturate
-	@$(CARGO) run --quiet --release --locked -p loadtest -- idle
-	@$(CARGO) run --quiet --release --locked -p loadtest -- connect
+	@$(CARGO) run --quiet --release --locked -p loadtest -- set \
+		--json target/bench/report.json --html target/bench/report.html $(ARGS)
+
+chaos: ## check the promise under faults, on SQLite and PostgreSQL; some ten minutes
+	@$(CARGO) build --release --locked --workspace
+	@$(CARGO) run --quiet --release --locked -p loadtest -- --threads 2 check $(ARGS)
 
 fmt: ## format everything
 	@$(CARGO) fmt --all

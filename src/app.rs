@@ -11,7 +11,7 @@ mod serve;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_rt::Arbiter;
 use actix_server::ServerHandle;
@@ -26,11 +26,13 @@ use uuid::Uuid;
 use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
 use crate::bus::{Bus, LocalBus};
-use crate::config::{Backend, BusBackend, Config, Origin, RepoRule as ConfiguredRepo, Secret, Secrets};
+use crate::config::{
+    Backend, BusBackend, Config, Origin, PersonalChannelConfig, RepoRule as ConfiguredRepo, Secret, Secrets,
+};
 use crate::connection::clients::Control;
 use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
-use crate::connection::{ConnectionOptions, Rules};
+use crate::connection::{ConnectionOptions, Personal, Rules};
 use crate::domain::gcra::Rate;
 use crate::domain::options::SharedNamespaces;
 use crate::http::access::{Access, Origins};
@@ -39,7 +41,7 @@ use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
-use crate::http::server_api::ServerApiDoor;
+use crate::http::server_api::{Identity, ServerApiDoor};
 use crate::http::socket::SocketDoor;
 use crate::http::stream::StreamDoor;
 use crate::http::summary::Summaries;
@@ -161,7 +163,7 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, keys, namespaces, revocations, &metrics));
+        let rules = Arc::new(rules(config, keys, namespaces, revocations, control.clone(), &metrics));
         let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
         let sign_in = doors.sign_in.clone();
         let rates = Arc::new(doors.rates());
@@ -386,6 +388,7 @@ impl Doors {
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
+                node: Identity { uid: Uuid::new_v4(), name: address.to_string(), since: Instant::now() },
             }),
         })
     }
@@ -423,6 +426,7 @@ fn rules(
     keys: KeyRing,
     namespaces: SharedNamespaces,
     revocations: Revocations,
+    control: Control,
     metrics: &Metrics,
 ) -> Rules {
     let client = &config.client;
@@ -431,6 +435,7 @@ fn rules(
         revocations,
         namespaces,
         users: UserConnections::new(client.user_connection_limit),
+        control,
         errors: metrics.errors.clone(),
         options: ConnectionOptions {
             ping_interval: client.ping_interval.0,
@@ -443,8 +448,14 @@ fn rules(
             max_publication: limit_of(config.channel.max_publication_size.0),
             insecure: client.insecure,
             allow_anonymous_connect_without_token: client.allow_anonymous_connect_without_token,
+            personal: personal(&client.subscribe_to_user_personal_channel),
         },
     }
+}
+
+fn personal(config: &PersonalChannelConfig) -> Option<Personal> {
+    let namespace = Some(&config.personal_channel_namespace).filter(|name| !name.is_empty()).cloned();
+    config.enabled.then_some(Personal { namespace, single: config.single_connection })
 }
 
 /// How sockets behave.

@@ -21,7 +21,7 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
-use crate::store::log::{self, Append, Appended, IdempotencyKey};
+use crate::store::log::{self, Append, Appended, IdempotencyKey, Version};
 use crate::store::{self, Conn, Store, StoreError, Transaction, Ts};
 use crate::telemetry::Metrics;
 
@@ -41,6 +41,8 @@ pub struct UnitOfWork {
     pub apply: Option<Box<dyn Apply>>,
     /// The events, in the order in which they are appended. Their channels are locked together.
     pub events: Vec<NewEvent>,
+    /// Which state of its channel the first event shows; one that is not newer counts as a repeat.
+    pub version: Option<Version>,
     /// When it arrived here, for the latency metrics.
     pub accepted: Instant,
 }
@@ -80,7 +82,8 @@ pub enum Verdict {
 pub enum Committed {
     /// It took place; the positions of its kept events, in their order.
     Done(Vec<Position>),
-    /// It was known and changed nothing; where the event is, if its key says so.
+    /// It was known and changed nothing; where the event is, if its key says so, or else the head
+    /// of a channel that knows a version as new. What is not kept is at offset 0.
     Duplicate(Option<Position>),
     /// Its change of state refused.
     Refused,
@@ -100,9 +103,10 @@ pub enum PublishError {
     Failed(Arc<StoreError>),
 }
 
+/// Units that share their transaction, whatever else is in it.
 struct Request {
-    unit: Arc<UnitOfWork>,
-    reply: oneshot::Sender<Result<Committed, PublishError>>,
+    units: Vec<Arc<UnitOfWork>>,
+    reply: oneshot::Sender<Result<Vec<Committed>, PublishError>>,
 }
 
 /// A handle on the publisher; cheap to clone.
@@ -122,8 +126,17 @@ impl Publisher {
 
     /// Commits `unit`; returns when it is durable. It goes on even if the caller stops waiting.
     pub async fn commit(&self, unit: UnitOfWork) -> Result<Committed, PublishError> {
+        let committed = self.commit_all(vec![unit]).await?;
+        Ok(committed.into_iter().next().expect("each unit has its answer"))
+    }
+
+    /// Commits `units` in one transaction, and so all of them or none; each ends in its own way.
+    pub async fn commit_all(&self, units: Vec<UnitOfWork>) -> Result<Vec<Committed>, PublishError> {
+        if units.is_empty() {
+            return Ok(Vec::new());
+        }
         let (reply, answer) = oneshot::channel();
-        let request = Request { unit: Arc::new(unit), reply };
+        let request = Request { units: units.into_iter().map(Arc::new).collect(), reply };
         self.queue.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,
             mpsc::error::TrySendError::Closed(_) => PublishError::Unconfirmed("shutting down".into()),
@@ -145,15 +158,27 @@ impl Worker {
     async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut waiting = Vec::with_capacity(BATCH);
         while requests.recv_many(&mut waiting, BATCH).await > 0 {
-            let batch = std::mem::take(&mut waiting);
-            self.metrics.publish_queue.dec_by(batch.len() as i64);
-            self.settle(batch).await;
+            let mut rest = std::mem::take(&mut waiting).into_iter().peekable();
+            // Who brings many units has a transaction almost for themselves.
+            while rest.peek().is_some() {
+                let (mut batch, mut units) = (Vec::new(), 0);
+                while units < BATCH
+                    && let Some(request) =
+                        rest.next_if(|request| units == 0 || units + request.units.len() <= BATCH)
+                {
+                    units += request.units.len();
+                    batch.push(request);
+                }
+                self.metrics.publish_queue.dec_by(batch.len() as i64);
+                self.settle(batch).await;
+            }
         }
     }
 
     /// Commits a batch and answers its callers.
     async fn settle(&self, batch: Vec<Request>) {
-        let units: Arc<[Arc<UnitOfWork>]> = batch.iter().map(|request| request.unit.clone()).collect();
+        let units: Arc<[Arc<UnitOfWork>]> =
+            batch.iter().flat_map(|request| request.units.iter().cloned()).collect();
         let passing = units.iter().all(|unit| unit.is_passing());
         let settled = if passing {
             Ok(units.iter().map(|_| Committed::Done(Vec::new())).collect())
@@ -163,9 +188,12 @@ impl Worker {
         match settled {
             Ok(outcomes) => {
                 self.announce(&units, &outcomes);
-                for (request, outcome) in batch.into_iter().zip(outcomes) {
-                    self.metrics.publish_seconds.observe(request.unit.accepted.elapsed().as_secs_f64());
-                    let _ = request.reply.send(Ok(outcome));
+                let mut outcomes = outcomes.into_iter();
+                for request in batch {
+                    for unit in &request.units {
+                        self.metrics.publish_seconds.observe(unit.accepted.elapsed().as_secs_f64());
+                    }
+                    let _ = request.reply.send(Ok(outcomes.by_ref().take(request.units.len()).collect()));
                 }
             }
             Err(StoreError::Unavailable(reason)) => self.unconfirmed(batch, &reason),
@@ -189,14 +217,18 @@ impl Worker {
         self.metrics.commit_units.observe(units.len() as f64);
         let mut tries = 0;
         loop {
-            let (work, store) = (units.clone(), self.store.clone());
+            let (work, appended, store) = (units.clone(), units.clone(), self.store.clone());
             // The generation is asked for when the connection is there: a new one may have found
             // that the server is another one now.
             let done = self
                 .store
-                .write(move |conn| {
-                    async move { commit(conn, &work, &store.generation(), store.timestamp()).await }.boxed()
-                })
+                .append(
+                    move |conn| {
+                        async move { commit(conn, &work, &store.generation(), store.timestamp()).await }
+                            .boxed()
+                    },
+                    move |outcomes| heads(&appended, outcomes),
+                )
                 .await;
             if matches!(done, Err(StoreError::Contended)) && tries < RETRIES {
                 tries += 1;
@@ -212,7 +244,8 @@ impl Worker {
     /// Nobody knows whether the batch was committed: its channels are compared with the log.
     fn unconfirmed(&self, batch: Vec<Request>, reason: &str) {
         tracing::error!(reason, units = batch.len(), "a commit was not confirmed");
-        let touched = batch.iter().flat_map(|request| &request.unit.events).filter(|event| event.kept);
+        let units = batch.iter().flat_map(|request| &request.units);
+        let touched = units.flat_map(|unit| &unit.events).filter(|event| event.kept);
         let mut channels: Vec<ChannelName> = touched.map(|event| event.channel.clone()).collect();
         channels.sort();
         channels.dedup();
@@ -253,6 +286,19 @@ impl Worker {
             self.bus.tell(Notice::Appended(notices));
         }
     }
+}
+
+/// Where the channels end whose events were kept.
+fn heads(units: &[Arc<UnitOfWork>], outcomes: &[Committed]) -> Vec<(ChannelName, Position)> {
+    let done = units.iter().zip(outcomes).filter_map(|(unit, outcome)| match outcome {
+        Committed::Done(positions) => Some((unit, positions)),
+        Committed::Duplicate(_) | Committed::Refused => None,
+    });
+    done.flat_map(|(unit, positions)| {
+        let kept = unit.events.iter().filter(|event| event.kept);
+        kept.zip(positions).map(|(event, position)| (event.channel.clone(), position.clone()))
+    })
+    .collect()
 }
 
 /// The body of the transaction.
@@ -303,9 +349,13 @@ async fn commit(
     let open: Vec<usize> = (0..units.len()).filter(|i| outcomes[*i].is_none()).collect();
     let kept: Vec<Vec<&NewEvent>> =
         open.iter().map(|i| units[*i].events.iter().filter(|event| event.kept).collect()).collect();
-    let appends: Vec<Append<'_>> =
-        open.iter().zip(&kept).map(|(i, events)| Append { events, key: units[*i].key() }).collect();
-    let appended = if kept.iter().all(Vec::is_empty) {
+    let appends: Vec<Append<'_>> = open
+        .iter()
+        .map(|i| &units[*i])
+        .zip(&kept)
+        .map(|(unit, events)| Append { events, key: unit.key(), version: unit.version.as_ref() })
+        .collect();
+    let appended = if appends.iter().all(|append| append.events.is_empty() && append.key.is_none()) {
         Vec::new()
     } else {
         log::append(conn, generation, now, &appends).await?
@@ -327,7 +377,7 @@ async fn commit(
 impl UnitOfWork {
     /// A unit of events alone.
     pub fn of(events: Vec<NewEvent>) -> Self {
-        Self { once: Once::Always, apply: None, events, accepted: Instant::now() }
+        Self { once: Once::Always, apply: None, events, version: None, accepted: Instant::now() }
     }
 
     /// Whether nothing of it is for the store.

@@ -1,6 +1,6 @@
-//! The closed loop behind `webhooks` and `flood`: so many connections, each posting its next
-//! delivery when the last one is answered. Counts only what is answered inside the measured time;
-//! every answer is checked, also before and after it.
+//! The posters behind `webhooks` and `flood`: so many connections, each posting its next delivery
+//! when the last one is answered, or when it is due. Counts only what is answered inside the measured
+//! time; every answer is checked, also before and after it.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -9,16 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{interval_at, sleep, sleep_until};
 
 use crate::http::Connection;
 use crate::payload::{Delivery, OWNER, Payloads};
-use crate::stats::Latencies;
+use crate::stats::{Latencies, Timeline};
 use crate::target::Target;
 
 /// A source whose delivery was not taken sends it again after this.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often somebody hears of progress.
+const TICK: Duration = Duration::from_millis(250);
+/// A timer is late by up to this; the rest of the way is waited for without sleeping.
+const TIMER: Duration = Duration::from_millis(2);
 
 /// What to do, for how long.
 pub struct Load {
@@ -30,14 +34,36 @@ pub struct Load {
     pub concurrency: usize,
     /// Time before the measured time.
     pub warmup: Duration,
-    /// The measured time, in whole seconds.
-    pub measured: Duration,
+    /// When the measured part is over.
+    pub limit: Limit,
+    /// Deliveries a second, due on a schedule; otherwise as fast as they are answered.
+    pub rate: Option<f64>,
     /// What an answer means.
     pub judge: fn(u16) -> Verdict,
     /// After a lost connection, send the same delivery again; otherwise that connection is over.
     pub reconnect: bool,
     /// Gets a line for each accepted delivery, written before the next one is posted.
     pub acked: Option<Mutex<File>>,
+}
+
+/// When the measured part is over.
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
+    /// After a time.
+    Time(Duration),
+    /// After so many deliveries.
+    Deliveries(u64),
+}
+
+/// A moment of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The measured part begins.
+    Start,
+    /// So many have been accepted in all.
+    Tick(u64),
+    /// The measured part is over.
+    End,
 }
 
 /// What the status of an answer means.
@@ -51,14 +77,15 @@ pub enum Verdict {
 }
 
 /// What came of it.
-#[derive(Default)]
 pub struct Outcome {
     /// Accepted deliveries, of the whole run.
     pub accepted: u64,
-    /// Accepted within the measured time, by second.
-    pub per_second: Vec<u64>,
-    /// Of those within the measured time.
+    /// Of those within the measured time, from when they were posted, or due.
     pub latencies: Latencies,
+    /// How long after they were due they were posted, if they were.
+    pub late: Latencies,
+    /// Accepted within the measured time.
+    pub timeline: Timeline,
     /// Put off by the server.
     pub later: u64,
     /// Wrong answers, with status and body of the first.
@@ -76,51 +103,59 @@ pub struct Troubles {
     pub first: String,
 }
 
-/// Runs it to the end; prints a line each second on the way. `at_edges` is called at the start and
-/// at the end of the measured time.
-pub async fn run(load: Load, mut at_edges: impl FnMut()) -> Result<Outcome> {
-    let seconds = usize::try_from(load.measured.as_secs()).context("too long")?;
+/// Runs it to the end, and tells `hear` of the moments on the way.
+pub async fn run(load: Load, mut hear: impl FnMut(Moment)) -> Result<Outcome> {
     let start = Instant::now() + load.warmup;
-    let progress = Arc::new(AtomicU64::new(0));
-    let mut total = Outcome { per_second: vec![0; seconds], ..Outcome::default() };
+    let progress = Arc::new(Progress::default());
+    let mut total = Outcome::since(start);
+    let limit = load.limit;
     let load = Arc::new(load);
     let mut workers = JoinSet::new();
     for _ in 0..load.concurrency {
         workers.spawn(Worker::new(load.clone(), start, progress.clone()).run());
     }
 
-    let (mut second, mut before) = (0, 0);
-    loop {
-        let tick = start + Duration::from_secs(second);
-        // Workers that are gone early have failed; those gone in time may be faster than the tick.
-        let ticking = second <= seconds as u64 && (!workers.is_empty() || Instant::now() >= tick);
+    let mut ticks = interval_at(Instant::now().into(), TICK);
+    let (mut started, mut ended) = (false, false);
+    while !workers.is_empty() || !ended {
+        let edge = match limit {
+            _ if !started => Some(start),
+            Limit::Time(time) if !ended => Some(start + time),
+            _ => None,
+        };
         tokio::select! {
             Some(outcome) = workers.join_next(), if !workers.is_empty() => {
                 total.merge(outcome.context("a worker panicked")?);
             }
-            () = sleep_until(tick.into()), if ticking => {
-                let now = progress.load(Ordering::Relaxed);
-                match second {
-                    0 => eprintln!("warmed up with {now}"),
-                    _ => eprintln!("{second:>4} s  {:>7} /s", now - before),
-                }
-                if second == 0 || second == seconds as u64 {
-                    at_edges();
-                }
-                (second, before) = (second + 1, now);
+            () = sleep_until(edge.unwrap_or(start).into()), if edge.is_some() => {
+                hear(if started { Moment::End } else { Moment::Start });
+                (started, ended) = (true, started);
             }
-            else => break,
+            _ = ticks.tick() => hear(Moment::Tick(progress.accepted.load(Ordering::Relaxed))),
+        }
+        // Workers that are gone early have failed, or done all there was to do.
+        if workers.is_empty() && started && !ended && !matches!(limit, Limit::Time(_)) {
+            hear(Moment::End);
+            ended = true;
         }
     }
     Ok(total)
 }
 
+/// What all connections have in common while they run.
+#[derive(Default)]
+struct Progress {
+    taken: AtomicU64,
+    accepted: AtomicU64,
+}
+
 /// One connection's loop.
 struct Worker {
     load: Arc<Load>,
+    began: Instant,
     start: Instant,
-    end: Instant,
-    progress: Arc<AtomicU64>,
+    end: Option<Instant>,
+    progress: Arc<Progress>,
     connection: Connection,
     request: Vec<u8>,
     body: Vec<u8>,
@@ -128,37 +163,52 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(load: Arc<Load>, start: Instant, progress: Arc<AtomicU64>) -> Self {
-        let seconds = load.measured.as_secs() as usize;
+    fn new(load: Arc<Load>, start: Instant, progress: Arc<Progress>) -> Self {
         Self {
+            began: Instant::now(),
             start,
-            end: start + load.measured,
+            end: if let Limit::Time(time) = load.limit { Some(start + time) } else { None },
             progress,
             connection: Connection::to(&load.target),
             request: Vec::new(),
             body: Vec::new(),
-            outcome: Outcome { per_second: vec![0; seconds], ..Outcome::default() },
+            outcome: Outcome::since(start),
             load,
         }
     }
 
     async fn run(mut self) -> Outcome {
-        while Instant::now() < self.end {
+        while !self.is_over() {
+            let number = self.progress.taken.fetch_add(1, Ordering::Relaxed);
+            if matches!(self.load.limit, Limit::Deliveries(count) if number >= count) {
+                break;
+            }
+            let due = self.load.rate.map(|rate| self.began + Duration::from_secs_f64(number as f64 / rate));
+            if let Some(due) = due {
+                if self.end.is_some_and(|end| due >= end) {
+                    break;
+                }
+                wait_until(due).await;
+            }
             let delivery = self.load.payloads.next(&mut self.request);
-            if !self.deliver(delivery).await {
+            if !self.deliver(delivery, due).await {
                 break;
             }
         }
         self.outcome
     }
 
+    fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
+
     /// Posts until the delivery is accepted or time is up; false if this connection is over.
-    async fn deliver(&mut self, delivery: Delivery) -> bool {
+    async fn deliver(&mut self, delivery: Delivery, due: Option<Instant>) -> bool {
         loop {
             match self.post().await {
                 Ok((status, began)) => match (self.load.judge)(status) {
                     Verdict::Accepted => {
-                        self.accepted(delivery, began);
+                        self.accepted(delivery, began, due);
                         return true;
                     }
                     Verdict::Later => self.outcome.later += 1,
@@ -175,7 +225,7 @@ impl Worker {
                     }
                 }
             }
-            if Instant::now() + PAUSE >= self.end {
+            if self.end.is_some_and(|end| Instant::now() + PAUSE >= end) {
                 return false;
             }
             sleep(PAUSE).await;
@@ -189,13 +239,16 @@ impl Worker {
         Ok((self.connection.exchange(&self.request, &mut self.body).await?, began))
     }
 
-    fn accepted(&mut self, delivery: Delivery, began: Instant) {
+    fn accepted(&mut self, delivery: Delivery, began: Instant, due: Option<Instant>) {
         let now = Instant::now();
         self.outcome.accepted += 1;
-        self.progress.fetch_add(1, Ordering::Relaxed);
-        if (self.start..self.end).contains(&now) {
-            self.outcome.per_second[(now - self.start).as_secs() as usize] += 1;
-            self.outcome.latencies.record(now - began);
+        self.progress.accepted.fetch_add(1, Ordering::Relaxed);
+        if now >= self.start && self.end.is_none_or(|end| now < end) {
+            self.outcome.timeline.count(now, 1);
+            self.outcome.latencies.record(now - due.unwrap_or(began));
+            if let Some(due) = due {
+                self.outcome.late.record(began.saturating_duration_since(due));
+            }
         }
         if let Some(file) = &self.load.acked {
             let Delivery { id, repo, run_id } = delivery;
@@ -206,16 +259,34 @@ impl Worker {
     }
 }
 
+/// A timer of a millisecond's precision would be late by as much as there is to measure.
+pub async fn wait_until(due: Instant) {
+    if let Some(early) = due.checked_sub(TIMER).filter(|early| *early > Instant::now()) {
+        sleep_until(early.into()).await;
+    }
+    while Instant::now() < due {
+        yield_now().await;
+    }
+}
+
 impl Outcome {
-    /// Accepted within the measured time.
-    pub fn measured(&self) -> u64 {
-        self.per_second.iter().sum()
+    fn since(start: Instant) -> Self {
+        Self {
+            accepted: 0,
+            latencies: Latencies::default(),
+            late: Latencies::default(),
+            timeline: Timeline::since(start),
+            later: 0,
+            wrong: Troubles::default(),
+            lost: Troubles::default(),
+        }
     }
 
     fn merge(&mut self, other: Self) {
         self.accepted += other.accepted;
-        self.per_second.iter_mut().zip(other.per_second).for_each(|(sum, count)| *sum += count);
+        self.timeline.merge(&other.timeline);
         self.latencies.merge(other.latencies);
+        self.late.merge(other.late);
         self.later += other.later;
         self.wrong.merge(other.wrong);
         self.lost.merge(other.lost);
@@ -278,7 +349,8 @@ mod tests {
             payloads: Payloads::new(target, "s", 1, 0).unwrap(),
             concurrency: 1,
             warmup: Duration::ZERO,
-            measured: Duration::from_secs(1),
+            limit: Limit::Deliveries(3),
+            rate: None,
             judge,
             reconnect,
             acked: None,
@@ -294,19 +366,34 @@ mod tests {
         })
         .await;
         let judge = |status| if status == 202 { Verdict::Accepted } else { Verdict::Later };
-        let mut edges = 0;
-        let outcome = run(load(&target, true, judge), || edges += 1).await.unwrap();
+        let mut edges = Vec::new();
+        let hear = |moment| match moment {
+            Moment::Tick(_) => {}
+            edge => edges.push(edge),
+        };
+        let outcome = run(load(&target, true, judge), hear).await.unwrap();
         let ids = ids.lock().unwrap();
         assert!(ids[0] != ids[1] && ids[1] == ids[2] && ids[2] == ids[3] && ids[3] != ids[4]);
-        assert_eq!((outcome.lost.count, outcome.later, outcome.wrong.count, edges), (1, 1, 0, 2));
-        assert_eq!(outcome.accepted, ids.len() as u64 - 2);
+        assert_eq!((outcome.lost.count, outcome.later, outcome.wrong.count), (1, 1, 0));
+        assert_eq!((outcome.accepted, ids.len(), edges), (3, 5, vec![Moment::Start, Moment::End]));
     }
 
     #[tokio::test]
     async fn a_wrong_answer_ends_the_run_with_its_body() {
         let (target, ids) = server(|_| Some("401 Unauthorized")).await;
-        let outcome = run(load(&target, true, |_| Verdict::Wrong), || ()).await.unwrap();
+        let outcome = run(load(&target, true, |_| Verdict::Wrong), |_| ()).await.unwrap();
         assert_eq!((outcome.wrong.count, outcome.wrong.first.as_str()), (1, "401 {}"));
-        assert_eq!((outcome.measured(), ids.lock().unwrap().len()), (0, 1));
+        assert_eq!((outcome.accepted, ids.lock().unwrap().len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn latency_counts_from_when_a_delivery_was_due() {
+        let (target, _) = server(|_| Some("202 Accepted")).await;
+        let judge = |_| Verdict::Accepted;
+        // All are due at once, and one connection posts them one by one: the last waits for all.
+        let outcome = run(Load { rate: Some(1e9), ..load(&target, true, judge) }, |_| ()).await.unwrap();
+        let (whole, late) = (outcome.latencies.summary().unwrap(), outcome.late.summary().unwrap());
+        assert_eq!((whole.count, late.count), (3, 3));
+        assert!(whole.max > late.max && late.max > late.p50, "{whole:?} {late:?}");
     }
 }

@@ -1,12 +1,15 @@
 //! The floor: what the kernel charges for a delivery, and no server can be below. An epoll loop that
 //! takes the WebSocket handshake, answers connect and subscribe from a can, and writes one prepared
-//! buffer to every socket, merging the messages that wait. No tokens, no positions, no limits, one
-//! channel. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
+//! buffer to every socket, merging the messages that wait. A poll gets the last message, or a 304
+//! from a can; a webhook is made durable and answered, see `journal`. No tokens, no positions, no
+//! limits. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
 //! standard input.
 
+mod journal;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 
@@ -17,13 +20,17 @@ use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::ws::frame;
 use crate::ws::swarm::{ACCEPT, KEY};
+use journal::Journal;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 /// At most so much in one write, as in the gateway.
 const MERGED: usize = 64 * 1024;
 /// A socket that leaves more than this unread is closed.
 const BACKLOG: usize = 4 * 1024 * 1024;
-const SUBSCRIBED: &[u8] = b"\"subscribe\"";
+const POLL: &[u8] = b"GET /api/events?";
+const COMMAND: &[u8] = b"{\"id\":";
+/// What stands before the name of the channel, which is known here with its quotes.
+const SUBSCRIBE: &[u8] = b"\"subscribe\":{\"channel\":";
 
 /// Serves on a free port, which it prints, until its standard input ends.
 pub fn run() -> Result<()> {
@@ -46,16 +53,45 @@ struct Floor {
     listener: TcpListener,
     peers: Vec<Option<Peer>>,
     vacant: Vec<usize>,
-    subscribers: Vec<usize>,
-    /// Frames to write to every subscriber at the end of the turn.
-    pending: Vec<u8>,
+    channels: HashMap<Vec<u8>, usize>,
+    audiences: Vec<Audience>,
+    /// The audiences with something pending.
+    touched: Vec<usize>,
     published: u64,
+    journal: Journal,
+    /// The data of the last message.
+    last: Vec<u8>,
+    /// Made when somebody polls.
+    polled: Option<Polled>,
     buffer: Vec<u8>,
+}
+
+/// What polls get.
+struct Polled {
+    tag: Vec<u8>,
+    /// For those that have this tag.
+    nothing: Vec<u8>,
+    /// Their place, as they write it.
+    place: Vec<u8>,
+    /// For those that are at this place without knowing the tag.
+    empty: Vec<u8>,
+    /// For all others.
+    last: Vec<u8>,
+}
+
+/// The subscribers of a channel.
+#[derive(Default)]
+struct Audience {
+    subscribers: Vec<usize>,
+    /// Frames to write to every one of them at the end of the turn.
+    pending: Vec<u8>,
 }
 
 struct Peer {
     socket: TcpStream,
     upgraded: bool,
+    /// Its audiences, and its place in each.
+    seats: Vec<(usize, usize)>,
     /// The beginning of a request or frame, or what the socket had no room for.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -78,9 +114,13 @@ impl Floor {
             listener,
             peers: Vec::new(),
             vacant: Vec::new(),
-            subscribers: Vec::new(),
-            pending: Vec::with_capacity(MERGED),
+            channels: HashMap::new(),
+            audiences: Vec::new(),
+            touched: Vec::new(),
             published: 0,
+            journal: Journal::default(),
+            last: Vec::new(),
+            polled: None,
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -106,6 +146,14 @@ impl Floor {
         }
         self.events = Some(events);
         self.write_pending();
+        self.commit()
+    }
+
+    /// Makes durable what was posted in this turn, in one go, and only then answers.
+    fn commit(&mut self) -> Result<()> {
+        for (index, bytes) in self.journal.commit()? {
+            self.with(index, |_, peer| peer.send(&bytes));
+        }
         Ok(())
     }
 
@@ -115,9 +163,31 @@ impl Floor {
         if act(self, &mut peer).is_ok() {
             self.peers[index] = Some(peer);
         } else {
-            self.subscribers.retain(|subscriber| *subscriber != index);
+            for (audience, place) in peer.seats {
+                self.leave(audience, place);
+            }
             self.vacant.push(index);
         }
+    }
+
+    /// The last one takes the place, because ten thousand may leave at once.
+    fn leave(&mut self, audience: usize, place: usize) {
+        let subscribers = &mut self.audiences[audience].subscribers;
+        subscribers.swap_remove(place);
+        let moved = subscribers.get(place).and_then(|moved| self.peers[*moved].as_mut());
+        let seat = moved.and_then(|peer| peer.seats.iter_mut().find(|(of, _)| *of == audience));
+        if let Some(seat) = seat {
+            seat.1 = place;
+        }
+    }
+
+    fn audience(&mut self, channel: &[u8]) -> usize {
+        if let Some(known) = self.channels.get(channel) {
+            return *known;
+        }
+        self.audiences.push(Audience::default());
+        self.channels.insert(channel.to_owned(), self.audiences.len() - 1);
+        self.audiences.len() - 1
     }
 
     fn accept(&mut self) -> Result<()> {
@@ -133,7 +203,8 @@ impl Floor {
                 self.peers.len() - 1
             });
             register(self.poll.registry(), &mut socket, index)?;
-            let peer = Peer { socket, upgraded: false, input: Vec::new(), output: Vec::new() };
+            let peer =
+                Peer { socket, upgraded: false, seats: Vec::new(), input: Vec::new(), output: Vec::new() };
             self.peers[index] = Some(peer);
         }
     }
@@ -173,9 +244,16 @@ impl Floor {
         if peer.upgraded {
             let Some((opcode, payload, length)) = frame::unmask(input)? else { return Ok(None) };
             ensure!(opcode == 1, "no text");
-            if memmem::find(&payload, SUBSCRIBED).is_some() {
-                peer.send(&canned(&payload))?;
-                self.subscribers.push(index);
+            // What else a client says is a pong.
+            if payload.starts_with(COMMAND) {
+                let mut answers = Vec::new();
+                for command in payload.split(|byte| *byte == b'\n') {
+                    self.command(index, peer, command, &mut answers)?;
+                }
+                let mut frame = Vec::new();
+                frame::put_text_head(answers.len(), &mut frame);
+                frame.extend_from_slice(&answers);
+                peer.send(&frame)?;
             }
             return Ok(Some(length));
         }
@@ -190,22 +268,63 @@ impl Floor {
             peer.send(answer.as_bytes())?;
             return Ok(Some(head));
         }
+        if input.starts_with(b"GET /api/events/stream?") {
+            self.journal.listen(index);
+            peer.send(journal::STREAM)?;
+            return Ok(Some(head));
+        }
+        if input.starts_with(POLL) {
+            let polled = self.polled.get_or_insert_with(|| Polled::of(self.published, &self.last));
+            peer.send(polled.answer(&input[..head]))?;
+            return Ok(Some(head));
+        }
         let length = head + content_length(&input[..head]).unwrap_or(0);
         let Some(body) = input.get(head..length) else { return Ok(None) };
         if input.starts_with(b"POST /api/publish ") {
             self.publish(Publish::read(body).context("no publish")?);
             let result = format!("{{\"result\":{{\"offset\":{}}}}}", self.published);
             peer.send(&ok(&result))?;
+        } else if input.starts_with(b"POST /webhooks/github ") {
+            self.journal.post(index, body)?;
         } else {
             peer.send(&ok("{}"))?;
         }
         Ok(Some(length))
     }
 
+    /// Answers one command from a can.
+    fn command(&mut self, index: usize, peer: &mut Peer, command: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        const CONNECTED: &[u8] =
+            b",\"connect\":{\"client\":\"00000000-0000-4000-8000-000000000000\",\"version\":\"floor\"}}";
+        const JOINED: &[u8] = b",\"subscribe\":{\"recoverable\":true,\"positioned\":true,\"epoch\":\"f\"}}";
+        let digits = command.get(COMMAND.len()..).context("no command")?;
+        let digits = digits.split(|byte| !byte.is_ascii_digit()).next().unwrap_or_default();
+        if !out.is_empty() {
+            out.push(b'\n');
+        }
+        out.extend_from_slice(COMMAND);
+        out.extend_from_slice(digits);
+        let Some(at) = memmem::find(command, SUBSCRIBE) else {
+            out.extend_from_slice(CONNECTED);
+            return Ok(());
+        };
+        out.extend_from_slice(JOINED);
+        let channel = &command[at + SUBSCRIBE.len()..];
+        let length = channel.iter().skip(1).position(|byte| *byte == b'"').context("no channel")? + 2;
+        let audience = self.audience(&channel[..length]);
+        let subscribers = &mut self.audiences[audience].subscribers;
+        peer.seats.push((audience, subscribers.len()));
+        subscribers.push(index);
+        Ok(())
+    }
+
     /// Prepares the frame, as the gateway writes one with a position, and leaves it for the end of
     /// the turn.
     fn publish(&mut self, Publish { channel, data }: Publish<'_>) {
         self.published += 1;
+        self.last.clear();
+        self.last.extend_from_slice(data);
+        self.polled = None;
         let offset = self.published.to_string();
         let parts: [&[u8]; 7] = [
             b"{\"push\":{\"channel\":",
@@ -217,28 +336,76 @@ impl Floor {
             b"}}}",
         ];
         let length = parts.iter().map(|part| part.len()).sum();
-        if self.pending.len() + length + 10 > MERGED {
-            self.write_pending();
+        let audience = self.audience(channel);
+        if self.audiences[audience].pending.len() + length + 10 > MERGED {
+            self.write_to(audience);
         }
-        frame::put_text_head(length, &mut self.pending);
-        parts.iter().for_each(|part| self.pending.extend_from_slice(part));
+        let pending = &mut self.audiences[audience].pending;
+        if pending.is_empty() {
+            self.touched.push(audience);
+        }
+        frame::put_text_head(length, pending);
+        parts.iter().for_each(|part| pending.extend_from_slice(part));
     }
 
     fn write_pending(&mut self) {
-        if self.pending.is_empty() {
+        while let Some(audience) = self.touched.pop() {
+            self.write_to(audience);
+        }
+    }
+
+    fn write_to(&mut self, audience: usize) {
+        let Audience { subscribers, pending } = &mut self.audiences[audience];
+        if pending.is_empty() {
             return;
         }
         let mut failed = Vec::new();
-        for index in &self.subscribers {
+        for index in subscribers.iter() {
             // A peer that publishes in this very moment is no subscriber.
             let Some(peer) = &mut self.peers[*index] else { continue };
-            if peer.send(&self.pending).is_err() {
+            if peer.send(pending).is_err() {
                 failed.push(*index);
             }
         }
-        self.pending.clear();
+        pending.clear();
         for index in failed {
             self.with(index, |_, _| anyhow::bail!("gone"));
+        }
+    }
+}
+
+impl Polled {
+    /// Everything is written beforehand, with the header fields that the gateway has too.
+    fn of(published: u64, data: &[u8]) -> Self {
+        let tag = format!("\"{published:024x}\"");
+        let rest = format!(
+            "RateLimit-Limit: 1000000\r\nRateLimit-Remaining: 1000000\r\nRateLimit-Reset: 1\r\n\
+             ETag: {tag}\r\nCache-Control: private, max-age=0\r\nVary: Authorization, Cookie\r\n\
+             Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n"
+        );
+        let page = |events: &str| {
+            let body = format!("{{\"events\":[{events}],\"cursor\":\"f.{published}\",\"hasNext\":false}}");
+            let length = body.len();
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{rest}{body}").into_bytes()
+        };
+        let data = String::from_utf8_lossy(data);
+        let event = format!("{{\"offset\":{published},\"data\":{data}}}");
+        Self {
+            nothing: format!("HTTP/1.1 304 Not Modified\r\n{rest}").into_bytes(),
+            place: format!("cursor=f.{published} ").into_bytes(),
+            empty: page(""),
+            last: page(if published > 0 { &event } else { "" }),
+            tag: tag.into_bytes(),
+        }
+    }
+
+    fn answer(&self, head: &[u8]) -> &[u8] {
+        if memmem::find(head, &self.tag).is_some() {
+            &self.nothing
+        } else if memmem::find(head, &self.place).is_some() {
+            &self.empty
+        } else {
+            &self.last
         }
     }
 }
@@ -287,19 +454,6 @@ fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
 
 fn register(registry: &Registry, socket: &mut TcpStream, index: usize) -> Result<()> {
     Ok(registry.register(socket, Token(index), Interest::READABLE | Interest::WRITABLE)?)
-}
-
-fn canned(payload: &[u8]) -> Vec<u8> {
-    const CONNECTED: &str = "{\"id\":1,\"connect\":{\"client\":\"00000000-0000-4000-8000-000000000000\",\
-                             \"version\":\"floor\"}}";
-    const JOINED: &str =
-        "{\"id\":2,\"subscribe\":{\"recoverable\":true,\"positioned\":true,\"epoch\":\"f\"}}";
-    let connects = payload.starts_with(b"{\"id\":1,\"connect\"");
-    let text = if connects { format!("{CONNECTED}\n{JOINED}") } else { JOINED.to_owned() };
-    let mut out = Vec::new();
-    frame::put_text_head(text.len(), &mut out);
-    out.extend_from_slice(text.as_bytes());
-    out
 }
 
 fn ok(body: &str) -> Vec<u8> {

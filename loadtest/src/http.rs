@@ -2,6 +2,10 @@
 //! request at a time, kept alive, no pool, no redirects. It writes requests as they are given and
 //! never sends one again by itself, because only the caller knows whether that is safe.
 
+pub mod blocking;
+pub mod caller;
+pub mod pollers;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +25,7 @@ pub struct Connection {
     target: Target,
     stream: Option<TcpStream>,
     input: Vec<u8>,
+    etag: Option<String>,
 }
 
 /// An answer whose body goes on: server-sent events.
@@ -32,7 +37,7 @@ pub struct Stream {
 impl Connection {
     /// A connection that will go to `target`.
     pub fn to(target: &Target) -> Self {
-        Self { target: target.clone(), stream: None, input: Vec::with_capacity(READ_SIZE) }
+        Self { target: target.clone(), stream: None, input: Vec::with_capacity(READ_SIZE), etag: None }
     }
 
     /// Connects, unless it is connected.
@@ -57,9 +62,11 @@ impl Connection {
             Err(_) => Err(anyhow::anyhow!("no answer within {DEADLINE:?}")),
         };
         match outcome {
-            Ok(head) if !head.close => Ok(head.status),
             Ok(head) => {
-                self.stream = None;
+                if head.close {
+                    self.stream = None;
+                }
+                self.etag = head.etag;
                 Ok(head.status)
             }
             Err(error) => {
@@ -67,6 +74,11 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// The `ETag` of the last answer.
+    pub fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
     }
 
     /// Sends a request and leaves the body to be read as it comes.

@@ -2,14 +2,19 @@
 //! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
+mod check;
 mod compare;
 mod cores;
 mod drive;
 mod floor;
 mod framing;
 mod http;
+mod metrics;
 mod payload;
+mod port;
+mod postgres;
 mod process;
+mod report;
 mod scenario;
 mod server;
 mod sse;
@@ -49,6 +54,20 @@ enum Scenario {
     Fanout(scenario::fanout::Options),
     Idle(scenario::idle::Options),
     Connect(scenario::connect::Options),
+    Set(scenario::set::Options),
+    Diff(report::diff::Options),
+    Poll(scenario::poll::Options),
+    Storm(scenario::storm::Options),
+    Spread(scenario::spread::Options),
+    Check(check::Options),
+    Depth(scenario::depth::Options),
+    Start(scenario::start::Options),
+    Soak(scenario::soak::Options),
+    Crowd(scenario::crowd::Options),
+    Slow(scenario::slow::Options),
+    Resume(scenario::resume::Options),
+    Originals(scenario::originals::Options),
+    Mixed(scenario::mixed::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -65,8 +84,10 @@ fn main() -> ExitCode {
 }
 
 fn load(cli: Cli) -> Result<()> {
-    if matches!(cli.scenario, Scenario::Floor) {
-        return floor::run();
+    match &cli.scenario {
+        Scenario::Floor => return floor::run(),
+        Scenario::Diff(options) => return report::diff::run(options),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.threads.into())
@@ -91,6 +112,31 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
         Scenario::Idle(options) => scenario::idle::run(options).await,
         Scenario::Connect(options) => scenario::connect::run(options).await,
+        Scenario::Set(options) => scenario::set::run(options).await,
+        Scenario::Diff(options) => report::diff::run(&options),
+        Scenario::Poll(options) => scenario::poll::run(options).await,
+        Scenario::Storm(options) => scenario::storm::run(options).await,
+        Scenario::Spread(options) => scenario::spread::run(options).await,
+        Scenario::Check(options) => check::run(options).await,
+        Scenario::Depth(options) => scenario::depth::run(options).await,
+        Scenario::Start(options) => scenario::start::run(options).await,
+        Scenario::Soak(options) => scenario::soak::run(options).await,
+        Scenario::Crowd(options) => scenario::crowd::run(options).await,
+        Scenario::Slow(options) => scenario::slow::run(options).await,
+        Scenario::Resume(options) => scenario::resume::run(options).await,
+        Scenario::Originals(options) => scenario::originals::run(options).await,
+        Scenario::Mixed(options) => scenario::mixed::run(options).await,
         Scenario::Floor => floor::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 }

@@ -68,6 +68,11 @@ impl Payloads {
         self.templates[0].prefix.len() + SUFFIX
     }
 
+    /// The run of the first delivery; each one more is a run more.
+    pub fn first_run(&self) -> u64 {
+        self.first_run
+    }
+
     /// Replaces `request` by the whole request of the next delivery.
     pub fn next(&self, request: &mut Vec<u8>) -> Delivery {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);

@@ -19,6 +19,11 @@ pub fn resident(process: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// The files and sockets it has open.
+pub fn descriptors(process: &str) -> Option<u64> {
+    Some(std::fs::read_dir(format!("/proc/{process}/fd")).ok()?.count() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,6 +32,7 @@ mod tests {
     fn a_process_knows_its_own_cost_and_not_that_of_nobody() {
         assert!(cpu_time("self").is_some());
         assert!(resident("self").unwrap() > 100_000);
-        assert_eq!((cpu_time("0"), resident("0")), (None, None));
+        assert!(descriptors("self").unwrap() > 2);
+        assert_eq!((cpu_time("0"), resident("0"), descriptors("0")), (None, None, None));
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::http::Connection;
 use crate::target::Target;
-use crate::{cores, payload, process, token};
+use crate::{cores, process};
 
 /// How long a server may take to be ready, and to drain.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Which server to load, in every scenario's options.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
+#[group(skip)]
 pub struct Options {
     /// The server; only addresses of this machine are accepted.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
@@ -31,12 +32,6 @@ pub struct Options {
     /// The webhook secret (of several, separated by commas, the first).
     #[arg(long, env = "GITHUB_WEBHOOK_SECRET", hide_env_values = true, required_unless_present = "spawn")]
     pub secret: Option<String>,
-    /// A connection token that may read org:acme.
-    #[arg(long, hide_env_values = true)]
-    pub token: Option<String>,
-    /// Instead of --token: the server's JWT secret, to mint one.
-    #[arg(long, env = "CAMPANILE_JWT_SECRET", hide_env_values = true)]
-    pub jwt_secret: Option<String>,
     /// Start a server for this run, on a free port with its own data directory and secrets.
     #[arg(long, conflicts_with = "url")]
     pub spawn: bool,
@@ -61,7 +56,6 @@ pub struct Server {
     pub target: Target,
     /// Its webhook secret.
     pub secret: String,
-    token: Option<String>,
     spawned: Option<Spawned>,
 }
 
@@ -99,15 +93,14 @@ impl Options {
         let secret = self.secret.as_deref().context("--secret is missing")?;
         let secret = secret.split(',').next().unwrap_or_default().trim().to_owned();
         ensure!(!secret.is_empty(), "--secret is empty");
-        let minted = || self.jwt_secret.as_deref().map(|secret| token::mint(secret, payload::OWNER));
-        Ok(Server { target, secret, token: self.token.clone().or_else(minted), spawned: None })
+        Ok(Server { target, secret, spawned: None })
     }
 
     async fn start(&self) -> Result<Server> {
-        let [secret, jwt_secret] = [(); 2].map(|()| new_secret());
+        let secret = new_secret();
         let mut environment = vec![
             ("GITHUB_WEBHOOK_SECRET", secret.clone()),
-            ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
+            ("CAMPANILE_JWT_SECRET", new_secret()),
             ("CAMPANILE_API_KEY", new_secret()),
         ];
         environment.extend(self.database_url.iter().map(|url| ("DATABASE_URL", url.clone())));
@@ -120,8 +113,7 @@ impl Options {
         };
         let spawned = launch.start().await?;
         let target = spawned.target.clone();
-        let token = Some(token::mint(&jwt_secret, payload::OWNER));
-        Ok(Server { target, secret, token, spawned: Some(spawned) })
+        Ok(Server { target, secret, spawned: Some(spawned) })
     }
 }
 
@@ -161,16 +153,6 @@ impl Launch<'_> {
 }
 
 impl Server {
-    /// A token for `Authorization: Bearer`.
-    pub fn token(&self) -> Result<&str> {
-        self.token.as_deref().context("--token or --jwt-secret is missing")
-    }
-
-    /// The processor time that a spawned server has used.
-    pub fn cpu_time(&self) -> Option<Duration> {
-        process::cpu_time(&self.spawned.as_ref()?.id()?.to_string())
-    }
-
     /// The bytes that a spawned server has in memory.
     pub fn resident(&self) -> Option<u64> {
         process::resident(&self.spawned.as_ref()?.id()?.to_string())
@@ -240,7 +222,8 @@ pub fn new_secret() -> String {
     Uuid::new_v4().simple().to_string().repeat(2)
 }
 
-fn neighbour() -> Result<PathBuf> {
+/// The campanile next to this tool.
+pub fn neighbour() -> Result<PathBuf> {
     let here = std::env::current_exe()?;
     Ok(here.parent().unwrap_or(Path::new(".")).join("campanile"))
 }

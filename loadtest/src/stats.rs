@@ -3,9 +3,9 @@
 //! are millions a second, a histogram keeps them to within one percent.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 /// Recorded durations in microseconds.
 #[derive(Debug, Default, Clone)]
@@ -39,6 +39,13 @@ impl Latencies {
         self.0.extend(other.0);
     }
 
+    /// The same in buckets, for pictures.
+    pub fn histogram(&self) -> Histogram {
+        let mut histogram = Histogram::new();
+        self.0.iter().for_each(|micros| histogram.record(Duration::from_micros((*micros).into())));
+        histogram
+    }
+
     /// The figures, or none if nothing was recorded.
     pub fn summary(mut self) -> Option<Summary> {
         self.0.sort_unstable();
@@ -52,18 +59,10 @@ impl Latencies {
     }
 }
 
-impl Summary {
-    /// For `--json`.
-    pub fn to_json(self) -> Value {
-        json!({
-            "count": self.count, "p50": self.p50, "p90": self.p90, "p99": self.p99,
-            "max": self.max, "mean": self.mean,
-        })
-    }
-}
-
 /// Values of one bucket differ by less than one in so many.
 const PRECISION: usize = 128;
+/// So many buckets are shown as one.
+const SHOWN: usize = 8;
 
 /// Latencies beyond counting, in buckets that grow with the latency.
 #[derive(Debug, Clone)]
@@ -84,20 +83,88 @@ impl Histogram {
         self.total += 1;
     }
 
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+        self.total += other.total;
+    }
+
     /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.total
     }
 
+    /// What was recorded, shortest first: more than, and at most, so many microseconds, and how many.
+    /// Eight buckets are taken together, which is as fine as a picture can show.
+    pub fn buckets(&self) -> Vec<(u64, u64, u64)> {
+        let group = |(index, counts): (usize, &[u64])| {
+            let first = index * SHOWN;
+            let above = first.checked_sub(1).map_or(0, highest);
+            (above, highest(first + SHOWN - 1), counts.iter().sum())
+        };
+        self.counts.chunks(SHOWN).enumerate().map(group).filter(|(.., count)| *count > 0).collect()
+    }
+
     /// So many percent were at most this many milliseconds; none if nothing was recorded.
     pub fn percentile(&self, percent: u64) -> Option<f64> {
-        let rank = (self.total * percent).div_ceil(100).max(1);
+        self.quantile(percent as f64)
+    }
+
+    /// The same with percents after the point.
+    pub fn quantile(&self, percent: f64) -> Option<f64> {
+        let rank = ((self.total as f64 * percent / 100.0).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;
         let index = self.counts.iter().position(|count| {
             seen += count;
             seen >= rank
         })?;
         Some(highest(index) as f64 / 1000.0)
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How often something happened, by slices of time since the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    began: Instant,
+    counts: Vec<u64>,
+}
+
+/// One slice of a [`Timeline`].
+pub const SLICE: Duration = Duration::from_millis(100);
+
+impl Timeline {
+    /// Starts at a moment; what happened before it does not count.
+    pub fn since(began: Instant) -> Self {
+        Self { began, counts: Vec::new() }
+    }
+
+    /// It happened so many times at this moment.
+    pub fn count(&mut self, at: Instant, times: u64) {
+        let Some(since) = at.checked_duration_since(self.began) else { return };
+        let slice = (since.as_nanos() / SLICE.as_nanos()) as usize;
+        if slice >= self.counts.len() {
+            self.counts.resize(slice + 1, 0);
+        }
+        self.counts[slice] += times;
+    }
+
+    /// Adds the counts of another with the same start.
+    pub fn merge(&mut self, other: &Self) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// By slice.
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
     }
 }
 
@@ -114,7 +181,7 @@ fn highest(index: usize) -> u64 {
 }
 
 /// What repeated measurements say: the middle one, and how far the others were from it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Half were at most this.
     pub median: f64,
@@ -134,6 +201,16 @@ impl Spread {
         let median =
             if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
         Some(Self { median, low, high })
+    }
+
+    /// From the lowest to the highest, as a share of the median.
+    pub fn width(&self) -> f64 {
+        if self.low == self.high { 0.0 } else { (self.high - self.low) / self.median.abs() }
+    }
+
+    /// Neither is wholly above the other: measured again, either could come out ahead.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.low <= other.high && other.low <= self.high
     }
 }
 
@@ -204,6 +281,45 @@ mod tests {
         let longest = histogram.percentile(100).unwrap();
         assert!((1000.0..1008.0).contains(&longest), "{longest}");
         assert_eq!(histogram.count(), 101);
+    }
+
+    #[test]
+    fn a_picture_has_fewer_buckets_and_as_many_latencies() {
+        let mut both = Histogram::new();
+        for range in [1..=100_u64, 5000..=5999] {
+            let mut histogram = Histogram::new();
+            range.for_each(|micros| histogram.record(Duration::from_micros(micros)));
+            both.merge(&histogram);
+        }
+        let buckets = both.buckets();
+        assert_eq!(buckets.iter().map(|(.., count)| count).sum::<u64>(), both.count());
+        assert!(buckets.is_sorted_by(|(_, left, _), (right, ..)| left <= right), "{buckets:?}");
+        assert_eq!(buckets[0], (0, 7, 7), "1 to 7 microseconds");
+        assert!(buckets.len() < 20, "{buckets:?}");
+    }
+
+    #[test]
+    fn a_timeline_counts_by_slices_from_its_start() {
+        let began = Instant::now();
+        let mut timeline = Timeline::since(began);
+        let at = |ms| began + Duration::from_millis(ms);
+        for (ms, times) in [(0, 1), (99, 2), (100, 4), (350, 8)] {
+            timeline.count(at(ms), times);
+        }
+        timeline.count(began - Duration::from_millis(1), 16);
+        assert_eq!(timeline.counts(), [3, 4, 0, 8]);
+        let mut other = Timeline::since(began);
+        other.count(at(150), 1);
+        other.merge(&timeline);
+        assert_eq!(other.counts(), [3, 5, 0, 8]);
+    }
+
+    #[test]
+    fn spreads_that_overlap_say_nothing_about_which_is_faster() {
+        let spread = |low, high| Spread { median: (low + high) / 2.0, low, high };
+        assert!(spread(1.0, 2.0).overlaps(&spread(2.0, 3.0)));
+        assert!(!spread(1.0, 2.0).overlaps(&spread(2.1, 3.0)));
+        assert_eq!((spread(9.0, 11.0).width(), spread(0.0, 0.0).width()), (0.2, 0.0));
     }
 
     #[test]

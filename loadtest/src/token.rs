@@ -9,14 +9,18 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-/// A token for the user `loadtest` that may read every repository of `org` for an hour.
-pub fn mint(secret: &str, org: &str) -> String {
-    sign(secret, &json!({ "sub": "loadtest", "orgs": [org], "exp": in_an_hour() }))
+/// A token for `user` for an hour; it may read every repository of `org`, if there is one.
+pub fn mint_for(secret: &str, user: &str, org: Option<&str>) -> String {
+    let mut claims = json!({ "sub": user, "exp": in_an_hour() });
+    if let Some(org) = org {
+        claims["orgs"] = json!([org]);
+    }
+    sign(secret, &claims)
 }
 
-/// A token for `user` for an hour, with no rights of its own.
-pub fn mint_for(secret: &str, user: &str) -> String {
-    sign(secret, &json!({ "sub": user, "exp": in_an_hour() }))
+/// A token for `user` for an hour that may read every repository of `org`.
+pub fn mint_reader(secret: &str, user: &str, org: &str) -> String {
+    sign(secret, &json!({ "sub": user, "orgs": [org], "exp": in_an_hour() }))
 }
 
 fn in_an_hour() -> u64 {

@@ -73,7 +73,7 @@ pub(super) fn listen(
         let (doors, parts, draining) = (doors.clone(), parts.clone(), draining.clone());
         let fanout = Fanout::start(parts.hub.clone(), parts.metrics.clone());
         let clients = Rc::new(Clients::default());
-        parts.control.enlist(clients.clone());
+        parts.control.enlist(clients.clone(), fanout.clone());
         let services =
             (parts.hub.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
         let (rules, options) = (parts.rules.clone(), parts.websocket.clone());
@@ -150,6 +150,8 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A node that starts again takes its port back although old connections still end.
     socket.set_reuse_address(true)?;
+    // Small frames must not wait for each other; accepted sockets take this over.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -172,10 +174,7 @@ impl Drop for Counted {
 }
 
 fn keep_socket(stream: &actix_rt::net::TcpStream, extensions: &mut Extensions) {
-    let socket = socket2::SockRef::from(stream);
-    // Small frames must not wait for each other. A socket that refuses this is about to fail anyway.
-    let _ = socket.set_tcp_nodelay(true);
-    if let Ok(socket) = socket.try_clone() {
+    if let Ok(socket) = socket2::SockRef::from(stream).try_clone() {
         extensions.insert(Socket(Rc::new(socket)));
     }
 }

@@ -168,6 +168,11 @@ pub(super) fn subscription(json: &[u8], keys: &Keys, now: Time) -> Result<Subscr
     Ok(SubscriptionToken { user: common.sub.unwrap_or_default(), channel, client, expires_at, claim })
 }
 
+/// What the server API says about a subscription: as `subs` of a token, and by the same words.
+pub fn sub_claim(json: &[u8]) -> Result<SubClaim, TokenError> {
+    read::<Sub<'_>>(json)?.into_claim()
+}
+
 impl Common {
     /// Whom the token is for, then its times; the answer is when the connection or subscription
     /// ends. Leeway is 0. `expire_at` overrides `exp` for the end alone, and 0 in it is never.

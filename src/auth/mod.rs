@@ -15,7 +15,7 @@ mod tests;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-pub use claims::SubscriptionToken;
+pub use claims::{SubscriptionToken, sub_claim};
 pub use keys::Keys;
 pub use mint::{CannotMint, NewToken, mint};
 pub use public::{BadKey, BadKeySet, KeyKind, KeySet, MAX_KEY_SET};

@@ -18,6 +18,8 @@ const MIB: u64 = 1 << 20;
 pub struct ClientConfig {
     /// How connection tokens are verified.
     pub token: TokenConfig,
+    /// A channel of each user's own.
+    pub subscribe_to_user_personal_channel: PersonalChannelConfig,
     /// Foreign origins that browsers may come from, beside `server.public_url`.
     pub allowed_origins: Vec<OriginPattern>,
     /// Let clients without a token in as anonymous.
@@ -55,6 +57,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             token: TokenConfig::default(),
+            subscribe_to_user_personal_channel: PersonalChannelConfig::default(),
             allowed_origins: Vec::new(),
             allow_anonymous_connect_without_token: false,
             insecure: false,
@@ -96,6 +99,18 @@ pub struct TokenConfig {
     pub audience: Option<String>,
     /// The `iss` that a token must have; not checked if unset.
     pub issuer: Option<String>,
+}
+
+/// `[client.subscribe_to_user_personal_channel]`: a channel of each user's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PersonalChannelConfig {
+    /// Whether each connection of a user is subscribed to `#USER`.
+    pub enabled: bool,
+    /// The namespace in which that is, as in `NAMESPACE:#USER`; none if empty.
+    pub personal_channel_namespace: String,
+    /// Whether a new connection ends the older ones of its user.
+    pub single_connection: bool,
 }
 
 /// `[websocket]` and `[uni_websocket]`: `/connection/websocket` and `/connection/uni_websocket`.

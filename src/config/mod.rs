@@ -27,7 +27,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientConfig, EmulationConfig, SseConfig, StreamConfig, TokenConfig, WebsocketConfig};
+pub use client::{
+    ClientConfig, EmulationConfig, PersonalChannelConfig, SseConfig, StreamConfig, TokenConfig,
+    WebsocketConfig,
+};
 pub use error::{ConfigError, Problem, Source};
 pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};

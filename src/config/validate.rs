@@ -191,6 +191,9 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
             ("force_positioning", options.force_positioning),
             ("allow_recovery", options.allow_recovery),
             ("allow_positioning", options.allow_positioning),
+            ("auto_cache_recover", options.auto_cache_recover),
+            ("delta_publish", options.delta_publish),
+            ("allowed_delta_types", !options.allowed_delta_types.is_empty()),
         ];
         for (option, _) in needing.iter().filter(|(_, on)| *on) {
             let wrong = "there are no positions without history".to_owned();
@@ -200,6 +203,13 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
                 "set history_size and history_ttl above 0, or leave it out",
             );
         }
+    }
+    let personal = &config.client.subscribe_to_user_personal_channel;
+    let declared = |name: &str| config.channel.namespaces.iter().any(|space| space.name.as_str() == name);
+    let space = personal.personal_channel_namespace.as_str();
+    if personal.enabled && !space.is_empty() && !declared(space) {
+        let option = "client.subscribe_to_user_personal_channel.personal_channel_namespace";
+        refuse(option, format!("the namespace `{space}` is not declared"), "declare it, or leave this empty");
     }
     let mut names = HashSet::new();
     for (index, namespace) in config.channel.namespaces.iter().enumerate() {
@@ -268,6 +278,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         if (options.history_size > 0) == options.history_ttl.0.is_zero() {
             warnings
                 .push(format!("{path} keeps no history: history_size and history_ttl must both be above 0"));
+        }
+        if options.auto_cache_recover && !options.is_cache() {
+            warnings.push(format!(
+                "{path}.auto_cache_recover does nothing without force_recovery_mode = \"cache\""
+            ));
+        }
+        if options.delta_publish && options.allowed_delta_types.is_empty() {
+            warnings.push(format!("{path}.delta_publish does nothing without allowed_delta_types"));
         }
         if options.force_push_join_leave && !options.join_leave {
             warnings.push(format!("{path}.force_push_join_leave does nothing without join_leave"));

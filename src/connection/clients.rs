@@ -1,9 +1,9 @@
 //! The clients of this node: each worker thread knows its own, and [`Control`] reaches all of them
-//! from anywhere in the process. To end a connection is to tell whoever keeps it; nothing here
-//! decides who may.
+//! from anywhere in the process. To end a connection, or to have it do something, is to tell whoever
+//! keeps it; nothing here decides who may.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -11,8 +11,11 @@ use chrono::DateTime;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::event::Time;
 use crate::domain::principal::Principal;
+use crate::hub::fanout::Fanout;
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::Disconnect;
 use crate::vital;
@@ -51,14 +54,28 @@ impl Clients {
         self.0.borrow().values().map(|client| client.outbox.clone()).collect()
     }
 
+    /// Those that are meant. Whoever is told something may leave in the same breath, so they are
+    /// told after the list is closed.
+    fn meant(&self, target: &Target) -> Vec<Rc<Outbox>> {
+        let clients = self.0.borrow();
+        let meant = clients.iter().filter(|(id, client)| target.means(**id, &client.principal));
+        meant.map(|(_, client)| client.outbox.clone()).collect()
+    }
+
     fn dismiss(&self, target: &Target, disconnect: &Disconnect) -> usize {
-        let meant: Vec<Rc<Outbox>> = {
-            let clients = self.0.borrow();
-            let meant = clients.iter().filter(|(id, client)| target.means(**id, &client.principal));
-            meant.map(|(_, client)| client.outbox.clone()).collect()
-        };
+        let meant = self.meant(target);
         meant.iter().for_each(|outbox| outbox.dismiss(disconnect));
         meant.len()
+    }
+
+    fn direct(&self, target: &Target, directive: &Arc<Directive>) {
+        self.meant(target).iter().for_each(|outbox| outbox.direct(directive));
+    }
+
+    fn census(&self) -> Census {
+        let clients = self.0.borrow();
+        let users = clients.values().map(|client| client.principal.user.clone()).collect();
+        Census { clients: clients.len(), users }
     }
 
     /// The newest first.
@@ -126,6 +143,13 @@ pub enum Target {
         /// None of these.
         but: Vec<Uuid>,
     },
+    /// Those of a user that came before this one.
+    Older {
+        /// Whose.
+        user: String,
+        /// The newer one.
+        than: Uuid,
+    },
     /// Those that were opened, or last renewed, with the token that has this `jti`.
     Token(String),
 }
@@ -136,6 +160,8 @@ impl Target {
             Self::User { user, only, but } => {
                 principal.user == *user && only.is_none_or(|only| only == id) && !but.contains(&id)
             }
+            // Ids grow with time.
+            Self::Older { user, than } => principal.is_user(user) && id < *than,
             Self::Token(jti) => principal.jti.as_ref() == Some(jti),
         }
     }
@@ -156,8 +182,20 @@ pub struct Connected {
     pub jti: Option<String>,
 }
 
+/// How many are connected.
+#[derive(Debug, Default)]
+pub struct Census {
+    /// Connections.
+    pub clients: usize,
+    /// The users behind them; the empty one is anonymous.
+    pub users: HashSet<String>,
+}
+
 enum Order {
     Dismiss(Arc<Target>, Disconnect, oneshot::Sender<usize>),
+    Direct(Arc<Target>, Arc<Directive>, oneshot::Sender<()>),
+    Census(oneshot::Sender<Census>),
+    Channels(oneshot::Sender<Vec<(ChannelName, usize)>>),
     List(Option<Arc<str>>, usize, oneshot::Sender<Vec<Connected>>),
 }
 
@@ -166,8 +204,8 @@ enum Order {
 pub struct Control(Arc<Mutex<Vec<mpsc::Sender<Order>>>>);
 
 impl Control {
-    /// Makes the clients of the calling worker thread reachable.
-    pub fn enlist(&self, clients: Rc<Clients>) {
+    /// Makes the clients of the calling worker thread, and its subscribers, reachable.
+    pub fn enlist(&self, clients: Rc<Clients>, fanout: Rc<Fanout>) {
         let (sender, mut orders) = mpsc::channel(ORDERS);
         self.0.lock().expect("nobody panics while listing").push(sender);
         actix_rt::spawn(vital::part(async move {
@@ -176,6 +214,16 @@ impl Control {
                 match order {
                     Order::Dismiss(target, disconnect, told) => {
                         let _ = told.send(clients.dismiss(&target, &disconnect));
+                    }
+                    Order::Direct(target, directive, told) => {
+                        clients.direct(&target, &directive);
+                        let _ = told.send(());
+                    }
+                    Order::Census(told) => {
+                        let _ = told.send(clients.census());
+                    }
+                    Order::Channels(told) => {
+                        let _ = told.send(fanout.subscribers());
                     }
                     Order::List(user, limit, told) => {
                         let _ = told.send(clients.list(user.as_deref(), limit));
@@ -190,6 +238,31 @@ impl Control {
         let target = Arc::new(target);
         let order = |told| Order::Dismiss(target.clone(), disconnect.clone(), told);
         self.ask(order).await.into_iter().sum()
+    }
+
+    /// Has the connections that are meant do something. They do it soon after, each in its turn.
+    pub async fn direct(&self, target: Target, directive: Directive) {
+        let (target, directive) = (Arc::new(target), Arc::new(directive));
+        self.ask(|told| Order::Direct(target.clone(), directive.clone(), told)).await;
+    }
+
+    /// How many are connected.
+    pub async fn census(&self) -> Census {
+        let mut all = Census::default();
+        for census in self.ask(Order::Census).await {
+            all.clients += census.clients;
+            all.users.extend(census.users);
+        }
+        all
+    }
+
+    /// The channels that have subscribers, with their number.
+    pub async fn channels(&self) -> BTreeMap<ChannelName, usize> {
+        let mut all = BTreeMap::new();
+        for (channel, subscribers) in self.ask(Order::Channels).await.into_iter().flatten() {
+            *all.entry(channel).or_default() += subscribers;
+        }
+        all
     }
 
     /// Up to `limit` clients, of one user or of all, the newest first.

@@ -33,7 +33,11 @@ impl Connection {
         self.may(Action::Publish, &channel, &KnownItem::Unknown, subscription.is_some(), false)?;
         let chan_info = subscription.and_then(|subscription| subscription.chan_info.as_deref());
         let info = self.client_info(chan_info);
-        let kept = self.rules.namespaces.load().retention_of(&channel).is_some();
+        let namespaces = self.rules.namespaces.load();
+        if namespaces.options_of(&channel).is_some_and(|o| !o.publication_data_format.admits(data)) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let kept = namespaces.retention_of(&channel).is_some();
         let event = NewEvent::new(channel, Uuid::now_v7(), KIND, one_line(data));
         effects.push(Effect::Publish(NewEvent { info: Some(info), kept, ..event }));
         self.pending = Some(Box::new(Pending::Publish { id }));

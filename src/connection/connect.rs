@@ -1,7 +1,7 @@
 //! `connect` (protocol §4.1, §10.1): who the client is, and the subscriptions that its token
 //! brings. All of them begin, or none does. Owns nothing once the reply is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::clock::Moment;
@@ -22,6 +22,9 @@ pub(super) struct Connecting {
     id: u32,
     subscriptions: Vec<(Wanted, Answer)>,
 }
+
+/// Where a client was, if it wants what it missed, and whether it takes differences.
+type Asked = (Option<Since>, bool);
 
 /// What became of a join.
 #[derive(Debug)]
@@ -58,9 +61,10 @@ impl Connection {
         let mut subscriptions = Vec::with_capacity(admitted.len());
         for (channel, item) in admitted {
             let claim = principal.subs.get(&channel).cloned().unwrap_or_default();
-            let since = asked.remove(&channel).flatten();
             let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
-            let (wanted, join) = self.want(channel, subscription, claim, Wishes::default(), since);
+            let (since, delta) = asked.remove(&channel).unwrap_or_default();
+            let wishes = Wishes { delta, ..Wishes::default() };
+            let (wanted, join) = self.want(channel, subscription, claim, wishes, since);
             effects.push(Effect::Join(join));
             subscriptions.push((wanted, Answer::Awaited));
         }
@@ -86,17 +90,24 @@ impl Connection {
 
     /// The channels that the client names, with its place in those that it wants to recover. What
     /// it may not have is ignored later; what cannot be is not the protocol.
-    fn asked(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Option<Since>>, Refusal> {
+    fn asked(&self, command: &Connect<'_>) -> Result<BTreeMap<ChannelName, Asked>, Refusal> {
         let mut asked = BTreeMap::new();
         for (name, resume) in &command.subs {
             let channel = ChannelName::parse(name).map_err(|_| DisconnectCode::BadRequest)?;
             if !self.is_declared(&channel) {
                 return Err(DisconnectCode::BadRequest.into());
             }
-            let since = || Since { epoch: resume.epoch.to_string(), offset: resume.offset };
-            asked.insert(channel, resume.recover.then(since));
+            let since = Since { epoch: resume.epoch.to_string(), offset: resume.offset };
+            asked.insert(channel, (resume.recover.then_some(since), resume.delta.is_some()));
         }
         Ok(asked)
+    }
+
+    /// The channels of the token, and the user's own one.
+    fn server_side(&self) -> BTreeSet<ChannelName> {
+        let personal = self.rules.options.personal.as_ref();
+        let own = personal.and_then(|own| self.principal.personal_channel(own.namespace.as_deref()));
+        self.principal.channels.iter().cloned().chain(own).collect()
     }
 
     /// The channels that begin with the connection: those of the token, all of which the client must
@@ -104,10 +115,10 @@ impl Connection {
     /// Answers what stands behind each. `None`: one is being looked up.
     fn check_server_side(
         &mut self,
-        asked: &BTreeMap<ChannelName, Option<Since>>,
+        asked: &BTreeMap<ChannelName, Asked>,
         effects: &mut Vec<Effect>,
     ) -> Result<Option<Vec<(ChannelName, KnownItem)>>, Refusal> {
-        let channels = self.principal.channels.clone();
+        let channels = self.server_side();
         if !channels.iter().all(|channel| self.is_declared(channel)) {
             return Err(ErrorCode::UnknownChannel.into());
         }
@@ -205,8 +216,12 @@ impl Connection {
         let has_missed = joined.iter().any(|(_, joined)| has_missed(joined));
         say_missed(effects, self.write_connected(id, &result), has_missed);
         for (wanted, joined) in joined {
-            effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
+            effects.push(Effect::Live(wanted.channel.clone(), live_from(&joined)));
             self.subscriptions.insert(wanted.channel, wanted.subscription);
+        }
+        let single = self.rules.options.personal.as_ref().is_some_and(|personal| personal.single);
+        if single && !self.principal.is_anonymous() {
+            effects.push(Effect::EndOlder);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::Position;
 use crate::hub::presence::Member;
 use crate::protocol::code::Disconnect;
+use crate::protocol::filter::Filter;
 
 /// One thing to do. Asynchronous ones are answered by an [`Outcome`]; the connection handles no
 /// further command before that.
@@ -37,6 +38,8 @@ pub enum Effect {
     ReadHistory(ReadHistory),
     /// Who is on the channel? Answered by [`Outcome::Presence`].
     ReadPresence(ChannelName),
+    /// End the other connections of the same user that came before this one.
+    EndOlder,
     /// So many bytes of frames were handled: the client may send as many more.
     Handled(usize),
     /// The connection is over. The last effect.
@@ -59,6 +62,10 @@ pub struct Join {
     pub announced: Option<Arc<str>>,
     /// Whether coming and leaving of others is told to this client.
     pub hears_others: bool,
+    /// Whether data comes as differences.
+    pub delta: bool,
+    /// Only publications with such tags.
+    pub filter: Option<Arc<Filter>>,
 }
 
 /// A position as a client gives it.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 
-use super::effect::Effect;
 use super::session::Connection;
 use super::state::Phase;
 use crate::protocol::command::{BadFrame, Command, Connect, Method, commands};
@@ -60,15 +59,15 @@ impl Connection {
         self.is_uni() && self.phase == Phase::Open
     }
 
-    /// Says a push.
-    pub(super) fn say_push(&self, push: &Push<'_>, effects: &mut Vec<Effect>) {
+    /// A push as the client reads it.
+    pub(super) fn push(&self, push: &Push<'_>) -> String {
         let mut text = String::new();
         if self.is_uni() {
             push.write_uni(&mut text)
         } else {
             push.write(&mut text)
         }
-        effects.push(Effect::Say(text));
+        text
     }
 
     /// The connection is open: a reply, or the first push.

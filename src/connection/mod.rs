@@ -5,6 +5,7 @@ pub mod clients;
 mod clock;
 mod commands;
 mod connect;
+mod directed;
 pub mod effect;
 mod manner;
 mod refresh;
@@ -20,5 +21,5 @@ pub mod users;
 
 pub use clock::Moment;
 pub use manner::Manner;
-pub use rules::{ConnectionOptions, Rules};
+pub use rules::{ConnectionOptions, Personal, Rules};
 pub use session::Connection;

@@ -172,3 +172,31 @@ pub async fn recover(
         })
         .await
 }
+
+/// The same where only the latest publication counts (protocol §7.5): it, unless the client has it.
+pub async fn recover_latest(
+    store: &Store,
+    channel: &ChannelName,
+    retention: Retention,
+    since: Since,
+) -> store::Result<Replay> {
+    let (asked, channel) = (store.clone(), channel.clone());
+    store
+        .read(move |conn| {
+            Box::pin(async move {
+                let (generation, now) = (asked.generation(), asked.timestamp());
+                let head = log::head(conn, &generation, &channel).await?;
+                if since.offset > 0 && since.offset == head.offset && since.epoch == head.epoch.as_str() {
+                    return Ok(Replay::Found(head, Vec::new()));
+                }
+                let mut latest = log::latest(conn, &channel, retention, now, 1).await?;
+                // One that was appended since the head was read comes live.
+                latest.retain(|event| event.offset >= head.offset);
+                Ok(match latest.pop() {
+                    Some(event) => Replay::Found(Position::new(head.epoch, event.offset), vec![event]),
+                    None => Replay::Lost,
+                })
+            })
+        })
+        .await
+}

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::clients::Control;
 use super::users::UserConnections;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
@@ -19,6 +20,8 @@ pub struct Rules {
     pub namespaces: SharedNamespaces,
     /// How many connections each user has open here.
     pub users: UserConnections,
+    /// All of them, to be ended for a newer one.
+    pub control: Control,
     /// Counts the errors that clients are told.
     pub errors: Family<Code, Counter>,
     /// Limits and delays.
@@ -48,6 +51,17 @@ pub struct ConnectionOptions {
     pub insecure: bool,
     /// Without a token a client is anonymous, instead of refused (3501).
     pub allow_anonymous_connect_without_token: bool,
+    /// Every user is subscribed to a channel of its own.
+    pub personal: Option<Personal>,
+}
+
+/// How users are subscribed to channels of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Personal {
+    /// The namespace of these channels; `None`: without one.
+    pub namespace: Option<String>,
+    /// A new connection ends the older ones of the user (3504).
+    pub single: bool,
 }
 
 impl Default for ConnectionOptions {
@@ -63,6 +77,7 @@ impl Default for ConnectionOptions {
             max_publication: 256 * 1024,
             insecure: false,
             allow_anonymous_connect_without_token: false,
+            personal: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::clock::{Clock, Moment};
 use super::effect::{Effect, LookedUp, Outcome};
 use super::manner::Manner;
 use super::rules::Rules;
-use super::state::{Lookups, Pending, Performed, Phase, Waiting};
+use super::state::{Frame, Lookups, Pending, Performed, Phase, Waiting};
 use super::subscriptions::Subscriptions;
 use super::users::OpenConnection;
 use crate::domain::access::{Action, Denied, Facts, KnownItem, Principal, may};
@@ -44,9 +44,9 @@ pub struct Connection {
     /// The command whose effect is under way.
     pub(super) pending: Option<Box<Pending>>,
     /// What that command had to know before.
-    lookups: Lookups,
-    /// Frames behind it; empty if there is none.
-    waiting: VecDeque<Waiting>,
+    pub(super) lookups: Lookups,
+    /// What comes behind it; empty if there is none.
+    pub(super) waiting: VecDeque<Waiting>,
 }
 
 impl Connection {
@@ -95,10 +95,10 @@ impl Connection {
 
     /// The client said something.
     pub fn on_frame(&mut self, frame: ByteString, now: Moment, effects: &mut Vec<Effect>) {
-        let frame = Waiting::new(frame);
+        let frame = Frame::new(frame);
         match self.pending {
             _ if self.is_over() => {}
-            Some(_) => self.waiting.push_back(frame),
+            Some(_) => self.waiting.push_back(Waiting::Frame(frame)),
             None => self.handle(frame, now, effects),
         }
     }
@@ -118,6 +118,10 @@ impl Connection {
                 if wanted.channel == channel =>
             {
                 self.subscribe_joined(id, wanted, joined, now, effects);
+                None
+            }
+            (Pending::Admit { wanted }, Outcome::Joined(channel, joined)) if wanted.channel == channel => {
+                self.admitted(wanted, joined, now, effects);
                 None
             }
             (Pending::Publish { id }, Outcome::Published(published)) => {
@@ -141,7 +145,7 @@ impl Connection {
         self.pending = done.map(Box::new);
         // The rest of the frame counted on the connect.
         if self.phase == Phase::Refused
-            && let Some(frame) = self.waiting.front_mut()
+            && let Some(Waiting::Frame(frame)) = self.waiting.front_mut()
         {
             frame.next = None;
         }
@@ -153,7 +157,11 @@ impl Connection {
     pub fn on_lost(&mut self, channel: &ChannelName, _now: Moment, effects: &mut Vec<Effect>) {
         match self.pending.as_deref_mut() {
             Some(Pending::Connect(connecting)) => connecting.lost(channel),
-            Some(Pending::Subscribe { wanted, .. }) if wanted.channel == *channel => wanted.lost = true,
+            Some(Pending::Subscribe { wanted, .. } | Pending::Admit { wanted })
+                if wanted.channel == *channel =>
+            {
+                wanted.lost = true;
+            }
             _ => {}
         }
         if let Some(subscription) = self.subscriptions.get(channel.as_str()).filter(|sub| sub.positioned) {
@@ -168,34 +176,38 @@ impl Connection {
     /// Handles what waits, until something else is awaited.
     fn catch_up(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         while self.pending.is_none() {
-            let Some(frame) = self.waiting.pop_front() else {
-                self.waiting = VecDeque::new();
-                return;
-            };
-            self.handle(frame, now, effects);
+            match self.waiting.pop_front() {
+                Some(Waiting::Frame(frame)) => self.handle(frame, now, effects),
+                Some(Waiting::Directive(directive)) => self.obey(directive, now, effects),
+                None => {
+                    self.waiting = VecDeque::new();
+                    return;
+                }
+            }
         }
     }
 
     /// Handles the commands of a frame, until something is awaited.
-    fn handle(&mut self, Waiting { frame, mut next }: Waiting, now: Moment, effects: &mut Vec<Effect>) {
+    fn handle(&mut self, Frame { text, mut next }: Frame, now: Moment, effects: &mut Vec<Effect>) {
         while let Some(start) = next.filter(|_| !self.is_deaf()) {
             let command;
-            (command, next) = self.command_at(&frame, start);
+            (command, next) = self.command_at(&text, start);
             self.on_command(command, now, effects);
             if matches!(self.pending.as_deref(), Some(Pending::LookUp(_))) {
-                return self.waiting.push_front(Waiting { frame, next: Some(start) });
+                let frame = Frame { text, next: Some(start) };
+                return self.waiting.push_front(Waiting::Frame(frame));
             }
             self.lookups.clear();
             match self.phase {
                 Phase::Over => return,
                 Phase::Refused => break,
                 _ if self.pending.is_some() => {
-                    return self.waiting.push_front(Waiting { frame, next });
+                    return self.waiting.push_front(Waiting::Frame(Frame { text, next }));
                 }
                 _ => {}
             }
         }
-        effects.push(Effect::Handled(frame.len()));
+        effects.push(Effect::Handled(text.len()));
     }
 
     fn on_command(&mut self, command: Result<Command<'_>, BadFrame>, now: Moment, effects: &mut Vec<Effect>) {
@@ -282,7 +294,7 @@ impl Connection {
     ) {
         if self.subscriptions.remove(channel.as_str()).is_some() {
             effects.push(Effect::Leave(channel.clone()));
-            self.say_push(&Push::On(channel, OnChannel::Unsubscribe(code)), effects);
+            effects.push(Effect::Say(self.push(&Push::On(channel, OnChannel::Unsubscribe(code)))));
         }
     }
 

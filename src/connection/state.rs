@@ -1,11 +1,14 @@
 //! How far a connection has come, and what it waits for. Plain data.
 
+use std::sync::Arc;
+
 use bytestring::ByteString;
 
 use super::connect::Connecting;
 use super::effect::LookedUp;
 use super::subscribe::Wanted;
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::protocol::code::Refusal;
 
 /// How far a connection has come.
@@ -31,6 +34,10 @@ pub(super) enum Pending {
         id: u32,
         wanted: Wanted,
     },
+    /// A directive's subscription.
+    Admit {
+        wanted: Wanted,
+    },
     Publish {
         id: u32,
     },
@@ -45,18 +52,25 @@ pub(super) enum Pending {
     },
 }
 
+/// What has its turn later.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Frame(Frame),
+    Directive(Arc<Directive>),
+}
+
 /// A frame that is not wholly handled.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) frame: ByteString,
+pub(super) struct Frame {
+    pub(super) text: ByteString,
     /// Where its next command begins; `None` when only the last outcome is awaited.
     pub(super) next: Option<usize>,
 }
 
-impl Waiting {
+impl Frame {
     /// A frame that just came.
-    pub(super) fn new(frame: ByteString) -> Self {
-        Self { frame, next: Some(0) }
+    pub(super) fn new(text: ByteString) -> Self {
+        Self { text, next: Some(0) }
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
 use super::clock::Moment;
 use super::effect::{Effect, Join, Joined, Replay, Since};
 use super::session::{Connection, say};
@@ -15,6 +17,7 @@ use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::protocol::code::{ErrorCode, Refusal, TokenUse, UnsubscribeCode};
 use crate::protocol::command::{Subscribe, Unsubscribe};
+use crate::protocol::filter::Filter;
 use crate::protocol::reply::{Recovery, Reply, SubscribeResult};
 
 /// A subscription whose entry is not there yet.
@@ -23,6 +26,10 @@ pub(super) struct Wanted {
     pub(super) channel: ChannelName,
     pub(super) subscription: Subscription,
     recoverable: bool,
+    /// Data comes as differences.
+    delta: bool,
+    /// Only publications with such tags.
+    filter: Option<Arc<Filter>>,
     /// For the application: one JSON value.
     data: Option<Arc<str>>,
     /// A lost position is an error and no subscription.
@@ -48,18 +55,26 @@ impl Wanted {
             position,
             recovery,
             data: self.data.as_deref(),
+            delta: self.delta,
+        }
+    }
+
+    /// Takes out of the replay what the client does not want.
+    fn sift(&self, joined: &mut Joined) {
+        if let (Some(filter), Replay::Found(_, missed)) = (&self.filter, &mut joined.replay) {
+            missed.retain(|event| filter.wants_event(event));
         }
     }
 }
 
 /// Behind which position an entry goes live: that of the last event the reply brought.
-pub(super) fn live_from(joined: Joined) -> Option<Position> {
-    match joined.replay {
+pub(super) fn live_from(joined: &Joined) -> Option<Position> {
+    match &joined.replay {
         Replay::Found(position, missed) => {
             let offset = missed.last().map_or(position.offset, |event| event.offset);
-            Some(Position { offset, ..position })
+            Some(Position { offset, epoch: position.epoch.clone() })
         }
-        Replay::NotAsked | Replay::Lost => joined.position,
+        Replay::NotAsked | Replay::Lost => joined.position.clone(),
     }
 }
 
@@ -98,18 +113,19 @@ impl Connection {
         if command.kind != 0 {
             return Err(ErrorCode::PermissionDenied.into());
         }
-        if command.tf.is_some() {
-            return Err(ErrorCode::BadRequest.into());
-        }
+        let filter = self.filter_of(&channel, command.tf)?;
         let wishes = Wishes {
             positioned: command.positioned,
             recoverable: command.recoverable,
             join_leave: command.join_leave,
             may_history: self.may(Action::History, &channel, &item, true, token.is_some()).is_ok(),
             may_presence: self.may(Action::Presence, &channel, &item, true, token.is_some()).is_ok(),
+            delta: command.delta.is_some(),
+            filter,
         };
         let since =
             command.recover.then(|| Since { epoch: command.epoch.to_string(), offset: command.offset });
+        let since = since.or_else(|| self.recovers_anyway(&channel));
         let subscription = Subscription {
             by_token: token.is_some(),
             expires: token.as_ref().and_then(|token| now.until(token.expires_at?)),
@@ -122,6 +138,28 @@ impl Connection {
         effects.push(Effect::Join(join));
         self.pending = Some(Box::new(Pending::Subscribe { id, wanted }));
         Ok(())
+    }
+
+    /// The filter that the client wants, where the operator lets it have one.
+    fn filter_of(
+        &self,
+        channel: &ChannelName,
+        tf: Option<&RawValue>,
+    ) -> Result<Option<Arc<Filter>>, Refusal> {
+        let Some(tf) = tf else { return Ok(None) };
+        let namespaces = self.rules.namespaces.load();
+        if !namespaces.options_of(channel).is_some_and(|options| options.allow_tags_filter) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let filter = Filter::parse(tf.get()).map_err(|_| ErrorCode::BadRequest)?;
+        Ok(Some(Arc::new(filter)))
+    }
+
+    /// Where every subscription begins with the latest publication: from nowhere.
+    fn recovers_anyway(&self, channel: &ChannelName) -> Option<Since> {
+        let namespaces = self.rules.namespaces.load();
+        let options = namespaces.options_of(channel).filter(|o| o.is_cache() && o.auto_cache_recover)?;
+        options.has_history().then(|| Since { epoch: String::new(), offset: 0 })
     }
 
     /// A subscription token that is for this channel, user and connection.
@@ -152,7 +190,7 @@ impl Connection {
         since: Option<Since>,
     ) -> (Wanted, Join) {
         let qualities = match self.rules.namespaces.load().options_of(&channel) {
-            Some(options) => Qualities::configured(options, claim.overrides, wishes),
+            Some(options) => Qualities::configured(options, claim.overrides, &wishes),
             None => Qualities::BUILT_IN,
         };
         let shown = qualities.presence || qualities.announced;
@@ -164,6 +202,8 @@ impl Connection {
             presence: info.clone().filter(|_| qualities.presence),
             announced: info.filter(|_| qualities.announced),
             hears_others: qualities.hears_others,
+            delta: qualities.delta,
+            filter: wishes.filter.clone(),
         };
         let subscription =
             Subscription { positioned: qualities.positioned, chan_info: claim.info, ..subscription };
@@ -171,6 +211,8 @@ impl Connection {
             channel,
             subscription,
             recoverable: qualities.recoverable,
+            delta: qualities.delta,
+            filter: wishes.filter,
             data: claim.data,
             wants_112: false,
             lost: false,
@@ -187,18 +229,20 @@ impl Connection {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(joined) = joined else {
+        let Some(mut joined) = joined else {
             return self.refuse(id, ErrorCode::Internal.into(), effects);
         };
         if wanted.wants_112 && joined.replay == Replay::Lost {
             effects.push(Effect::Leave(wanted.channel));
             return self.refuse(id, ErrorCode::UnrecoverablePosition.into(), effects);
         }
+        let live = live_from(&joined);
+        wanted.sift(&mut joined);
         let result = wanted.result(&joined, now);
         let mut text = String::new();
         Reply::Subscribe(&result).write(&mut text, id);
         say_missed(effects, text, has_missed(&joined));
-        effects.push(Effect::Live(wanted.channel.clone(), live_from(joined)));
+        effects.push(Effect::Live(wanted.channel.clone(), live));
         let lost = wanted.lost && wanted.subscription.positioned;
         self.subscriptions.insert(wanted.channel.clone(), wanted.subscription);
         if lost {

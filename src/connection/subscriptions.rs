@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::domain::access::{KnownItem, Overrides};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::ChannelOptions;
+use crate::protocol::filter::Filter;
 
 /// A subscription that is live.
 #[derive(Debug, Default)]
@@ -93,7 +94,7 @@ impl Subscriptions {
 }
 
 /// What a client asks of a subscription.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Wishes {
     pub(super) positioned: bool,
     pub(super) recoverable: bool,
@@ -102,6 +103,10 @@ pub(super) struct Wishes {
     pub(super) may_history: bool,
     /// The client may read who is on the channel once it is subscribed.
     pub(super) may_presence: bool,
+    /// Data may come as differences.
+    pub(super) delta: bool,
+    /// Only publications with such tags.
+    pub(super) filter: Option<Arc<Filter>>,
 }
 
 /// The qualities of a subscription (protocol §7.2, §8, §11.2).
@@ -112,15 +117,22 @@ pub(super) struct Qualities {
     pub(super) presence: bool,
     pub(super) announced: bool,
     pub(super) hears_others: bool,
+    pub(super) delta: bool,
 }
 
 impl Qualities {
     /// Of a channel that Campanile itself fills: always recoverable, and nobody sees who is there.
-    pub(super) const BUILT_IN: Self =
-        Self { positioned: true, recoverable: true, presence: false, announced: false, hears_others: false };
+    pub(super) const BUILT_IN: Self = Self {
+        positioned: true,
+        recoverable: true,
+        presence: false,
+        announced: false,
+        hears_others: false,
+        delta: false,
+    };
 
     /// Of a channel of a configured namespace.
-    pub(super) fn configured(options: &ChannelOptions, overrides: Overrides, wishes: Wishes) -> Self {
+    pub(super) fn configured(options: &ChannelOptions, overrides: Overrides, wishes: &Wishes) -> Self {
         let kept = options.has_history();
         let may_come_back = options.allow_recovery || wishes.may_history;
         let may_be_positioned = options.allow_positioning || wishes.may_history;
@@ -137,6 +149,7 @@ impl Qualities {
             announced: overrides.join_leave.unwrap_or(options.join_leave),
             hears_others: overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave)
                 || (wishes.join_leave && wishes.may_presence),
+            delta: wishes.delta && options.has_deltas(),
         }
     }
 }

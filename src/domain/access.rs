@@ -101,7 +101,7 @@ impl KnownItem {
     }
 }
 
-/// Why not. The wire's codes are `protocol`'s business: 102, 103 and 108.
+/// Why not. The wire's codes are `protocol`'s business: 102, 103, 107 and 108.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Denied {
     /// The namespace is not declared.
@@ -113,6 +113,9 @@ pub enum Denied {
     /// The channel has no such feature.
     #[error("not available")]
     NotAvailable,
+    /// The operator does not allow such names.
+    #[error("a channel of this name cannot be")]
+    BadName,
 }
 
 /// The access rule.
@@ -187,6 +190,7 @@ fn may_personal(
     facts: &Facts<'_>,
 ) -> Result<(), Denied> {
     let options = facts.options.ok_or(Denied::UnknownChannel)?;
+    has_name(channel, options)?;
     allow_if(principal.is_user(user))?;
     has_feature(action, options)?;
     allow_if(
@@ -204,6 +208,7 @@ fn may_configured(
     facts: &Facts<'_>,
 ) -> Result<(), Denied> {
     let options = facts.options.ok_or(Denied::UnknownChannel)?;
+    has_name(channel, options)?;
     has_feature(action, options)?;
     if principal.has_cap(action, channel) {
         return Ok(());
@@ -231,6 +236,10 @@ fn may_configured(
 fn user_list<'a>(channel: &'a ChannelName, options: &ChannelOptions) -> Option<&'a str> {
     let (_, users) = channel.as_str().rsplit_once('#')?;
     options.allow_user_limited_channels.then_some(users)
+}
+
+fn has_name(channel: &ChannelName, options: &ChannelOptions) -> Result<(), Denied> {
+    if options.channel_regex.admits(channel) { Ok(()) } else { Err(Denied::BadName) }
 }
 
 fn has_feature(action: Action, options: &ChannelOptions) -> Result<(), Denied> {

@@ -129,6 +129,15 @@ impl ChannelName {
         matches!(self.kind(), ChannelKind::Job(_) | ChannelKind::Build(_))
     }
 
+    /// The name without `$` and namespace.
+    pub fn rest(&self) -> &str {
+        let name = self.0.strip_prefix('$').unwrap_or(&self.0);
+        match namespace_of(&self.0) {
+            Some(namespace) => &name[namespace.len() + 1..],
+            None => name,
+        }
+    }
+
     /// The namespace: the text before the first `:` without a leading `$`. A name that begins
     /// with `#` has none.
     pub fn namespace(&self) -> Option<&str> {

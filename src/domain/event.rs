@@ -29,12 +29,14 @@ pub struct NewEvent {
     pub info: Option<Arc<str>>,
     /// Whether it goes into the log. What does not has no offset and no promise.
     pub kept: bool,
+    /// Whether its data may be told as the difference to what came before.
+    pub delta: bool,
 }
 
 impl NewEvent {
     /// A kept event without tags or info.
     pub fn new(channel: ChannelName, id: Uuid, kind: &str, data: Arc<str>) -> Self {
-        Self { channel, id, kind: kind.into(), data, tags: None, info: None, kept: true }
+        Self { channel, id, kind: kind.into(), data, tags: None, info: None, kept: true, delta: false }
     }
 
     /// The event as it stands in the log at `offset`; 0 for one that is not kept.
@@ -46,6 +48,7 @@ impl NewEvent {
             data: self.data.clone(),
             tags: self.tags.clone(),
             info: self.info.clone(),
+            delta: if self.delta { Delta::May } else { Delta::No },
         }
     }
 }
@@ -65,6 +68,20 @@ pub struct Event {
     pub tags: Option<Arc<str>>,
     /// As in [`NewEvent::info`].
     pub info: Option<Arc<str>>,
+    /// What its data has to do with the event before it. The log does not know.
+    pub delta: Delta,
+}
+
+/// What an event's data has to do with the event before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delta {
+    /// Nothing.
+    #[default]
+    No,
+    /// It may be told as the difference.
+    May,
+    /// It is the difference.
+    Is,
 }
 
 /// Builds the data of built-in channels:

@@ -5,6 +5,7 @@ pub mod access;
 pub mod channel;
 pub mod cursor;
 pub mod delivery;
+pub mod directive;
 pub mod event;
 pub mod facts;
 pub mod gcra;

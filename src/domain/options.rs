@@ -55,12 +55,122 @@ pub struct ChannelOptions {
     pub allow_presence_for_anonymous: bool,
     /// Names such as `dialog#42,43` admit exactly the users listed behind `#`.
     pub allow_user_limited_channels: bool,
+    /// What the rest of a name must look like, behind the namespace.
+    pub channel_regex: NameRegex,
+    /// What may be published.
+    pub publication_data_format: DataFormat,
+    /// What recovery means.
+    pub force_recovery_mode: RecoveryMode,
+    /// With the mode `cache`: every subscription recovers, asked or not.
+    pub auto_cache_recover: bool,
+    /// How data may come as differences to subscribers that ask for it. Needs history.
+    pub allowed_delta_types: Vec<DeltaType>,
+    /// Every publication may come as a difference, not only those that are published so.
+    pub delta_publish: bool,
+    /// Subscribers may filter by tags.
+    pub allow_tags_filter: bool,
+}
+
+/// What recovery means in a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecoveryMode {
+    /// Everything that was missed, or the word that it is lost.
+    #[default]
+    Stream,
+    /// The latest publication, which says all there is to know.
+    Cache,
+}
+
+/// How data may come as differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeltaType {
+    /// In the format of Fossil.
+    Fossil,
+}
+
+/// What may be published. It is JSON in any case, because clients speak JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFormat {
+    /// Anything.
+    #[default]
+    #[serde(rename = "")]
+    Any,
+    /// The same, by its name.
+    Json,
+    /// Objects alone.
+    JsonObject,
+    /// Anything; bytes that are no JSON have no client here.
+    Binary,
+}
+
+impl DataFormat {
+    /// Whether `json`, one JSON value, may be published.
+    pub fn admits(self, json: &str) -> bool {
+        self != Self::JsonObject || json.trim_start().starts_with('{')
+    }
+}
+
+/// A regular expression over the part of a name behind its namespace; empty is none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NameRegex(Option<regex_lite::Regex>);
+
+impl NameRegex {
+    /// Whether a channel of this name may be. The expression says itself whether it must cover it all.
+    pub fn admits(&self, channel: &ChannelName) -> bool {
+        self.0.as_ref().is_none_or(|regex| regex.is_match(channel.rest()))
+    }
+
+    fn as_str(&self) -> &str {
+        self.0.as_ref().map_or("", regex_lite::Regex::as_str)
+    }
+}
+
+impl PartialEq for NameRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for NameRegex {}
+
+impl TryFrom<String> for NameRegex {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let regex = regex_lite::Regex::new(&text);
+        regex
+            .map(|regex| Self(Some(regex)))
+            .map_err(|error| format!("this is no regular expression: {error}"))
+    }
+}
+
+impl From<NameRegex> for String {
+    fn from(regex: NameRegex) -> String {
+        regex.as_str().to_owned()
+    }
 }
 
 impl ChannelOptions {
     /// Whether events of the namespace are kept and numbered.
     pub fn has_history(&self) -> bool {
         self.history_size > 0 && !self.history_ttl.0.is_zero()
+    }
+
+    /// Whether data may come as differences. Without history nobody knows what came before.
+    pub fn has_deltas(&self) -> bool {
+        self.has_history() && !self.allowed_delta_types.is_empty()
+    }
+
+    /// Whether recovery brings the latest publication alone.
+    pub fn is_cache(&self) -> bool {
+        self.has_history() && self.force_recovery_mode == RecoveryMode::Cache
     }
 }
 

@@ -94,7 +94,7 @@ pub async fn tell(
         Once::Key(IdempotencyKey { channel: channel.clone(), key, expires_at })
     });
     let apply: Box<dyn Apply> = Box::new(Touch { id, build });
-    let unit = UnitOfWork { once, apply: Some(apply), events: vec![event], accepted };
+    let unit = UnitOfWork { once, apply: Some(apply), accepted, ..UnitOfWork::of(vec![event]) };
     let cursor = |position: Option<_>| position.as_ref().map(ToString::to_string);
     match publisher.commit(unit).await? {
         Committed::Done(positions) => Ok(HttpResponse::Created().json(json!({

@@ -83,6 +83,11 @@ impl ApiError {
         self.code
     }
 
+    /// Whether the caller can do better, and not we.
+    pub fn is_callers(&self) -> bool {
+        self.status.is_client_error()
+    }
+
     fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, &seconds.to_string())
     }
@@ -161,6 +166,7 @@ impl From<Denied> for ApiError {
                 "not_available",
                 "the channel's namespace does not have this feature",
             ),
+            Denied::BadName => Self::bad_request("bad_channel", "the namespace does not allow such names"),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 use crate::protocol::polled;
 use crate::store::log::{self, Bounds, Page};
-use crate::store::{self, Store};
+use crate::store::{self, Heads, Store};
 use crate::telemetry::{Metrics, count};
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -122,6 +122,17 @@ pub(super) async fn page(
 
     let known =
         request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    // A reader at the end that knows it: the database has nothing to add.
+    if let (Some(heads), Some(from), Some(known)) = (store.heads(), &from, &known)
+        && heads.of(&channel).is_some_and(|head| head == *from)
+    {
+        let tag =
+            etag(&channel, Some(from), limit, &Bounds { head: from.clone(), before_oldest: from.offset });
+        if matches_tag(known, &tag) {
+            return Ok(not_modified(tag));
+        }
+    }
+    let since = store.heads().map(Heads::moment);
     let asked = store.clone();
     let tag_of = {
         let (channel, from) = (channel.clone(), from.clone());
@@ -133,6 +144,9 @@ pub(super) async fn page(
             Box::pin(async move {
                 let (generation, now) = (asked.generation(), asked.timestamp());
                 let bounds = log::bounds(conn, &generation, &wanted, retention, now).await?;
+                if let (Some(heads), Some(since)) = (asked.heads(), since) {
+                    heads.learn(since, &wanted, &bounds.head);
+                }
                 let lost = start.as_ref().is_some_and(|from| !bounds.covers(from));
                 let tag = tagger(&bounds);
                 if !lost && known.is_some_and(|known| matches_tag(&known, &tag)) {
@@ -145,9 +159,7 @@ pub(super) async fn page(
         })
         .await?;
     match found {
-        Found::NotModified(tag) => {
-            Ok(cacheable(HttpResponse::NotModified()).insert_header((header::ETAG, tag)).finish())
-        }
+        Found::NotModified(tag) => Ok(not_modified(tag)),
         Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
         Found::Page(Page::Events { events, bounds }) => {
             let at = events.last().map(|event| event.offset);
@@ -167,6 +179,10 @@ pub(super) async fn page(
             Ok(answer.content_type("application/json").body(body))
         }
     }
+}
+
+fn not_modified(tag: String) -> HttpResponse {
+    cacheable(HttpResponse::NotModified()).insert_header((header::ETAG, tag)).finish()
 }
 
 fn cacheable(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {

@@ -6,6 +6,7 @@ use actix_web::web::{self, ServiceConfig, delete, get, post};
 use actix_web::{HttpRequest, Route, guard};
 
 use super::error::{ApiError, ApiResult};
+use super::server_api::Method;
 use super::{
     auth, builds, dashboard, deliveries, health, openapi, page, poll, repos, server_api, socket, stream,
     summary, transports, webhooks,
@@ -41,15 +42,24 @@ pub fn routes(app: &mut ServiceConfig) {
             .route(get().to(transports::uni_sse))
             .route(post().to(transports::uni_sse_by_body)),
     )
-    .service(only("/api/publish").route(post().to(server_api::publish)))
-    .service(only("/api/history").route(post().to(server_api::history)))
-    .service(only("/api/presence").route(post().to(server_api::presence)))
-    .service(only("/api/presence_stats").route(post().to(server_api::presence_stats)))
-    .service(only("/api/connections").route(post().to(server_api::connections)))
-    .service(only("/api/disconnect").route(post().to(server_api::disconnect)))
-    .service(only("/api/revoke_token").route(post().to(server_api::revoke_token)))
-    .service(only("/api/block_user").route(post().to(server_api::block_user)))
-    .service(only("/api/unblock_user").route(post().to(server_api::unblock_user)))
+    .service(only("/api/publish").route(post().to(server_api::of(Method::Publish))))
+    .service(only("/api/broadcast").route(post().to(server_api::of(Method::Broadcast))))
+    .service(only("/api/subscribe").route(post().to(server_api::of(Method::Subscribe))))
+    .service(only("/api/unsubscribe").route(post().to(server_api::of(Method::Unsubscribe))))
+    .service(only("/api/disconnect").route(post().to(server_api::of(Method::Disconnect))))
+    .service(only("/api/refresh").route(post().to(server_api::of(Method::Refresh))))
+    .service(only("/api/presence").route(post().to(server_api::of(Method::Presence))))
+    .service(only("/api/presence_stats").route(post().to(server_api::of(Method::PresenceStats))))
+    .service(only("/api/history").route(post().to(server_api::of(Method::History))))
+    .service(only("/api/history_remove").route(post().to(server_api::of(Method::HistoryRemove))))
+    .service(only("/api/channels").route(post().to(server_api::of(Method::Channels))))
+    .service(only("/api/info").route(post().to(server_api::of(Method::Info))))
+    .service(only("/api/rpc").route(post().to(server_api::of(Method::Rpc))))
+    .service(only("/api/batch").route(post().to(server_api::of(Method::Batch))))
+    .service(only("/api/connections").route(post().to(server_api::of(Method::Connections))))
+    .service(only("/api/revoke_token").route(post().to(server_api::of(Method::RevokeToken))))
+    .service(only("/api/block_user").route(post().to(server_api::of(Method::BlockUser))))
+    .service(only("/api/unblock_user").route(post().to(server_api::of(Method::UnblockUser))))
     .service(only("/api/deliveries").route(get().to(deliveries::list)))
     .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
     .service(only("/api/deliveries/{id}/process").route(post().to(deliveries::process)))

@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use followers::{Behind, Follower};
 
 use super::fanout::{Batch, Parcel};
 use super::order::{Order, Step};
-use super::presence::{Attendance, Member, Movement, Presence};
+use super::presence::{Member, Movement};
 use super::{CannotFollow, Hub, Worker};
 use crate::bus::{Announcement, Content};
 use crate::domain::channel::ChannelName;
@@ -62,13 +62,14 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
     let actor = ChannelActor {
         id,
         retention: hub.0.options.namespaces.load().retention_of(&name),
+        deltas: deltas_of(&hub, &name),
         hub,
         name: name.clone(),
         order: None,
         last: None,
+        previous: None,
         joining: Vec::new(),
         followers: HashMap::new(),
-        presence: Presence::default(),
         reading: false,
         gap_timer: None,
         linger: None,
@@ -106,12 +107,8 @@ impl ChannelHandle {
         self.addr.do_send(Leave { worker });
     }
 
-    pub(super) fn attend(&self, attendance: Attendance) {
-        self.addr.do_send(Attend(attendance));
-    }
-
-    pub(super) fn depart(&self, client: Uuid) {
-        self.addr.do_send(Depart(client));
+    pub(super) fn tell(&self, movement: Movement) {
+        self.addr.do_send(Moved(movement));
     }
 
     /// `None`: the actor has ended, and nobody is there.
@@ -143,19 +140,28 @@ impl ChannelHandle {
     }
 }
 
+fn deltas_of(hub: &Hub, name: &ChannelName) -> Option<bool> {
+    let namespaces = hub.0.options.namespaces.load();
+    let options = namespaces.options_of(name).filter(|options| options.has_deltas())?;
+    Some(options.delta_publish)
+}
+
 struct ChannelActor {
     id: u64,
     hub: Hub,
     name: ChannelName,
     /// `None`: the channel keeps nothing, its events pass through.
     retention: Option<Retention>,
+    /// Whether data may come as differences, and then whether of all events.
+    deltas: Option<bool>,
     /// `None` until the head has been read.
     order: Option<Order>,
     /// The event at the order's position, if it passed here: by it the log is known again.
     last: Option<Uuid>,
+    /// The same event whole, where data may come as differences.
+    previous: Option<Event>,
     joining: Vec<(Worker, oneshot::Sender<Joined>)>,
     followers: HashMap<usize, Follower>,
-    presence: Presence,
     /// A read of the log is under way; there is never more than one. Who wants another one marks
     /// the channel behind, because what it looks for may be younger than the one under way.
     reading: bool,
@@ -183,11 +189,7 @@ struct Leave {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Attend(Attendance);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Depart(Uuid);
+struct Moved(Movement);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -270,21 +272,12 @@ impl Handler<Leave> for ChannelActor {
     }
 }
 
-impl Handler<Attend> for ChannelActor {
+impl Handler<Moved> for ChannelActor {
     type Result = ();
 
-    fn handle(&mut self, Attend(attendance): Attend, ctx: &mut Context<Self>) {
-        let movement = self.presence.come(attendance);
-        self.tell(movement, ctx);
-    }
-}
-
-impl Handler<Depart> for ChannelActor {
-    type Result = ();
-
-    fn handle(&mut self, Depart(client): Depart, ctx: &mut Context<Self>) {
-        let movement = self.presence.leave(client);
-        self.tell(movement, ctx);
+    /// Best effort, as the protocol has it: a worker without room does not hear of it.
+    fn handle(&mut self, Moved(movement): Moved, ctx: &mut Context<Self>) {
+        self.hand_out(&Parcel::Moved(self.name.clone(), movement), None, ctx);
     }
 }
 
@@ -292,8 +285,22 @@ impl Handler<Who> for ChannelActor {
     type Result = ();
 
     fn handle(&mut self, Who { reply }: Who, _: &mut Context<Self>) {
-        // Whoever asked may have left.
-        let _ = reply.send(self.presence.members());
+        let asked: Vec<_> = self.followers.values().map(|follower| follower.inbox.clone()).collect();
+        let name = self.name.clone();
+        actix_rt::spawn(async move {
+            let (answer, mut answers) = mpsc::channel(asked.len().max(1));
+            for inbox in asked {
+                // A worker that has ended has nobody.
+                let _ = inbox.send(Parcel::Who(name.clone(), answer.clone())).await;
+            }
+            drop(answer);
+            let mut members = Vec::new();
+            while let Some(some) = answers.recv().await {
+                members.extend(some);
+            }
+            // Whoever asked may have left.
+            let _ = reply.send(members);
+        });
     }
 }
 
@@ -340,6 +347,7 @@ impl ChannelActor {
         let retention = self.hub.0.options.namespaces.load().retention_of(&self.name);
         let begins = self.retention.is_none() && retention.is_some();
         self.retention = retention.or(self.retention);
+        self.deltas = deltas_of(&self.hub, &self.name);
         if begins {
             self.find_head(ctx);
         }
@@ -384,15 +392,18 @@ impl ChannelActor {
             self.last = events.last().map(|event| event.id);
         }
         let before = epoch.clone().map(|epoch| Position::new(epoch, first.saturating_sub(1)));
-        let batch = Arc::new(Batch::new(self.name.clone(), epoch, events, accepted));
-        self.hand_out(&Parcel::Events(batch), before.map(Behind::After), ctx);
+        let batch = self.batch(epoch, events, accepted);
+        self.hand_out(&Parcel::Events(Arc::new(batch)), before.map(Behind::After), ctx);
     }
 
-    /// Best effort, as the protocol has it: a worker without room does not hear of it.
-    fn tell(&mut self, movement: Option<Movement>, ctx: &mut Context<Self>) {
-        if let Some(movement) = movement {
-            self.hand_out(&Parcel::Moved(self.name.clone(), movement), None, ctx);
-        }
+    /// A batch that knows what came before it, where data may come as differences.
+    fn batch(&mut self, epoch: Option<Epoch>, events: Vec<Event>, accepted: Option<Instant>) -> Batch {
+        let (Some(all), Some(first), true) = (self.deltas, events.first(), epoch.is_some()) else {
+            return Batch::new(self.name.clone(), epoch, events, accepted);
+        };
+        let before = self.previous.take().filter(|previous| previous.offset + 1 == first.offset);
+        self.previous = events.last().cloned();
+        Batch::new(self.name.clone(), epoch, events, accepted).behind(before, all)
     }
 
     fn wait_for_gap(&mut self, ctx: &mut Context<Self>) {
@@ -410,7 +421,7 @@ impl ChannelActor {
     fn reset(&mut self, bounds: Bounds, ctx: &mut Context<Self>) {
         self.metrics().resets.inc();
         let Some(mut order) = self.order.take() else { return };
-        self.last = None;
+        (self.last, self.previous) = (None, None);
         let ready = order.reset(bounds.head.clone());
         self.move_to(order);
         let reset = Behind::Reset(bounds.clone());

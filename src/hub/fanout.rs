@@ -5,6 +5,7 @@
 
 mod batch;
 mod entry;
+mod tailor;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use super::outbox::Outbox;
 use super::presence::Attendance;
@@ -26,6 +26,7 @@ use batch::Run;
 pub use batch::{Batch, Cursors, Framing, Parcel};
 pub use entry::{Entry, Release};
 use entry::{State, Tally};
+pub use tailor::Tailor;
 
 /// Parcels that are handled before other tasks of the thread get a turn.
 const TURN: usize = 64;
@@ -118,8 +119,24 @@ impl Fanout {
                 Parcel::Moved(_, movement) => {
                     route.entries.iter().for_each(|entry| entry.take_movement(movement));
                 }
+                Parcel::Who(_, answer) => {
+                    let members = route.entries.iter().filter_map(|entry| entry.member()).cloned();
+                    // It has room for everybody who is asked.
+                    let _ = answer.try_send(members.collect());
+                }
             }
         }
+    }
+
+    /// Whether a subscription to `channel` begins without waiting, because this thread follows it.
+    pub fn follows(&self, channel: &ChannelName) -> bool {
+        self.routes.borrow().get(channel).is_some_and(|route| route.reached.is_some())
+    }
+
+    /// The channels that have entries here, with their number.
+    pub fn subscribers(&self) -> Vec<(ChannelName, usize)> {
+        let routes = self.routes.borrow();
+        routes.iter().map(|(channel, route)| (channel.clone(), route.entries.len())).collect()
     }
 
     /// Adds an entry on hold, and then makes this thread follow the channel. Everything after the
@@ -132,7 +149,7 @@ impl Fanout {
         visitor: Visitor,
     ) -> Result<(Subscription, Option<Position>), CannotFollow> {
         let tally = self.tally.clone();
-        let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor.hears_others, tally));
+        let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor, tally));
         let reached = {
             let mut routes = self.routes.borrow_mut();
             let route = routes.entry(channel.clone()).or_default();
@@ -140,7 +157,7 @@ impl Fanout {
             route.reached.clone()
         };
         self.tally.metrics.subscriptions.inc();
-        let mut subscription = Subscription { fanout: self.clone(), entry, attending: None };
+        let subscription = Subscription { fanout: self.clone(), entry };
         let position = match reached {
             // What is under way to this thread comes after it.
             Some(reached) => reached,
@@ -152,28 +169,28 @@ impl Fanout {
                 position
             }
         };
-        if let Some(attendance) = visitor.attendance {
-            subscription.attending = Some(attendance.member.client);
-            self.hub.attend(&channel, attendance);
+        if let Some(movement) = subscription.entry.movement(true) {
+            self.hub.tell(&channel, movement);
         }
         Ok((subscription, position))
     }
 }
 
 /// What an entry is to others on its channel.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Visitor {
     /// How it is seen, if at all.
     pub attendance: Option<Attendance>,
     /// Whether it is told who comes and leaves.
     pub hears_others: bool,
+    /// What it takes otherwise than it stands.
+    pub tailor: Option<Box<Tailor>>,
 }
 
 /// An entry that is there as long as this is.
 pub struct Subscription {
     fanout: Rc<Fanout>,
     entry: Rc<Entry>,
-    attending: Option<Uuid>,
 }
 
 impl Subscription {
@@ -188,14 +205,14 @@ impl Drop for Subscription {
         *self.entry.state.borrow_mut() = State::Over;
         let hub = &self.fanout.hub;
         let channel = &self.entry.channel;
-        if let Some(client) = self.attending {
-            hub.depart(channel, client);
-        }
         let mut routes = self.fanout.routes.borrow_mut();
         let Some(route) = routes.get_mut(channel) else { return };
         if let Some(index) = route.entries.iter().position(|entry| Rc::ptr_eq(entry, &self.entry)) {
             route.entries.swap_remove(index);
             self.fanout.tally.metrics.subscriptions.dec();
+        }
+        if let Some(movement) = self.entry.movement(false) {
+            hub.tell(channel, movement);
         }
         if route.entries.is_empty() {
             routes.remove(channel);

@@ -26,8 +26,7 @@ use crate::store::{self, Store, log};
 use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::Parcel;
-use presence::{Attendance, Member};
-use uuid::Uuid;
+use presence::{Member, Movement};
 
 /// Channels in one statement of the position check.
 const CHECKED_AT_ONCE: usize = 1000;
@@ -137,17 +136,10 @@ impl Hub {
         }
     }
 
-    /// Somebody is on `channel` now; its thread follows it already.
-    pub fn attend(&self, channel: &ChannelName, attendance: Attendance) {
+    /// Somebody came to `channel` or left, on a thread that follows it: all who want to hear do.
+    pub fn tell(&self, channel: &ChannelName, movement: Movement) {
         if let Some(handle) = self.table().get(channel) {
-            handle.attend(attendance);
-        }
-    }
-
-    /// A client is on `channel` no more.
-    pub fn depart(&self, channel: &ChannelName, client: Uuid) {
-        if let Some(handle) = self.table().get(channel) {
-            handle.depart(client);
+            handle.tell(movement);
         }
     }
 

@@ -12,12 +12,14 @@ mod socket;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::position::Position;
 use crate::protocol::code::Disconnect;
 pub use socket::{SocketOptions, Wire};
@@ -56,6 +58,11 @@ pub trait Keeper {
     fn ended(&self, why: Ended);
     /// Who runs the server wants the connection to end. Not called within a delivery.
     fn dismissed(&self, disconnect: &Disconnect);
+    /// A time has come that it asked for. Not called within a delivery.
+    fn due(&self) {}
+    /// Who runs the server wants the connection to do this. Not called within a delivery. A stream
+    /// whose channels and life are fixed has nothing to do.
+    fn directed(&self, _: &Arc<Directive>) {}
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,11 +161,33 @@ impl Outbox {
         self.keeper.get().map(Box::as_ref)
     }
 
+    /// Tells the keeper that the time it waited for has come.
+    pub fn ring(&self) {
+        if let Some(keeper) = self.keeper() {
+            keeper.due();
+        }
+    }
+
     /// Asks the keeper to end the connection; one that is not kept yet ends without a word.
     pub fn dismiss(&self, disconnect: &Disconnect) {
         match self.keeper() {
             Some(keeper) => keeper.dismissed(disconnect),
             None => self.abort(),
+        }
+    }
+
+    /// The upgraded socket, for whoever reads from it.
+    pub fn wire(&self) -> Option<&Wire> {
+        match &self.way {
+            Way::Socket(wire, _) => Some(wire),
+            Way::Body(_) => None,
+        }
+    }
+
+    /// Hands a directive to the keeper.
+    pub fn direct(&self, directive: &Arc<Directive>) {
+        if let Some(keeper) = self.keeper() {
+            keeper.directed(directive);
         }
     }
 

@@ -1,6 +1,7 @@
-//! Who is on a channel. Plain data; the channel actor owns one and tells others of the changes.
+//! Who is on a channel, as values. Each worker thread knows its own by the entries of its fan-out,
+//! so that coming and leaving costs no other thread anything; the channel actor asks them all.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -43,65 +44,17 @@ pub struct Movement {
     pub info: Arc<str>,
 }
 
-/// The connections of one channel that others may know of.
-#[derive(Debug, Default)]
-pub struct Presence(HashMap<Uuid, Attendance>);
-
-impl Presence {
-    /// Somebody comes. Answers what to tell.
-    pub fn come(&mut self, attendance: Attendance) -> Option<Movement> {
-        let info = attendance.member.info.clone();
-        let announced = attendance.announced;
-        let known = self.0.insert(attendance.member.client, attendance);
-        (announced && known.is_none()).then_some(Movement { came: true, info })
-    }
-
-    /// Somebody leaves. Answers what to tell.
-    pub fn leave(&mut self, client: Uuid) -> Option<Movement> {
-        let gone = self.0.remove(&client)?;
-        gone.announced.then_some(Movement { came: false, info: gone.member.info })
-    }
-
-    /// Who can be found here.
-    pub fn members(&self) -> Vec<Member> {
-        self.0.values().filter(|one| one.listed).map(|one| one.member.clone()).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn attendance(client: u128, listed: bool, announced: bool) -> Attendance {
-        let member = Member { client: Uuid::from_u128(client), user: "ana".into(), info: "{}".into() };
-        Attendance { member, listed, announced }
-    }
-
-    #[test]
-    fn who_came_is_found_until_they_leave() {
-        let mut presence = Presence::default();
-        assert_eq!(presence.come(attendance(1, true, false)), None);
-        assert_eq!(presence.members(), [attendance(1, true, false).member]);
-        assert_eq!(presence.leave(Uuid::from_u128(1)), None);
-        assert_eq!(presence.members(), []);
-    }
-
     #[test]
     fn anonymous_connections_count_as_one_user() {
-        let member =
-            |client, user: &str| Member { user: user.into(), ..attendance(client, true, false).member };
+        let member = |client, user: &str| {
+            let client = Uuid::from_u128(client);
+            Member { client, user: user.into(), info: "{}".into() }
+        };
         let members = [member(1, "ana"), member(2, "ana"), member(3, ""), member(4, "")];
         assert_eq!((counts(&members), counts(&[])), ((4, 2), (0, 0)));
-    }
-
-    #[test]
-    fn coming_and_leaving_is_told_once() {
-        let mut presence = Presence::default();
-        let told = |came| Some(Movement { came, info: "{}".into() });
-        assert_eq!(presence.come(attendance(1, false, true)), told(true));
-        assert_eq!(presence.come(attendance(1, false, true)), None, "they are here");
-        assert_eq!(presence.members(), [], "not listed");
-        assert_eq!(presence.leave(Uuid::from_u128(1)), told(false));
-        assert_eq!(presence.leave(Uuid::from_u128(1)), None);
     }
 }

@@ -304,6 +304,7 @@ impl From<Denied> for ErrorCode {
             Denied::UnknownChannel => Self::UnknownChannel,
             Denied::Forbidden => Self::PermissionDenied,
             Denied::NotAvailable => Self::NotAvailable,
+            Denied::BadName => Self::BadRequest,
         }
     }
 }

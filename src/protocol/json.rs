@@ -108,7 +108,7 @@ pub(super) fn push_list<T>(out: &mut String, items: impl IntoIterator<Item = T>,
 }
 
 /// Writes a text with its quotes.
-pub(super) fn push_text(out: &mut String, text: &str) {
+pub(crate) fn push_text(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {
@@ -133,6 +133,19 @@ pub(super) fn push_number(out: &mut String, mut number: u64) {
         first -= 1;
         digits[first] = char::from(b'0' + (number % 10) as u8);
         number /= 10;
+    }
+    out.extend(&digits[first..]);
+}
+
+/// Writes a number in digits of base 64, as deltas have them.
+pub(super) fn push_number_64(out: &mut String, mut number: u64) {
+    const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
+    let mut digits = ['0'; 11];
+    let mut first = digits.len();
+    while first == digits.len() || number > 0 {
+        first -= 1;
+        digits[first] = char::from(DIGITS[(number & 63) as usize]);
+        number >>= 6;
     }
     out.extend(&digits[first..]);
 }

@@ -3,6 +3,8 @@
 
 pub mod code;
 pub mod command;
+pub mod delta;
+pub mod filter;
 pub mod form;
 pub mod frames;
 mod json;

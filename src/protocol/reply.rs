@@ -8,9 +8,10 @@ pub(super) mod tests;
 use uuid::Uuid;
 
 use super::code::ErrorCode;
-use super::json::{Object, push_list, push_object};
+use super::delta;
+use super::json::{Object, push_list, push_object, push_text};
 use crate::domain::channel::ChannelName;
-use crate::domain::event::Event;
+use crate::domain::event::{Delta, Event};
 use crate::domain::position::Position;
 
 /// The server's ping, and a client's pong (protocol §2.4).
@@ -109,6 +110,8 @@ pub struct SubscribeResult<'a> {
     pub recovery: Recovery<'a>,
     /// For the application: one JSON value.
     pub data: Option<&'a str>,
+    /// Data comes as texts, and as differences to what came before.
+    pub delta: bool,
 }
 
 /// What came of a wish to recover (protocol §7.3).
@@ -228,11 +231,17 @@ impl SubscribeResult<'_> {
                     result.flag("recovered", true);
                     result.flag("was_recovering", true);
                     if !missed.is_empty() {
-                        push_list(result.key("publications"), missed, write_publication);
+                        let list = result.key("publications");
+                        if self.delta {
+                            push_list(list, &in_deltas(missed), write_publication);
+                        } else {
+                            push_list(list, missed, write_publication);
+                        }
                     }
                 }
             }
             result.raw("data", self.data);
+            result.flag("delta", self.delta);
         });
     }
 
@@ -265,6 +274,27 @@ impl ClientInfo<'_> {
     }
 }
 
+/// The first whole, each other one as the difference to the one before it, if that is shorter.
+fn in_deltas(events: &[Event]) -> Vec<Event> {
+    let before = std::iter::once(None).chain(events.iter().map(Some));
+    events
+        .iter()
+        .zip(before)
+        .map(|(event, before)| {
+            as_text(event, before.and_then(|b| delta::between(&b.data, &event.data)).as_deref())
+        })
+        .collect()
+}
+
+/// `event` as a subscriber gets it that takes differences: its data, or `delta` in place of it, is a
+/// text (protocol §9.1).
+pub fn as_text(event: &Event, delta: Option<&str>) -> Event {
+    let mut data = String::with_capacity(delta.map_or(event.data.len(), str::len) + 16);
+    push_text(&mut data, delta.unwrap_or(&event.data));
+    let delta = if delta.is_some() { Delta::Is } else { Delta::No };
+    Event { data: data.into(), delta, ..event.clone() }
+}
+
 /// Appends `event` as a Publication (protocol §4.10). An event outside the log has no offset.
 pub(super) fn write_publication(out: &mut String, event: &Event) {
     push_object(out, |publication| {
@@ -272,6 +302,7 @@ pub(super) fn write_publication(out: &mut String, event: &Event) {
         publication.number("offset", event.offset);
         publication.raw("info", event.info.as_deref());
         publication.raw("tags", event.tags.as_deref());
+        publication.flag("delta", event.delta == Delta::Is);
     });
 }
 

@@ -19,7 +19,7 @@ use super::error::Result;
 use super::schema::{channels, events, idempotency};
 use super::types::{Id, Ts};
 use crate::domain::channel::ChannelName;
-use crate::domain::event::{Event, NewEvent};
+use crate::domain::event::{Delta, Event, NewEvent};
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
 
@@ -34,13 +34,24 @@ pub struct IdempotencyKey {
     pub expires_at: Ts,
 }
 
+/// Which state of its channel an event shows: one that is not newer than what is known is dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Grows with each state; above 0.
+    pub number: i64,
+    /// In which count the number counts; empty fits any.
+    pub epoch: String,
+}
+
 /// What one unit of work appends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Append<'a> {
     /// In the order in which they get their offsets.
     pub events: &'a [&'a NewEvent],
     /// At most once, if there is a key.
     pub key: Option<&'a IdempotencyKey>,
+    /// Only if it is newer, by the channel of the first event.
+    pub version: Option<&'a Version>,
 }
 
 /// What became of one unit's events.
@@ -48,7 +59,8 @@ pub struct Append<'a> {
 pub enum Appended {
     /// Their positions, one for each event.
     New(Vec<Position>),
-    /// The key was known: nothing was appended, and this is where the event is.
+    /// The key, or a version as new, was known: nothing was appended, and this is where the event,
+    /// or the head, is.
     Known(Position),
 }
 
@@ -111,10 +123,14 @@ pub async fn append(
         for event in unit.events {
             *counts.entry(event.channel.as_str()).or_default() += 1;
         }
+        // What is not kept may have a key as well, which counts in a channel that has nothing else.
+        if let Some(key) = unit.key {
+            counts.entry(key.channel.as_str()).or_default();
+        }
     }
-    let keyed = units.iter().any(|unit| unit.key.is_some());
-    // With keys the counts are known only after a look behind the lock.
-    let mut heads = if keyed {
+    let guarded = units.iter().any(|unit| unit.key.is_some() || unit.version.is_some());
+    // With keys and versions the counts are known only after a look behind the lock.
+    let mut heads = if guarded {
         let locked: Vec<(&str, i64)> = counts.keys().map(|name| (*name, 0)).collect();
         move_heads(conn, &locked, now).await?
     } else {
@@ -127,6 +143,8 @@ pub async fn append(
     };
     let keys: Vec<&IdempotencyKey> = units.iter().filter_map(|unit| unit.key).collect();
     let mut known = known_keys(conn, &keys, now).await?;
+    let mut versions = versions_of(conn, units).await?;
+    let mut newer: BTreeMap<&str, &Version> = BTreeMap::new();
 
     let mut rows = Vec::with_capacity(counts.values().sum::<i64>() as usize);
     let mut keys = Vec::new();
@@ -136,6 +154,16 @@ pub async fn append(
         if let Some(position) = unit.key.and_then(|k| known.get(&(k.channel.as_str(), k.key.as_str()))) {
             answers.push(Appended::Known(position.clone()));
             continue;
+        }
+        if let (Some(version), Some(channel)) = (unit.version, unit.first_channel()) {
+            let known = versions.get(channel);
+            if known.is_some_and(|known| version.is_known_by(known)) {
+                let (part, head) = &heads[channel];
+                answers.push(Appended::Known(Position::new(epoch(generation, part), to_u64(*head))));
+                continue;
+            }
+            versions.insert(channel.to_owned(), version.clone());
+            newer.insert(channel, version);
         }
         let mut positions = Vec::with_capacity(unit.events.len());
         for event in unit.events {
@@ -156,14 +184,16 @@ pub async fn append(
         }
         if let Some(key) = unit.key {
             let of_channel = unit.events.iter().position(|event| event.channel == key.channel);
-            if let Some(position) = of_channel.map(|i| &positions[i]) {
-                known.insert((key.channel.as_str(), key.key.as_str()), position.clone());
-                keys.push((key, position.clone()));
-            }
+            let position = of_channel.map(|i| positions[i].clone()).unwrap_or_else(|| {
+                let (part, _) = &heads[key.channel.as_str()];
+                Position::new(epoch(generation, part), 0)
+            });
+            known.insert((key.channel.as_str(), key.key.as_str()), position.clone());
+            keys.push((key, position));
         }
         answers.push(Appended::New(positions));
     }
-    if keyed {
+    if guarded {
         let moved: Vec<(&str, i64)> = appended.into_iter().collect();
         if !moved.is_empty() {
             move_heads(conn, &moved, now).await?;
@@ -173,7 +203,38 @@ pub async fn append(
     for (key, position) in keys {
         remember(conn, key, &position).await?;
     }
+    for (channel, version) in newer {
+        let shown = (channels::version.eq(version.number), channels::version_epoch.eq(&version.epoch));
+        conn.execute(diesel::update(channels::table.find(channel)).set(shown)).await?;
+    }
     Ok(answers)
+}
+
+impl<'a> Append<'a> {
+    fn first_channel(&self) -> Option<&'a str> {
+        self.events.first().map(|event| event.channel.as_str())
+    }
+}
+
+impl Version {
+    /// Whether `known` is as new.
+    fn is_known_by(&self, known: &Self) -> bool {
+        (self.epoch.is_empty() || self.epoch == known.epoch) && self.number <= known.number
+    }
+}
+
+/// The versions of the channels that some of `units` show a state of; to be read under their locks.
+async fn versions_of(conn: &mut Conn, units: &[Append<'_>]) -> Result<HashMap<String, Version>> {
+    let versioned = units.iter().filter(|unit| unit.version.is_some());
+    let names: BTreeSet<&str> = versioned.filter_map(Append::first_channel).collect();
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let query = channels::table
+        .filter(channels::name.eq_any(names.into_iter().collect::<Vec<_>>()))
+        .select((channels::name, channels::version, channels::version_epoch));
+    let rows: Vec<(String, i64, String)> = conn.load(query).await?;
+    Ok(rows.into_iter().map(|(name, number, epoch)| (name, Version { number, epoch })).collect())
 }
 
 /// Locks the rows of `moves` in their order, creates those that are missing, and moves each head
@@ -484,6 +545,12 @@ pub async fn trim(conn: &mut Conn, channel: &ChannelName, bounds: &Bounds, batch
     conn.execute(diesel::delete(prefix)).await
 }
 
+/// Deletes all events of `channel`, whatever retention covers. The head stays where it is, so what
+/// is appended next has the next number.
+pub async fn clear(conn: &mut Conn, channel: &ChannelName) -> Result<usize> {
+    conn.execute(diesel::delete(events::table.filter(events::channel.eq(channel.as_str())))).await
+}
+
 /// Forgets up to `batch` idempotency keys that have expired.
 pub async fn forget_keys(conn: &mut Conn, now: Ts, batch: u32) -> Result<usize> {
     let query = idempotency::table
@@ -522,6 +589,7 @@ impl From<Row> for Event {
             data: row.data.into(),
             tags: row.tags.map(Arc::from),
             info: row.info.map(Arc::from),
+            delta: Delta::No,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod deliveries;
 mod dialect;
 mod error;
 pub mod generation;
+mod heads;
 pub mod history;
 pub mod items;
 pub mod log;
@@ -40,12 +41,14 @@ use tokio::sync::watch;
 
 pub use conn::{Conn, Rows, Statement};
 pub use error::{Result, StoreError};
+pub use heads::Heads;
 pub use migrate::{OpenError, applied as migrations_applied};
 pub use transaction::Transaction;
 pub use types::{Id, SqlId, SqlTs, Ts};
 
+use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
-use crate::domain::position::Epoch;
+use crate::domain::position::{Epoch, Position};
 use crate::vital;
 use generation::Probe;
 use sqlite::{Side, Threads};
@@ -84,8 +87,8 @@ pub struct Options {
 
 #[derive(Clone)]
 enum Backend {
-    /// With the lock on its folder, which is held as long as any clone lives.
-    Lite(Threads, #[expect(dead_code, reason = "held, not read")] Arc<std::fs::File>),
+    /// The folder is locked as long as its threads have the file open.
+    Lite(Threads),
     Pg(postgres::Pool),
 }
 
@@ -103,6 +106,8 @@ struct State {
     /// The database's clock minus ours, in microseconds.
     clock_offset: AtomicI64,
     healthy: watch::Sender<bool>,
+    /// Only where nobody else writes.
+    heads: Option<Heads>,
 }
 
 impl State {
@@ -132,14 +137,13 @@ impl Store {
             generation: watch::Sender::new(first.generation.clone()),
             clock_offset: AtomicI64::new(0),
             healthy: watch::Sender::new(true),
+            heads: matches!(options.place, Place::Sqlite { .. }).then(Heads::default),
         });
         let backend = match &options.place {
             Place::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
-                Backend::Lite(
-                    Threads::start(path, options.readers).map_err(OpenError::unreachable)?,
-                    Arc::new(lock),
-                )
+                let threads = Threads::start(path, options.readers, lock);
+                Backend::Lite(threads.map_err(OpenError::unreachable)?)
             }
             Place::Postgres { url, .. } => {
                 let learner = state.clone();
@@ -169,7 +173,7 @@ impl Store {
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         match &self.backend {
-            Backend::Lite(threads, _) => {
+            Backend::Lite(threads) => {
                 self.within(threads.run(Side::Read, move |conn| at_once(work(conn)))).await
             }
             Backend::Pg(pool) => {
@@ -193,9 +197,42 @@ impl Store {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
+        self.transact(work, |heads, _| heads.forget()).await
+    }
+
+    /// The same for work that appends to the log and moves nothing else there: `moved` names the
+    /// channels with their new heads.
+    pub async fn append<T, W, M>(&self, work: W, moved: M) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        M: FnOnce(&T) -> Vec<(ChannelName, Position)> + Send + 'static,
+    {
+        let tell = move |heads: &Heads, done: &Result<T>| match done {
+            Ok(done) => heads.moved(moved(done)),
+            Err(_) => heads.forget(),
+        };
+        self.transact(work, tell).await
+    }
+
+    /// `tell` is called when the transaction is over, before anybody hears of it, and also where
+    /// nobody waits for it any more.
+    async fn transact<T, W, F>(&self, work: W, tell: F) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: FnOnce(&Heads, &Result<T>) + Send + 'static,
+    {
         match &self.backend {
-            Backend::Lite(threads, _) => {
-                let job = move |conn: &mut Conn| at_once(transaction(conn, work).boxed());
+            Backend::Lite(threads) => {
+                let state = self.state.clone();
+                let job = move |conn: &mut Conn| {
+                    let done = at_once(transaction(conn, work).boxed());
+                    if let Some(heads) = &state.heads {
+                        tell(heads, &done);
+                    }
+                    done
+                };
                 self.within(threads.run(Side::Write, job)).await
             }
             Backend::Pg(pool) => {
@@ -242,6 +279,11 @@ impl Store {
         let probe = self.read(|conn| generation::probe(conn).boxed()).await?;
         self.state.learn(&probe, sent);
         Ok(())
+    }
+
+    /// Where channels end, if this process alone moves them.
+    pub fn heads(&self) -> Option<&Heads> {
+        self.state.heads.as_ref()
     }
 
     /// `sqlite` or `postgres`.

@@ -2,6 +2,7 @@
 //! is handed over whole (a transaction is one hand-over), runs without waiting for anything, and
 //! is finished even when its caller has gone away.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +25,12 @@ pub(super) struct Threads {
     readers: mpsc::Sender<Job>,
 }
 
+/// The file, for as long as it is open.
+struct Place {
+    path: PathBuf,
+    _lock: File,
+}
+
 /// Which thread a piece of work needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -32,12 +39,14 @@ pub(super) enum Side {
 }
 
 impl Threads {
-    /// Opens the file for one writer and `readers` readers. The schema must be there already.
-    pub(super) fn start(path: &Path, readers: u32) -> Result<Self, diesel::ConnectionError> {
-        let writer = spawn("store-write", vec![open(path, Side::Write)?], path);
+    /// Opens the file for one writer and `readers` readers. The schema must be there already. The
+    /// lock of the folder is kept until the last connection is closed.
+    pub(super) fn start(path: &Path, readers: u32, lock: File) -> Result<Self, diesel::ConnectionError> {
+        let place = Arc::new(Place { path: path.to_path_buf(), _lock: lock });
+        let writer = spawn("store-write", vec![open(path, Side::Write)?], &place);
         let connections =
             (0..readers.max(1)).map(|_| open(path, Side::Read)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { writer, readers: spawn("store-read", connections, path) })
+        Ok(Self { writer, readers: spawn("store-read", connections, &place) })
     }
 
     /// Hands `work` to a thread and waits for its result.
@@ -79,20 +88,20 @@ pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::
     Ok(conn)
 }
 
-fn spawn(name: &str, connections: Vec<SqliteConnection>, path: &Path) -> mpsc::Sender<Job> {
+fn spawn(name: &str, connections: Vec<SqliteConnection>, place: &Arc<Place>) -> mpsc::Sender<Job> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let receiver = Arc::new(Mutex::new(receiver));
     for conn in connections {
-        let (receiver, path) = (receiver.clone(), path.to_path_buf());
+        let (receiver, place) = (receiver.clone(), place.clone());
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(Conn::Lite(conn), &receiver, path))
+            .spawn(move || serve(Conn::Lite(conn), &receiver, &place.path))
             .expect("the system can start a thread");
     }
     sender
 }
 
-fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, path: PathBuf) {
+fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, path: &Path) {
     let side = if std::thread::current().name() == Some("store-write") { Side::Write } else { Side::Read };
     let mut broken = false;
     loop {
@@ -100,14 +109,14 @@ fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, path: PathBuf) {
         let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).blocking_recv();
         let Some(job) = next else { return };
         if broken {
-            broken = !replace(&mut conn, &path, side);
+            broken = !replace(&mut conn, path, side);
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut conn)));
         // A rollback fails when SQLite has rolled back by itself (the disk is full), and work that
         // panicked or waited leaves its transaction open: neither connection can begin another.
         if outcome.is_err() || !conn.is_idle() {
             tracing::error!(panicked = outcome.is_err(), "work on the store broke its connection");
-            broken = !replace(&mut conn, &path, side);
+            broken = !replace(&mut conn, path, side);
         }
     }
 }

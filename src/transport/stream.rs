@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -23,6 +24,7 @@ use crate::connection::clients::Listed;
 use crate::connection::effect::{Effect, Outcome};
 use crate::connection::{Connection, Manner, replay};
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::{Framing, Release};
@@ -133,6 +135,10 @@ struct Over(Ended);
 #[rtype(result = "()")]
 struct End(Disconnect);
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Directed(Arc<Directive>);
+
 impl Keeper for Addr<Stream> {
     fn fell_behind(&self, channel: &ChannelName) {
         self.do_send(FellBehind(channel.clone()));
@@ -148,6 +154,10 @@ impl Keeper for Addr<Stream> {
 
     fn dismissed(&self, disconnect: &Disconnect) {
         self.do_send(End(disconnect.clone()));
+    }
+
+    fn directed(&self, directive: &Arc<Directive>) {
+        self.do_send(Directed(directive.clone()));
     }
 }
 
@@ -267,6 +277,7 @@ impl Stream {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));
             }
+            Effect::EndOlder => work::end_older(all, &self.session),
             Effect::Close(disconnect) => self.end_with(&disconnect),
         }
     }
@@ -412,6 +423,14 @@ impl Handler<End> for Stream {
 
     fn handle(&mut self, End(disconnect): End, _: &mut Context<Self>) {
         self.end_with(&disconnect);
+    }
+}
+
+impl Handler<Directed> for Stream {
+    type Result = ();
+
+    fn handle(&mut self, Directed(directive): Directed, ctx: &mut Context<Self>) {
+        self.step(ctx, |session, effects| session.on_directive(directive, now(), effects));
     }
 }
 

@@ -70,7 +70,7 @@ async fn a_rollback_gives_its_offsets_back(store: TestStore) {
         .store
         .write(move |conn| {
             async move {
-                let append = Append { events: &[&lost], key: None };
+                let append = Append { events: &[&lost], ..Append::default() };
                 log::append(conn, &generation, now, &[append]).await?;
                 Err(StoreError::Busy)
             }

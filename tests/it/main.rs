@@ -9,6 +9,8 @@ mod access;
 mod backup;
 mod browser;
 mod builds;
+mod cent;
+mod channels;
 mod crash;
 mod deliveries;
 mod deploy;

@@ -81,8 +81,13 @@ fn postgres_flushes_each_commit_before_it_is_answered() {
             let before_commit: String = store
                 .write(move |conn| {
                     async move {
-                        log::append(conn, &generation, now, &[Append { events: &[&event], key: None }])
-                            .await?;
+                        log::append(
+                            conn,
+                            &generation,
+                            now,
+                            &[Append { events: &[&event], ..log::Append::default() }],
+                        )
+                        .await?;
                         conn.one(diesel::select(diesel::dsl::sql::<Text>(
                             "pg_current_wal_insert_lsn()::text",
                         )))

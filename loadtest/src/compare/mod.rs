@@ -2,24 +2,34 @@
 //! figure of one alone says as much about the machine as about the gateway. Starts each anew for
 //! every round, takes medians, and prints the ratio.
 
+mod live;
+pub mod meter;
+mod peer;
 pub mod session;
 pub mod table;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, ensure};
 use clap::{Args, ValueEnum};
-use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::cores::{self, Cores, Wish};
+use crate::report::{self, Latency, Section, Throughput, book, machine, text};
+use crate::stats::Histogram;
+use crate::ws::dialect::Dialect;
+use live::Screen;
+use meter::{Meter, Seen};
 use session::{Host, Session};
 use table::{Figure, Table};
+use watch::{Sample, Watch};
 
 /// Which servers to measure, in the options of every scenario that compares.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Servers")]
+#[group(skip)]
 pub struct Options {
     /// What to measure; `both` takes turns and prints the ratio.
     #[arg(long, value_enum, default_value_t = Against::Both)]
@@ -40,6 +50,12 @@ pub struct Options {
     /// which may be in memory].
     #[arg(long, conflicts_with = "url", value_name = "DIR")]
     data_in: Option<PathBuf>,
+    /// The gateway's DATABASE_URL; what it holds stays [default: SQLite in the gateway's folder].
+    #[arg(long, conflicts_with = "url", value_name = "URL")]
+    database_url: Option<String>,
+    /// The gateway's REDIS_URL [default: none].
+    #[arg(long, conflicts_with = "url", value_name = "URL")]
+    redis_url: Option<String>,
     /// A namespace without history, so without positions; presence stays on.
     #[arg(long, conflicts_with = "url")]
     no_history: bool,
@@ -52,6 +68,9 @@ pub struct Options {
     /// With --url: its API key, to publish.
     #[arg(long, env = "CAMPANILE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    /// With --url: its webhook secret (of several, separated by commas, the first).
+    #[arg(long, env = "GITHUB_WEBHOOK_SECRET", hide_env_values = true)]
+    secret: Option<String>,
     /// With --url: its JWT secret, to make every connection a user of its own.
     #[arg(long, env = "CAMPANILE_JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
@@ -61,9 +80,10 @@ pub struct Options {
     /// A channel there that any signed-in client may subscribe to.
     #[arg(long, requires = "url", default_value = "bench:load")]
     channel: String,
-    /// Write the figures of every round to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    peer: peer::Options,
+    #[command(flatten)]
+    report: report::Options,
 }
 
 /// The sides of the comparison.
@@ -84,6 +104,8 @@ pub enum Side {
     Floor,
     /// Campanile.
     Gateway,
+    /// Another server that does the same work.
+    Peer(Dialect),
 }
 
 impl Side {
@@ -92,55 +114,72 @@ impl Side {
         match self {
             Self::Floor => "floor",
             Self::Gateway => "gateway",
+            Self::Peer(dialect) => dialect.name(),
         }
     }
 }
 
 impl Options {
+    /// For work that a bare server cannot do.
+    pub fn gateway_alone(mut self) -> Result<Self> {
+        ensure!(self.against != Against::Floor, "only the gateway can do this work");
+        self.against = Against::Gateway;
+        Ok(self)
+    }
+
     /// Whether server and client have a core each.
     pub fn has_cores(&self) -> Result<bool> {
         Ok(self.cores.cores()?.is_some())
     }
 
-    /// Runs every round and prints the table. `connections` is how many one round opens at once;
-    /// `measure` runs on a thread of its own, on the client's core.
+    /// Runs every round, prints the table and hands the section in. `connections` is how many one
+    /// round opens at once; `measure` runs on a thread of its own, on the client's core.
     pub async fn run<M>(&self, title: &str, connections: usize, measure: M) -> Result<()>
     where
         M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
     {
-        let sides: &[Side] = match self.against {
-            Against::Gateway => &[Side::Gateway],
-            Against::Floor => &[Side::Floor],
-            Against::Both => &[Side::Floor, Side::Gateway],
-        };
-        session::ensure_files(connections)?;
-        let cores = self.cores.cores()?;
-        let measure = Arc::new(measure);
-        let mut table = Table::new(sides);
-        for round in 1..=self.repeats {
-            for side in sides {
-                let host = Host::start(self, *side, cores).await?;
-                let figures = on_a_thread(host.session.clone(), cores, measure.clone()).await;
-                let figures = figures.with_context(|| format!("round {round}, {}", side.name()))?;
-                host.finish().await?;
-                eprintln!("round {round} {:<8} {}", side.name(), table::line(&figures));
-                table.add(*side, &figures);
-            }
-        }
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let command = format!("loadtest {}", without_secrets(&command));
-        println!("{title}");
-        println!("{}", self.conditions(cores, sides.contains(&Side::Gateway)));
-        print!("{table}");
-        let report = json!({
-            "command": command, "title": title, "rounds": self.repeats,
-            "cores": cores.map(|cores| [cores.server, cores.client]), "figures": table.to_json(),
-        });
-        println!("command: {command}");
-        crate::scenario::write_json(self.json.as_ref(), &report)
+        ensure!(self.peer.dialect()?.is_none(), "this scenario is about more than a peer can do");
+        self.run_with_peer(title, connections, measure).await
     }
 
-    fn conditions(&self, cores: Option<Cores>, gateway: bool) -> String {
+    /// The same for work that another server can do too, which [`Session::swarm`] and
+    /// [`Session::publishing`] know how to talk to.
+    pub async fn run_with_peer<M>(&self, title: &str, connections: usize, measure: M) -> Result<()>
+    where
+        M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
+    {
+        let mut sides = match self.against {
+            Against::Gateway => vec![Side::Gateway],
+            Against::Floor => vec![Side::Floor],
+            Against::Both => vec![Side::Floor, Side::Gateway],
+        };
+        sides.extend(self.peer.dialect()?.map(Side::Peer));
+        session::ensure_files(connections)?;
+        let cores = self.cores.cores()?;
+        let mut section = Section {
+            title: title.to_owned(),
+            command: book::command(),
+            conditions: self.conditions(cores, &sides),
+            sides: sides.iter().map(|side| side.name().to_owned()).collect(),
+            ..Section::default()
+        };
+        watch::judge_setting(&mut section, cores.is_some(), self.binary.as_deref());
+        self.peer.judge(&mut section, cores);
+        let mut rounds = Rounds::of(section, &sides);
+        let outcome = rounds.run(self, connections, cores, Arc::new(measure)).await;
+        rounds.screen.clear();
+        let section = rounds.close(cores.is_some(), outcome.as_ref().err());
+        print!("{}", text::section(&section));
+        book::hand_in(section, &self.report).and(outcome)
+    }
+
+    /// The first of the secrets of a gateway that runs already.
+    fn webhook_secret(&self) -> Option<String> {
+        let first = self.secret.as_deref()?.split(',').next()?.trim();
+        (!first.is_empty()).then(|| first.to_owned())
+    }
+
+    fn conditions(&self, cores: Option<Cores>, sides: &[Side]) -> Vec<String> {
         let rounds = match self.repeats {
             1 => "one round".to_owned(),
             many => format!("medians of {many} rounds (lowest to highest)"),
@@ -152,15 +191,130 @@ impl Options {
             (Some(Cores { client, .. }), Some(_)) => format!("client on core {client}"),
             (None, _) => "cores left to the kernel".to_owned(),
         };
-        let features = match (gateway, &self.url) {
-            (false, _) => String::new(),
-            (true, Some(url)) => format!("\ngateway: {url}, {}", self.channel),
-            (true, None) if self.no_history => {
-                "\ngateway: tokens, presence and pings on, no history".to_owned()
+        let mut conditions = vec![format!("{rounds}; {cores}")];
+        if sides.contains(&Side::Gateway) {
+            conditions.push(match &self.url {
+                Some(url) => format!("gateway: {url}, {}", self.channel),
+                None => format!("gateway: {}, {}", self.features(), self.storage()),
+            });
+        }
+        conditions.extend(self.peer.condition());
+        conditions
+    }
+
+    fn features(&self) -> &'static str {
+        match self.no_history {
+            true => "tokens, presence and pings on, no history",
+            false => "tokens, history, positions, presence and pings on",
+        }
+    }
+
+    /// Where it keeps things, which decides what a commit costs.
+    fn storage(&self) -> String {
+        let folder = self.data_in.clone().unwrap_or_else(std::env::temp_dir);
+        match &self.database_url {
+            Some(_) => "PostgreSQL".to_owned(),
+            None => match machine::file_system(&folder) {
+                Some(kind) => format!("SQLite on {kind}"),
+                None => "SQLite".to_owned(),
+            },
+        }
+    }
+}
+
+/// What becomes a section.
+struct Rounds {
+    section: Section,
+    table: Table,
+    screen: Screen,
+    /// By name and side.
+    latencies: Vec<(String, Side, Histogram)>,
+    /// By side, with whether the client spun.
+    samples: Vec<(Side, Vec<Sample>, bool)>,
+}
+
+impl Rounds {
+    fn of(section: Section, sides: &[Side]) -> Self {
+        let (table, screen) = (Table::new(sides), Screen::new());
+        Self { section, table, screen, latencies: Vec::new(), samples: Vec::new() }
+    }
+
+    async fn run<M>(
+        &mut self,
+        options: &Options,
+        connections: usize,
+        cores: Option<Cores>,
+        measure: Arc<M>,
+    ) -> Result<()>
+    where
+        M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
+    {
+        let sides = self.table.sides().to_vec();
+        for round in 1..=options.repeats {
+            for side in &sides {
+                let place = format!("round {round} of {}, {}", options.repeats, side.name());
+                self.screen.draw(&format!("{}\n{}{place}: starting", self.section.title, self.table));
+                let host = Host::start(options, *side, cores).await.with_context(|| place.clone())?;
+                let name = side.name();
+                watch::judge_files(&mut self.section, name, host.session.pid, connections);
+                let meter = host.session.meter().clone();
+                let measuring = on_a_thread(host.session.clone(), cores, measure.clone());
+                let figures = self.watch(measuring, &meter, &place).await.with_context(|| place.clone())?;
+                host.finish().await.with_context(|| place.clone())?;
+                self.screen.note(&format!("{place}: {}", table::line(&figures)));
+                self.table.add(*side, &figures);
+                self.keep(*side, round, meter.seen(), meter.spins());
             }
-            (true, None) => "\ngateway: tokens, history, positions, presence and pings on".to_owned(),
-        };
-        format!("{rounds}; {cores}{features}")
+        }
+        Ok(())
+    }
+
+    /// Draws until it is done.
+    async fn watch<T>(&mut self, measuring: impl Future<Output = T>, meter: &Meter, place: &str) -> T {
+        let mut frames = tokio::time::interval(live::FRAME);
+        let mut measuring = std::pin::pin!(measuring);
+        loop {
+            tokio::select! {
+                outcome = &mut measuring => return outcome,
+                _ = frames.tick() => {
+                    let (title, progress) = (&self.section.title, meter.progress());
+                    self.screen.draw(&format!("{title}\n{}{place}: {progress}", self.table));
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, side: Side, round: u8, seen: Seen, spins: bool) {
+        let name = side.name();
+        for (what, latencies) in &seen.latencies {
+            let known = self.latencies.iter_mut().find(|(known, of, _)| known == what && *of == side);
+            match known {
+                Some((.., all)) => all.merge(latencies),
+                None => self.latencies.push((what.clone(), side, latencies.clone())),
+            }
+        }
+        for (what, timeline) in &seen.timelines {
+            self.section.throughput.push(Throughput::new(what, name, round, timeline));
+        }
+        for (code, text) in seen.warnings {
+            self.section.warn(code, format!("{name}: {text}"));
+        }
+        match self.samples.iter_mut().find(|(known, ..)| *known == side) {
+            Some((_, samples, _)) => samples.extend(seen.samples),
+            None => self.samples.push((side, seen.samples, spins)),
+        }
+    }
+
+    fn close(mut self, pinned: bool, error: Option<&Error>) -> Section {
+        self.section.figures = self.table.rows();
+        let latency = |(name, side, all): &(String, Side, Histogram)| Latency::new(name, side.name(), all);
+        self.section.latencies = self.latencies.iter().map(latency).collect();
+        self.section.failed = error.map(|error| format!("{error:#}"));
+        for (side, samples, spins) in &self.samples {
+            watch::judge_samples(&mut self.section, side.name(), samples, pinned, *spins);
+        }
+        watch::judge_figures(&mut self.section);
+        self.section
     }
 }
 
@@ -171,35 +325,15 @@ where
 {
     let (done, outcome) = oneshot::channel();
     std::thread::spawn(move || {
-        let measured =
-            cores.map_or(Ok(()), |cores| cores::stay_on(cores.client)).and_then(|()| measure(&session));
+        let work = || {
+            cores.map_or(Ok(()), |cores| cores::stay_on(cores.client))?;
+            let before = Watch::start(session.pid, cores);
+            let figures = measure(&session)?;
+            session.meter().judge_whole(before);
+            Ok(figures)
+        };
+        let measured = work();
         let _ = done.send(measured);
     });
     outcome.await.context("the measuring thread panicked")?
-}
-
-/// The command as it may be shown around.
-fn without_secrets(command: &str) -> String {
-    let mut hide = false;
-    let words = command.split(' ').map(|word| {
-        let secret =
-            ["--token", "--jwt-secret", "--api-key"].into_iter().find(|option| word.starts_with(option));
-        match secret {
-            Some(option) if word.contains('=') => format!("{option}=…"),
-            _ if std::mem::replace(&mut hide, secret.is_some()) => "…".to_owned(),
-            _ => word.to_owned(),
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_is_shown_without_its_secrets() {
-        let shown = without_secrets("fanout --url http://x --api-key k1 --token=k2 --pid 7 --jwt-secret k3");
-        assert_eq!(shown, "fanout --url http://x --api-key … --token=… --pid 7 --jwt-secret …");
-    }
 }

@@ -1,23 +1,33 @@
-//! One server of a comparison, started for one round, and what a measurement needs to know of it.
+//! One server of a comparison, started for one round, and what a measurement needs to know of it and
+//! may tell beside its figures.
 
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::meter::{Cost, Meter};
+use super::peer::Peer;
+use super::watch::Watch;
 use super::{Options, Side};
 use crate::cores::{self, Cores};
+use crate::metrics::Metrics;
 use crate::server::{Launch, Spawned, new_secret};
+use crate::stats::{Histogram, Timeline};
 use crate::target::Target;
+use crate::ws::dialect::Dialect;
 use crate::ws::door::Publishing;
-use crate::ws::swarm::first_frame;
+use crate::ws::swarm::{Swarm, first_frame};
 use crate::{process, token};
 
 const NAMESPACE: &str = "bench";
+/// Polls a minute and user: as many as there can be.
+const POLLS: u32 = u32::MAX;
 /// Files beside the connections: the program's own, and publishers.
 const OTHER_FILES: u64 = 1100;
 
@@ -41,10 +51,14 @@ pub struct Session {
     pub address: SocketAddr,
     /// The `Host` header.
     pub host: String,
-    pid: Option<u32>,
+    /// Its process, if that is known.
+    pub pid: Option<u32>,
     api_key: String,
     channel: String,
     tokens: Tokens,
+    webhook_secret: Option<String>,
+    meter: Arc<Meter>,
+    dialect: Dialect,
 }
 
 #[derive(Clone)]
@@ -58,11 +72,11 @@ enum Tokens {
 impl Host {
     /// Starts it, or finds it.
     pub async fn start(options: &Options, side: Side, cores: Option<Cores>) -> Result<Self> {
-        let core = cores.map(|cores| cores.server);
         match (side, &options.url) {
-            (Side::Floor, _) => Self::floor(core).await,
-            (Side::Gateway, None) => Self::gateway(options, core).await,
-            (Side::Gateway, Some(url)) => Self::foreign(options, url).await,
+            (Side::Floor, _) => Self::floor(options, cores).await,
+            (Side::Gateway, None) => Self::gateway(options, cores).await,
+            (Side::Peer(_), _) => Self::peer(options, cores).await,
+            (Side::Gateway, Some(url)) => Self::foreign(options, url, cores).await,
         }
     }
 
@@ -75,10 +89,13 @@ impl Host {
         }
     }
 
-    async fn floor(core: Option<usize>) -> Result<Self> {
+    async fn floor(options: &Options, cores: Option<Cores>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("floor").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = cores::start_on(core, command).context("cannot start the floor")?;
+        // It writes what it makes durable where the gateway does.
+        command.arg("floor").current_dir(options.data_in.clone().unwrap_or_else(std::env::temp_dir));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child =
+            cores::start_on(cores.map(|cores| cores.server), command).context("cannot start the floor")?;
         let mut line = String::new();
         let out = child.stdout.as_mut().context("the floor has no output")?;
         BufReader::new(out).read_line(&mut line).await?;
@@ -90,23 +107,29 @@ impl Host {
             api_key: new_secret(),
             channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(new_secret()),
+            webhook_secret: Some(new_secret()),
+            meter: Arc::new(Meter::new(child.id(), cores)),
+            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Floor(child) })
     }
 
-    async fn gateway(options: &Options, core: Option<usize>) -> Result<Self> {
-        let [jwt_secret, api_key] = [(); 2].map(|()| new_secret());
+    async fn gateway(options: &Options, cores: Option<Cores>) -> Result<Self> {
+        let [jwt_secret, api_key, webhook_secret] = [(); 3].map(|()| new_secret());
         let config = config(!options.no_history);
+        let mut environment = vec![
+            ("GITHUB_WEBHOOK_SECRET", webhook_secret.clone()),
+            ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
+            ("CAMPANILE_API_KEY", api_key.clone()),
+        ];
+        environment.extend(options.database_url.iter().map(|url| ("DATABASE_URL", url.clone())));
+        environment.extend(options.redis_url.iter().map(|url| ("REDIS_URL", url.clone())));
         let launch = Launch {
             binary: options.binary.as_deref(),
             data_in: options.data_in.as_deref(),
             config: Some(&config),
-            environment: vec![
-                ("GITHUB_WEBHOOK_SECRET", new_secret()),
-                ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
-                ("CAMPANILE_API_KEY", api_key.clone()),
-            ],
-            core,
+            environment,
+            core: cores.map(|cores| cores.server),
         };
         let spawned = launch.start().await?;
         let session = Session {
@@ -116,11 +139,14 @@ impl Host {
             api_key,
             channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(jwt_secret),
+            webhook_secret: Some(webhook_secret),
+            meter: Arc::new(Meter::new(spawned.id(), cores)),
+            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Gateway(spawned) })
     }
 
-    async fn foreign(options: &Options, url: &str) -> Result<Self> {
+    async fn foreign(options: &Options, url: &str, cores: Option<Cores>) -> Result<Self> {
         let Target { address, host } = Target::resolve(url).await?;
         let tokens = match (&options.token, &options.jwt_secret) {
             (Some(token), _) => Tokens::Same(token.clone()),
@@ -134,36 +160,143 @@ impl Host {
             api_key: options.api_key.clone().unwrap_or_default(),
             channel: options.channel.clone(),
             tokens,
+            webhook_secret: options.webhook_secret(),
+            meter: Arc::new(Meter::new(options.pid, cores)),
+            dialect: Dialect::Centrifuge,
+        };
+        Ok(Self { session, process: Process::Foreign })
+    }
+
+    async fn peer(options: &Options, cores: Option<Cores>) -> Result<Self> {
+        let Peer { dialect, target, pid, api_key, jwt_secret, channel } = options.peer.find().await?;
+        let session = Session {
+            address: target.address,
+            host: target.host,
+            pid,
+            api_key,
+            channel,
+            tokens: jwt_secret.map_or(Tokens::Same(String::new()), Tokens::Minted),
+            webhook_secret: None,
+            meter: Arc::new(Meter::new(pid, cores)),
+            dialect,
         };
         Ok(Self { session, process: Process::Foreign })
     }
 }
 
 impl Session {
+    /// Clients of this server, whatever it speaks; nobody yet.
+    pub fn swarm(&self) -> Result<Swarm> {
+        Swarm::speaking(self.dialect, self.address, &self.host, &self.channel)
+    }
+
     /// The first frames of these connections, spread over so many channels.
     pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<Vec<u8>> {
-        let frame = |connection: usize| {
-            let token = match &self.tokens {
-                Tokens::Minted(secret) => &token::mint_for(secret, &format!("load-{connection}")),
-                Tokens::Same(token) => token,
-            };
-            match connection % channels {
-                0 => first_frame(token, &self.channel),
-                other => first_frame(token, &format!("{}-{other}", self.channel)),
-            }
-        };
-        connections.map(frame).collect()
+        connections.map(|connection| self.first_frame(connection, connection % channels)).collect()
+    }
+
+    /// The first frame of a connection to a channel.
+    pub fn first_frame(&self, connection: usize, channel: usize) -> Vec<u8> {
+        if self.dialect != Dialect::Centrifuge {
+            return self.dialect.subscription(&self.channel(channel));
+        }
+        first_frame(&self.token(connection, None), &self.channel(channel))
+    }
+
+    /// The name of a channel of this run, by its number.
+    pub fn channel(&self, number: usize) -> String {
+        match number {
+            0 => self.channel.clone(),
+            other => format!("{}-{other}", self.channel),
+        }
+    }
+
+    /// The token of a connection, a user of its own where tokens can be made; it may read the
+    /// repositories of `org`.
+    pub fn token(&self, connection: usize, org: Option<&str>) -> String {
+        let user = format!("load-{connection}");
+        match &self.tokens {
+            Tokens::Minted(secret) => token::mint_for(secret, &user, org),
+            Tokens::Same(token) => token.clone(),
+        }
+    }
+
+    /// What signs webhooks.
+    pub fn webhook_secret(&self) -> Result<&str> {
+        self.webhook_secret.as_deref().context("--secret is missing: what signs webhooks there")
+    }
+
+    /// Where it is.
+    pub fn target(&self) -> Target {
+        Target { address: self.address, host: self.host.clone() }
     }
 
     /// How to publish data of `size` bytes.
     pub fn publishing(&self, size: usize) -> Publishing<'_> {
         let Self { address, host, api_key, channel, .. } = self;
-        Publishing { address: *address, host, api_key, channel, size }
+        Publishing { address: *address, host, api_key, channel, size, dialect: self.dialect }
+    }
+
+    /// What the server says of itself.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::scrape(self.address, &self.host)
     }
 
     /// The processor time that the server has used, if its process is known.
     pub fn cpu_time(&self) -> Option<Duration> {
         process::cpu_time(&self.pid?.to_string())
+    }
+
+    /// Runs the measured part of a round, and says what it cost. What the machine did meanwhile is
+    /// what the report warns of, so that a round that does not call this is judged as a whole.
+    pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
+        self.meter.measure(work)
+    }
+
+    /// The measured part begins, for measurements that are told so; see [`Self::measure`].
+    pub fn watch(&self) -> Watch {
+        self.meter.watch()
+    }
+
+    /// The measured part is over.
+    pub fn enough(&self, watch: Watch) -> Cost {
+        self.meter.enough(watch)
+    }
+
+    /// Puts latencies into the report, as a histogram: from where to where, in its name. Rounds, and
+    /// more under the same name, are taken together.
+    pub fn observe(&self, name: &str, latencies: &Histogram) {
+        self.meter.observe(name, latencies);
+    }
+
+    /// Puts how often something happened into the report, as a curve over time.
+    pub fn observe_over_time(&self, name: &str, timeline: Timeline) {
+        self.meter.observe_over_time(name, timeline);
+    }
+
+    /// Puts a reason to doubt the figures into the report: a code for programs, a text for people.
+    pub fn warn(&self, code: &'static str, text: String) {
+        self.meter.warn(code, text);
+    }
+
+    /// Says to whom watches that a stage begins, and how long it takes if that is known.
+    pub fn stage(&self, name: &'static str, time: Option<Duration>) {
+        self.meter.stage(name, time);
+    }
+
+    /// Says to whom watches how much has been done in this stage. Costs next to nothing.
+    pub fn count(&self, count: u64) {
+        self.meter.count(count);
+    }
+
+    /// The client spins, so that its processor time is no sign of saturation.
+    pub fn spin(&self) {
+        self.meter.spin();
+    }
+
+    /// What has been told so far.
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// The server's bytes in memory, if its process is known.
@@ -191,6 +324,7 @@ fn config(history: bool) -> String {
     };
     format!(
         "[server]\nworkers = 1\n\n[client]\nuser_connection_limit = 0\n\n[[channel.namespaces]]\n\
-         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n"
+         name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n\
+         allow_history_for_client = true\n\n[limits]\npolls_per_minute = {POLLS}\n"
     )
 }

@@ -1,10 +1,10 @@
-//! Figures of all rounds, and the table that people read.
+//! Figures of all rounds, and the table that people read in a terminal.
 
 use std::fmt;
 
-use serde_json::{Value, json};
-
 use super::Side;
+use crate::report::number::number;
+use crate::report::{Cell, Ratio, Row, text};
 use crate::stats::Spread;
 
 /// One figure of one round. Its name says its unit.
@@ -28,25 +28,30 @@ pub fn aside(name: &'static str, value: f64) -> Figure {
     Figure { name, value, compared: false }
 }
 
-/// All rounds.
+/// All rounds so far.
+#[derive(Debug, Clone)]
 pub struct Table {
     sides: Vec<Side>,
-    rows: Vec<Row>,
+    rows: Vec<Values>,
 }
 
-struct Row {
+#[derive(Debug, Clone)]
+struct Values {
     name: &'static str,
     compared: bool,
     /// By side, by round.
-    values: Vec<Vec<f64>>,
+    rounds: Vec<Vec<f64>>,
 }
-
-const COLUMN: usize = 34;
 
 impl Table {
     /// No figures yet.
     pub fn new(sides: &[Side]) -> Self {
         Self { sides: sides.to_vec(), rows: Vec::new() }
+    }
+
+    /// Whose figures.
+    pub fn sides(&self) -> &[Side] {
+        &self.sides
     }
 
     /// Adds a round of one side.
@@ -56,57 +61,50 @@ impl Table {
             let row = match self.rows.iter().position(|row| row.name == *name) {
                 Some(row) => row,
                 None => {
-                    let values = vec![Vec::new(); self.sides.len()];
-                    self.rows.push(Row { name, compared: *compared, values });
+                    let rounds = vec![Vec::new(); self.sides.len()];
+                    self.rows.push(Values { name, compared: *compared, rounds });
                     self.rows.len() - 1
                 }
             };
-            self.rows[row].values[column].push(*value);
+            self.rows[row].rounds[column].push(*value);
         }
     }
 
-    /// Every value of every round.
-    pub fn to_json(&self) -> Value {
-        let row = |row: &Row| {
-            let mut value = json!({ "name": row.name });
-            for (side, values) in self.sides.iter().zip(&row.values) {
-                value[side.name()] = json!(values);
-            }
-            if let Some(ratio) = row.ratio() {
-                value["gateway_over_floor"] = json!(ratio.median);
-            }
-            value
+    /// As a report has them.
+    pub fn rows(&self) -> Vec<Row> {
+        let cell = |(side, rounds): (&Side, &Vec<f64>)| Cell {
+            side: side.name().to_owned(),
+            rounds: rounds.clone(),
+            spread: Spread::of(rounds),
+        };
+        let row = |row: &Values| Row {
+            name: row.name.to_owned(),
+            compared: row.compared,
+            cells: self.sides.iter().zip(&row.rounds).map(cell).collect(),
+            ratios: self.ratios(row),
         };
         self.rows.iter().map(row).collect()
     }
-}
 
-impl Row {
-    /// Gateway over floor, round by round, because what slows the machine for a while slows both.
-    fn ratio(&self) -> Option<Spread> {
-        let [floor, gateway] = &self.values[..] else { return None };
-        let ratios = floor.iter().zip(gateway).map(|(floor, gateway)| gateway / floor);
-        let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_finite()).collect();
-        Spread::of(&ratios).filter(|_| self.compared)
+    /// The gateway over each other, round by round, because what slows the machine for a while slows
+    /// both.
+    fn ratios(&self, row: &Values) -> Vec<Ratio> {
+        let gateway = self.sides.iter().position(|side| *side == Side::Gateway);
+        let Some(gateway) = gateway.filter(|_| row.compared) else { return Vec::new() };
+        let ratio = |(index, over): (usize, &Side)| {
+            let pairs = row.rounds[index].iter().zip(&row.rounds[gateway]);
+            let ratios = pairs.map(|(other, gateway)| gateway / other).filter(|ratio| ratio.is_finite());
+            let spread = Spread::of(&ratios.collect::<Vec<_>>()).filter(|_| index != gateway)?;
+            Some(Ratio { over: over.name().to_owned(), spread })
+        };
+        self.sides.iter().enumerate().filter_map(ratio).collect()
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name_width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
-        let pair = self.sides.len() == 2;
-        let mut line = |name: &str, cells: Vec<String>, last: String| {
-            let cells: String = cells.iter().map(|cell| format!("  {cell:<COLUMN$}")).collect();
-            let line = format!("{name:name_width$}{cells}  {last}");
-            writeln!(f, "{}", line.trim_end())
-        };
-        let names = self.sides.iter().map(|side| side.name().to_owned()).collect();
-        line("", names, if pair { "gateway/floor".into() } else { String::new() })?;
-        for row in &self.rows {
-            let cells = row.values.iter().map(|values| Spread::of(values).map(spread).unwrap_or_default());
-            line(row.name, cells.collect(), row.ratio().map(ratio).unwrap_or_default())?;
-        }
-        Ok(())
+        let sides: Vec<&str> = self.sides.iter().map(|side| side.name()).collect();
+        f.write_str(&text::figures(&sides, &self.rows()))
     }
 }
 
@@ -116,49 +114,9 @@ pub fn line(figures: &[Figure]) -> String {
     texts.join("; ")
 }
 
-fn spread(Spread { median, low, high }: Spread) -> String {
-    match low < high {
-        true => format!("{} ({} to {})", number(median), number(low), number(high)),
-        false => number(median),
-    }
-}
-
-fn ratio(Spread { median, low, high }: Spread) -> String {
-    match low < high {
-        true => format!("{median:.3} ({low:.3} to {high:.3})"),
-        false => format!("{median:.3}"),
-    }
-}
-
-/// With three digits that matter, or all of them grouped.
-fn number(value: f64) -> String {
-    match value.abs() {
-        small if small < 10.0 => format!("{value:.2}"),
-        medium if medium < 100.0 => format!("{value:.1}"),
-        _ => {
-            let digits = format!("{value:.0}");
-            let (sign, digits) = digits.strip_prefix('-').map_or(("", &digits[..]), |digits| ("-", digits));
-            let mut out = sign.to_owned();
-            for (index, digit) in digits.char_indices() {
-                if index > 0 && (digits.len() - index) % 3 == 0 {
-                    out.push(',');
-                }
-                out.push(digit);
-            }
-            out
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_short_or_grouped() {
-        let shown = [0.0, 4.123, 41.26, 999.4, 1000.0, 1_234_567.0, -12_345.0].map(number);
-        assert_eq!(shown, ["0.00", "4.12", "41.3", "999", "1,000", "1,234,567", "-12,345"]);
-    }
 
     #[test]
     fn a_row_has_medians_and_the_ratio_of_each_round() {

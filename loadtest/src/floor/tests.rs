@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::ws::dialect::Dialect;
 use crate::ws::door::{Door, Publishing};
 use crate::ws::ledger::Ledger;
 use crate::ws::swarm::{FOREIGN, Swarm, first_frame};
@@ -23,7 +24,9 @@ fn subscribed() -> (SocketAddr, Swarm) {
 /// nothing is owing.
 fn publish(publishers: usize, count: usize, size: usize) {
     let (address, mut swarm) = subscribed();
-    let publishing = Publishing { address, host: "floor", api_key: "k", channel: "bench:load", size };
+    let dialect = Dialect::Centrifuge;
+    let publishing =
+        Publishing { address, host: "floor", api_key: "k", channel: "bench:load", size, dialect };
     let mut doors: Vec<Door> = (0..publishers)
         .map(|index| Door::open(&publishing, swarm.registry(), Token(FOREIGN + index)).unwrap())
         .collect();

@@ -10,8 +10,6 @@ use clap::Args;
 use crate::compare;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
-use crate::process;
-use crate::ws::swarm::Swarm;
 
 /// Connected before the clock starts, so that the first steps of a fresh process do not count.
 const FIRST: usize = 200;
@@ -20,6 +18,7 @@ const FIRST: usize = 200;
 ///
 /// Every client has a token of its own, signed before the clock starts.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
     /// Connections, all held open until the last one is there.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
@@ -40,28 +39,24 @@ pub async fn run(options: Options) -> Result<()> {
     let title = format!("connect: {connections} connections, {window} under way, {channels} channel(s)");
     let (connections, window, channels) = (connections as usize, window.into(), channels as usize);
     let measure = move |session: &Session| measure(session, connections, window, channels);
-    servers.run(&title, connections + FIRST, measure).await
+    servers.run_with_peer(&title, connections + FIRST, measure).await
 }
 
 fn measure(session: &Session, connections: usize, window: usize, channels: usize) -> Result<Vec<Figure>> {
-    let mut swarm = Swarm::new(session.address, &session.host)?;
+    let mut swarm = session.swarm()?;
     swarm.open(session.first_frames(0..FIRST, channels), window)?;
     let firsts = session.first_frames(FIRST..FIRST + connections, channels);
-    let cpu = || (session.cpu_time(), process::cpu_time("self"));
-    let (server_before, own_before) = cpu();
-    let took = swarm.open(firsts, window)?.as_secs_f64();
-    let (server_after, own_after) = cpu();
+    session.stage("connecting", None);
+    let (took, cost) = session.measure(|| swarm.open(firsts, window))?;
+    session.stage("staying", None);
     swarm.listen(Duration::from_millis(200))?;
 
-    let connections = connections as f64;
+    let (connections, took) = (connections as f64, took.as_secs_f64());
     let mut figures = vec![figure("connects/s", connections / took)];
-    if let (Some(before), Some(after)) = (server_before, server_after) {
-        let used = (after - before).as_secs_f64();
+    if let Some(used) = cost.server {
         figures.push(figure("server CPU per connect, µs", used * 1e6 / connections));
         figures.push(aside("server CPU, %", used * 100.0 / took));
     }
-    if let (Some(before), Some(after)) = (own_before, own_after) {
-        figures.push(aside("client CPU, %", (after - before).as_secs_f64() * 100.0 / took));
-    }
+    figures.push(aside("client CPU, %", cost.client_percent()));
     Ok(figures)
 }

@@ -8,14 +8,26 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use serde_json::json;
 
 use super::Volume;
-use crate::drive::{self, Load, Verdict};
+use crate::drive::{self, Limit, Load, Moment, Verdict};
 use crate::payload::Payloads;
 use crate::server;
 
 /// Posts webhooks while the server may die, and notes each one that it answered with 2xx.
+///
+/// There is nothing to measure here, so there is no report: what counts is the file, and what the
+/// server kept.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest flood --url http://127.0.0.1:8080 --secret S --acked acked.tsv
+  loadtest flood --spawn --acked acked.tsv --seconds 30
+
+Exit codes:
+  0  nothing was refused
+  1  a delivery was refused, or none was accepted")]
+#[group(skip)]
 pub struct Options {
     #[command(flatten)]
     server: server::Options,
@@ -31,6 +43,9 @@ pub struct Options {
     /// A lost connection stays lost. Otherwise it is made again, and the delivery sent again.
     #[arg(long)]
     stop_on_loss: bool,
+    /// Write the counts to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Runs it.
@@ -49,12 +64,23 @@ pub async fn run(options: Options) -> Result<()> {
         )?,
         concurrency: volume.concurrency.into(),
         warmup: volume.warmup(),
-        measured: volume.measured(),
+        limit: Limit::Time(volume.measured()),
+        rate: None,
         judge,
         reconnect: !options.stop_on_loss,
         acked: Some(Mutex::new(file)),
     };
-    let outcome = drive::run(load, || ()).await?;
+    let mut ticks = 0;
+    let hear = |moment| {
+        if let Moment::Tick(accepted) = moment {
+            // Four of them are a second.
+            if ticks % 4 == 0 {
+                eprintln!("{:>4} s  {accepted} accepted", ticks / 4);
+            }
+            ticks += 1;
+        }
+    };
+    let outcome = drive::run(load, hear).await?;
     println!("accepted   {}", outcome.accepted);
     println!("put off    {}", outcome.later);
     println!("lost       {} {}", outcome.lost.count, outcome.lost.first);
@@ -62,8 +88,12 @@ pub async fn run(options: Options) -> Result<()> {
         bail!("{} wrong answers, the first: {}", outcome.wrong.count, outcome.wrong.first);
     }
     ensure!(outcome.accepted > 0, "nothing was accepted");
-    server.finish().await?;
-    Ok(())
+    let server = server.finish().await?;
+    let counts = json!({
+        "scenario": "flood", "accepted": outcome.accepted, "put_off": outcome.later,
+        "lost": outcome.lost.count, "first_loss": outcome.lost.first, "server": server,
+    });
+    super::write_json(options.json.as_ref(), &counts)
 }
 
 /// A server that starts, drains or cannot reach its store may say so; it may not refuse.

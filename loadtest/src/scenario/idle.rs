@@ -21,6 +21,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 ///
 /// Memory is the server's resident set (VmRSS); kernel buffers of sockets are not in it.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Options {
     /// Connections.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
@@ -42,12 +43,13 @@ pub async fn run(options: Options) -> Result<()> {
     let (connections, channels) = (connections as usize, channels as usize);
     let measure =
         move |session: &Session| measure(session, connections, channels, Duration::from_secs(seconds));
-    servers.run(&title, connections + FIRST, measure).await
+    servers.run_with_peer(&title, connections + FIRST, measure).await
 }
 
 fn measure(session: &Session, connections: usize, channels: usize, idle: Duration) -> Result<Vec<Figure>> {
     let resident = || session.resident().context("the server's memory is not known: give its --pid");
-    let mut swarm = Swarm::new(session.address, &session.host)?;
+    session.stage("connecting, and waiting until memory has settled", None);
+    let mut swarm = session.swarm()?;
     swarm.open(session.first_frames(0..FIRST, channels), super::WINDOW)?;
     settle(&mut swarm, resident)?;
     let before = resident()?;
@@ -55,11 +57,10 @@ fn measure(session: &Session, connections: usize, channels: usize, idle: Duratio
     settle(&mut swarm, resident)?;
     let after = resident()?;
 
-    let cpu_before = session.cpu_time().context("the server is gone")?;
-    let began = Instant::now();
-    swarm.listen(idle)?;
-    let used = session.cpu_time().context("the server is gone")? - cpu_before;
-    let cpu = used.as_secs_f64() * 100.0 / began.elapsed().as_secs_f64();
+    session.cpu_time().context("the server's process is not known, or gone")?;
+    session.stage("idling", Some(idle));
+    let (_, cost) = session.measure(|| swarm.listen(idle))?;
+    let cpu = cost.server_percent().context("the server is gone")?;
     let grown = after as f64 - before as f64;
     Ok(vec![
         figure("resident bytes per connection", grown / connections as f64),

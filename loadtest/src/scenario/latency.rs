@@ -3,7 +3,6 @@
 //! another was sent also arrives before it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,31 +10,51 @@ use anyhow::{Context, Result, bail, ensure};
 use campanile::domain::cursor::Cursor;
 use campanile::domain::position::Position;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::Shape;
+use crate::compare;
+use crate::compare::session::Session;
+use crate::compare::table::{Figure, aside, figure};
+use crate::drive::wait_until;
 use crate::http::{Connection, Stream};
-use crate::payload::Payloads;
-use crate::server::{self, Server};
+use crate::payload::{OWNER, Payloads};
 use crate::sse::{Message, Parser};
-use crate::stats::Latencies;
+use crate::stats::{Latencies, Timeline};
 
 const CHANNEL: &str = "repo:acme/r0";
 
 /// Posts webhooks at a fixed rate and measures when their events reach an SSE subscriber.
+///
+/// Webhooks are due on a schedule, and latency counts from when they were due, so a server that
+/// stalls is charged for everything that waited. Writer and reader share one clock. The floor
+/// appends the body to a file, syncs it, and writes an event.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest latency
+  loadtest latency --rate 1000 --seconds 30 --html latency.html
+  loadtest latency --url http://127.0.0.1:8080 --secret S --jwt-secret J
+
+Exit codes:
+  0  measured: each run arrived once, in an order that its answers allow, without a gap
+  1  an invariant was broken, the run ended early, or --strict and a warning")]
+#[group(skip)]
 pub struct Options {
-    #[command(flatten)]
-    server: server::Options,
     /// Webhooks a second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
     /// For how long.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// Instead of --seconds: so many webhooks.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    events: Option<u32>,
+    /// Seconds before them that are checked but not counted.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=60))]
+    warmup: u32,
     /// Connections that take turns in posting.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     connections: u16,
@@ -44,21 +63,33 @@ pub struct Options {
     grace: u64,
     #[command(flatten)]
     shape: Shape,
-    /// Write the figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    servers: compare::Options,
+}
+
+/// What one round does.
+struct Work {
+    rate: u32,
+    /// The first of them warm up.
+    warmup: usize,
+    count: usize,
+    connections: usize,
+    grace: Duration,
+    size: usize,
 }
 
 /// A run that was posted and accepted.
 #[derive(Debug, Clone, Copy)]
 struct Posted {
     run: u64,
+    /// By the schedule.
+    due: Instant,
     /// Just before its request was written.
     sent: Instant,
     /// Just after its 202 was read.
     answered: Instant,
-    /// How far behind the schedule it was sent.
-    late: Duration,
+    /// After the warm-up.
+    counts: bool,
 }
 
 /// An event of the stream.
@@ -72,40 +103,142 @@ struct Arrival {
 
 /// Runs it.
 pub async fn run(options: Options) -> Result<()> {
-    let server = options.server.server().await?;
-    let stream = subscribe(&server).await?;
-    let (arrive, mut arrived) = mpsc::unbounded_channel();
-    let reader = tokio::spawn(read(stream, arrive));
+    let Options { rate, seconds, events, warmup, connections, grace, shape, servers } = options;
+    let warmup = if events.is_some() { 0 } else { warmup * rate };
+    let work = Work {
+        rate,
+        warmup: warmup as usize,
+        count: events.unwrap_or(rate * seconds) as usize,
+        connections: connections.into(),
+        grace: Duration::from_secs(grace),
+        size: shape.size as usize,
+    };
+    let title = format!(
+        "latency: {} webhooks a round, {rate} /s over {connections} connections, {} bytes",
+        work.count, shape.size
+    );
+    servers.run(&title, connections.into(), move |session| work.measure(session)).await
+}
 
-    let posted = post(&options, &server).await?;
-    let mut arrivals = Vec::with_capacity(posted.len());
-    let runs = |arrivals: &[Arrival]| arrivals.iter().filter(|a| a.run.is_some()).count();
-    while runs(&arrivals) < posted.len() {
-        match timeout(Duration::from_secs(options.grace), arrived.recv()).await {
-            Ok(Some(arrival)) => arrivals.push(arrival),
-            Ok(None) => bail!("the stream ended: {:#}", reader.await?.err().context("without a reason")?),
-            Err(_) => break,
+impl Work {
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        // The posters wait for the moment that is due without sleeping.
+        session.spin();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.post_and_listen(session))
+    }
+
+    async fn post_and_listen(&self, session: &Session) -> Result<Vec<Figure>> {
+        let stream = subscribe(session).await?;
+        let (arrive, mut arrived) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(read(stream, arrive));
+
+        let length = Duration::from_secs_f64((self.warmup + self.count) as f64 / f64::from(self.rate));
+        session.stage("measuring", Some(length));
+        let watch = session.watch();
+        let posted = self.post(session).await?;
+        let cost = session.enough(watch);
+        session.stage("waiting for the last events", None);
+        let mut arrivals = Vec::with_capacity(posted.len());
+        let mut runs = 0;
+        while runs < posted.len() {
+            match timeout(self.grace, arrived.recv()).await {
+                Ok(Some(arrival)) => {
+                    runs += usize::from(arrival.run.is_some());
+                    arrivals.push(arrival);
+                }
+                Ok(None) => bail!("the stream ended: {:#}", reader.await?.err().context("without a reason")?),
+                Err(_) => break,
+            }
         }
-    }
-    // What should not come would come about now.
-    while let Ok(Some(arrival)) = timeout(Duration::from_millis(300), arrived.recv()).await {
-        arrivals.push(arrival);
-    }
-    reader.abort();
+        // What should not come would come about now.
+        while let Ok(Some(arrival)) = timeout(Duration::from_millis(300), arrived.recv()).await {
+            arrivals.push(arrival);
+        }
+        reader.abort();
 
-    judge(&posted, &arrivals)?;
-    report(&options, server, &posted, &arrivals).await
+        judge(&posted, &arrivals)?;
+        let mut figures = self.figures(session, &posted, &arrivals)?;
+        if let Some(used) = cost.server {
+            figures.push(figure("server CPU per webhook, µs", used * 1e6 / posted.len() as f64));
+        }
+        Ok(figures)
+    }
+
+    /// Posts all runs on their schedule.
+    async fn post(&self, session: &Session) -> Result<Vec<Posted>> {
+        let target = session.target();
+        let payloads = Arc::new(Payloads::new(&target, session.webhook_secret()?, 1, self.size)?);
+        let count = self.warmup + self.count;
+        let connections = self.connections.min(count);
+        let mut ready = Vec::new();
+        for _ in 0..connections {
+            let mut connection = Connection::to(&target);
+            connection.open().await?;
+            ready.push(connection);
+        }
+        let start = Instant::now() + Duration::from_millis(20);
+        let mut posters = JoinSet::new();
+        for (turn, connection) in ready.into_iter().enumerate() {
+            let rate = f64::from(self.rate);
+            let due = move |number: usize| start + Duration::from_secs_f64(number as f64 / rate);
+            let turns =
+                (turn..count).step_by(connections).map(move |number| (due(number), number >= self.warmup));
+            posters.spawn(post_in_turn(connection, payloads.clone(), turns.collect()));
+        }
+        let mut posted = Vec::with_capacity(count);
+        while let Some(some) = posters.join_next().await {
+            posted.extend(some??);
+        }
+        Ok(posted)
+    }
+
+    fn figures(&self, session: &Session, posted: &[Posted], arrivals: &[Arrival]) -> Result<Vec<Figure>> {
+        let arrived: HashMap<u64, Instant> = arrivals.iter().filter_map(|a| Some((a.run?, a.at))).collect();
+        let [mut from_due, mut from_answered, mut late] = [(); 3].map(|()| Latencies::default());
+        let counted = || posted.iter().filter(|posted| posted.counts);
+        let began = counted().map(|posted| posted.due).min().context("nothing was posted")?;
+        let mut timeline = Timeline::since(began);
+        let mut overtook = 0_usize;
+        for Posted { run, due, sent, answered, .. } in counted() {
+            let at = arrived[run];
+            from_due.record(at - *due);
+            // An event may well arrive before the answer: that counts as zero.
+            from_answered.record(at.saturating_duration_since(*answered));
+            overtook += usize::from(at < *answered);
+            late.record(*sent - *due);
+            timeline.count(at, 1);
+        }
+        session.observe("from due to event", &from_due.histogram());
+        session.observe_over_time("events", timeline);
+        let summaries = [from_due, from_answered, late].map(Latencies::summary);
+        let [Some(from_due), Some(from_answered), Some(late)] = summaries else {
+            bail!("nothing was measured")
+        };
+        let finished = counted().map(|posted| posted.answered).max().unwrap_or(began);
+        let reached = self.count as f64
+            / (finished - began).as_secs_f64().max(self.count as f64 / f64::from(self.rate));
+        super::warn_if_missed(session, self.rate.into(), reached);
+        Ok(vec![
+            figure("latency p50, ms", from_due.p50),
+            figure("latency p99, ms", from_due.p99),
+            aside("latency max, ms", from_due.max),
+            aside("from 202 p99, ms", from_answered.p99),
+            aside("before their 202, %", overtook as f64 * 100.0 / self.count as f64),
+            aside("behind schedule p99, ms", late.p99),
+        ])
+    }
 }
 
 /// Opens the stream. The server has subscribed before it answers.
-async fn subscribe(server: &Server) -> Result<Stream> {
+async fn subscribe(session: &Session) -> Result<Stream> {
     let request = format!(
         "GET /api/events/stream?channels={CHANNEL} HTTP/1.1\r\nHost: {}\r\n\
          Accept: text/event-stream\r\nAuthorization: Bearer {}\r\n\r\n",
-        server.target.host,
-        server.token()?
+        session.host,
+        session.token(0, Some(OWNER))
     );
-    let (status, mut stream) = Connection::to(&server.target).stream(request.as_bytes()).await?;
+    let (status, mut stream) = Connection::to(&session.target()).stream(request.as_bytes()).await?;
     if status != 200 {
         let mut body = Vec::new();
         while body.len() < 500 && stream.next(&mut body).await? {}
@@ -145,49 +278,21 @@ impl Arrival {
     }
 }
 
-/// Posts all runs on their schedule.
-async fn post(options: &Options, server: &Server) -> Result<Vec<Posted>> {
-    let payloads = Arc::new(Payloads::new(&server.target, &server.secret, 1, options.shape.size as usize)?);
-    let count = u64::from(options.rate) * u64::from(options.seconds);
-    let connections = u64::from(options.connections).min(count);
-    let mut posters = JoinSet::new();
-    let mut ready = Vec::new();
-    for _ in 0..connections {
-        let mut connection = Connection::to(&server.target);
-        connection.open().await?;
-        ready.push(connection);
-    }
-    let start = Instant::now() + Duration::from_millis(20);
-    for (turn, connection) in ready.into_iter().enumerate() {
-        let turns = (turn as u64..count).step_by(connections as usize);
-        let due = turns.map({
-            let rate = f64::from(options.rate);
-            move |number| start + Duration::from_secs_f64(number as f64 / rate)
-        });
-        posters.spawn(post_in_turn(connection, payloads.clone(), due.collect()));
-    }
-    let mut posted = Vec::with_capacity(count as usize);
-    while let Some(some) = posters.join_next().await {
-        posted.extend(some??);
-    }
-    Ok(posted)
-}
-
 async fn post_in_turn(
     mut connection: Connection,
     payloads: Arc<Payloads>,
-    due: Vec<Instant>,
+    turns: Vec<(Instant, bool)>,
 ) -> Result<Vec<Posted>> {
     let (mut request, mut body) = (Vec::new(), Vec::new());
-    let mut posted = Vec::with_capacity(due.len());
-    for due in due {
+    let mut posted = Vec::with_capacity(turns.len());
+    for (due, counts) in turns {
         let run = payloads.next(&mut request).run_id;
-        sleep_until(due.into()).await;
+        wait_until(due).await;
         let sent = Instant::now();
         let status = connection.exchange(&request, &mut body).await?;
         let answered = Instant::now();
         ensure!(status == 202, "not 202: {status} {}", String::from_utf8_lossy(&body));
-        posted.push(Posted { run, sent, answered, late: sent - due });
+        posted.push(Posted { run, due, sent, answered, counts });
     }
     Ok(posted)
 }
@@ -228,40 +333,6 @@ fn judge(posted: &[Posted], arrivals: &[Arrival]) -> Result<()> {
     Ok(())
 }
 
-async fn report(options: &Options, server: Server, posted: &[Posted], arrivals: &[Arrival]) -> Result<()> {
-    let arrived: HashMap<u64, Instant> = arrivals.iter().filter_map(|a| Some((a.run?, a.at))).collect();
-    let (mut from_sent, mut from_answered, mut late) =
-        (Latencies::default(), Latencies::default(), Latencies::default());
-    let mut overtook = 0_usize;
-    for Posted { run, sent, answered, late: behind } in posted {
-        let at = arrived[run];
-        from_sent.record(at - *sent);
-        // An event may well arrive before the answer: that counts as zero.
-        from_answered.record(at.saturating_duration_since(*answered));
-        overtook += usize::from(at < *answered);
-        late.record(*behind);
-    }
-    let summaries = [from_sent, from_answered, late].map(Latencies::summary);
-    let [Some(from_sent), Some(from_answered), Some(late)] = summaries else { bail!("nothing was measured") };
-
-    println!(
-        "latency    {} events at {} /s over {} connections",
-        posted.len(),
-        options.rate,
-        options.connections
-    );
-    println!("from POST  {from_sent}");
-    println!("from 202   {from_answered}  ({overtook} came before their 202)");
-    println!("schedule   {late}");
-    let server = server.finish().await?;
-    let report = json!({
-        "scenario": "latency", "rate": options.rate, "seconds": options.seconds, "events": posted.len(),
-        "from_post_ms": from_sent.to_json(), "from_202_ms": from_answered.to_json(),
-        "before_202": overtook, "behind_schedule_ms": late.to_json(), "server": server,
-    });
-    super::write_json(options.json.as_ref(), &report)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,7 +344,7 @@ mod tests {
         let at = |ms: u64| start + Duration::from_millis(ms);
         let one = |(n, run): (usize, &u64)| {
             let n = n as u64;
-            Posted { run: *run, sent: at(n * 10), answered: at(n * 10 + 5), late: Duration::ZERO }
+            Posted { run: *run, due: at(n * 10), sent: at(n * 10), answered: at(n * 10 + 5), counts: true }
         };
         runs.iter().enumerate().map(one).collect()
     }

@@ -67,6 +67,11 @@ impl Ledger {
         self.published.len() as u64 * u64::from(self.subscribers) - received
     }
 
+    /// How many a subscriber has received.
+    pub fn received(&self, subscriber: usize) -> u64 {
+        self.received[subscriber].into()
+    }
+
     /// Enters a delivery, or says which promise it breaks.
     pub fn receive(&mut self, subscriber: usize, number: u32, at: Instant) -> Result<Receipt> {
         let Some(message) = self.published.get_mut(number as usize) else {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use serde_json::Value;
 
 /// Digits of a number.
@@ -14,6 +14,8 @@ pub const DIGITS: usize = 10;
 const MARK: &[u8] = b"{\"loadtest\":\"";
 const MIDDLE: &[u8] = b"\",\"pad\":\"";
 const END: &[u8] = b"\"}";
+const REPLY: &[u8] = b"{\"id\":";
+const MISSED: &[u8] = b",\"publications\":[";
 /// The shortest data there is: without padding.
 pub const SHORTEST: usize = MARK.len() + DIGITS + MIDDLE.len() + END.len();
 
@@ -28,6 +30,21 @@ pub enum Line<'a> {
     Ping,
     /// Anything else.
     Other(&'a [u8]),
+}
+
+/// The answer to a command, and where a subscription stands.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply<'a> {
+    /// The command's.
+    pub id: u64,
+    /// The channel's epoch, if it has positions.
+    pub epoch: Option<String>,
+    /// Where the subscription begins, before what was missed.
+    pub offset: u64,
+    /// Whether all that was missed is here.
+    pub recovered: bool,
+    /// The publications that were missed, as JSON.
+    missed: &'a [u8],
 }
 
 /// The data to publish as `number`: a JSON object of `size` bytes, and where its digits start.
@@ -68,7 +85,13 @@ fn read(line: &[u8]) -> Result<Line<'_>> {
     if line == b"{}" {
         return Ok(Line::Ping);
     }
-    let Some(at) = FINDER.find(line) else { return Ok(Line::Other(line)) };
+    // A reply may carry publications by the hundred.
+    let found = if line.starts_with(REPLY) { None } else { FINDER.find(line) };
+    found.map_or(Ok(Line::Other(line)), |at| number_at(line, at).map(Line::Publication))
+}
+
+/// The number behind the mark at `at`.
+fn number_at(line: &[u8], at: usize) -> Result<u32> {
     let digits = line.get(at + MARK.len()..at + MARK.len() + DIGITS);
     let number = digits.and_then(|digits| {
         digits.iter().try_fold(0_u32, |number, digit| {
@@ -76,19 +99,41 @@ fn read(line: &[u8]) -> Result<Line<'_>> {
             number.checked_mul(10)?.checked_add(digit)
         })
     });
-    match number {
-        Some(number) => Ok(Line::Publication(number)),
-        None => bail!("no number in {}", shown(line)),
+    number.with_context(|| format!("no number in {}", shown(line)))
+}
+
+impl<'a> Reply<'a> {
+    /// Reads a line; an error if the command failed or this is no reply. What was missed stays as it
+    /// is, because ten thousand clients that come back bring a million publications.
+    pub fn read(line: &'a [u8]) -> Result<Self> {
+        let (head, missed) = match memmem::find(line, MISSED) {
+            Some(at) => (&[&line[..at], b"}}"].concat()[..], &line[at..]),
+            None => (line, &[][..]),
+        };
+        let reply: Value =
+            serde_json::from_slice(head).with_context(|| format!("no JSON: {}", shown(line)))?;
+        let (Some(id), None) = (reply["id"].as_u64(), reply.get("error")) else {
+            bail!("the server said {}", shown(line));
+        };
+        let place = &reply["subscribe"];
+        Ok(Self {
+            id,
+            epoch: place["epoch"].as_str().map(str::to_owned),
+            offset: place["offset"].as_u64().unwrap_or(0),
+            recovered: place["recovered"] == true,
+            missed,
+        })
+    }
+
+    /// The numbers of our publications among those that were missed, in their order.
+    pub fn missed(&self) -> impl Iterator<Item = Result<u32>> + use<'a> {
+        numbers(self.missed)
     }
 }
 
-/// Which command a reply answers; an error if the command failed or this is no reply.
-pub fn replied(line: &[u8]) -> Result<u64> {
-    let reply: Value = serde_json::from_slice(line).with_context(|| format!("no JSON: {}", shown(line)))?;
-    match (reply["id"].as_u64(), reply.get("error")) {
-        (Some(id), None) => Ok(id),
-        _ => bail!("the server said {}", shown(line)),
-    }
+/// The numbers of our publications in any JSON, in their order.
+pub fn numbers(json: &[u8]) -> impl Iterator<Item = Result<u32>> {
+    FINDER.find_iter(json).map(move |at| number_at(json, at))
 }
 
 /// A message for people.
@@ -137,9 +182,25 @@ mod tests {
 
     #[test]
     fn only_a_reply_without_an_error_is_a_reply() {
-        assert_eq!(replied(b"{\"id\":2,\"subscribe\":{\"epoch\":\"x\"}}").unwrap(), 2);
+        let reply = Reply::read(b"{\"id\":2,\"subscribe\":{\"epoch\":\"x\",\"offset\":7}}").unwrap();
+        assert_eq!((reply.id, reply.epoch.as_deref(), reply.offset), (2, Some("x"), 7));
         for bad in ["{\"id\":2,\"error\":{\"code\":103}}", "{\"push\":{\"channel\":\"a\"}}", "{"] {
-            assert!(replied(bad.as_bytes()).is_err(), "{bad}");
+            assert!(Reply::read(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_reply_may_carry_what_was_missed() {
+        let one = |number| String::from_utf8(data(number, 0).0).unwrap();
+        let line = format!(
+            "{{\"id\":2,\"subscribe\":{{\"epoch\":\"x\",\"offset\":4,\"recovered\":true,\"publications\":\
+             [{{\"data\":{},\"offset\":5}},{{\"data\":{},\"offset\":6}}]}}}}",
+            one(9),
+            one(3)
+        );
+        assert_eq!(read_all(line.as_bytes()), [Line::Other(line.as_bytes())], "not a publication");
+        let reply = Reply::read(line.as_bytes()).unwrap();
+        assert_eq!((reply.id, reply.offset, reply.recovered), (2, 4, true));
+        assert_eq!(reply.missed().map(Result::unwrap).collect::<Vec<_>>(), [9, 3]);
     }
 }

@@ -210,6 +210,7 @@ impl World {
                 Effect::Leave(channel) => {
                     assert!(self.entries.remove(channel.as_str()).is_some(), "{channel} is there to leave");
                 }
+                Effect::EndOlder => panic!("nobody is alone here"),
                 Effect::Handled(bytes) => assert_eq!(self.unhandled.pop_front(), Some(bytes)),
                 Effect::Close(_) => self.over = true,
                 Effect::LookUp(_)

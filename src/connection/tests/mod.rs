@@ -4,6 +4,7 @@
 mod any;
 mod commands;
 mod connecting;
+mod directed;
 mod interleavings;
 mod items;
 mod listening;

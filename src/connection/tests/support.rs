@@ -43,6 +43,7 @@ pub(super) fn event(offset: u64) -> Event {
         data: format!("{{\"n\":{offset}}}").into(),
         tags: None,
         info: None,
+        delta: Default::default(),
     }
 }
 
@@ -112,6 +113,7 @@ pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
         revocations: Revocations::default(),
         namespaces: namespaces().shared(),
         users: UserConnections::new(2),
+        control: Default::default(),
         errors: Family::default(),
         options,
     })
@@ -303,6 +305,7 @@ pub(super) fn short(effect: &Effect) -> String {
         Effect::Publish(event) => format!("publish {}", event.channel),
         Effect::ReadHistory(wish) => format!("history {}", wish.channel),
         Effect::ReadPresence(channel) => format!("presence {channel}"),
+        Effect::EndOlder => "end older".to_owned(),
         Effect::Handled(_) => "handled".to_owned(),
         Effect::Close(disconnect) => format!("close {}", disconnect.code()),
     }

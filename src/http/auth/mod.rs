@@ -20,7 +20,7 @@ use self::secret::SignInSecret;
 use super::access::{self, Access, Who};
 use super::error::{ApiError, ApiResult, internal};
 use super::limit::RateLimit;
-use super::server_api::KeyHolder;
+use super::server_api::Api;
 use crate::auth::{NewToken, mint};
 use crate::config::Secret;
 use crate::domain::event::{Time, rfc3339};
@@ -102,7 +102,7 @@ impl SignInDoor {
 }
 
 /// `POST /api/auth/links`, with the API key: a new link for whoever asks on the operator's behalf.
-pub async fn links(_: KeyHolder, door: web::Data<SignInDoor>, store: web::Data<Store>) -> ApiResult {
+pub async fn links(_: Api, door: web::Data<SignInDoor>, store: web::Data<Store>) -> ApiResult {
     let (link, end) = door.new_link(&store).await?;
     Ok(private(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
 }

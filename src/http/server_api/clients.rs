@@ -1,18 +1,19 @@
-//! Clients as an operator handles them: who is connected, ending connections (protocol §12.2), and
-//! what keeps somebody out: revoked tokens and blocked users. The last four are additions to the
-//! protocol, named as in the reference's own extensions.
+//! Clients as an operator handles them: who is connected, what they are subscribed to, ending
+//! connections (protocol §12.2), and what keeps somebody out: revoked tokens and blocked users. The
+//! last ones, and the list, are additions to the protocol, named as in the reference's own
+//! extensions.
 
-use actix_web::{HttpRequest, web};
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{KeyHolder, answer, parse, whole};
+use super::{Api, Called, Failure, channel_of, done};
 use crate::auth::revocations::{Revocation, Subject};
+use crate::auth::sub_claim;
 use crate::connection::clients::{Connected, Control, Target};
+use crate::domain::directive::{Admission, Directive, Life};
 use crate::domain::event::Time;
-use crate::http::error::ApiResult;
 use crate::protocol::code::{Disconnect, DisconnectCode, ErrorCode};
 use crate::tasks::revocations::Revoker;
 
@@ -24,41 +25,137 @@ const MOST_LISTED: usize = 5_000;
 const LONGEST: usize = 1_024;
 
 #[derive(Deserialize)]
-struct Connections {
+pub(super) struct Connections {
     user: Option<String>,
     limit: Option<usize>,
 }
 
 /// `POST /api/connections`: the newest clients of this node, of one user or of all.
-pub async fn connections(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    control: web::Data<Control>,
-) -> ApiResult {
-    let body = whole(body).await?;
-    let asked: Connections = parse("connections", &body)?;
+pub(super) async fn connections(api: &Api, asked: Connections) -> Called {
     let limit = asked.limit.unwrap_or(LISTED);
     if limit > MOST_LISTED {
-        return Ok(answer(&request, Err(ErrorCode::BadRequest)));
+        return Err(ErrorCode::BadRequest.into());
     }
-    let found = control.connected(asked.user.as_deref(), limit).await;
+    let found = api.part::<Control>().connected(asked.user.as_deref(), limit).await;
     let found: Map<String, Value> =
         found.iter().map(|client| (client.client.to_string(), described(client))).collect();
-    Ok(answer(&request, Ok(json!({ "connections": found }).to_string())))
+    Ok(json!({ "connections": found }).to_string())
 }
 
 fn described(client: &Connected) -> Value {
     let since = client.since.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let mut object = json!({ "user": client.user, "transport": client.transport, "connected_at": since });
+    let mut object = json!({
+        "user": client.user,
+        "transport": client.transport,
+        "protocol": "json",
+        "connected_at": since,
+    });
     if let Some(jti) = &client.jti {
         object["token_uid"] = jti.as_str().into();
     }
     object
 }
 
+/// Whose connections are meant. Sessions are connections under the name that emulation knows.
+fn target(user: String, client: &str, session: &str, whitelist: &[String]) -> Target {
+    let id = |text: &str| Uuid::parse_str(text).ok();
+    // What is no id of ours names no connection.
+    let only = [client, session].into_iter().find(|text| !text.is_empty());
+    let only = only.map(|text| id(text).unwrap_or(Uuid::nil()));
+    let but = whitelist.iter().filter_map(|text| id(text)).collect();
+    Target::User { user, only, but }
+}
+
 #[derive(Deserialize)]
-struct Dismissal {
+pub(super) struct Subscribe {
+    user: String,
+    #[serde(default)]
+    channel: String,
+    #[serde(default)]
+    client: String,
+    #[serde(default)]
+    session: String,
+    #[serde(default)]
+    expire_at: i64,
+    #[serde(default)]
+    recover_since: Option<Since>,
+}
+
+#[derive(Deserialize)]
+struct Since {
+    #[serde(default)]
+    offset: u64,
+    #[serde(default)]
+    epoch: String,
+}
+
+/// `POST /api/subscribe`: who is subscribed already stays it. `body` has what a token would say
+/// about the subscription, in the same words.
+pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Called {
+    let (channel, _) = channel_of(&api.access().namespaces.load(), &asked.channel)?;
+    let claim = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?;
+    let admission = Admission {
+        channel,
+        claim,
+        expires_at: until(asked.expire_at).ok_or(ErrorCode::Expired)?,
+        since: asked.recover_since.map(|since| (since.epoch, since.offset)),
+    };
+    let meant = target(asked.user, &asked.client, &asked.session, &[]);
+    api.part::<Control>().direct(meant, Directive::Subscribe(Box::new(admission))).await;
+    done()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Unsubscribe {
+    user: String,
+    #[serde(default)]
+    channel: String,
+    #[serde(default)]
+    client: String,
+    #[serde(default)]
+    session: String,
+}
+
+/// `POST /api/unsubscribe`: from one channel, or from all if none is named.
+pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> Called {
+    let channel = match asked.channel.as_str() {
+        "" => None,
+        name => Some(channel_of(&api.access().namespaces.load(), name)?.0),
+    };
+    let meant = target(asked.user, &asked.client, &asked.session, &[]);
+    api.part::<Control>().direct(meant, Directive::Unsubscribe(channel)).await;
+    done()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Refresh {
+    user: String,
+    #[serde(default)]
+    client: String,
+    #[serde(default)]
+    session: String,
+    #[serde(default)]
+    expired: bool,
+    #[serde(default)]
+    expire_at: i64,
+}
+
+/// `POST /api/refresh`: connections live longer, shorter, or not at all.
+pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> Called {
+    let life = match until(asked.expire_at) {
+        _ if asked.expired => Life::Over,
+        None => Life::Over,
+        Some(None) => Life::Endless,
+        Some(Some(end)) => Life::Until(end),
+    };
+    let info = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?.info;
+    let meant = target(asked.user, &asked.client, &asked.session, &[]);
+    api.part::<Control>().direct(meant, Directive::Refresh { life, info }).await;
+    done()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Dismissal {
     user: String,
     #[serde(default)]
     client: String,
@@ -79,41 +176,18 @@ struct Words {
 
 /// `POST /api/disconnect`: ends the connections of a user; they may come back at once unless the
 /// code forbids it.
-pub async fn disconnect(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    control: web::Data<Control>,
-) -> ApiResult {
-    let body = whole(body).await?;
-    let asked: Dismissal = parse("disconnect", &body)?;
-    let done = match asked.read() {
-        Err(code) => Err(code),
-        Ok((target, disconnect)) => {
-            control.dismiss(target, &disconnect).await;
-            Ok("{}".to_owned())
-        }
+pub(super) async fn disconnect(api: &Api, asked: Dismissal) -> Called {
+    let disconnect = match asked.disconnect {
+        None => DisconnectCode::ForceDisconnect.into(),
+        Some(Words { code, reason }) => Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?,
     };
-    Ok(answer(&request, done))
-}
-
-impl Dismissal {
-    fn read(self) -> Result<(Target, Disconnect), ErrorCode> {
-        let disconnect = match self.disconnect {
-            None => DisconnectCode::ForceDisconnect.into(),
-            Some(Words { code, reason }) => Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?,
-        };
-        let id = |text: &str| Uuid::parse_str(text).ok();
-        // Sessions belong to transports of one way. What is no id of ours names no connection.
-        let only = [&self.client, &self.session].into_iter().find(|text| !text.is_empty());
-        let only = only.map(|text| id(text).unwrap_or(Uuid::nil()));
-        let but = self.whitelist.iter().filter_map(|text| id(text)).collect();
-        Ok((Target::User { user: self.user, only, but }, disconnect))
-    }
+    let meant = target(asked.user, &asked.client, &asked.session, &asked.whitelist);
+    api.part::<Control>().dismiss(meant, &disconnect).await;
+    done()
 }
 
 #[derive(Deserialize)]
-struct RevokeToken {
+pub(super) struct RevokeToken {
     uid: String,
     #[serde(default)]
     expire_at: i64,
@@ -121,68 +195,47 @@ struct RevokeToken {
 
 /// `POST /api/revoke_token`: the token whose `jti` is `uid` is refused from now on, and its
 /// connections end.
-pub async fn revoke_token(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    revoker: web::Data<Revoker>,
-) -> ApiResult {
-    let body = whole(body).await?;
-    let asked: RevokeToken = parse("revoke_token", &body)?;
-    keep_out(&request, &revoker, Subject::Token(asked.uid), asked.expire_at).await
+pub(super) async fn revoke_token(api: &Api, asked: RevokeToken) -> Called {
+    keep_out(api, Subject::Token(asked.uid), asked.expire_at).await
 }
 
 #[derive(Deserialize)]
-struct BlockUser {
+pub(super) struct BlockUser {
     user: String,
     #[serde(default)]
     expire_at: i64,
 }
 
 /// `POST /api/block_user`: whatever the user shows is refused from now on, and its connections end.
-pub async fn block_user(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    revoker: web::Data<Revoker>,
-) -> ApiResult {
-    let body = whole(body).await?;
-    let asked: BlockUser = parse("block_user", &body)?;
-    keep_out(&request, &revoker, Subject::User(asked.user), asked.expire_at).await
+pub(super) async fn block_user(api: &Api, asked: BlockUser) -> Called {
+    keep_out(api, Subject::User(asked.user), asked.expire_at).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct UnblockUser {
+    user: String,
 }
 
 /// `POST /api/unblock_user`.
-pub async fn unblock_user(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    revoker: web::Data<Revoker>,
-) -> ApiResult {
-    #[derive(Deserialize)]
-    struct UnblockUser {
-        user: String,
-    }
-    let body = whole(body).await?;
-    let asked: UnblockUser = parse("unblock_user", &body)?;
+pub(super) async fn unblock_user(api: &Api, asked: UnblockUser) -> Called {
     if !is_name(&asked.user) {
-        return Ok(answer(&request, Err(ErrorCode::BadRequest)));
+        return Err(ErrorCode::BadRequest.into());
     }
-    revoker.restore(Subject::User(asked.user)).await?;
-    Ok(answer(&request, Ok("{}".to_owned())))
+    let restored = api.part::<Revoker>().restore(Subject::User(asked.user)).await;
+    restored.map_err(|error| Failure::Refused(error.into()))?;
+    done()
 }
 
 /// `expire_at` is in seconds since 1970; 0 is never.
-async fn keep_out(request: &HttpRequest, revoker: &Revoker, subject: Subject, expire_at: i64) -> ApiResult {
+async fn keep_out(api: &Api, subject: Subject, expire_at: i64) -> Called {
     let (Subject::Token(name) | Subject::User(name)) = &subject;
     let named = is_name(name);
-    let done = match until(expire_at) {
-        Some(until) if named => match revoker.revoke(Revocation { subject, until }).await? {
-            true => Ok("{}".to_owned()),
-            false => Err(ErrorCode::LimitExceeded),
-        },
-        _ => Err(ErrorCode::BadRequest),
-    };
-    Ok(answer(request, done))
+    let until = until(expire_at).filter(|_| named).ok_or(ErrorCode::BadRequest)?;
+    let revoked = api.part::<Revoker>().revoke(Revocation { subject, until }).await;
+    match revoked.map_err(|error| Failure::Refused(error.into()))? {
+        true => done(),
+        false => Err(ErrorCode::LimitExceeded.into()),
+    }
 }
 
 /// Whether somebody or something of this name can be kept out. Postgres has no text with NUL.
@@ -195,7 +248,7 @@ fn until(expire_at: i64) -> Option<Option<Time>> {
     match expire_at {
         0 => Some(None),
         // What lies behind the last day of the calendar is never.
-        at if at > chrono::Utc::now().timestamp() => Some(DateTime::from_timestamp(at, 0)),
+        at if at > Utc::now().timestamp() => Some(DateTime::from_timestamp(at, 0)),
         _ => None,
     }
 }

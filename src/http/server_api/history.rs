@@ -1,22 +1,21 @@
-//! What a channel still holds. The limit for clients does not count here; how large one answer
-//! may be is bounded by the store.
+//! What a channel still holds, and letting go of it. The limit for clients does not count here; how
+//! large one answer may be is bounded by the store.
 
-use actix_web::{HttpRequest, web};
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{KeyHolder, answer, channel_of, parse, whole};
+use super::{Api, Called, Failure, channel_of, done};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
-use crate::http::access::{self, Access};
-use crate::http::error::ApiResult;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
+use crate::publish::{Apply, Publisher, UnitOfWork, Verdict};
 use crate::store::history::{self as stored, Wish};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError, Transaction, log};
 
 #[derive(Deserialize)]
-struct History {
+pub(super) struct History {
     #[serde(default)]
     channel: String,
     #[serde(default)]
@@ -35,38 +34,25 @@ struct Since {
 }
 
 /// `POST /api/history`.
-pub async fn history(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    store: web::Data<Store>,
-) -> ApiResult {
-    let body = whole(body).await?;
-    let asked: History = parse("history", &body)?;
-    let found = match readable(access::of(&request), &asked) {
-        Err(code) => Err(code),
-        Ok((channel, retention)) => match read(&store, channel, retention, asked).await {
-            Ok(stored::History::Events { events, head }) => {
-                Ok(Reply::History { publications: &events, position: &head }.result())
-            }
-            Ok(stored::History::OtherEpoch(_)) => Err(ErrorCode::UnrecoverablePosition),
-            Err(error @ StoreError::Failed(_)) => {
-                tracing::error!(%error, "a history cannot be read");
-                Err(ErrorCode::Internal)
-            }
-            Err(error) => return Err(error.into()),
-        },
-    };
-    Ok(answer(&request, found))
-}
-
-fn readable(access: &Access, asked: &History) -> Result<(ChannelName, Retention), ErrorCode> {
-    let (channel, _) = channel_of(access, &asked.channel)?;
-    let retention = access.namespaces.load().retention_of(&channel).ok_or(ErrorCode::NotAvailable)?;
+pub(super) async fn history(api: &Api, asked: History) -> Called {
+    let (channel, retention) = readable(api, &asked.channel)?;
     // Nothing lies before the first event.
     if asked.reverse == Some(true) && asked.since.as_ref().is_some_and(|since| since.offset == 0) {
-        return Err(ErrorCode::BadRequest);
+        return Err(ErrorCode::BadRequest.into());
     }
+    match read(api.part(), channel, retention, asked).await? {
+        stored::History::Events { events, head } => {
+            Ok(Reply::History { publications: &events, position: &head }.result())
+        }
+        stored::History::OtherEpoch(_) => Err(ErrorCode::UnrecoverablePosition.into()),
+    }
+}
+
+/// A channel that has a history.
+fn readable(api: &Api, name: &str) -> Result<(ChannelName, Retention), ErrorCode> {
+    let namespaces = api.access().namespaces.load();
+    let (channel, _) = channel_of(&namespaces, name)?;
+    let retention = namespaces.retention_of(&channel).ok_or(ErrorCode::NotAvailable)?;
     Ok((channel, retention))
 }
 
@@ -89,4 +75,34 @@ async fn read(
             .boxed()
         })
         .await
+}
+
+#[derive(Deserialize)]
+pub(super) struct HistoryRemove {
+    #[serde(default)]
+    channel: String,
+}
+
+/// `POST /api/history_remove`: what is kept goes, the position stays.
+pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> Called {
+    let (channel, _) = readable(api, &asked.channel)?;
+    let unit = UnitOfWork { apply: Some(Box::new(Remove(channel))), ..UnitOfWork::of(Vec::new()) };
+    api.part::<Publisher>().commit(unit).await.map_err(|error| Failure::Refused(error.into()))?;
+    done()
+}
+
+struct Remove(ChannelName);
+
+impl Apply for Remove {
+    /// No other unit locks a channel's stored events.
+    fn order(&self) -> i64 {
+        i64::MAX
+    }
+
+    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
+        Box::pin(async move {
+            log::clear(tx.conn, &self.0).await?;
+            Ok(Verdict::Proceed)
+        })
+    }
 }

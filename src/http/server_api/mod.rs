@@ -1,32 +1,37 @@
 //! The server API (protocol §12): trusted callers with the API key. Always 200 with `result` or
 //! `error`, unless the key is missing, the body cannot be read, or the caller wants errors as
-//! statuses. A file for each family of methods; here is what they share.
+//! statuses. A file for each family of methods; here is what they share: the key, the table of
+//! methods, the shape of answers. A method sees a body and gives a result, so that `batch` can call
+//! them as the routes do.
 
+mod batch;
+mod broadcast;
 mod clients;
 mod history;
+mod node;
 mod presence;
 mod publish;
 
 use std::collections::BTreeMap;
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, web};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-pub use clients::{block_user, connections, disconnect, revoke_token, unblock_user};
-pub use history::history;
-pub use presence::{presence, presence_stats};
-pub use publish::publish;
+pub use node::Identity;
 
 use super::access::{self, Access};
-use super::error::ApiError;
+use super::error::{ApiError, ApiResult};
 use crate::auth::same_secret;
 use crate::domain::channel::ChannelName;
-use crate::domain::options::ChannelOptions;
+use crate::domain::options::{ChannelOptions, Namespaces};
 use crate::protocol::code::ErrorCode;
+use crate::store::StoreError;
 use crate::telemetry::{Code, Metrics};
 
 /// The largest body, in bytes.
@@ -38,17 +43,175 @@ const ERROR_MODE: &str = "x-centrifugo-error-mode";
 pub struct ServerApiDoor {
     /// The largest event, in bytes of its data.
     pub max_publication: usize,
+    /// Which node this is.
+    pub node: Identity,
+}
+
+/// The methods, each under `/api/` and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "protocol §12.2 describes them by these names")]
+pub enum Method {
+    Publish,
+    Broadcast,
+    Subscribe,
+    Unsubscribe,
+    Disconnect,
+    Refresh,
+    Presence,
+    PresenceStats,
+    History,
+    HistoryRemove,
+    Channels,
+    Info,
+    Rpc,
+    Batch,
+    Connections,
+    RevokeToken,
+    BlockUser,
+    UnblockUser,
+}
+
+/// By their names.
+const METHODS: [(&str, Method); 18] = [
+    ("publish", Method::Publish),
+    ("broadcast", Method::Broadcast),
+    ("subscribe", Method::Subscribe),
+    ("unsubscribe", Method::Unsubscribe),
+    ("disconnect", Method::Disconnect),
+    ("refresh", Method::Refresh),
+    ("presence", Method::Presence),
+    ("presence_stats", Method::PresenceStats),
+    ("history", Method::History),
+    ("history_remove", Method::HistoryRemove),
+    ("channels", Method::Channels),
+    ("info", Method::Info),
+    ("rpc", Method::Rpc),
+    ("batch", Method::Batch),
+    ("connections", Method::Connections),
+    ("revoke_token", Method::RevokeToken),
+    ("block_user", Method::BlockUser),
+    ("unblock_user", Method::UnblockUser),
+];
+
+impl Method {
+    fn named(name: &str) -> Option<Self> {
+        METHODS.iter().find(|(known, _)| *known == name).map(|(_, method)| *method)
+    }
+}
+
+/// What became of a method: its result as JSON, or why there is none.
+type Called = Result<String, Failure>;
+
+/// Why a method has no result.
+enum Failure {
+    /// The protocol has a code for it.
+    Code(ErrorCode),
+    /// Our own routes would refuse it with a status.
+    Refused(ApiError),
+}
+
+impl Failure {
+    /// The same where only codes can be said.
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Code(code) => *code,
+            Self::Refused(error) if error.is_callers() => ErrorCode::BadRequest,
+            Self::Refused(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Self {
+        Self::Code(code)
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Failed(_) => {
+                tracing::error!(%error, "a method of the server API failed");
+                Self::Code(ErrorCode::Internal)
+            }
+            error => Self::Refused(error.into()),
+        }
+    }
+}
+
+/// What does nothing but succeed says so.
+fn done() -> Called {
+    Ok("{}".to_owned())
 }
 
 /// The caller has the key. A handler takes it before its body, so that strangers get no memory.
-pub struct KeyHolder;
+pub struct Api(HttpRequest);
 
-impl FromRequest for KeyHolder {
+impl FromRequest for Api {
     type Error = ApiError;
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authorise(request, access::of(request)).map(|()| Self))
+        ready(authorise(request, access::of(request)).map(|()| Self(request.clone())))
+    }
+}
+
+impl Api {
+    /// What `app` put there for the handlers.
+    fn part<T: 'static>(&self) -> &T {
+        self.0.app_data::<web::Data<T>>().expect("app gives the handlers all parts")
+    }
+
+    fn access(&self) -> &Access {
+        access::of(&self.0)
+    }
+
+    fn count(&self, code: ErrorCode) {
+        self.part::<Metrics>().errors.get_or_create(&Code { code: code.code().into() }).inc();
+    }
+}
+
+/// The handler of a method's route.
+pub fn of(method: Method) -> impl Handler<(Api, web::Payload), Output = ApiResult> {
+    move |api: Api, body: web::Payload| async move {
+        let body = whole(body).await?;
+        answer(&api, method, call(&api, method, &body).await)
+    }
+}
+
+/// Calls a method.
+fn call<'a>(api: &'a Api, method: Method, body: &'a [u8]) -> LocalBoxFuture<'a, Called> {
+    fn reading<'a, T: Deserialize<'a>, F: Future<Output = Called> + 'a>(
+        body: &'a [u8],
+        act: impl FnOnce(T) -> F + 'a,
+    ) -> LocalBoxFuture<'a, Called> {
+        async move { act(parse(body)?).await }.boxed_local()
+    }
+    match method {
+        Method::Publish => reading(body, |asked| publish::publish(api, asked)),
+        Method::Broadcast => reading(body, |asked| broadcast::broadcast(api, asked)),
+        Method::Subscribe => reading(body, |asked| clients::subscribe(api, asked, body)),
+        Method::Unsubscribe => reading(body, |asked| clients::unsubscribe(api, asked)),
+        Method::Disconnect => reading(body, |asked| clients::disconnect(api, asked)),
+        Method::Refresh => reading(body, |asked| clients::refresh(api, asked, body)),
+        Method::Presence => reading(body, |asked| presence::presence(api, asked)),
+        Method::PresenceStats => reading(body, |asked| presence::presence_stats(api, asked)),
+        Method::History => reading(body, |asked| history::history(api, asked)),
+        Method::HistoryRemove => reading(body, |asked| history::remove(api, asked)),
+        Method::Channels => reading(body, |asked| node::channels(api, asked)),
+        Method::Info => reading(body, |node::Nothing {}| node::info(api)),
+        Method::Rpc => reading(body, |node::Nothing {}| ready(Err(ErrorCode::MethodNotFound.into()))),
+        Method::Batch => reading(body, |asked| batch::batch(api, asked)),
+        Method::Connections => reading(body, |asked| clients::connections(api, asked)),
+        Method::RevokeToken => reading(body, |asked| clients::revoke_token(api, asked)),
+        Method::BlockUser => reading(body, |asked| clients::block_user(api, asked)),
+        Method::UnblockUser => reading(body, |asked| clients::unblock_user(api, asked)),
     }
 }
 
@@ -82,43 +245,57 @@ async fn whole(body: web::Payload) -> Result<web::Bytes, ApiError> {
     body.to_bytes_limited(MAX_BODY).await.map_err(too_large)?.map_err(broken)
 }
 
-/// Reads the request of `method`.
-fn parse<'b, T: Deserialize<'b>>(method: &str, body: &'b [u8]) -> Result<T, ApiError> {
+/// Reads the request of a method.
+fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
     // A derived reader would also take a list, by place.
     let object = body.trim_ascii_start().starts_with(b"{");
     serde_json::from_slice(body).ok().filter(|_| object).ok_or_else(|| {
-        let message = format!("the body is not the JSON object that `{method}` takes");
-        ApiError::bad_request("bad_request", message)
+        ApiError::bad_request("bad_request", "the body is not the JSON object that the method takes")
     })
 }
 
 /// A channel that exists, and what the operator decided about it; `None` for the built-in ones.
-fn channel_of(access: &Access, name: &str) -> Result<(ChannelName, Option<ChannelOptions>), ErrorCode> {
+fn channel_of<'n>(
+    namespaces: &'n Namespaces,
+    name: &str,
+) -> Result<(ChannelName, Option<&'n ChannelOptions>), ErrorCode> {
     let channel = ChannelName::parse(name).map_err(|_| ErrorCode::BadRequest)?;
-    let options = access.namespaces.load().options_of(&channel).cloned();
+    let options = namespaces.options_of(&channel);
     if !channel.is_built_in() && options.is_none() {
         return Err(ErrorCode::UnknownChannel);
+    }
+    if options.is_some_and(|options| !options.channel_regex.admits(&channel)) {
+        return Err(ErrorCode::BadRequest);
     }
     Ok((channel, options))
 }
 
-/// The answer of a method: its result, which is JSON already, or its error.
-fn answer(request: &HttpRequest, result: Result<String, ErrorCode>) -> HttpResponse {
-    let code = match result {
+/// The answer to a call that came by itself.
+fn answer(api: &Api, method: Method, called: Called) -> ApiResult {
+    let code = match called {
+        // Its replies stand at the top.
+        Ok(result) if method == Method::Batch => {
+            return Ok(HttpResponse::Ok().content_type("application/json").body(result));
+        }
         Ok(result) => {
             let body = format!("{{\"result\":{result}}}");
-            return HttpResponse::Ok().content_type("application/json").body(body);
+            return Ok(HttpResponse::Ok().content_type("application/json").body(body));
         }
-        Err(code) => code,
+        Err(Failure::Refused(error)) => return Err(error),
+        Err(Failure::Code(code)) => code,
     };
-    if let Some(metrics) = request.app_data::<web::Data<Metrics>>() {
-        metrics.errors.get_or_create(&Code { code: code.code().into() }).inc();
+    api.count(code);
+    let error = error_of(code);
+    if api.0.headers().get(ERROR_MODE).is_some_and(|mode| mode == "transport") {
+        return Ok(HttpResponse::build(status_of(code)).json(error));
     }
-    let error = json!({ "code": code.code(), "message": code.message() });
-    if request.headers().get(ERROR_MODE).is_some_and(|mode| mode == "transport") {
-        return HttpResponse::build(status_of(code)).json(error);
-    }
-    HttpResponse::Ok().json(json!({ "error": error }))
+    Ok(HttpResponse::Ok().json(json!({ "error": error })))
+}
+
+/// An error as callers read it. The message of 104 is another one than clients get.
+fn error_of(code: ErrorCode) -> Value {
+    let message = if code == ErrorCode::MethodNotFound { "not found" } else { code.message() };
+    json!({ "code": code.code(), "message": message })
 }
 
 /// How an error looks to a caller that wants statuses (protocol §12.1).

@@ -1,108 +1,169 @@
-//! One event for one channel.
+//! One event for one channel, and what `broadcast` shares with it: how a request becomes units of
+//! work.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use actix_web::{HttpRequest, web};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{KeyHolder, ServerApiDoor, answer, channel_of, parse, whole};
+use super::{Api, Called, Failure, ServerApiDoor, channel_of};
 use crate::domain::channel::{ChannelKind, ChannelName};
 use crate::domain::event::{NewEvent, Time, envelope};
-use crate::http::access::{self, Access};
-use crate::http::error::ApiResult;
+use crate::domain::options::Namespaces;
+use crate::domain::position::Position;
 use crate::protocol::code::ErrorCode;
 use crate::publish::{Committed, Once, PublishError, Publisher, UnitOfWork};
-use crate::store::Store;
-use crate::store::log::IdempotencyKey;
+use crate::store::log::{IdempotencyKey, Version};
+use crate::store::{Store, Ts};
 
 /// How long an idempotency key is known (protocol §13).
 const KEY_WINDOW: std::time::Duration = std::time::Duration::from_secs(300);
 const MAX_KEY: usize = 255;
 
+/// A request of `publish` or of `broadcast`.
 #[derive(Deserialize)]
-struct Publish<'a> {
+pub(super) struct Publish<'a> {
     #[serde(default)]
     channel: String,
+    #[serde(default)]
+    pub(super) channels: Vec<String>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+    #[serde(default)]
+    b64data: Option<String>,
     #[serde(default)]
     skip_history: bool,
     #[serde(default)]
     tags: Option<BTreeMap<String, String>>,
     #[serde(default)]
     idempotency_key: Option<String>,
+    #[serde(default)]
+    delta: bool,
+    #[serde(default)]
+    version: Option<u64>,
+    #[serde(default)]
+    version_epoch: Option<String>,
 }
 
 /// `POST /api/publish`.
-pub async fn publish(
-    _: KeyHolder,
-    request: HttpRequest,
-    body: web::Payload,
-    door: web::Data<ServerApiDoor>,
-    publisher: web::Data<Publisher>,
-    store: web::Data<Store>,
-) -> ApiResult {
-    let body = whole(body).await?;
-    let asked: Publish<'_> = parse("publish", &body)?;
-    let position = match unit(access::of(&request), &door, asked, &store) {
-        Err(code) => Err(code),
-        Ok(unit) => match publisher.commit(unit).await {
-            Ok(Committed::Done(positions)) => Ok(positions.into_iter().next()),
-            Ok(Committed::Duplicate(position)) => Ok(position),
-            Ok(Committed::Refused) => Err(ErrorCode::Internal),
-            Err(error @ (PublishError::Busy | PublishError::Unconfirmed(_))) => return Err(error.into()),
-            Err(PublishError::Failed(_)) => Err(ErrorCode::Internal),
-        },
-    };
-    let result = position.map(|position| match position {
-        Some(position) => json!({ "offset": position.offset, "epoch": position.epoch.as_str() }).to_string(),
-        None => "{}".to_owned(),
-    });
-    Ok(answer(&request, result))
+pub(super) async fn publish(api: &Api, asked: Publish<'_>) -> Called {
+    let channel = asked.channel.clone();
+    let unit = Letter::read(api, asked)?.to(&api.access().namespaces.load(), &channel)?;
+    match api.part::<Publisher>().commit(unit).await {
+        Ok(committed) => Ok(result(&committed)?),
+        Err(error @ (PublishError::Busy | PublishError::Unconfirmed(_))) => {
+            Err(Failure::Refused(error.into()))
+        }
+        Err(PublishError::Failed(_)) => Err(ErrorCode::Internal.into()),
+    }
 }
 
-fn unit(
-    access: &Access,
-    door: &ServerApiDoor,
-    asked: Publish<'_>,
-    store: &Store,
-) -> Result<UnitOfWork, ErrorCode> {
-    let (channel, _) = channel_of(access, &asked.channel)?;
-    let data = asked.data.ok_or(ErrorCode::BadRequest)?;
-    if data.get().len() > door.max_publication {
-        return Err(ErrorCode::BadRequest);
-    }
-    let kept = access.namespaces.load().retention_of(&channel).is_some() && !asked.skip_history;
-    let once = match asked.idempotency_key.filter(|key| !key.is_empty()) {
-        Some(key) if key.len() > MAX_KEY || key.contains('\0') => return Err(ErrorCode::BadRequest),
-        Some(key) if kept => Once::Key(IdempotencyKey {
-            channel: channel.clone(),
+/// Where the event is. What is not kept is nowhere.
+pub(super) fn result(committed: &Committed) -> Result<String, ErrorCode> {
+    let position = match committed {
+        Committed::Done(positions) => positions.first(),
+        Committed::Duplicate(position) => position.as_ref(),
+        Committed::Refused => return Err(ErrorCode::Internal),
+    };
+    let kept = |position: &&Position| position.offset > 0;
+    Ok(position.filter(kept).map_or_else(
+        || "{}".to_owned(),
+        |position| json!({ "offset": position.offset, "epoch": position.epoch.as_str() }).to_string(),
+    ))
+}
+
+/// What a request says, without the address.
+pub(super) struct Letter {
+    /// One JSON value on one line.
+    data: Arc<str>,
+    tags: Option<Arc<str>>,
+    skip_history: bool,
+    delta: bool,
+    key: Option<String>,
+    version: Option<Version>,
+    /// By the clock of the store.
+    now: Time,
+    expires_at: Ts,
+}
+
+impl Letter {
+    pub(super) fn read(api: &Api, asked: Publish<'_>) -> Result<Self, ErrorCode> {
+        let data = match (asked.data, asked.b64data.filter(|data| !data.is_empty())) {
+            // What subscribers read is JSON, so that is what must come of it.
+            (_, Some(coded)) => {
+                let decoded = STANDARD.decode(coded).map_err(|_| ErrorCode::BadRequest)?;
+                let value: &RawValue = serde_json::from_slice(&decoded).map_err(|_| ErrorCode::BadRequest)?;
+                value.to_owned()
+            }
+            (Some(data), None) => data.to_owned(),
+            (None, None) => return Err(ErrorCode::BadRequest),
+        };
+        if data.get().len() > api.part::<ServerApiDoor>().max_publication {
+            return Err(ErrorCode::BadRequest);
+        }
+        let key = asked.idempotency_key.filter(|key| !key.is_empty());
+        if key.as_ref().is_some_and(|key| key.len() > MAX_KEY || key.contains('\0')) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let epoch = asked.version_epoch.unwrap_or_default();
+        if epoch.len() > MAX_KEY || epoch.contains('\0') {
+            return Err(ErrorCode::BadRequest);
+        }
+        let number = asked.version.filter(|number| *number > 0);
+        let number = number.map(i64::try_from).transpose().map_err(|_| ErrorCode::BadRequest)?;
+        let tags = asked.tags.filter(|tags| !tags.is_empty());
+        let tags = tags.map(|tags| serde_json::to_string(&tags)).transpose();
+        let store = api.part::<Store>();
+        Ok(Self {
+            // A line feed would end the frame; outside of strings JSON does not need it, inside it
+            // is escaped.
+            data: data.get().replace(['\n', '\r'], "").into(),
+            tags: tags.map_err(|_| ErrorCode::BadRequest)?.map(Arc::from),
+            skip_history: asked.skip_history,
+            delta: asked.delta,
             key,
+            version: number.map(|number| Version { number, epoch }),
+            now: store.now(),
             expires_at: store.timestamp().plus(KEY_WINDOW),
-        }),
-        _ => Once::Always,
-    };
-    let tags = asked.tags.filter(|tags| !tags.is_empty());
-    let tags =
-        tags.map(|tags| serde_json::to_string(&tags)).transpose().map_err(|_| ErrorCode::BadRequest)?;
-    let mut event = if channel.is_built_in() {
-        enveloped(channel, data, store.now())?
-    } else {
-        // A line feed would end the frame; outside of strings JSON does not need it, inside it is escaped.
-        let text: Arc<str> = data.get().replace(['\n', '\r'], "").into();
-        NewEvent::new(channel, Uuid::now_v7(), "message", text)
-    };
-    event.tags = tags.map(Arc::from);
-    event.kept = kept;
-    Ok(UnitOfWork { once, ..UnitOfWork::of(vec![event]) })
+        })
+    }
+
+    /// Bytes that it takes in each log, roughly.
+    pub(super) fn size(&self) -> usize {
+        self.data.len() + self.tags.as_ref().map_or(0, |tags| tags.len()) + 1
+    }
+
+    /// The unit of work that brings it to `channel`.
+    pub(super) fn to(&self, namespaces: &Namespaces, channel: &str) -> Result<UnitOfWork, ErrorCode> {
+        let (channel, options) = channel_of(namespaces, channel)?;
+        if options.is_some_and(|options| !options.publication_data_format.admits(&self.data)) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let kept = namespaces.retention_of(&channel).is_some() && !self.skip_history;
+        let once = self.key.clone().map_or(Once::Always, |key| {
+            Once::Key(IdempotencyKey { channel: channel.clone(), key, expires_at: self.expires_at })
+        });
+        let mut event = if channel.is_built_in() {
+            enveloped(channel, &self.data, self.now)?
+        } else {
+            NewEvent::new(channel, Uuid::now_v7(), "message", self.data.clone())
+        };
+        event.tags.clone_from(&self.tags);
+        event.kept = kept;
+        event.delta = self.delta;
+        // Without a log there is nothing that a version could be compared with.
+        let version = self.version.clone().filter(|_| kept);
+        Ok(UnitOfWork { once, version, ..UnitOfWork::of(vec![event]) })
+    }
 }
 
 /// Built-in channels carry envelopes: the caller gives `type` and `data`, the rest is made here.
-fn enveloped(channel: ChannelName, data: &RawValue, now: Time) -> Result<NewEvent, ErrorCode> {
+fn enveloped(channel: ChannelName, data: &str, now: Time) -> Result<NewEvent, ErrorCode> {
     #[derive(Deserialize)]
     struct Given<'a> {
         #[serde(rename = "type")]
@@ -111,10 +172,8 @@ fn enveloped(channel: ChannelName, data: &RawValue, now: Time) -> Result<NewEven
         data: Option<&'a RawValue>,
         repo: Option<String>,
     }
-    let given: Given<'_> = serde_json::from_str(data.get())
-        .ok()
-        .filter(|_| data.get().starts_with('{'))
-        .ok_or(ErrorCode::BadRequest)?;
+    let given: Given<'_> =
+        serde_json::from_str(data).ok().filter(|_| data.starts_with('{')).ok_or(ErrorCode::BadRequest)?;
     let plain =
         given.kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.'));
     // `stream:` names what a stream says of itself.

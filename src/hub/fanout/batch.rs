@@ -8,16 +8,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
-use crate::domain::event::Event;
+use crate::domain::event::{Delta, Event};
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::MERGE;
-use crate::hub::presence::Movement;
+use crate::hub::presence::{Member, Movement};
+use crate::protocol::delta;
+use crate::protocol::filter::{Tags, tags_of};
 use crate::protocol::form::Form;
 use crate::protocol::frames::Frames;
 use crate::protocol::push::{Push, channel_json, write_publication_push, write_publication_uni};
+use crate::protocol::reply::as_text;
 use crate::protocol::{sse, websocket};
 use crate::store::log::Bounds;
 
@@ -30,13 +34,15 @@ pub enum Parcel {
     Reset(ChannelName, Bounds),
     /// Somebody came or left.
     Moved(ChannelName, Movement),
+    /// Somebody asks who is on the channel; this thread answers for its own.
+    Who(ChannelName, mpsc::Sender<Vec<Member>>),
 }
 
 impl Parcel {
     pub(super) fn channel(&self) -> &ChannelName {
         match self {
             Self::Events(batch) => &batch.channel,
-            Self::Reset(channel, _) | Self::Moved(channel, _) => channel,
+            Self::Reset(channel, _) | Self::Moved(channel, _) | Self::Who(channel, _) => channel,
         }
     }
 }
@@ -52,6 +58,22 @@ pub struct Batch {
     as_sse: OnceLock<Bytes>,
     as_websocket: OnceLock<Bytes>,
     as_form: [OnceLock<Bytes>; Form::COUNT],
+    /// For those who do not take it as it stands.
+    tailored: Tailored,
+}
+
+/// What is made of a batch on first wish.
+#[derive(Default)]
+struct Tailored {
+    /// The event before the first one, where data may come as differences.
+    before: Option<Event>,
+    /// Whether all events may, and not only those that were published so.
+    all: bool,
+    tags: OnceLock<Vec<Tags>>,
+    deltas: OnceLock<Vec<Option<String>>>,
+    /// With texts for data: for those who have nothing yet, and for those who have `before`.
+    from_nothing: OnceLock<Arc<Batch>>,
+    from_before: OnceLock<Arc<Batch>>,
 }
 
 impl Batch {
@@ -72,7 +94,54 @@ impl Batch {
             as_sse: OnceLock::new(),
             as_websocket: OnceLock::new(),
             as_form: Default::default(),
+            tailored: Tailored::default(),
         }
+    }
+
+    /// The same on a channel whose data may come as differences: what came `before`, and whether
+    /// `all` events may.
+    #[must_use]
+    pub fn behind(mut self, before: Option<Event>, all: bool) -> Self {
+        (self.tailored.before, self.tailored.all) = (before, all);
+        self
+    }
+
+    pub(super) fn before(&self) -> Option<&Event> {
+        self.tailored.before.as_ref()
+    }
+
+    /// The tags of each event.
+    pub(super) fn tags(&self) -> &[Tags] {
+        self.tailored.tags.get_or_init(|| self.events.iter().map(tags_of).collect())
+    }
+
+    /// The event at `i` as the difference to the one before it, where it may be told so and is
+    /// shorter.
+    pub(super) fn delta(&self, i: usize) -> Option<&str> {
+        let between = |i: usize| {
+            let before = if i == 0 { self.before() } else { self.events.get(i - 1) }?;
+            let event = &self.events[i];
+            let may = self.epoch.is_some() && (self.tailored.all || event.delta == Delta::May);
+            may.then(|| delta::between(&before.data, &event.data))?
+        };
+        let deltas = self.tailored.deltas.get_or_init(|| (0..self.events.len()).map(between).collect());
+        deltas[i].as_deref()
+    }
+
+    /// All of it with texts for data, the first one a difference to `before` if that `follows`.
+    pub(super) fn in_deltas(&self, follows: bool) -> &Arc<Self> {
+        let made = if follows { &self.tailored.from_before } else { &self.tailored.from_nothing };
+        made.get_or_init(|| {
+            let text = |(i, event)| as_text(event, self.delta(i).filter(|_| i > 0 || follows));
+            let told: Vec<Event> = self.events.iter().enumerate().map(text).collect();
+            Arc::new(Self::new(self.channel.clone(), self.epoch.clone(), told, self.accepted))
+        })
+    }
+
+    /// Some of `events`, as a batch of the same channel and history.
+    pub(super) fn made_of(&self, events: &[Event], some: &[usize]) -> Arc<Self> {
+        let events = some.iter().map(|i| events[*i].clone()).collect();
+        Arc::new(Self::new(self.channel.clone(), self.epoch.clone(), events, self.accepted))
     }
 
     /// The history they belong to; `None` for events that are not kept.

@@ -8,12 +8,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::Visitor;
 use super::batch::{Batch, Framing, Run};
+use super::tailor::{Cut, Tailor};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::{Outbox, Refused};
-use crate::hub::presence::Movement;
+use crate::hub::presence::{Attendance, Member, Movement};
 use crate::protocol::form::Form;
 use crate::protocol::push::{OnChannel, Push};
 use crate::protocol::sse;
@@ -30,9 +32,13 @@ pub struct Entry {
     pub(super) outbox: Rc<Outbox>,
     pub(super) tally: Rc<Tally>,
     pub(super) framing: Framing,
+    /// For a subscriber that does not take everything as it stands.
+    tailor: Option<Box<Tailor>>,
     pub(super) channel: ChannelName,
+    /// How it is seen, if at all.
+    attendance: Option<Box<Attendance>>,
     /// Whether its client is told who comes and leaves.
-    pub(super) hears_others: bool,
+    hears_others: bool,
 }
 
 /// What a worker thread counts while it delivers, told to the metrics once a turn.
@@ -151,11 +157,23 @@ impl Entry {
         channel: ChannelName,
         outbox: Rc<Outbox>,
         framing: Framing,
-        hears_others: bool,
+        Visitor { attendance, hears_others, tailor }: Visitor,
         tally: Rc<Tally>,
     ) -> Self {
         let state = RefCell::new(State::Hold(Hold::default()));
-        Self { channel, outbox, framing, state, hears_others, tally }
+        let attendance = attendance.map(Box::new);
+        Self { channel, outbox, framing, tailor, state, attendance, hears_others, tally }
+    }
+
+    /// Who it is, if others may ask who is on the channel and find it.
+    pub(super) fn member(&self) -> Option<&Member> {
+        self.attendance.as_ref().filter(|seen| seen.listed).map(|seen| &seen.member)
+    }
+
+    /// What others are told when it comes or leaves, if they are.
+    pub(super) fn movement(&self, came: bool) -> Option<Movement> {
+        let announced = self.attendance.as_ref().filter(|seen| seen.announced)?;
+        Some(Movement { came, info: announced.member.info.clone() })
     }
 
     /// The channel.
@@ -173,7 +191,12 @@ impl Entry {
         if matches!(*self.state.borrow(), State::Over) {
             return Err(Refused::Closed);
         }
-        let batch = Batch::new(self.channel.clone(), Some(epoch.clone()), events, None);
+        let mut batch = Arc::new(Batch::new(self.channel.clone(), Some(epoch.clone()), events, None));
+        match self.tailor.as_ref().map(|tailor| tailor.cut(&batch, 0)) {
+            Some(Cut::Nothing) => return Ok(()),
+            Some(Cut::Other(cut)) => batch = cut,
+            Some(Cut::AsItStands) | None => {}
+        }
         self.count(batch.events.len() as u64);
         self.tally.tell();
         self.outbox.push_replay(self.framing.encode(&batch, 0))
@@ -303,7 +326,8 @@ impl Entry {
 
     /// Takes several batches that follow each other, in one piece if the entry stands before them.
     pub(super) fn take_run(&self, run: &Run<'_>) {
-        let at_start = self.framing.is_shared()
+        let at_start = self.tailor.is_none()
+            && self.framing.is_shared()
             && match (&mut *self.state.borrow_mut(), run.epoch()) {
                 (State::Live(Some(position)), Some(epoch))
                     if position.offset + 1 == run.first() && position.epoch == *epoch =>
@@ -395,6 +419,14 @@ impl Entry {
     }
 
     fn push(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
+        match self.tailor.as_ref().map(|tailor| tailor.cut(batch, after)) {
+            None | Some(Cut::AsItStands) => self.push_as_it_stands(batch, after),
+            Some(Cut::Other(cut)) => self.push_as_it_stands(&cut, 0),
+            Some(Cut::Nothing) => Ok(()),
+        }
+    }
+
+    fn push_as_it_stands(&self, batch: &Batch, after: u64) -> Result<(), Refused> {
         let bytes = self.framing.encode(batch, after);
         let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
         self.count(sent as u64);
@@ -431,7 +463,7 @@ impl Entry {
 impl Entry {
     pub(crate) fn alone(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
         let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        Rc::new(Self::new(channel, outbox, Framing::WebSocket, false, tally))
+        Rc::new(Self::new(channel, outbox, Framing::WebSocket, Visitor::default(), tally))
     }
 
     pub(crate) fn feed(&self, batches: &[Arc<Batch>]) {

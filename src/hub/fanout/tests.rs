@@ -40,7 +40,15 @@ fn bounds(epoch_name: &str, before_oldest: u64, head: u64) -> Bounds {
 
 fn event(offset: u64) -> Event {
     let data = Arc::from(format!("{{\"n\":{offset}}}"));
-    Event { offset, id: Uuid::nil(), kind: Arc::from("message"), data, tags: None, info: None }
+    Event {
+        offset,
+        id: Uuid::nil(),
+        kind: Arc::from("message"),
+        data,
+        tags: None,
+        info: None,
+        delta: Default::default(),
+    }
 }
 
 fn events(offsets: impl IntoIterator<Item = u64>) -> Vec<Event> {
@@ -63,7 +71,8 @@ impl Reader {
     fn with(framing: Framing, outbox: Outbox) -> Self {
         let outbox = Rc::new(outbox);
         let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        let entry = Entry::new(news(), outbox.clone(), framing, true, tally);
+        let visitor = Visitor { hears_others: true, ..Visitor::default() };
+        let entry = Entry::new(news(), outbox.clone(), framing, visitor, tally);
         Self { entry: Rc::new(entry), outbox }
     }
 

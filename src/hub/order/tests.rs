@@ -20,7 +20,15 @@ fn at(offset: u64) -> Position {
 
 fn event(offset: u64) -> Event {
     let text = Arc::from("{}");
-    Event { offset, id: Uuid::nil(), kind: Arc::from("message"), data: text, tags: None, info: None }
+    Event {
+        offset,
+        id: Uuid::nil(),
+        kind: Arc::from("message"),
+        data: text,
+        tags: None,
+        info: None,
+        delta: Default::default(),
+    }
 }
 
 fn events(offsets: impl IntoIterator<Item = u64>) -> Vec<Event> {

@@ -5,17 +5,18 @@
 
 use std::cell::RefMut;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_rt::net::TcpStream;
 use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
+use tokio::io::Interest;
 
 use super::{Ended, Inner, MERGE, Outbox, Piece, Refused, State, Way};
 
@@ -23,10 +24,9 @@ use super::{Ended, Inner, MERGE, Outbox, Piece, Refused, State, Way};
 const SLICES: usize = 64;
 
 /// A connection that can be written to without waiting.
-#[derive(Clone)]
 pub enum Wire {
     /// TCP as it is.
-    Plain(Rc<TcpStream>),
+    Plain(TcpStream),
 }
 
 impl Wire {
@@ -34,8 +34,29 @@ impl Wire {
     /// and asking costs as much as all the rest here. Who is told that it would block asks then.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(stream) => SockRef::from(&**stream).send(bytes),
+            Self::Plain(stream) => SockRef::from(stream).send(bytes),
         }
+    }
+
+    /// Reads what has come; no bytes are the end. With less than there is room for everything was
+    /// taken, and nobody has to ask once more to hear that it would block.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self::Plain(stream) = self;
+        let mut part = None;
+        let read = stream.try_io(Interest::READABLE, || match (&*SockRef::from(stream)).read(buffer)? {
+            count if count == 0 || count == buffer.len() => Ok(count),
+            count => {
+                part = Some(count);
+                Err(ErrorKind::WouldBlock.into())
+            }
+        });
+        part.map_or(read, Ok)
+    }
+
+    /// Waits until something has come.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self::Plain(stream) = self;
+        stream.poll_read_ready(cx)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -60,13 +81,13 @@ impl Wire {
     fn finish(&self) {
         let Self::Plain(stream) = self;
         // The peer may be gone already.
-        let _ = SockRef::from(&**stream).shutdown(Shutdown::Write);
+        let _ = SockRef::from(stream).shutdown(Shutdown::Write);
     }
 
     /// Ends the connection at once, whatever is under way.
     pub(super) fn reset(&self) {
         let Self::Plain(stream) = self;
-        let socket = SockRef::from(&**stream);
+        let socket = SockRef::from(stream);
         let _ = socket.set_linger(Some(Duration::ZERO));
         // Whoever reads from it hears of the end now; the reset itself goes with the last handle.
         let _ = socket.shutdown(Shutdown::Read);

@@ -67,6 +67,7 @@ fn subscribes_and_unsubscribes() {
         position: Some(&twelve),
         recovery: Recovery::Lost,
         data: Some("{}"),
+        delta: false,
     };
     assert_eq!(
         written(Push::On(&lobby, OnChannel::Subscribe(&result))),

@@ -50,7 +50,7 @@ pub fn unit_of(received: Received<'_>, map: &RepoMap) -> std::io::Result<(UnitOf
     };
     let apply = (!meaning.changes.is_empty()).then(|| Box::new(Changes(meaning.changes)) as Box<dyn Apply>);
     let once = Once::Delivery(Box::new(delivery));
-    Ok((UnitOfWork { once, apply, events: meaning.events, accepted: received.accepted }, status))
+    Ok((UnitOfWork { once, apply, accepted: received.accepted, ..UnitOfWork::of(meaning.events) }, status))
 }
 
 /// The unit of work that processes a stored delivery again. It refuses when the delivery was
@@ -73,7 +73,7 @@ pub fn unit_again(
         changes: Changes(meaning.changes),
     };
     let apply = Some(Box::new(again) as Box<dyn Apply>);
-    (UnitOfWork { once: Once::Always, apply, events: meaning.events, accepted: Instant::now() }, status)
+    (UnitOfWork { apply, ..UnitOfWork::of(meaning.events) }, status)
 }
 
 struct Meaning {

@@ -11,11 +11,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use actix_http::ws::Item;
-use actix_rt::net::TcpStream;
 use actix_web::error::PayloadError;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use futures_util::Stream;
+
+use crate::hub::outbox::Outbox;
 
 /// The longest header of a client's frame (RFC 6455 §5.2).
 const LONGEST_HEADER: usize = 14;
@@ -67,7 +68,7 @@ fn header_length(payload: u64) -> usize {
 
 /// The bytes of a socket, as far as there is credit. Ends where the socket ends, for whatever reason.
 pub(super) struct Incoming {
-    stream: Rc<TcpStream>,
+    outbox: Rc<Outbox>,
     /// What came with the request.
     first: Bytes,
     credit: Rc<Credit>,
@@ -76,14 +77,9 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(
-        stream: Rc<TcpStream>,
-        first: Bytes,
-        credit: Rc<Credit>,
-        largest_message: usize,
-    ) -> Self {
+    pub(super) fn new(outbox: Rc<Outbox>, first: Bytes, credit: Rc<Credit>, largest_message: usize) -> Self {
         let lengths = Lengths { largest: largest_message as u64, ..Lengths::default() };
-        Self { stream, first, credit, turn: TURN, lengths }
+        Self { outbox, first, credit, turn: TURN, lengths }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Poll<Option<Result<Bytes, PayloadError>>> {
@@ -188,15 +184,16 @@ impl Stream for Incoming {
             }
             return this.take(&bytes);
         }
+        let Some(wire) = this.outbox.wire() else { return Poll::Ready(None) };
         let mut buffer = [0; READ];
         let most = most.min(READ);
         loop {
-            match this.stream.try_read(&mut buffer[..most]) {
+            match wire.try_read(&mut buffer[..most]) {
                 Ok(0) => return Poll::Ready(None),
                 Ok(count) => return this.take(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     this.turn = TURN;
-                    match this.stream.poll_read_ready(cx) {
+                    match wire.poll_read_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(None),
                         Poll::Pending => return Poll::Pending,

@@ -1,12 +1,14 @@
 //! WebSocket on sockets that were upgraded out of the HTTP dispatcher. `socket` is the connection
-//! actor, `work` what it waits for, `incoming` what a client sends. Here are the connections of a
+//! actor, `work` what it waits for, `incoming` what a client sends, `alarms` when it wants to be woken. Here are the connections of a
 //! worker thread and the life of one: carried while its session lives, then closed in order. The
 //! only file that names actix-web-actors.
 
+mod alarms;
 mod incoming;
 pub(super) mod socket;
 pub(super) mod work;
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
 use crate::store::Store;
 use crate::telemetry::{Metrics, level};
+use crate::vital;
+use alarms::Alarms;
 use incoming::{Credit, Incoming};
 use socket::Socket;
 
@@ -87,6 +91,7 @@ pub struct Sockets {
     pub metrics: Arc<Metrics>,
     /// All clients of this thread.
     pub clients: Rc<Clients>,
+    alarms: Rc<Alarms>,
     pub(super) options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     stopping: watch::Receiver<Option<Duration>>,
@@ -111,9 +116,21 @@ impl Sockets {
             slow: wire::close(&DisconnectCode::Slow.into()),
         });
         let mut told = stopping.clone();
-        let sockets =
-            Self { rules, fanout, hub, store, publisher, metrics, clients, options, outbox, stopping };
-        let sockets = Rc::new(sockets);
+        let alarms = Rc::<Alarms>::default();
+        actix_rt::spawn(vital::part(alarms.clone().run()));
+        let sockets = Rc::new(Self {
+            rules,
+            fanout,
+            hub,
+            store,
+            publisher,
+            metrics,
+            clients,
+            alarms,
+            options,
+            outbox,
+            stopping,
+        });
         let all = Rc::downgrade(&sockets);
         actix_rt::spawn(async move {
             let spread = told.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
@@ -132,35 +149,36 @@ impl Sockets {
     }
 
     /// Carries a connection over `stream` until it is over. `first` came with the request; `held`
-    /// is kept as long as the socket is open.
-    pub async fn carry(
+    /// is kept as long as the socket is open. What is awaited is a task's memory for as long as
+    /// the connection lives, so all that can be made before is.
+    pub fn carry(
         self: Rc<Self>,
         stream: TcpStream,
         first: Bytes,
         client: SocketClient,
         held: impl Sized,
-    ) {
+    ) -> impl Future<Output = ()> {
         let form = client.form();
         let kind = form.map_or("websocket", Form::name);
         let largest = if form.is_some() { self.options.uni_message_size } else { self.options.message_size };
         level(&self.metrics.connections, kind).inc();
-        let stream = Rc::new(stream);
-        let outbox = Rc::new(Outbox::socket(Wire::Plain(stream.clone()), self.outbox.clone()));
+        let outbox = Rc::new(Outbox::socket(Wire::Plain(stream), self.outbox.clone()));
         let credit = Credit::new(largest);
-        let incoming = Incoming::new(stream.clone(), first, credit.clone(), largest);
+        let incoming = Incoming::new(outbox.clone(), first, credit.clone(), largest);
         let codec = Codec::new().max_size(largest);
         let socket = Socket::new(self.clone(), outbox.clone(), credit, client);
-        let mut frames = Box::pin(SocketContext::with_codec(socket, incoming, codec));
-        // The context itself says nothing: it is polled so that the actor lives.
-        let live = AssertUnwindSafe(async { while frames.next().await.is_some() {} });
-        if live.catch_unwind().await.is_err() {
-            outbox.end_with(goodbye(form, &DisconnectCode::Internal.into()));
+        let frames = Box::pin(SocketContext::with_codec(socket, incoming, codec));
+        async move {
+            // The context itself says nothing: it is polled so that the actor lives.
+            let live = AssertUnwindSafe(frames.for_each(|_| std::future::ready(())));
+            if live.catch_unwind().await.is_err() {
+                outbox.end_with(goodbye(form, &DisconnectCode::Internal.into()));
+            }
+            Box::pin(linger(&outbox)).await;
+            outbox.give_up();
+            level(&self.metrics.connections, kind).dec();
+            drop(held);
         }
-        drop(frames);
-        Box::pin(linger(&stream)).await;
-        outbox.give_up();
-        level(&self.metrics.connections, kind).dec();
-        drop(held);
     }
 }
 
@@ -171,11 +189,12 @@ fn goodbye(form: Option<Form>, disconnect: &Disconnect) -> Bytes {
 
 /// Reads what the peer still sends, until it closes: a socket that is closed with bytes unread
 /// resets the connection, and our last words would be lost.
-async fn linger(stream: &TcpStream) {
+async fn linger(outbox: &Outbox) {
+    let Some(wire) = outbox.wire() else { return };
     let mut rest = [0; 1024];
     let until_end = async {
-        while stream.readable().await.is_ok() {
-            match stream.try_read(&mut rest) {
+        while poll_fn(|cx| wire.poll_read_ready(cx)).await.is_ok() {
+            match wire.try_read(&mut rest) {
                 Ok(0) => return,
                 Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return,
                 // A peer that sends on and on must not keep this thread.

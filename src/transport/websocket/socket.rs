@@ -2,21 +2,26 @@
 //! context; everything that goes out goes through the outbox, beside which the fan-out writes, so
 //! that the order of a turn is the order on the wire. It decides nothing: it performs.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix::prelude::*;
 use actix_http::ws::{CloseCode, Message, ProtocolError};
 use bytes::Bytes;
 use bytestring::ByteString;
+use futures_util::FutureExt as _;
 
+use super::alarms::Alarm;
 use super::incoming::{BadMessage, Credit, Fragments};
 use super::work::{self, Follow};
 use super::{SocketClient, SocketContext, Sockets, goodbye};
 use crate::connection::clients::Listed;
-use crate::connection::effect::{Effect, Outcome};
+use crate::connection::effect::{Effect, Join, Joined, Outcome};
 use crate::connection::{Connection, Manner, Moment, replay};
 use crate::domain::channel::ChannelName;
+use crate::domain::directive::Directive;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::{Framing, Release};
@@ -54,8 +59,8 @@ pub(super) struct Socket {
     /// By channel, in order.
     follows: Vec<Follow>,
     fragments: Fragments,
-    /// When the timer goes off, if one is set.
-    timer: Option<(Instant, SpawnHandle)>,
+    /// When it hears next that time has passed, if it wants to.
+    alarm: Option<Alarm>,
 }
 
 #[derive(Message)]
@@ -74,6 +79,14 @@ struct Over(Ended);
 #[rtype(result = "()")]
 struct End(Disconnect);
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Due;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Directed(Arc<Directive>);
+
 impl Keeper for Addr<Socket> {
     fn fell_behind(&self, channel: &ChannelName) {
         self.do_send(FellBehind(channel.clone()));
@@ -90,6 +103,14 @@ impl Keeper for Addr<Socket> {
     fn dismissed(&self, disconnect: &Disconnect) {
         self.do_send(End(disconnect.clone()));
     }
+
+    fn due(&self) {
+        self.do_send(Due);
+    }
+
+    fn directed(&self, directive: &Arc<Directive>) {
+        self.do_send(Directed(directive.clone()));
+    }
 }
 
 impl Actor for Socket {
@@ -104,7 +125,7 @@ impl Actor for Socket {
         if let Some(connect) = self.connect.take() {
             self.take(connect, ctx);
         }
-        self.arm(ctx);
+        self.arm();
     }
 }
 
@@ -190,7 +211,7 @@ impl Socket {
             credit,
             follows,
             fragments,
-            timer: None,
+            alarm: None,
         }
     }
 
@@ -198,8 +219,35 @@ impl Socket {
         self.step(ctx, |session, effects| session.on_frame(text, now(), effects));
     }
 
-    /// Lets the session do something, and does what it asks for.
+    /// Lets the session do something, and does what it asks for. What is said in a row leaves in
+    /// one piece.
     fn step(&mut self, ctx: &mut SocketContext, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
+        let mut said = Frames::new();
+        let mut effects = VecDeque::from(self.advance(act));
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Say(message) if self.form.is_none() => said.add(|out| out.push_str(&message)),
+                Effect::Handled(bytes) => self.credit.give(bytes),
+                Effect::Join(join) if join.recover.is_none() && self.all.fanout.follows(&join.channel) => {
+                    // It is done at once, and so is what follows from it.
+                    if let Some(joined) = self.join(join).now_or_never() {
+                        let outcome = self.joined(joined);
+                        effects
+                            .extend(self.advance(|session, more| session.on_outcome(outcome, now(), more)));
+                    }
+                }
+                effect => {
+                    self.say(&mut said);
+                    self.perform(effect, ctx);
+                }
+            }
+        }
+        self.say(&mut said);
+        self.arm();
+    }
+
+    /// Lets the session do something; answers what it asks for.
+    fn advance(&mut self, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) -> Vec<Effect> {
         let mut effects = Vec::new();
         act(&mut self.session, &mut effects);
         if !self.opened && self.session.is_open() {
@@ -210,23 +258,21 @@ impl Socket {
             self.principal = self.session.principal().clone();
             self.listed.identify(self.principal.clone());
         }
-        let mut said = Frames::new();
-        for effect in effects {
-            match effect {
-                Effect::Say(message) if self.form.is_none() => {
-                    said.add(|out| out.push_str(&message));
-                    continue;
-                }
-                Effect::Handled(bytes) => {
-                    self.credit.give(bytes);
-                    continue;
-                }
-                _ => self.say(&mut said),
-            }
-            self.perform(effect, ctx);
-        }
-        self.say(&mut said);
-        self.arm(ctx);
+        effects
+    }
+
+    fn join(&self, join: Join) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
+        let (client, user) = (self.session.id(), self.session.user().into());
+        let framing = self.form.map_or(Framing::WebSocket, Framing::Form);
+        work::join_channel(self.all.clone(), (self.outbox.clone(), framing), (client, user), join)
+    }
+
+    fn joined(&mut self, (channel, found): (ChannelName, Option<(Follow, Joined)>)) -> Outcome {
+        let joined = found.map(|(follow, joined)| {
+            self.keep(follow);
+            joined
+        });
+        Outcome::Joined(channel, joined)
     }
 
     fn say(&self, said: &mut Frames) {
@@ -251,17 +297,9 @@ impl Socket {
                 }));
             }
             Effect::Join(join) => {
-                let (client, user) = (self.session.id(), self.session.user().into());
-                let framing = self.form.map_or(Framing::WebSocket, Framing::Form);
-                let out = (self.outbox.clone(), framing);
-                let joining = work::join_channel(self.all.clone(), out, (client, user), join);
-                ctx.spawn(joining.into_actor(self).map(|(channel, found), actor, ctx| {
-                    let joined = found.map(|(follow, joined)| {
-                        let place = actor.follows.partition_point(|other| *other.channel() < channel);
-                        actor.follows.insert(place, follow);
-                        joined
-                    });
-                    actor.hear(Outcome::Joined(channel, joined), ctx);
+                ctx.spawn(self.join(join).into_actor(self).map(|joined, actor, ctx| {
+                    let outcome = actor.joined(joined);
+                    actor.hear(outcome, ctx);
                 }));
             }
             Effect::Live(channel, position) => {
@@ -292,6 +330,7 @@ impl Socket {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));
             }
+            Effect::EndOlder => work::end_older(&self.all, &self.session),
             Effect::Close(disconnect) => {
                 self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
             }
@@ -300,6 +339,15 @@ impl Socket {
 
     fn hear(&mut self, outcome: Outcome, ctx: &mut SocketContext) {
         self.step(ctx, |session, effects| session.on_outcome(outcome, now(), effects));
+    }
+
+    fn keep(&mut self, follow: Follow) {
+        // A list that grows by itself begins with room for four.
+        if self.follows.is_empty() {
+            self.follows.reserve_exact(1);
+        }
+        let place = self.follows.partition_point(|other| other.channel() < follow.channel());
+        self.follows.insert(place, follow);
     }
 
     fn follow(&self, channel: &ChannelName) -> Option<&Follow> {
@@ -327,21 +375,20 @@ impl Socket {
         ctx.spawn(fed.into_actor(self));
     }
 
-    /// Sets the timer for the session's next moment. One that goes off too early sets it again.
-    fn arm(&mut self, ctx: &mut SocketContext) {
+    /// Sets the alarm for the session's next moment. One that goes off too early sets it again.
+    fn arm(&mut self) {
         let Some(deadline) = self.session.deadline() else { return };
-        if self.timer.is_some_and(|(set, _)| set <= deadline) {
+        if self.alarm.is_some_and(|(set, _)| set <= deadline) {
             return;
         }
-        if let Some((_, timer)) = self.timer.take() {
-            ctx.cancel_future(timer);
+        self.disarm();
+        self.alarm = Some(self.all.alarms.set(deadline, self.outbox.clone()));
+    }
+
+    fn disarm(&mut self) {
+        if let Some(alarm) = self.alarm.take() {
+            self.all.alarms.cancel(alarm);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timer = ctx.run_later(left, |actor, ctx| {
-            actor.timer = None;
-            actor.step(ctx, |session, effects| session.on_time(now(), effects));
-        });
-        self.timer = Some((deadline, timer));
     }
 
     fn refuse(&mut self, bad: BadMessage, ctx: &mut SocketContext) {
@@ -376,6 +423,13 @@ impl Socket {
         self.all.metrics.disconnects.get_or_create(&Code { code: code.into() }).inc();
         tracing::debug!(connection = %self.session.id(), code, "a connection is over");
         ctx.stop();
+    }
+}
+
+/// An alarm holds on to the socket.
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.disarm();
     }
 }
 
@@ -424,11 +478,28 @@ impl Handler<Over> for Socket {
     }
 }
 
+impl Handler<Due> for Socket {
+    type Result = ();
+
+    fn handle(&mut self, _: Due, ctx: &mut Self::Context) {
+        self.alarm = None;
+        self.step(ctx, |session, effects| session.on_time(now(), effects));
+    }
+}
+
 impl Handler<End> for Socket {
     type Result = ();
 
     fn handle(&mut self, End(disconnect): End, ctx: &mut Self::Context) {
         self.end_with(disconnect.code(), goodbye(self.form, &disconnect), ctx);
+    }
+}
+
+impl Handler<Directed> for Socket {
+    type Result = ();
+
+    fn handle(&mut self, Directed(directive): Directed, ctx: &mut Self::Context) {
+        self.step(ctx, |session, effects| session.on_directive(directive, now(), effects));
     }
 }
 

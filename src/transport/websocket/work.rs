@@ -7,13 +7,17 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Sockets;
+use crate::connection::Connection;
+use crate::connection::clients::Target;
 use crate::connection::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
 use crate::connection::replay::{self, RecoveryLimit};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
-use crate::hub::fanout::{Framing, Subscription, Visitor};
+use crate::domain::options::ChannelOptions;
+use crate::hub::fanout::{Framing, Subscription, Tailor, Visitor};
 use crate::hub::outbox::Outbox;
 use crate::hub::presence::{Attendance, Member};
+use crate::protocol::code::DisconnectCode;
 use crate::publish::{Publisher, UnitOfWork};
 use crate::store::{Store, history, items};
 
@@ -51,15 +55,19 @@ pub(in crate::transport) async fn join_channel(
     (client, user): (Uuid, Arc<str>),
     join: Join,
 ) -> (ChannelName, Option<(Follow, Joined)>) {
-    let Join { channel, recover, positioned, presence, announced, hears_others } = join;
+    let Join { channel, recover, positioned, presence, announced, hears_others, delta, filter } = join;
     let (listed, told) = (presence.is_some(), announced.is_some());
     let attendance = presence.or(announced).map(|info| Attendance {
         member: Member { client, user, info },
         listed,
         announced: told,
     });
-    let visitor = Visitor { attendance, hears_others };
-    let kept = all.rules.namespaces.load().retention_of(&channel);
+    let visitor = Visitor { attendance, hears_others, tailor: Tailor::of(delta, filter) };
+    let (kept, cache) = {
+        let namespaces = all.rules.namespaces.load();
+        let cache = namespaces.options_of(&channel).is_some_and(ChannelOptions::is_cache);
+        (namespaces.retention_of(&channel), cache)
+    };
     let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), framing, visitor).await;
     let (subscription, position) = match subscribed {
         Ok(subscribed) => subscribed,
@@ -75,7 +83,11 @@ pub(in crate::transport) async fn join_channel(
             // One replay at a time lies unsent.
             outbox.room().await;
             let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { all.options.recovery };
-            match replay::recover(&all.store, &channel, retention, since, limit).await {
+            let found = match cache {
+                true => replay::recover_latest(&all.store, &channel, retention, since).await,
+                false => replay::recover(&all.store, &channel, retention, since, limit).await,
+            };
+            match found {
                 Ok(replay) => replay,
                 Err(error) => {
                     tracing::warn!(%channel, %error, "a client cannot recover");
@@ -119,4 +131,13 @@ pub(in crate::transport) async fn publish(publisher: Publisher, event: NewEvent)
             Published::NotNow
         }
     }
+}
+
+/// Ends the older connections of a session's user. It goes on even if this one is gone by then.
+pub(in crate::transport) fn end_older(all: &Sockets, session: &Connection) {
+    let control = all.rules.control.clone();
+    let older = Target::Older { user: session.user().to_owned(), than: session.id() };
+    actix_rt::spawn(async move {
+        control.dismiss(older, &DisconnectCode::ConnectionLimit.into()).await;
+    });
 }

@@ -33,7 +33,7 @@ impl Slow {
             Parcel::Events(batch) if batch.epoch().is_none() => Got::Passing,
             Parcel::Events(batch) => Got::Events(offsets(batch.events())),
             Parcel::Reset(_, bounds) => Got::Reset(bounds.head),
-            Parcel::Moved(channel, _) => panic!("nobody moves on {channel}"),
+            Parcel::Moved(channel, _) | Parcel::Who(channel, _) => panic!("nobody is on {channel}"),
         }
     }
 

@@ -11,6 +11,8 @@ mod page;
 mod poll;
 mod repos;
 mod server_api;
+mod server_batch;
+mod server_clients;
 mod server_reads;
 mod sign_in;
 mod stream;

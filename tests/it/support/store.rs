@@ -202,7 +202,13 @@ impl TestStore {
         let append = self.write(move |conn| {
             async move {
                 let events: Vec<&NewEvent> = events.iter().collect();
-                log::append(conn, &generation, now, &[log::Append { events: &events, key: None }]).await
+                log::append(
+                    conn,
+                    &generation,
+                    now,
+                    &[log::Append { events: &events, ..log::Append::default() }],
+                )
+                .await
             }
             .boxed()
         });

@@ -203,6 +203,7 @@ fn the_table_holds() {
                 Err(Denied::UnknownChannel) => "102",
                 Err(Denied::Forbidden) => "103",
                 Err(Denied::NotAvailable) => "108",
+                Err(Denied::BadName) => "107",
             };
             assert_eq!(got, *verdict, "{action:?} in the row: {line}");
         }

@@ -1,0 +1,91 @@
+//! What one subscriber saw of one channel, in the order in which it saw it: sixteen bytes an entry.
+//! It records and does not judge; what an event says is kept as a hash, and its connection in the
+//! entry that opened it.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher as _};
+
+/// What carries events to a subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// `/connection/websocket`.
+    WebSocket,
+    /// `/api/events/stream`.
+    Sse,
+    /// `/api/events`.
+    Poll,
+}
+
+impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Poll];
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::WebSocket => "websocket",
+            Self::Sse => "sse",
+            Self::Poll => "polling",
+        })
+    }
+}
+
+/// Hash of what an event says, byte for byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Said(pub u64);
+
+impl Said {
+    /// Of the data of an event.
+    pub fn of(data: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(data.as_bytes());
+        Self(hasher.finish())
+    }
+}
+
+/// One thing that happened to a subscriber on a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A connection began, with the cursor as it was.
+    Opened(Transport),
+    /// An event came.
+    Event {
+        /// Its place.
+        offset: u32,
+        /// Its data.
+        said: Said,
+    },
+    /// The server said that it goes on behind `head`, and not where the subscriber was.
+    Signal {
+        /// The last offset that it will not send.
+        head: u32,
+    },
+    /// An event was read by cursor, from a range that a signal had left out.
+    Read {
+        /// Its place.
+        offset: u32,
+        /// Its data.
+        said: Said,
+    },
+    /// Reading by cursor was answered that everything up to `to` is gone (410).
+    Gone {
+        /// The last offset that is gone.
+        to: u32,
+        /// The head at that time.
+        head: u32,
+    },
+    /// The server did what it never should: a refusal, another epoch, words that nobody expects.
+    #[expect(clippy::box_collection, reason = "an entry stays at sixteen bytes")]
+    Broken(Box<String>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_has_sixteen_bytes() {
+        assert_eq!(size_of::<Entry>(), 16);
+    }
+}

@@ -1,0 +1,148 @@
+//! `check`: whether the promise holds while things go wrong. Publishers, hundreds of subscribers and
+//! a nemesis, all by seed; at the end every history is compared with the log as SQL has it. Before
+//! it judges the gateway it has to convict servers that lie. Counts, never times.
+
+mod case;
+mod disk;
+mod history;
+mod judge;
+mod lie;
+mod log;
+mod nemesis;
+mod node;
+mod plan;
+mod proxy;
+mod publisher;
+mod random;
+mod report;
+mod self_test;
+mod subscriber;
+mod world;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+
+use case::{Effort, Ran};
+use history::Transport;
+use lie::Lie;
+use plan::{Case, Databases, Fault, Scenario};
+use random::Random;
+use report::Report;
+
+/// How long subscribers may take to reach the head at the end of a case.
+const SETTLING: Duration = Duration::from_secs(120);
+
+/// Checks the promise under faults: no gap without a signal, no repeat, in order, nothing lost.
+///
+/// Starts gateways, and a PostgreSQL, of its own. Publishers send signed webhooks and numbered
+/// publications; subscribers on WebSocket, event streams and polling come and go with their cursors;
+/// a nemesis kills, stops, cuts and fills. At the end each subscriber's history is compared with the
+/// log, read by SQL. First it has to convict servers that drop, repeat, reorder, delay or forget.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  loadtest check                                   the whole table
+  loadtest check --fault kill --database sqlite    one fault, all scenarios
+  loadtest check --seed 7 --scenario churn --fault cut --database postgres
+  loadtest check --self-test                       only the servers that lie
+
+Exit codes:
+  0  no violation
+  1  a violation, a lie that was not noticed, or a run that could not be made")]
+pub struct Options {
+    /// Plans the run: the same seed makes the same choices.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How subscribers behave; may be given several times [default: all].
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<Scenario>,
+    /// What goes wrong; may be given several times [default: all].
+    #[arg(long, value_name = "NAME")]
+    fault: Vec<Fault>,
+    /// Where the log is.
+    #[arg(long, default_value = "both")]
+    database: Databases,
+    /// Subscribers of each case, each a user of its own.
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u16).range(1..=2000))]
+    subscribers: u16,
+    /// Webhooks and publications of each case, together.
+    #[arg(long, default_value_t = 1600, value_parser = clap::value_parser!(u32).range(24..=20_000))]
+    events: u32,
+    /// Write the table to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Show the cases of this choice and run none.
+    #[arg(long)]
+    list: bool,
+    /// Only run against servers that lie; each has to be convicted.
+    #[arg(long)]
+    self_test: bool,
+    /// Run the cases against a server that tells this lie.
+    #[arg(long, hide = true, conflicts_with = "self_test")]
+    lie: Option<Lie>,
+}
+
+/// Runs it.
+pub async fn run(options: Options) -> Result<()> {
+    let cases = plan::cases(&options.scenario, &options.fault, options.database);
+    ensure!(!cases.is_empty(), "these faults do not concern this database");
+    if options.list {
+        for Case { scenario, fault, database } in cases {
+            println!("{database:<9} {scenario:<8} {fault}");
+        }
+        return Ok(());
+    }
+    let began = Instant::now();
+    let mut report = Report::new(options.seed);
+    if options.lie.is_none() {
+        eprintln!("first against servers that lie");
+        self_test::run(options.seed, options.self_test, &mut report).await?;
+    }
+    if !options.self_test {
+        for (number, case) in cases.iter().enumerate() {
+            one(&options, *case, number + 1, cases.len(), &mut report).await?;
+        }
+    }
+    report.print(began.elapsed());
+    crate::scenario::write_json(options.json.as_ref(), &report.to_json(began.elapsed()))?;
+    if report.is_clean() { Ok(()) } else { bail!("the promise was broken: see above") }
+}
+
+async fn one(options: &Options, case: Case, number: usize, of: usize, report: &mut Report) -> Result<()> {
+    let Case { scenario, fault, database } = case;
+    eprintln!("[{number}/{of}] {database} {scenario} {fault}");
+    let effort = Effort {
+        // Every case has a plan of its own, and the same one if it is run alone.
+        seed: Random::new(options.seed).of(&format!("{database} {scenario} {fault}"), 0).next(),
+        subscribers: options.subscribers.into(),
+        events: options.events,
+        transports: Transport::ALL.to_vec(),
+        settling: SETTLING,
+        talks: true,
+    };
+    let ran = case::run(case, options.lie, &effort).await?;
+    if let Ran::Done(outcome) = &ran {
+        eprintln!(
+            "  {} checked, {} violations, {:.1} s",
+            outcome.checked,
+            outcome.violated,
+            outcome.took.as_secs_f64()
+        );
+        let replay = format!(
+            "loadtest check --seed {} --scenario {scenario} --fault {fault} --database {database} \
+             --subscribers {} --events {}",
+            options.seed, options.subscribers, options.events
+        );
+        for violation in &outcome.violations {
+            eprintln!("  VIOLATION {violation}");
+        }
+        if outcome.violated > 0 {
+            eprintln!("  seed {}; again with: {replay}", options.seed);
+        }
+    }
+    report.add(case, ran);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! What goes wrong, when: each fault acts several times, spread over the run by the number of events
+//! that are settled, with details from the seed. It leaves everything as it found it, and fails if
+//! the gateway does not come back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::disk;
+use super::plan::Fault;
+use super::proxy::Cut;
+use super::publisher::{self, Progress};
+use super::random::Random;
+use super::world::World;
+use crate::postgres::Shutdown;
+
+/// How often it acts in a run.
+const ACTS: u64 = 3;
+/// How long a full disk may go unnoticed.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// Acts until there is nothing left to do; says how often it did.
+pub async fn run(
+    fault: Fault,
+    world: &mut World,
+    mut progress: watch::Receiver<Progress>,
+    events: u64,
+    mut random: Random,
+) -> Result<u64> {
+    if fault == Fault::None {
+        return Ok(0);
+    }
+    for act in 0..ACTS {
+        // Somewhere in its part of the run, but never so late that nothing follows.
+        let part = events * 8 / 10 / ACTS;
+        let at = part * act + random.within(part / 4..part.max(4));
+        publisher::until(&mut progress, |now| now.settled >= at).await?;
+        sleep(random.millis(0..30)).await;
+        let what = act_once(fault, act, world, &mut progress, &mut random);
+        what.await.with_context(|| format!("{fault} after {at} events"))?;
+    }
+    Ok(ACTS)
+}
+
+async fn act_once(
+    fault: Fault,
+    act: u64,
+    world: &mut World,
+    progress: &mut watch::Receiver<Progress>,
+    random: &mut Random,
+) -> Result<()> {
+    let node = random.within(0..world.nodes.len() as u64) as usize;
+    match fault {
+        Fault::None => {}
+        Fault::Kill => {
+            world.nodes[node].kill().await?;
+            world.nodes[node].up().await?;
+        }
+        Fault::Term => {
+            world.nodes[node].end().await?;
+            world.nodes[node].up().await?;
+        }
+        Fault::Stop => world.nodes[node].stand_still(random.millis(300..1500)).await?,
+        Fault::PostgresRestart => {
+            let how = [Shutdown::Fast, Shutdown::Immediate, Shutdown::Kill][act as usize % 3];
+            let server = world.postgres.as_mut().context("there is no PostgreSQL")?;
+            if random.once_in(2) {
+                server.restart(how).await?;
+            } else {
+                server.down(how).await?;
+                sleep(random.millis(200..1000)).await;
+                server.up().await?;
+            }
+        }
+        Fault::PostgresTerminate => {
+            ensure!(world.terminate_sessions().await? > 0, "the gateway had no session");
+        }
+        Fault::Cut => {
+            let how = [Cut::Reset, Cut::Close, Cut::Silence][act as usize % 3];
+            world.proxies.iter().for_each(|proxy| proxy.cut(how));
+        }
+        Fault::Slow => {
+            world.proxies.iter().for_each(|proxy| proxy.slow(true));
+            sleep(random.millis(1500..3000)).await;
+            world.proxies.iter().for_each(|proxy| proxy.slow(false));
+        }
+        Fault::DiskFull => fill_the_disk(world, progress, random).await?,
+    }
+    if !matches!(fault, Fault::Cut | Fault::Slow) {
+        for node in &mut world.nodes {
+            node.wait_until_ready().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Until publishers have been put off by it, and a moment longer.
+async fn fill_the_disk(
+    world: &mut World,
+    progress: &mut watch::Receiver<Progress>,
+    random: &mut Random,
+) -> Result<()> {
+    let disk = world.disk.as_ref().context("there is no disk to fill")?;
+    let before = progress.borrow().put_off;
+    disk.fill()?;
+    disk::expect_full(disk)?;
+    let noticed = publisher::until(progress, |now| now.put_off > before + 3);
+    let noticed = timeout(NOTICED, noticed).await;
+    sleep(random.millis(100..600)).await;
+    disk.free()?;
+    noticed.context("nobody noticed that the disk was full")??;
+    // A PostgreSQL that cannot write its log gives up; its operator starts it again.
+    if let Some(server) = &mut world.postgres {
+        server.up().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! The checker is checked: against a server that lies it has to find just that, on each transport,
+//! and against the same server without the lie nothing. Before a check of the gateway the short
+//! form runs: every lie once.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum as _;
+
+use super::case::{self, Effort, Ran};
+use super::history::Transport;
+use super::judge::Breach;
+use super::lie::Lie;
+use super::plan::{Case, Database, Fault, Scenario};
+use super::report::Report;
+
+const SUBSCRIBERS: usize = 12;
+const EVENTS: u32 = 160;
+/// Subscribers of a server that holds events back wait no longer than this.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Those of one that does not.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Nobody moves, so that nothing is healed by coming back.
+const CASE: Case = Case { scenario: Scenario::Stay, fault: Fault::None, database: Database::Sqlite };
+
+/// Runs against every lie, on every transport if `thorough`; all at once, because they mostly wait.
+pub async fn run(seed: u64, thorough: bool, report: &mut Report) -> Result<()> {
+    let mut runs = vec![(None, Transport::ALL.to_vec())];
+    for lie in Lie::value_variants() {
+        let streams = [Transport::WebSocket, Transport::Sse];
+        match lie {
+            Lie::Forget => runs.push((Some(*lie), Transport::ALL.to_vec())),
+            _ if thorough => {
+                runs.extend(streams.map(|transport| (Some(*lie), vec![transport])));
+                // A page that is late is simply asked for again.
+                if *lie != Lie::Delay {
+                    runs.push((Some(*lie), vec![Transport::Poll]));
+                }
+            }
+            _ => runs.push((Some(*lie), streams.to_vec())),
+        }
+    }
+    let running: Vec<_> = runs
+        .into_iter()
+        .map(|(lie, transports)| (lie, transports.clone(), tokio::spawn(found(seed, lie, transports))))
+        .collect();
+    for (lie, transports, found) in running {
+        let breaches = found.await??;
+        match lie {
+            None => report.add_lie("no lie, no violation".into(), breaches.is_empty()),
+            Some(lie) => {
+                let over: Vec<String> = transports.iter().map(ToString::to_string).collect();
+                let name = format!("{lie:?} over {}", over.join(", ")).to_lowercase();
+                // Pages have one cursor for all their events, so that any lie there looks alike.
+                let pages = transports == [Transport::Poll] && !breaches.is_empty();
+                report.add_lie(name, pages || breaches.contains(&expected(lie)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a server that tells this lie has to be convicted of.
+fn expected(lie: Lie) -> Breach {
+    match lie {
+        Lie::Drop => Breach::Gap,
+        Lie::Repeat => Breach::Repeat,
+        Lie::Reorder => Breach::OutOfOrder,
+        Lie::Delay => Breach::Missing,
+        Lie::Forget => Breach::Lost,
+    }
+}
+
+async fn found(seed: u64, lie: Option<Lie>, transports: Vec<Transport>) -> Result<Vec<Breach>> {
+    let settling = if lie == Some(Lie::Delay) { DEADLINE } else { PATIENCE };
+    let effort =
+        Effort { seed, subscribers: SUBSCRIBERS, events: EVENTS, transports, settling, talks: false };
+    match case::run(CASE, lie, &effort).await? {
+        Ran::Done(outcome) => {
+            if lie.is_none() {
+                outcome.violations.iter().for_each(|violation| eprintln!("  VIOLATION {violation}"));
+            }
+            Ok(outcome.violations.iter().map(|violation| violation.breach).collect())
+        }
+        Ran::NotHere(reason) => anyhow::bail!("the self-test could not run: {reason}"),
+    }
+}

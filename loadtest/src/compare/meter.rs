@@ -1,0 +1,187 @@
+//! What a measurement tells beside its figures: histograms, counts over time, what the measured time
+//! cost, and how far it is. Filled by the measuring thread, read by the one that draws and judges.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::watch::{Sample, Watch};
+use crate::cores::Cores;
+use crate::stats::{Histogram, Timeline};
+
+/// The books of one round of one side.
+#[derive(Debug)]
+pub struct Meter {
+    pid: Option<u32>,
+    cores: Option<Cores>,
+    seen: Mutex<Seen>,
+    count: AtomicU64,
+    spins: AtomicBool,
+}
+
+/// What has been told so far.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    /// By name, in the order in which they came.
+    pub latencies: Vec<(String, Histogram)>,
+    /// By name, in the order in which they came.
+    pub timelines: Vec<(String, Timeline)>,
+    /// One for each measured time.
+    pub samples: Vec<Sample>,
+    /// By code.
+    pub warnings: Vec<(&'static str, String)>,
+    stage: Option<(&'static str, Instant, Option<Duration>)>,
+}
+
+/// What the measured time was, and cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// Seconds on the clock.
+    pub took: f64,
+    /// Seconds of the server's processor time, if its process is known.
+    pub server: Option<f64>,
+    /// Seconds of this tool's processor time.
+    pub client: f64,
+}
+
+impl Meter {
+    /// Of a server with this process on these cores.
+    pub fn new(pid: Option<u32>, cores: Option<Cores>) -> Self {
+        Self { pid, cores, seen: Mutex::default(), count: AtomicU64::new(0), spins: AtomicBool::new(false) }
+    }
+
+    /// Runs the measured part, and says what it cost.
+    pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
+        let watch = self.watch();
+        let outcome = work()?;
+        Ok((outcome, self.enough(watch)))
+    }
+
+    /// The measured part begins.
+    pub fn watch(&self) -> Watch {
+        Watch::start(self.pid, self.cores)
+    }
+
+    /// The measured part is over.
+    pub fn enough(&self, watch: Watch) -> Cost {
+        let sample = watch.finish();
+        self.with(|seen| seen.samples.push(sample));
+        sample.cost
+    }
+
+    /// Takes the whole round for the measured time, if it named none.
+    pub fn judge_whole(&self, before: Watch) {
+        self.with(|seen| {
+            if seen.samples.is_empty() {
+                seen.samples.push(before.finish());
+            }
+        });
+    }
+
+    /// Adds latencies to those of this name.
+    pub fn observe(&self, name: &str, latencies: &Histogram) {
+        self.with(|seen| match seen.latencies.iter_mut().find(|(known, _)| known == name) {
+            Some((_, all)) => all.merge(latencies),
+            None => seen.latencies.push((name.to_owned(), latencies.clone())),
+        });
+    }
+
+    /// Keeps how often something happened over time.
+    pub fn observe_over_time(&self, name: &str, timeline: Timeline) {
+        self.with(|seen| seen.timelines.push((name.to_owned(), timeline)));
+    }
+
+    /// Keeps a reason to doubt the figures.
+    pub fn warn(&self, code: &'static str, text: String) {
+        self.with(|seen| seen.warnings.push((code, text)));
+    }
+
+    /// A stage begins, which takes this long if that is known.
+    pub fn stage(&self, name: &'static str, time: Option<Duration>) {
+        self.count.store(0, Ordering::Relaxed);
+        self.with(|seen| seen.stage = Some((name, Instant::now(), time)));
+    }
+
+    /// So much has been done in this stage.
+    pub fn count(&self, count: u64) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    /// The client looks for what came and never sleeps, so that its processor time says nothing.
+    pub fn spin(&self) {
+        self.spins.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::spin`].
+    pub fn spins(&self) -> bool {
+        self.spins.load(Ordering::Relaxed)
+    }
+
+    /// How far it is, for people.
+    pub fn progress(&self) -> String {
+        let stage = self.with(|seen| seen.stage);
+        let count = self.count.load(Ordering::Relaxed);
+        let Some((name, since, time)) = stage else { return "working".to_owned() };
+        let elapsed = since.elapsed().as_secs_f64();
+        let of = time.map(|time| format!(" of {}", time.as_secs_f64())).unwrap_or_default();
+        let rate = match count {
+            0 => String::new(),
+            _ => format!(", {} /s", crate::report::number::number(count as f64 / elapsed.max(0.001))),
+        };
+        format!("{name}, {elapsed:.1}{of} s{rate}")
+    }
+
+    /// Everything that has been told.
+    pub fn seen(&self) -> Seen {
+        self.with(|seen| seen.clone())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Seen) -> T) -> T {
+        act(&mut self.seen.lock().expect("nobody panics while telling"))
+    }
+}
+
+impl Cost {
+    /// The server's share of one core in percent.
+    pub fn server_percent(&self) -> Option<f64> {
+        self.server.map(|server| server * 100.0 / self.took)
+    }
+
+    /// This tool's.
+    pub fn client_percent(&self) -> f64 {
+        self.client * 100.0 / self.took
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_under_one_name_is_taken_together() {
+        let meter = Meter::new(None, None);
+        let mut latencies = Histogram::new();
+        latencies.record(Duration::from_millis(1));
+        meter.observe("delivery", &latencies);
+        meter.observe("delivery", &latencies);
+        let (outcome, cost) = meter.measure(|| Ok(7)).unwrap();
+        let seen = meter.seen();
+        assert_eq!((seen.latencies[0].1.count(), seen.samples.len(), outcome), (2, 1, 7));
+        assert!(cost.took > 0.0 && cost.server.is_none());
+    }
+
+    #[test]
+    fn progress_says_the_stage_and_how_fast_it_goes() {
+        let meter = Meter::new(None, None);
+        assert_eq!(meter.progress(), "working");
+        meter.stage("measuring", Some(Duration::from_secs(10)));
+        meter.count(5_000_000);
+        let text = meter.progress();
+        assert!(
+            text.starts_with("measuring, 0.") && text.contains(" of 10 s, ") && text.ends_with(" /s"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! A caller on an epoll loop: one kept-alive connection that writes requests as they are given and
+//! cuts the answers out of what comes, in the order of the requests. Registers itself with the loop
+//! of whoever drives it. A closed connection is an error, and nothing is ever sent again.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use memchr::memmem;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::framing::Head;
+
+/// Holds the answers to many small requests.
+pub const BUFFER: usize = 64 * 1024;
+const NOT_MODIFIED: &[u8] = b"HTTP/1.1 304 ";
+const END: &[u8] = b"\r\n\r\n";
+
+/// One connection.
+pub struct Caller {
+    socket: TcpStream,
+    /// The beginning of an answer.
+    rest: Vec<u8>,
+    /// What the socket had no room for.
+    unsent: Vec<u8>,
+    owing: usize,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// The status code.
+    pub status: u16,
+    /// The status line and the header fields.
+    pub head: &'a [u8],
+    /// The body.
+    pub body: &'a [u8],
+}
+
+impl Caller {
+    /// Connects; a new connection to the loopback needs no waiting.
+    pub fn open(address: SocketAddr, registry: &Registry, token: Token) -> Result<Self> {
+        let stream =
+            std::net::TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut socket = TcpStream::from_std(stream);
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { socket, rest: Vec::new(), unsent: Vec::new(), owing: 0 })
+    }
+
+    /// How many answers are owing.
+    pub fn owing(&self) -> usize {
+        self.owing
+    }
+
+    /// Sends one or several whole requests; `count` is how many.
+    pub fn ask(&mut self, requests: &[u8], count: usize) -> Result<()> {
+        self.owing += count;
+        if self.unsent.is_empty() {
+            let written = self.write(requests)?;
+            self.unsent.extend_from_slice(&requests[written..]);
+        } else {
+            self.unsent.extend_from_slice(requests);
+        }
+        Ok(())
+    }
+
+    /// Goes on after an event of this socket: writes what waits, and gives each answer to `each`.
+    pub fn hear(&mut self, buffer: &mut [u8], mut each: impl FnMut(Answer<'_>) -> Result<()>) -> Result<()> {
+        if !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            let written = self.write(&unsent)?;
+            self.unsent.extend_from_slice(&unsent[written..]);
+        }
+        loop {
+            let kept = self.rest.len();
+            ensure!(kept < buffer.len(), "an answer of more than {kept} bytes");
+            buffer[..kept].copy_from_slice(&self.rest);
+            let filled = match self.socket.read(&mut buffer[kept..]) {
+                Ok(0) => bail!("the server closed a kept-alive connection"),
+                Ok(read) => kept + read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).context("a connection broke"),
+            };
+            let mut used = 0;
+            while let Some(length) = self.take(&buffer[used..filled], &mut each)? {
+                used += length;
+            }
+            self.rest.clear();
+            self.rest.extend_from_slice(&buffer[used..filled]);
+            // Less than there was room for: the socket is empty, and epoll reports what comes next.
+            if filled < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Handles the first answer if it is whole, and gives its length.
+    fn take(
+        &mut self,
+        input: &[u8],
+        each: &mut impl FnMut(Answer<'_>) -> Result<()>,
+    ) -> Result<Option<usize>> {
+        let mut body = Vec::new();
+        let (status, head, length) = if input.starts_with(NOT_MODIFIED) {
+            // A hundred thousand a second: they have no body, and their end is all there is to know.
+            let Some(end) = memmem::find(input, END) else { return Ok(None) };
+            (304, end + END.len(), end + END.len())
+        } else {
+            let Some((mut head, end)) = Head::parse(input)? else { return Ok(None) };
+            let length = end + head.body.take(&input[end..], &mut body)?;
+            if !head.body.is_done() {
+                return Ok(None);
+            }
+            ensure!(!head.close, "the server does not keep the connection: {}", head.status);
+            (head.status, end, length)
+        };
+        ensure!(self.owing > 0, "an answer {status} to nothing");
+        self.owing -= 1;
+        each(Answer { status, head: &input[..head], body: &body })?;
+        Ok(Some(length))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.socket.write(&bytes[written..]) {
+                Ok(more) => written += more,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("a connection broke while sending"),
+            }
+        }
+        Ok(written)
+    }
+}
+
+impl Answer<'_> {
+    /// The value of a header field.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let head = std::str::from_utf8(self.head).ok()?;
+        let fields = head.lines().filter_map(|line| line.split_once(':'));
+        fields.into_iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll};
+
+    /// What a caller makes of these answers to so many requests, and what the server was asked.
+    fn exchange(requests: &[u8], count: usize, pieces: &[&str]) -> Result<Vec<(u16, String)>> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut poll = Poll::new().unwrap();
+        let mut caller = Caller::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        caller.ask(requests, count).unwrap();
+        let mut asked = vec![0; requests.len()];
+        server.read_exact(&mut asked).unwrap();
+        assert_eq!(asked, requests);
+
+        let (mut events, mut buffer, mut answers) = (Events::with_capacity(4), vec![0; 1024], Vec::new());
+        for piece in pieces {
+            server.write_all(piece.as_bytes()).unwrap();
+            poll.poll(&mut events, None).unwrap();
+            caller.hear(&mut buffer, |answer| {
+                answers.push((answer.status, String::from_utf8_lossy(answer.body).into_owned()));
+                Ok(())
+            })?;
+        }
+        Ok(answers)
+    }
+
+    #[test]
+    fn answers_are_cut_out_of_what_comes() {
+        let answers = exchange(
+            b"GET /a\r\n\r\nGET /b\r\n\r\nGET /c\r\n\r\n",
+            3,
+            &[
+                "HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-le",
+                "ngth: 2\r\n\r\nhiHTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n",
+                "0\r\n\r\n",
+            ],
+        );
+        assert_eq!(answers.unwrap(), [(304, String::new()), (200, "hi".into()), (202, "a".into())]);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_an_error() {
+        let twice = "HTTP/1.1 304 N\r\n\r\nHTTP/1.1 304 N\r\n\r\n";
+        assert!(exchange(b"GET /a\r\n\r\n", 1, &[twice]).is_err());
+        assert!(
+            exchange(
+                b"GET /a\r\n\r\n",
+                1,
+                &["HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"]
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn a_header_is_found_whatever_its_case() {
+        let answer = Answer { status: 200, head: b"HTTP/1.1 200 OK\r\nETag:  \"a\" \r\n\r\n", body: b"" };
+        assert_eq!((answer.header("etag"), answer.header("date")), (Some("\"a\""), None));
+    }
+}

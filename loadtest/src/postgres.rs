@@ -1,0 +1,311 @@
+//! A PostgreSQL of the tool's own: made by initdb in a folder of its own, on a free port of the
+//! loopback, as durable as in production, ended by its process id. It can be stopped, killed and
+//! started again on the same port, because that is what it is for. Never touches another server;
+//! a killed tool takes it along.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, WaitOptions, geteuid, kill_process, waitpid};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::port;
+
+/// How long the server may take to answer, and to end.
+const PATIENCE: Duration = Duration::from_secs(120);
+const USER: &str = "postgres";
+/// Between two looks at a server that starts.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The server, and the folder with all that it has.
+pub struct Postgres {
+    programs: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    settings: Vec<String>,
+    /// The main process, while there is one.
+    running: Option<Child>,
+}
+
+/// How a server is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Sessions are cut, everything is written: `pg_ctl stop -m fast`.
+    Fast,
+    /// At once and without a checkpoint: the next start recovers from the log.
+    Immediate,
+    /// SIGKILL to the main process. Its children notice.
+    Kill,
+}
+
+impl Postgres {
+    /// Makes one in the folder of temporary files, and waits until it answers.
+    pub async fn start() -> Result<Self> {
+        Self::start_in(None, &[]).await
+    }
+
+    /// Makes one below `parent` with further settings, such as `wal_level=logical`.
+    pub async fn start_in(parent: Option<&Path>, settings: &[&str]) -> Result<Self> {
+        let programs = find_programs()?;
+        // Unix sockets have short names, so a deep folder will not do.
+        let short = |folder: &PathBuf| folder.as_os_str().len() <= 60;
+        let parent = match parent {
+            Some(parent) => parent.to_owned(),
+            None => Some(std::env::temp_dir()).filter(short).unwrap_or_else(|| "/tmp".into()),
+        };
+        let folder = parent.join(format!("campanile-postgres-{}", &Uuid::new_v4().simple().to_string()[..8]));
+        std::fs::create_dir_all(folder.join("sockets"))
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut server = Self { programs, folder, port: 0, settings, running: None };
+        server.init().await?;
+        for attempt in 1.. {
+            // Someone may take the port before the server does: hence the attempts.
+            server.port = port::free()?;
+            match server.up().await {
+                Ok(()) => break,
+                Err(error) if attempt == 3 => return Err(error),
+                Err(_) => server.down(Shutdown::Kill).await?,
+            }
+        }
+        Ok(server)
+    }
+
+    /// The URL of one of its databases; `postgres` is always there.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Makes an empty database and gives its URL.
+    pub async fn create_database(&self, name: &str) -> Result<String> {
+        let session = self.session("postgres").await?;
+        session.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await?;
+        Ok(self.url(name))
+    }
+
+    /// A session of its own.
+    pub async fn session(&self, database: &str) -> Result<Client> {
+        session(&self.url(database)).await
+    }
+
+    /// Starts it, if it does not run, and waits until it answers.
+    pub async fn up(&mut self) -> Result<()> {
+        if self.is_running()? {
+            return Ok(());
+        }
+        let began = Instant::now();
+        while let Err(error) = self.start_once().await {
+            // The children of a server that was killed live on for a moment.
+            let orphans = self.last_words().contains("is still in use");
+            let again = orphans && !self.is_running()? && began.elapsed() < PATIENCE;
+            if !again {
+                return Err(error);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    async fn start_once(&mut self) -> Result<()> {
+        let mut command = self.command("postgres")?;
+        command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]);
+        let sockets = format!("unix_socket_directories={}", self.folder.join("sockets").display());
+        let durable = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
+        let sized = ["max_connections=200", "shared_buffers=64MB"];
+        for setting in ["listen_addresses=127.0.0.1", &sockets].into_iter().chain(durable).chain(sized) {
+            command.args(["-c", setting]);
+        }
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
+        self.running = Some(command.spawn().context("cannot start postgres")?);
+        self.wait_until_it_answers().await
+    }
+
+    /// Ends it, if it runs, and waits until it has ended.
+    pub async fn down(&mut self, how: Shutdown) -> Result<()> {
+        if !self.is_running()? {
+            return Ok(());
+        }
+        let Some(mut child) = self.running.take() else { return Ok(()) };
+        signal(&child, how.signal())?;
+        if timeout(PATIENCE, child.wait()).await.is_err() {
+            child.kill().await?;
+            bail!("postgres did not end within {PATIENCE:?}:\n{}", self.last_words());
+        }
+        Ok(())
+    }
+
+    /// Ends it and starts it again, on the same port and with what it has kept.
+    pub async fn restart(&mut self, how: Shutdown) -> Result<()> {
+        self.down(how).await?;
+        self.up().await
+    }
+
+    /// Whether its main process lives. One that ended by itself, because its disk is full, can be
+    /// started again.
+    pub fn is_running(&mut self) -> Result<bool> {
+        let Some(child) = &mut self.running else { return Ok(false) };
+        if child.try_wait()?.is_some() {
+            self.running = None;
+        }
+        Ok(self.running.is_some())
+    }
+
+    async fn init(&self) -> Result<()> {
+        if let Some(user) = self.unprivileged() {
+            let owner = Command::new("chown").args(["-R", user]).arg(&self.folder).status().await?;
+            ensure!(owner.success(), "cannot give {} to {user}", self.folder.display());
+        }
+        let mut command = self.command("initdb")?;
+        command.arg("-D").arg(self.data()).args(["-U", USER, "--auth=trust", "--encoding=UTF8"]);
+        command.args(["--locale=C.UTF-8", "--no-sync"]);
+        let status = command.status().await.context("cannot run initdb")?;
+        ensure!(status.success(), "initdb ended with {status}:\n{}", self.last_words());
+        Ok(())
+    }
+
+    async fn wait_until_it_answers(&mut self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let answer = match self.session("postgres").await {
+                Ok(session) => session.simple_query("SELECT 1").await.map(drop).map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            let Err(error) = answer else { return Ok(()) };
+            ensure!(self.is_running()?, "postgres ended:\n{}", self.last_words());
+            let waited = began.elapsed() < PATIENCE;
+            ensure!(waited, "postgres does not answer: {error:#}\n{}", self.last_words());
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// One of its programs, with its words in the log, as an ordinary user (it refuses root), and
+    /// tied to this process so that it goes even if this one is killed.
+    fn command(&self, program: &str) -> Result<Command> {
+        let log = std::fs::File::create(self.folder.join("log"))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "INT"]);
+        if let Some(user) = self.unprivileged() {
+            command.args(["--reuid", user, "--regid", &group_of(user)?, "--clear-groups"]);
+        }
+        command.arg("--").arg(self.programs.join(program)).current_dir(&self.folder);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// The user to become, if this process is root.
+    fn unprivileged(&self) -> Option<&'static str> {
+        let users = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let known = || users().lines().any(|line| line.starts_with(&format!("{USER}:")));
+        geteuid().is_root().then(|| if known() { USER } else { "nobody" })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read(self.folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned()
+    }
+}
+
+impl Shutdown {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Fast => Signal::INT,
+            Self::Immediate => Signal::QUIT,
+            Self::Kill => Signal::KILL,
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Not killed, so that no shared memory stays behind: it ends within five seconds by itself.
+        let running = self.running.take().filter(|child| signal(child, Signal::QUIT).is_ok());
+        if let Some(id) = running.as_ref().and_then(process_id) {
+            let _ = waitpid(Some(id), WaitOptions::empty());
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A session with the server of `url`, without TLS; it ends with the client.
+pub async fn session(url: &str) -> Result<Client> {
+    let connecting = timeout(PATIENCE, tokio_postgres::connect(url, NoTls)).await;
+    let (client, connection) = connecting.context("postgres does not answer")??;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let id = process_id(child).context("the process has ended")?;
+    kill_process(id, signal).with_context(|| format!("cannot signal process {}", id.as_raw_pid()))
+}
+
+fn process_id(child: &Child) -> Option<Pid> {
+    Pid::from_raw(child.id()?.cast_signed())
+}
+
+fn group_of(user: &str) -> Result<String> {
+    let users = std::fs::read_to_string("/etc/passwd")?;
+    let line = users.lines().find(|line| line.starts_with(&format!("{user}:")));
+    let group = line.and_then(|line| line.split(':').nth(3));
+    Ok(group.with_context(|| format!("there is no user {user}"))?.to_owned())
+}
+
+/// The newest folder with the server's programs; one with only the client's does not count.
+fn find_programs() -> Result<PathBuf> {
+    let named = std::env::var_os("PG_BIN").map(PathBuf::from);
+    let mut installed: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|folders| folders.flatten().map(|folder| folder.path().join("bin")).collect())
+        .unwrap_or_default();
+    let version = |bin: &PathBuf| -> Option<u32> { bin.parent()?.file_name()?.to_str()?.parse().ok() };
+    installed.sort_by_key(|bin| std::cmp::Reverse(version(bin)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).filter_map(|folder| {
+        let postgres = folder.join("postgres").canonicalize().ok()?;
+        Some(postgres.parent()?.to_owned())
+    });
+    let mut places = named.into_iter().chain(installed).chain(on_path);
+    let has_all = |bin: &PathBuf| ["initdb", "postgres"].iter().all(|name| bin.join(name).is_file());
+    places.find(has_all).context("no PostgreSQL here: install it, or name the folder of initdb by PG_BIN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn count(server: &Postgres) -> i64 {
+        let session = server.session("kept").await.unwrap();
+        session.query_one("SELECT count(*) FROM things", &[]).await.unwrap().get(0)
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_every_kind_of_restart() {
+        let mut server = Postgres::start().await.unwrap();
+        let url = server.create_database("kept").await.unwrap();
+        session(&url).await.unwrap().batch_execute("CREATE TABLE things (id INT)").await.unwrap();
+        for (already, how) in [Shutdown::Fast, Shutdown::Immediate, Shutdown::Kill].into_iter().enumerate() {
+            let writer = server.session("kept").await.unwrap();
+            writer.execute("INSERT INTO things VALUES (1)", &[]).await.unwrap();
+            server.restart(how).await.unwrap();
+            assert_eq!(count(&server).await, already as i64 + 1, "{how:?}");
+        }
+        assert_eq!(server.url("kept"), url, "the port stays");
+
+        let folder = server.folder.clone();
+        server.down(Shutdown::Fast).await.unwrap();
+        assert!(!server.is_running().unwrap() && server.session("kept").await.is_err());
+        drop(server);
+        assert!(!folder.exists(), "nothing is left behind");
+    }
+}

@@ -1,0 +1,126 @@
+//! `originals`: the lines that the original designs drew, each measured, so that ours can be compared
+//! with them. Invariant: no webhook is dropped, every event comes to everyone once and in order, and
+//! every poll without news is a 304.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::mixed;
+use crate::compare::session::Session;
+use crate::compare::table::{Figure, aside, figure};
+use crate::compare::{self};
+use crate::http::pollers::{Pace, Pollers};
+use crate::ws::books::Seating;
+use crate::ws::dashboards::Dashboards;
+
+/// Bytes of a webhook.
+const SIZE: usize = 4096;
+/// How often a poller asks that does not back off, and what one that does starts with.
+const INTERVAL: Duration = Duration::from_secs(4);
+/// How far pollers back off.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The lines of the original designs: delivery to 1,000 connections, a flood of webhooks, pollers.
+///
+/// 1,000 connections over 10 repositories, one webhook for each: theirs within 2 s, ours within 50 ms.
+/// Then webhooks at once, none dropped: theirs 100, ours 10,000. Then 100 pollers every 4 s under 5 %
+/// of a core, and 500 that back off under 15 %: ours a tenth of that.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Options {
+    /// Connections that follow the repositories.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(10..=10_000))]
+    connections: u16,
+    /// Webhooks at once.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    webhooks: u32,
+    /// Connections that post them.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    posters: u16,
+    /// Pollers that ask every 4 seconds.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    pollers: u16,
+    /// Pollers that back off: 4 seconds, then half as long again each time, up to a minute.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    backing_off: u16,
+    /// Measured seconds of polling, twice a round.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    #[command(flatten)]
+    servers: compare::Options,
+}
+
+/// Runs it.
+pub async fn run(options: Options) -> Result<()> {
+    let Options { connections, webhooks, posters, pollers, backing_off, seconds, servers } = options;
+    let title = format!(
+        "originals: {connections} connections on {REPOS} repositories, {webhooks} webhooks at once, \
+         {pollers} pollers every {INTERVAL:?}, {backing_off} that back off"
+    );
+    let load = Load {
+        connections: connections.into(),
+        webhooks: webhooks as usize,
+        posters: posters.into(),
+        pollers: pollers.into(),
+        backing_off: backing_off.into(),
+        polling: Duration::from_secs(seconds),
+    };
+    let all = load.connections + load.posters + load.pollers + load.backing_off;
+    servers.gateway_alone()?.run(&title, all, move |session| load.measure(session)).await
+}
+
+const REPOS: usize = 10;
+
+struct Load {
+    connections: usize,
+    webhooks: usize,
+    posters: usize,
+    pollers: usize,
+    backing_off: usize,
+    polling: Duration,
+}
+
+impl Load {
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let mut figures = self.deliver(session)?;
+        let (count, every) = (self.pollers, Pace::Every { interval: INTERVAL, longest: INTERVAL });
+        figures.push(figure("pollers every 4 s, % of a core", self.poll(session, count, every)?));
+        let (count, every) = (self.backing_off, Pace::Every { interval: INTERVAL, longest: LONGEST });
+        figures.push(figure("pollers backing off, % of a core", self.poll(session, count, every)?));
+        Ok(figures)
+    }
+
+    fn deliver(&self, session: &Session) -> Result<Vec<Figure>> {
+        let seating =
+            Seating { channels: REPOS, fan_out: self.connections / REPOS, connections: self.connections };
+        let mut dashboards = Dashboards::open(session, seating, super::WINDOW, self.posters, SIZE)?;
+        dashboards.take_seen();
+        dashboards.burst(REPOS, Instant::now());
+        dashboards.settle()?;
+        let receipts = dashboards.take_seen().receipts;
+        session.observe("one webhook a repository, POST to receipt", &receipts);
+        let mut figures = mixed::latencies(&receipts)?;
+
+        let began = Instant::now();
+        dashboards.burst(self.webhooks, began);
+        dashboards.settle()?;
+        let seen = dashboards.take_seen();
+        figures.push(figure("webhooks at once, all received after, s", (seen.last - began).as_secs_f64()));
+        figures.push(aside("of them answered 202", seen.answers.count() as f64));
+        figures.push(aside("their receipts", seen.receipts.count() as f64));
+        Ok(figures)
+    }
+
+    /// The server's CPU while pollers ask, in percent of a core.
+    fn poll(&self, session: &Session, count: usize, pace: Pace) -> Result<f64> {
+        let mut pollers = Pollers::open(session, count)?;
+        pollers.catch_up()?;
+        let before = session.cpu_time().context("the server's CPU is not known: give its --pid")?;
+        let began = Instant::now();
+        pollers.run(pace, self.polling)?;
+        let used = session.cpu_time().context("the server is gone")? - before;
+        Ok(used.as_secs_f64() * 100.0 / began.elapsed().as_secs_f64())
+    }
+}

@@ -1,0 +1,100 @@
+//! `resume`: many clients come back at once, each having missed events. Invariant: each gets exactly
+//! what it missed, in order, with its subscribe reply, and is never told to start anew.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use super::percentile;
+use crate::compare::session::Session;
+use crate::compare::table::{Figure, aside, figure};
+use crate::compare::{self};
+use crate::ws::visitors::Visitors;
+
+/// Lets clients come back with their position after events they missed: how long until all are live.
+///
+/// All are connected and see some events. Then all are cut, every channel gets the events to be missed,
+/// and all come back as fast as they are answered, --window at a time. The time counts from the first
+/// step to the last receipt; 10,000 clients with 100 missed events each should need 2 s at most.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Options {
+    /// Clients; so many as fill all channels evenly.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    connections: u32,
+    /// Spread over so many channels.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    channels: u32,
+    /// Events that each client has missed. A gateway recovers up to
+    /// client.recovery_max_publication_limit, 300 by default.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=300))]
+    missed: u16,
+    /// Bytes of an event's data.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    size: u32,
+    /// Connections under way at once.
+    #[arg(long, default_value_t = super::WINDOW as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    window: u16,
+    #[command(flatten)]
+    servers: compare::Options,
+}
+
+/// Events that all see before they are cut.
+const BEFORE: usize = 10;
+
+/// Runs it.
+pub async fn run(options: Options) -> Result<()> {
+    let Options { connections, channels, missed, size, window, servers } = options;
+    ensure!(connections >= channels, "every channel needs a client");
+    let connections = connections - connections % channels;
+    let title = format!(
+        "resume: {connections} clients come back to {channels} channel(s) after {missed} events of {size} \
+         bytes, {window} under way"
+    );
+    let [connections, channels, size] = [connections, channels, size].map(|count| count as usize);
+    let [missed, window] = [missed, window].map(usize::from);
+    let measure = move |session: &Session| measure(session, connections, channels, missed, size, window);
+    servers.gateway_alone()?.run(&title, connections, measure).await
+}
+
+fn measure(
+    session: &Session,
+    connections: usize,
+    channels: usize,
+    missed: usize,
+    size: usize,
+    window: usize,
+) -> Result<Vec<Figure>> {
+    let mut visitors = Visitors::open(session, connections, channels, window, size)?;
+    visitors.publish(BEFORE * channels)?;
+    visitors.finish()?;
+    visitors.cut(0..connections)?;
+    visitors.publish(missed * channels)?;
+    // Signing their tokens is not what is measured.
+    let returns = visitors.returns(0..connections)?;
+    let resident = session.resident();
+    let (took, cost) = session.measure(|| visitors.come_back(returns, window))?;
+    let resident = resident.zip(session.resident());
+    visitors.finish()?;
+    let live = visitors.live();
+    ensure!(live == connections, "{live} of {connections} are still there");
+
+    let (took, clients) = (took.as_secs_f64(), connections as f64);
+    let latencies = visitors.take_latencies();
+    session.observe("one client back", &latencies);
+    let mut figures = vec![
+        figure("all live after, s", took),
+        figure("clients back/s", clients / took),
+        aside("missed events/s", clients * missed as f64 / took),
+        figure("one client p50, ms", percentile(&latencies, 50)?),
+        figure("one client p99, ms", percentile(&latencies, 99)?),
+    ];
+    if let Some((used, percent)) = cost.server.zip(cost.server_percent()) {
+        figures.push(figure("server CPU per client, µs", used * 1e6 / clients));
+        figures.push(aside("server CPU, %", percent));
+    }
+    figures.push(aside("client CPU, %", cost.client_percent()));
+    if let Some((before, after)) = resident {
+        figures.push(aside("resident grown, MiB", (after as f64 - before as f64) / (1024.0 * 1024.0)));
+    }
+    Ok(figures)
+}

@@ -1,0 +1,170 @@
+//! `set`: the scenarios one after the other in one session, with one report and one closing table. A
+//! scenario that fails does not keep the others from running, but the session has failed then.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, Parser as _};
+
+use crate::Cli;
+use crate::report::book::Book;
+use crate::report::{self, Report, Section, closing, text};
+
+/// What is measured. Options that all have in common come behind.
+const FULL: [&str; 8] = [
+    "webhooks",
+    "latency",
+    "fanout",
+    "fanout --subscribers 5000",
+    "fanout --rate 200 --subscribers 500",
+    "fanout --saturate",
+    "idle",
+    "connect",
+];
+
+/// What is only checked: so many of everything, however long it takes.
+const QUICK: [&str; 8] = [
+    "webhooks --deliveries 300 --concurrency 16",
+    "latency --events 60",
+    "fanout --subscribers 50 --messages 30",
+    "fanout --subscribers 50 --messages 200 --in-flight 16",
+    "fanout --subscribers 20 --messages 30 --rate 100",
+    "fanout --subscribers 50 --messages 200 --saturate --no-history",
+    "idle --connections 50 --seconds 1",
+    "connect --connections 100",
+];
+
+/// Runs the set of scenarios in one session: one report, one closing table.
+///
+/// Every scenario starts servers of its own, and the floor in turns with the gateway where there is
+/// one. The whole set takes some ten minutes; --quick takes one, and checks invariants rather than
+/// measures: it counts what it does instead of timing it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest set
+  loadtest set --quick
+  loadtest set --only fanout --repeats 5 --strict
+  loadtest set --json before.json --html before.html
+
+Exit codes:
+  0  every scenario kept its invariant
+  1  one did not, a server did not start, or --strict and a warning")]
+#[group(skip)]
+pub struct Options {
+    /// Little of everything, by count: for checking.
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios of this name; may be given several times.
+    #[arg(long, value_name = "SCENARIO")]
+    only: Vec<String>,
+    /// Rounds of each [default: 3, or 1 with --quick].
+    #[arg(long)]
+    repeats: Option<u8>,
+    /// The processor cores: `SERVER,CLIENT`, `off`, or `auto`.
+    #[arg(long)]
+    cores: Option<String>,
+    /// The gateway's binary [default: the campanile next to this tool].
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Make the gateways' folders in here, to measure a certain disk.
+    #[arg(long, value_name = "DIR")]
+    data_in: Option<PathBuf>,
+    /// The gateways' DATABASE_URL [default: SQLite in their folders].
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    #[command(flatten)]
+    report: report::Options,
+}
+
+/// Runs it.
+pub async fn run(options: Options) -> Result<()> {
+    let lines = options.lines();
+    ensure!(!lines.is_empty(), "no scenario of the set has this name: {}", options.only.join(", "));
+    let book = Arc::new(Book::default());
+    let mut failures = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        eprintln!("[{} of {}] {line}", number + 1, lines.len());
+        let words = ["loadtest".to_owned()].into_iter().chain(line.split(' ').map(str::to_owned));
+        let scenario = Cli::try_parse_from(words.chain(options.common()))?.scenario;
+        let before = book.sections().len();
+        let command = format!("loadtest {line}");
+        let outcome = book.keep(command.clone(), Box::pin(crate::run(scenario))).await;
+        if let Err(error) = outcome {
+            eprintln!("loadtest: {line}: failed: {error:#}");
+            failures.push(line.clone());
+            if book.sections().len() == before {
+                let failed = Some(format!("{error:#}"));
+                book.add(Section { title: line.clone(), command, failed, ..Section::default() });
+            }
+        }
+    }
+    let report = Report::new(book.sections());
+    report.write(&options.report)?;
+    println!("\n{}\n{}", text::heading(&report), closing::table(&report));
+    for file in [&options.report.json, &options.report.html].into_iter().flatten() {
+        println!("written: {}", file.display());
+    }
+    if !failures.is_empty() {
+        bail!("{} of {} failed: {}", failures.len(), lines.len(), failures.join("; "));
+    }
+    report.judge(&options.report)
+}
+
+impl Options {
+    /// The scenarios to run, as they would be asked for.
+    fn lines(&self) -> Vec<String> {
+        let all: &[&str] = if self.quick { &QUICK } else { &FULL };
+        let wanted = |line: &&&str| {
+            let name = line.split(' ').next().unwrap_or_default();
+            self.only.is_empty() || self.only.iter().any(|only| only == name)
+        };
+        let repeats = self.repeats.or(self.quick.then_some(1));
+        let repeats = repeats.map(|repeats| format!(" --repeats {repeats}")).unwrap_or_default();
+        all.iter().filter(wanted).map(|line| format!("{line}{repeats}")).collect()
+    }
+
+    /// Options that are about this machine rather than about the work.
+    fn common(&self) -> Vec<String> {
+        let path = |path: &PathBuf| path.display().to_string();
+        let pairs = [
+            ("--cores", self.cores.clone()),
+            ("--binary", self.binary.as_ref().map(path)),
+            ("--data-in", self.data_in.as_ref().map(path)),
+            ("--database-url", self.database_url.clone()),
+        ];
+        let given = pairs.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
+        given.flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_set_is_understood() {
+        for line in FULL.iter().chain(&QUICK) {
+            let words = ["loadtest"].into_iter().chain(line.split(' '));
+            let common = ["--repeats", "1", "--cores", "off", "--binary", "b", "--data-in", "d"];
+            if let Err(error) = Cli::try_parse_from(words.chain(common)) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_set_is_chosen_by_name() {
+        let set = |only: &[&str], quick: bool| {
+            let words = ["loadtest", "set"].into_iter().chain(only.iter().flat_map(|name| ["--only", name]));
+            let words = words.chain(quick.then_some("--quick"));
+            let crate::Scenario::Set(options) = Cli::try_parse_from(words).unwrap().scenario else {
+                panic!("not the set");
+            };
+            options.lines()
+        };
+        assert_eq!(set(&["idle", "connect"], false), ["idle", "connect"]);
+        assert_eq!(set(&["connect"], true), ["connect --connections 100 --repeats 1"]);
+        assert_eq!(set(&["nothing"], false), [""; 0]);
+    }
+}

@@ -1,0 +1,57 @@
+//! The checker itself, in its short form and with fixed counts: it convicts servers that lie, finds
+//! nothing wrong with the gateway under faults on either database, and its exit code says so.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn check(options: &[&str]) -> (Output, String) {
+    let tool = Path::new(env!("CARGO_BIN_EXE_loadtest"));
+    let gateway = tool.with_file_name("campanile");
+    assert!(gateway.is_file(), "no {}: cargo build --workspace --locked", gateway.display());
+    let output = Command::new(tool)
+        .args(["--threads", "2", "check", "--seed", "20261121"])
+        .args(options)
+        .output()
+        .expect("the tool starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, said)
+}
+
+#[test]
+fn the_promise_holds_under_faults_and_lies_are_noticed() {
+    let file = std::env::temp_dir().join(format!("campanile-check-{}.json", std::process::id()));
+    let few = ["--subscribers", "16", "--events", "120", "--json", file.to_str().expect("a path")];
+    let some = ["--scenario", "churn", "--fault", "kill", "--fault", "cut"];
+    let (output, said) = check(&[&few[..], &some[..]].concat());
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{shown}");
+
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).expect("a report")).expect("JSON");
+    std::fs::remove_file(&file).expect("the report goes");
+    let lies = report["self_test"].as_array().expect("lies");
+    assert!(lies.len() >= 6 && lies.iter().all(|lie| lie["convicted"] == true), "{lies:?}");
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 4, "two faults on two databases");
+    for case in cases {
+        assert_eq!((&case["violated"], &case["acts"]), (&0.into(), &3.into()), "{case}");
+        // Sixteen subscribers with a good part of 180 events each.
+        assert!(case["checked"].as_u64() > Some(400) && case["logged"].as_u64() > Some(150), "{case}");
+        assert!(case["connections"].as_u64() > Some(16), "{case}");
+    }
+}
+
+#[test]
+fn a_violation_fails_the_run_and_says_how_to_see_it_again() {
+    let few = ["--subscribers", "12", "--events", "120", "--database", "sqlite"];
+    let (output, said) =
+        check(&[&["--lie", "drop", "--scenario", "stay", "--fault", "none"], &few[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("VIOLATION Gap: "), "{said}");
+    assert!(
+        said.contains("again with: loadtest check --seed 20261121 --scenario stay --fault none"),
+        "{said}"
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("VIOLATIONS"), "{said}");
+}

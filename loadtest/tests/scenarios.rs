@@ -1,0 +1,108 @@
+//! Each scenario once, small, against a gateway that is started for it: what is checked is that the
+//! invariants hold and that figures come out, never how fast anything was. The gateway is the binary
+//! beside the tool, as in every run.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs a scenario and gives the figures of the gateway by name.
+fn figures(arguments: &str) -> Vec<(String, f64)> {
+    let tool = Path::new(env!("CARGO_BIN_EXE_loadtest"));
+    let gateway = tool.with_file_name("campanile");
+    assert!(gateway.exists(), "no {}: cargo build --locked --bin campanile", gateway.display());
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("figures.json");
+    let output = Command::new(tool)
+        .args(arguments.split(' '))
+        .args(["--cores", "off", "--repeats", "1", "--json"])
+        .arg(&json)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "loadtest {arguments}\n{said}");
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let figure = |figure: &Value| {
+        let name = figure["name"].as_str().unwrap().to_owned();
+        let of_gateway = |cell: &&Value| cell["side"] == "gateway";
+        let cell = figure["cells"].as_array().unwrap().iter().find(of_gateway).unwrap();
+        (name, cell["rounds"][0].as_f64().unwrap())
+    };
+    report["scenarios"][0]["figures"].as_array().unwrap().iter().map(figure).collect()
+}
+
+/// The figure of this name.
+fn figure(arguments: &str, name: &str) -> f64 {
+    let figures = figures(arguments);
+    let found = figures.iter().find(|(known, _)| known == name);
+    found.unwrap_or_else(|| panic!("no {name:?} in {figures:?}")).1
+}
+
+#[test]
+fn pollers_hear_of_nothing_new_until_there_is_something() {
+    let rate = figure("poll --pollers 4 --pipeline 2 --seconds 1 --warmup 0", "answers 304/s");
+    assert!(rate > 0.0);
+}
+
+#[test]
+fn everybody_comes_back_from_a_storm() {
+    let all_back = "storm --connections 40 --others 3 --channels 4 --window 16 --before 1 --storms 2";
+    assert!(figure(all_back, "connects/s") > 0.0);
+}
+
+#[test]
+fn every_channel_keeps_its_order_however_many_there_are() {
+    let spread = "spread --channels 10 --connections 10 --subscribers 4 --seconds 1 --warmup 0";
+    let commits = figure(spread, "commits per event");
+    assert!(commits > 0.0 && commits <= 1.0, "{commits}");
+}
+
+#[test]
+fn every_dashboard_hears_of_its_repositories() {
+    let mixed = "mixed --dashboards 12 --repos 4 --follows 2 --burst 8 --every 200 --connections 4 \
+                 --seconds 1 --warmup 0";
+    assert!(figure(mixed, "POST to receipt p99, ms") > 0.0);
+}
+
+#[test]
+fn the_lines_of_the_original_designs_are_measured() {
+    let originals = "originals --connections 20 --webhooks 100 --posters 8 --pollers 5 --backing-off 5 \
+                     --seconds 1";
+    assert_eq!(figure(originals, "of them answered 202"), 100.0);
+}
+
+#[test]
+fn whoever_returns_gets_what_was_missed() {
+    let resume = "resume --connections 40 --channels 4 --missed 30 --window 16";
+    assert!(figure(resume, "missed events/s") > 0.0);
+}
+
+#[test]
+fn readers_that_stop_are_closed_and_come_back() {
+    let slow = "slow --subscribers 10 --percent 20 --rate 100 --size 60000 --before 1";
+    assert_eq!(figure(slow, "closed with 3008"), 2.0);
+}
+
+#[test]
+fn a_crowd_comes_beside_live_traffic() {
+    let crowd = "crowd --connections 100 --few 20 --channels 3 --others 3 --seconds 1";
+    assert!(figure(crowd, "connects/s beside live traffic") > 0.0);
+}
+
+#[test]
+fn a_steady_mix_loses_nothing_and_gives_everything_back() {
+    let soak = "soak --minutes 0.06 --dashboards 8 --clients 20 --pollers 3 --rate 8";
+    assert!(figure(soak, "clients back") > 0.0);
+}
+
+#[test]
+fn a_gateway_starts_from_nothing_and_after_a_kill() {
+    assert!(figure("start --starts 1", "start after a kill p50, ms") > 0.0);
+}
+
+#[test]
+fn a_deep_log_takes_webhooks_too() {
+    let depth = "depth --events 20000 --concurrency 4 --seconds 1 --warmup 0";
+    assert_eq!(figure(depth, "events in the log"), 20_000.0);
+}

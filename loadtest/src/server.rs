@@ -14,9 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::cores;
 use crate::http::Connection;
 use crate::target::Target;
+use crate::{cores, process};
 
 /// How long a server may take to be ready, and to drain.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -28,6 +28,14 @@ const SETTLING: Duration = Duration::from_secs(20);
 
 /// Opens bad connections of every kind, and checks that nothing of them stays.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest hostile --spawn
+  loadtest hostile --url http://127.0.0.1:8080 --secret S --connections 10000
+
+Exit codes:
+  0  each was answered as it must be, and nothing of them stayed
+  1  one was not, or the server kept a connection or grew")]
+#[group(skip)]
 pub struct Options {
     #[command(flatten)]
     server: server::Options,

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -18,11 +19,32 @@ const QUEUE: usize = 1024;
 
 type Job = Box<dyn FnOnce(&mut Conn) + Send>;
 
-/// The threads. Dropping the last clone lets them finish their queues and end.
+/// The threads. Dropping the last clone lets them finish their queues, and waits until they have
+/// closed the database.
 #[derive(Clone)]
-pub(super) struct Threads {
+pub(super) struct Threads(Arc<Running>);
+
+struct Running {
+    /// `None` once they are to end.
+    queues: Option<Queues>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Queues {
     writer: mpsc::Sender<Job>,
     readers: mpsc::Sender<Job>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.queues = None;
+        let own = std::thread::current().id();
+        // The last handle may be in work that a thread has just done: it need not wait for itself.
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
+            // It has caught whatever panicked.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// The file, for as long as it is open.
@@ -43,10 +65,12 @@ impl Threads {
     /// lock of the folder is kept until the last connection is closed.
     pub(super) fn start(path: &Path, readers: u32, lock: File) -> Result<Self, diesel::ConnectionError> {
         let place = Arc::new(Place { path: path.to_path_buf(), _lock: lock });
-        let writer = spawn("store-write", vec![open(path, Side::Write)?], &place);
+        let mut threads = Vec::new();
+        let writer = spawn("store-write", vec![open(path, Side::Write)?], &place, &mut threads);
         let connections =
             (0..readers.max(1)).map(|_| open(path, Side::Read)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { writer, readers: spawn("store-read", connections, &place) })
+        let readers = spawn("store-read", connections, &place, &mut threads);
+        Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers }), threads })))
     }
 
     /// Hands `work` to a thread and waits for its result.
@@ -62,8 +86,9 @@ impl Threads {
                 let _ = reply.send(work(conn));
             }
         });
-        let queue = if side == Side::Write { &self.writer } else { &self.readers };
         let gone = || StoreError::Unavailable("the store has stopped".into());
+        let queues = self.0.queues.as_ref().ok_or_else(gone)?;
+        let queue = if side == Side::Write { &queues.writer } else { &queues.readers };
         queue.send(job).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -88,15 +113,21 @@ pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::
     Ok(conn)
 }
 
-fn spawn(name: &str, connections: Vec<SqliteConnection>, place: &Arc<Place>) -> mpsc::Sender<Job> {
+fn spawn(
+    name: &str,
+    connections: Vec<SqliteConnection>,
+    place: &Arc<Place>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> mpsc::Sender<Job> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let receiver = Arc::new(Mutex::new(receiver));
     for conn in connections {
         let (receiver, place) = (receiver.clone(), place.clone());
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || serve(Conn::Lite(conn), &receiver, &place.path))
             .expect("the system can start a thread");
+        threads.push(thread);
     }
     sender
 }

@@ -42,6 +42,15 @@ allow_subscribe_for_client = true
 allow_history_for_client = true
 
 [[channel.namespaces]]
+name = "diff"
+history_size = 100
+history_ttl = "5m"
+force_recovery = true
+allowed_delta_types = ["fossil"]
+delta_publish = true
+allow_subscribe_for_client = true
+
+[[channel.namespaces]]
 name = "room"
 presence = true
 join_leave = true
@@ -119,11 +128,12 @@ impl Server<'_> {
         }
     }
 
-    /// Publishes `{ n }` for each number; gives the position of the last.
-    async fn publish(&self, channel: &str, numbers: impl Iterator<Item = u64>) -> Value {
+    /// Publishes `{ n }` for each number, with `text` if there is one; gives the position of the last.
+    async fn publish(&self, channel: &str, numbers: impl Iterator<Item = u64>, text: &Value) -> Value {
         let mut last = Value::Null;
         for n in numbers {
-            let body = json!({ "channel": channel, "data": { "n": n } });
+            let data = if text.is_null() { json!({ "n": n }) } else { json!({ "n": n, "text": text }) };
+            let body = json!({ "channel": channel, "data": data });
             let request = Request::post("/api/publish").header("X-API-Key", self.secrets().1).json(&body);
             last = request.send(self.address()).await.expect(200).json()["result"].take();
             assert!(last.is_object(), "{channel} takes no event");
@@ -176,7 +186,7 @@ async fn perform(request: &Value, server: &mut Server<'_>, proxy: &Proxy) -> Val
         "token" => return json!(token_by(server.secrets().0, &request["claims"])),
         "publish" => {
             let channel = request["channel"].as_str().expect("a channel");
-            return server.publish(channel, number("from")..=number("to")).await;
+            return server.publish(channel, number("from")..=number("to"), &request["text"]).await;
         }
         "webhooks" => {
             let Server::Inside(app) = server else { panic!("no webhooks there") };
@@ -261,6 +271,7 @@ over_all_transports!(
     history_comes_in_pages,
     webhooks_survive_a_cut,
     publications_survive_a_cut,
+    differences_come_out_whole,
     a_returning_client_outlives_restarts,
     who_missed_too_much_is_told,
     who_unsubscribes_can_come_back,
@@ -275,6 +286,7 @@ over_all_transports!(
     calls_need_a_backend,
     unsubscribing_may_race_connecting,
     publications_survive_a_cut,
+    differences_come_out_whole,
     who_missed_too_much_is_told,
     who_unsubscribes_can_come_back,
     state_and_stream_fit_together,
@@ -296,6 +308,7 @@ scenarios!(
     history_comes_in_pages,
     webhooks_survive_a_cut,
     publications_survive_a_cut,
+    differences_come_out_whole,
     a_returning_client_outlives_restarts,
     who_missed_too_much_is_told,
     who_unsubscribes_can_come_back,
@@ -308,6 +321,7 @@ on_both!(
     history_comes_in_pages,
     webhooks_survive_a_cut,
     publications_survive_a_cut,
+    differences_come_out_whole,
     a_returning_client_outlives_restarts,
     who_missed_too_much_is_told,
     who_unsubscribes_can_come_back,

@@ -21,9 +21,9 @@ const NOT_MODIFIED: &[u8] = b"HTTP/1.1 304 ";
 const TOO_IDLE: u16 = 408;
 const END: &[u8] = b"\r\n\r\n";
 
-/// A server may close a connection that has been idle for longer, and a request could cross that.
-/// Those who poll every four seconds keep theirs.
-const IDLE: Duration = Duration::from_millis(4500);
+/// A server may close a connection that has been idle for longer, and a request could cross that: one
+/// on which nothing was asked so far, and one that is kept alive.
+const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(60));
 
 /// One connection.
 pub struct Caller {
@@ -35,6 +35,8 @@ pub struct Caller {
     closed: bool,
     /// Opened, or last asked.
     used: Instant,
+    /// Something has been asked on it.
+    asked: bool,
     /// The beginning of an answer.
     rest: Vec<u8>,
     /// What the socket had no room for.
@@ -66,6 +68,7 @@ impl Caller {
             socket,
             closed: false,
             used,
+            asked: false,
             rest: Vec::new(),
             unsent: Vec::new(),
             owing: 0,
@@ -81,12 +84,14 @@ impl Caller {
     pub fn ask(&mut self, requests: &[u8], count: usize) -> Result<()> {
         if self.owing == 0 {
             let now = Instant::now();
-            if self.closed || now - self.used > IDLE {
+            let idle = if self.asked { IDLE.1 } else { IDLE.0 };
+            if self.closed || now - self.used > idle {
                 // The old one leaves the loop when it is dropped.
                 self.socket = connect(self.address, &self.registry, self.token)?;
                 self.closed = false;
             }
             self.used = now;
+            self.asked = true;
         }
         self.owing += count;
         if self.unsent.is_empty() {

@@ -85,15 +85,7 @@ impl TestApp {
     pub async fn stop(&mut self) {
         let Some(Running { stop, thread }) = self.node.take() else { return };
         let _ = stop.send(());
-        let lock = self.database.folder().join("campanile.lock");
-        let stopped = move || {
-            thread.join().expect("the node stops whole");
-            // Its database is closed when its folder is unlocked, which a process that ends has done.
-            if let Ok(file) = std::fs::File::open(lock) {
-                file.lock().expect("it is unlocked");
-            }
-        };
-        tokio::task::spawn_blocking(stopped).await.expect("joined");
+        tokio::task::spawn_blocking(|| thread.join()).await.expect("joined").expect("the node stops whole");
     }
 
     /// Stops gracefully and starts again on the same port and data.

@@ -1,7 +1,7 @@
 """What a client that was away finds when it comes back: everything in order and once, or a word
 that something is missing."""
 
-from centrifuge import StreamPosition
+from centrifuge import DeltaType, StreamPosition
 
 from stage import STATES, Seen, ask, by, check, connected, followed, publish, up_to
 
@@ -34,6 +34,31 @@ async def publications_survive_a_cut():
         check("nothing missing, nothing twice", found, up_to(last, first))
         check("recovered once", again, [ALL])
     seen.quiet("nothing more")
+
+
+async def differences_come_out_whole():
+    text = "the same words in every publication, " * 20
+
+    def whole(context):
+        data = context.pub.data
+        return data["n"] if data["text"] == text else data
+
+    async def tell(first, last):
+        await ask("publish", channel="diff:x", text=text, **{"from": first, "to": last})
+
+    ana = await connected(await by({"sub": "ana"}))
+    await tell(1, 2)
+    _, seen, _ = await followed(ana, "diff:x", delta=DeltaType.FOSSIL)
+    await tell(3, 20)
+    check("whole", await seen.publications(18, whole), up_to(20, 3))
+    await ask("cut")
+    await seen.next("subscribing")
+    await tell(21, 30)
+    await ask("mend")
+    check("recovered", outcome(await seen.next("subscribed")), ALL)
+    check("what was missed too", await seen.publications(10, whole), up_to(30, 21))
+    await tell(31, 32)
+    check("and live again", await seen.publications(2, whole), [31, 32])
 
 
 async def who_missed_too_much_is_told():

@@ -1,7 +1,7 @@
 // What a client that was away finds when it comes back: everything in order and once, or a word
 // that something is missing.
 
-import { ask, by, bystander, check, client, connected, publish, sign, upTo, watch } from '../stage.mjs';
+import { ask, by, bystander, check, client, connected, publish, sign, subscribed, upTo, watch } from '../stage.mjs';
 
 const EVENTS = ['subscribed', 'subscribing', 'unsubscribed', 'publication'];
 const run = ({ data }) => data.data.runId;
@@ -102,6 +102,25 @@ export default {
     const { seen, begun } = await follow(ana, 'news:x');
     check('recoverable', [begun.recoverable, begun.positioned, begun.streamPosition.offset], [true, true, 0]);
     await streamThroughCuts(seen, 500, (from, to) => publish('news:x', from, to), ({ data }) => data.n);
+  },
+
+  async differences_come_out_whole() {
+    const text = 'the same words in every publication, '.repeat(20);
+    const tell = (from, to) => ask('publish', { channel: 'diff:x', from, to, text });
+    const whole = ({ data }) => (data.text === text ? data.n : data);
+    const [ana, ben] = [await connected(await by({ sub: 'ana' })), await connected(await by({ sub: 'ben' }))];
+    await tell(1, 2);
+    const some = watch(await subscribed(ana, 'diff:x', { delta: 'fossil' }), 'publication');
+    const all = watch(await subscribed(ben, 'diff:x'), 'publication');
+    for (const seen of [some, all]) seen.quiet('nothing yet');
+    await tell(3, 20);
+    for (const seen of [some, all]) check('whole, as differences or not', await seen.publications(18, whole), upTo(20, 3));
+    await ask('cut');
+    await tell(21, 30);
+    await ask('mend');
+    for (const seen of [some, all]) check('what was missed too', await seen.publications(10, whole), upTo(30, 21));
+    await tell(31, 32);
+    for (const seen of [some, all]) check('and live again', await seen.publications(2, whole), [31, 32]);
   },
 
   async a_returning_client_outlives_restarts() {

@@ -155,7 +155,7 @@ impl Launch<'_> {
 impl Server {
     /// The bytes that a spawned server has in memory.
     pub fn resident(&self) -> Option<u64> {
-        crate::process::resident(&self.spawned.as_ref()?.id()?.to_string())
+        process::resident(&self.spawned.as_ref()?.id()?.to_string())
     }
 
     /// Drains a spawned server and says how long its start and its end took.

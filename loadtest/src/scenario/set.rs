@@ -12,7 +12,7 @@ use crate::report::book::Book;
 use crate::report::{self, Report, Section, closing, text};
 
 /// What is measured. Options that all have in common come behind.
-const FULL: [&str; 8] = [
+const FULL: [&str; 16] = [
     "webhooks",
     "latency",
     "fanout",
@@ -21,6 +21,14 @@ const FULL: [&str; 8] = [
     "fanout --saturate",
     "idle",
     "connect",
+    "poll",
+    "storm",
+    "spread",
+    "resume",
+    "slow",
+    "mixed",
+    "originals",
+    "start",
 ];
 
 /// What is only checked: so many of everything, however long it takes.
@@ -38,7 +46,7 @@ const QUICK: [&str; 8] = [
 /// Runs the set of scenarios in one session: one report, one closing table.
 ///
 /// Every scenario starts servers of its own, and the floor in turns with the gateway where there is
-/// one. The whole set takes some ten minutes; --quick takes one, and checks invariants rather than
+/// one. The whole set takes half an hour; --quick takes a minute, and checks invariants rather than
 /// measures: it counts what it does instead of timing it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

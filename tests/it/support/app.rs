@@ -85,7 +85,15 @@ impl TestApp {
     pub async fn stop(&mut self) {
         let Some(Running { stop, thread }) = self.node.take() else { return };
         let _ = stop.send(());
-        tokio::task::spawn_blocking(|| thread.join()).await.expect("joined").expect("the node stops whole");
+        let lock = self.database.folder().join("campanile.lock");
+        let stopped = move || {
+            thread.join().expect("the node stops whole");
+            // Work that nobody waits for may still have the database; a process would end with it.
+            if let Ok(file) = std::fs::File::open(lock) {
+                file.lock().expect("it is unlocked");
+            }
+        };
+        tokio::task::spawn_blocking(stopped).await.expect("joined");
     }
 
     /// Stops gracefully and starts again on the same port and data.

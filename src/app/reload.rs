@@ -41,12 +41,13 @@ impl Node {
 pub(super) fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
     match loaded.and_then(|new| node.reload(&new).map(|()| new)) {
         Ok(new) => {
-            let namespaces = new.channel.namespaces.len();
-            tracing::info!(namespaces, "keys and namespaces were read anew");
             new.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             for option in node.config.needing_restart(&new) {
                 tracing::warn!(option, "this option has changed and counts from the next start on");
             }
+            // The last word: whoever waits for it has read the rest.
+            let namespaces = new.channel.namespaces.len();
+            tracing::info!(namespaces, "keys and namespaces were read anew");
         }
         Err(error) => {
             for problem in error.problems() {

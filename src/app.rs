@@ -315,6 +315,8 @@ impl Doors {
             ("streams", streams.clone()),
         ];
         node_limits.extend(open_sockets.clone().map(|sockets| ("sockets", sockets)));
+        // By one id, whoever hears of the node.
+        let uid = Uuid::new_v4();
         Ok(Self {
             access: web::Data::new(Access {
                 keys: rules.keys.clone(),
@@ -354,7 +356,7 @@ impl Doors {
                 in_flight: posts,
                 open: open_sockets.clone(),
                 streams: streams.clone(),
-                sessions: Sessions::new(Uuid::new_v4(), limit_of(config.emulation.queue_max_size.0)),
+                sessions: Sessions::new(uid, limit_of(config.emulation.queue_max_size.0)),
                 stopping: stopping.subscribe(),
             }),
             streams: web::Data::new(StreamDoor {
@@ -388,7 +390,7 @@ impl Doors {
             health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
-                node: Identity { uid: Uuid::new_v4(), name: address.to_string(), since: Instant::now() },
+                node: Identity { uid, name: address.to_string(), since: Instant::now() },
             }),
         })
     }

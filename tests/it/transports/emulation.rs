@@ -26,6 +26,8 @@ async fn a_post_finds_its_session_or_its_node_does_not_exist(transport: &str) {
     for node in ["", "x", &Uuid::new_v4().to_string(), &lines.node.to_uppercase()] {
         app.send(post(&lines.session, node)).await.refused(404, "not_found");
     }
+    let info = app.call("info", json!({})).await.expect(200).json();
+    assert_eq!(info["result"]["nodes"][0]["uid"], lines.node.as_str(), "one node, one id");
     // Who guesses a session learns nothing.
     for session in ["", "x", &Uuid::new_v4().simple().to_string()] {
         app.send(post(session, &lines.node)).await.expect(204);

@@ -85,8 +85,8 @@ pub(super) struct Carried {
     principal: Rc<Principal>,
     /// By channel, in order.
     follows: Vec<Follow>,
-    /// Nothing is followed any more.
-    ended: bool,
+    /// It is over: the end is said, or needs no saying, and nothing is followed any more.
+    pub(super) ended: bool,
 }
 
 impl Carried {

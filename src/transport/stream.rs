@@ -68,7 +68,6 @@ impl Streams {
             Stream {
                 form,
                 carried: Carried::new(streams.all.clone(), bytes, transport, Some(manner)),
-                over: false,
                 // Whoever only listens has nothing to post.
                 mailbox: Some(session).filter(|_| !uni),
                 first: Some(first),
@@ -87,8 +86,6 @@ struct Stream {
     streams: Rc<Streams>,
     form: Form,
     carried: Carried,
-    /// Whether the end is said, or needs no saying.
-    over: bool,
     mailbox: Option<Session>,
     first: Option<ByteString>,
     left: Option<LocalBoxFuture<'static, ()>>,
@@ -141,7 +138,7 @@ impl Carrier for Stream {
     }
 
     fn step(&mut self, ctx: &mut Context<Self>, act: impl FnOnce(&mut Connection, &mut Vec<Effect>)) {
-        if self.over {
+        if self.carried.ended {
             return;
         }
         for effect in self.carried.advance(act) {
@@ -187,7 +184,7 @@ impl Stream {
 
     /// Says why, as far as that can still be said, and lets the reader take what is queued.
     fn end_with(&mut self, disconnect: &Disconnect) {
-        if !self.over {
+        if !self.carried.ended {
             self.carried.outbox.end_with(self.form.goodbye(disconnect));
             self.over(disconnect.code());
         }
@@ -202,7 +199,7 @@ impl Stream {
 
     /// The connection is over: whatever it follows ends now, the body a little later.
     fn over(&mut self, code: u16) {
-        if std::mem::replace(&mut self.over, true) {
+        if self.carried.ended {
             return;
         }
         self.mailbox = None;

@@ -46,7 +46,7 @@ const QUICK: [&str; 8] = [
 /// Runs the set of scenarios in one session: one report, one closing table.
 ///
 /// Every scenario starts servers of its own, and the floor in turns with the gateway where there is
-/// one. The whole set takes half an hour; --quick takes a minute, and checks invariants rather than
+/// one. The whole set takes its time; --quick takes a minute, and checks invariants rather than
 /// measures: it counts what it does instead of timing it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
-use super::history::Transport;
+use super::history::{Tally, Transport};
 use super::judge::{self, Breach, Broken, Truth, Violation};
 use super::lie::Lie;
 use super::log::Log;
@@ -50,8 +50,8 @@ pub struct Effort {
     pub transports: Vec<Transport>,
     /// How long subscribers may take to reach the head at the end.
     pub settling: Duration,
-    /// Whether to say how it goes.
-    pub talks: bool,
+    /// Under which name to say how it goes, if at all.
+    pub talks_as: Option<String>,
 }
 
 /// What a case came to.
@@ -59,16 +59,18 @@ pub struct Effort {
 pub struct Outcome {
     /// Events in the log, over all channels.
     pub logged: u64,
-    /// Pairs of event and subscriber that were compared with the log.
-    pub checked: u64,
+    /// Pairs of event and subscriber that were compared with the log, by what carried them.
+    pub checked: Tally,
     /// Signals that subscribers got.
     pub signals: u64,
     /// Events behind signals that retention had taken.
     pub gone: u64,
     /// Connections and polling legs.
     pub connections: u64,
-    /// Connections closed as slow.
+    /// Connections that the gateway closed as slow, as it says.
     pub slow: u64,
+    /// And as subscribers heard it.
+    pub told_slow: u64,
     /// Attempts to publish that were not accepted.
     pub put_off: u64,
     /// How often the nemesis acted.
@@ -175,7 +177,8 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     stages.push(("judged", began.elapsed()));
     outcome.logged = log.count();
     outcome.connections = counters.connections.load(Ordering::Relaxed);
-    outcome.slow = counters.slow.load(Ordering::Relaxed);
+    outcome.told_slow = counters.slow.load(Ordering::Relaxed);
+    outcome.slow = world.too_slow().await?.max(outcome.told_slow);
     outcome.put_off = progress.borrow().put_off;
     for node in &mut world.nodes {
         if let Err(error) = node.end().await {
@@ -183,9 +186,9 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
         }
     }
     outcome.took = began.elapsed();
-    if effort.talks {
+    if let Some(name) = &effort.talks_as {
         let stages = stages.iter().map(|(stage, at)| format!("{stage} {:.1} s", at.as_secs_f64()));
-        eprintln!("  {}", stages.collect::<Vec<_>>().join(", "));
+        eprintln!("{name} {}", stages.collect::<Vec<_>>().join(", "));
     }
     Ok(Ran::Done(Box::new(outcome)))
 }
@@ -202,7 +205,7 @@ impl Outcome {
     fn judge(&mut self, subscriber: &Subscriber, channels: &[Channel], truths: &[Truth]) {
         for follow in &subscriber.follows {
             let verdict = judge::judge(&follow.history, &truths[follow.index]);
-            self.checked += verdict.checked;
+            self.checked.add(&verdict.checked);
             self.signals += verdict.signals;
             self.gone += verdict.gone;
             for Broken { breach, transport, offsets, detail } in verdict.breaches {
@@ -266,8 +269,8 @@ fn writers(
         api_key: world.secrets.api_key.clone(),
         payloads: Arc::new(Payloads::new(&world.nodes[0].target(), &world.secrets.webhook, REPOS, 0)?),
         channels: (0..CONFIGURED).map(|number| format!("{NAMESPACE}:{number}")).collect(),
-        // Slow readers have to be given more than the kernel keeps for them.
-        padding: if fault == Fault::Slow { 8000 } else { 400 },
+        // The kernel takes some megabytes for a reader that stands still, before the gateway has to.
+        padding: if fault == Fault::Slow { 60_000 } else { 400 },
         progress: progress.clone(),
         over: over.subscribe(),
     };
@@ -316,12 +319,12 @@ async fn talk(
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        if effort.talks {
+        if let Some(name) = &effort.talks_as {
             let Progress { settled, put_off } = *progress.borrow();
             let events = counters.events.load(Ordering::Relaxed);
             let connections = counters.connections.load(Ordering::Relaxed);
             eprintln!(
-                "  {settled} of {} published, {put_off} attempts put off, {events} events received over \
+                "{name} {settled} of {} published, {put_off} attempts put off, {events} events received over \
                  {connections} connections",
                 effort.events
             );

@@ -10,24 +10,79 @@ use std::hash::{DefaultHasher, Hasher as _};
 pub enum Transport {
     /// `/connection/websocket`.
     WebSocket,
-    /// `/api/events/stream`.
+    /// `/connection/http_stream` with posts.
+    HttpStream,
+    /// `/connection/sse` with posts.
     Sse,
+    /// `/connection/uni_websocket`.
+    UniWebSocket,
+    /// `/connection/uni_http_stream`.
+    UniHttpStream,
+    /// `/connection/uni_sse`.
+    UniSse,
+    /// `/api/events/stream`.
+    Events,
     /// `/api/events`.
     Poll,
 }
 
 impl Transport {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Poll];
+    pub const ALL: [Self; 8] = [
+        Self::WebSocket,
+        Self::HttpStream,
+        Self::Sse,
+        Self::UniWebSocket,
+        Self::UniHttpStream,
+        Self::UniSse,
+        Self::Events,
+        Self::Poll,
+    ];
+
+    /// Those on which events come by themselves.
+    pub fn pushing() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|transport| *transport != Self::Poll).collect()
+    }
 }
 
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::WebSocket => "websocket",
+            Self::HttpStream => "http_stream",
             Self::Sse => "sse",
+            Self::UniWebSocket => "uni_websocket",
+            Self::UniHttpStream => "uni_http_stream",
+            Self::UniSse => "uni_sse",
+            Self::Events => "events",
             Self::Poll => "polling",
         })
+    }
+}
+
+/// A count for each transport.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally([u64; Transport::ALL.len()]);
+
+impl Tally {
+    /// One more.
+    pub fn count(&mut self, transport: Transport) {
+        self.0[transport as usize] += 1;
+    }
+
+    /// Those of another one as well.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, more)| *sum += more);
+    }
+
+    /// Over all transports.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Each with its name.
+    pub fn each(&self) -> impl Iterator<Item = (Transport, u64)> {
+        Transport::ALL.into_iter().zip(self.0)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::history::{Entry, Said, Transport};
+use super::history::{Entry, Said, Tally, Transport};
 
 /// A channel as the log has it.
 #[derive(Debug, Clone, Default)]
@@ -61,8 +61,8 @@ pub struct Violation {
 /// What a history came to.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Events compared with the log.
-    pub checked: u64,
+    /// Events compared with the log, by what carried them.
+    pub checked: Tally,
     /// Signals received.
     pub signals: u64,
     /// Events that a signal left out and that retention had taken.
@@ -115,7 +115,7 @@ pub fn judge(history: &[Entry], truth: &Truth) -> Verdict {
             }
             Entry::Read { offset, said } => {
                 if owed.remove(offset) {
-                    court.compare(*offset, *said);
+                    court.compare(*offset, *said, Some(Transport::Poll));
                 } else {
                     court.breach(Breach::Protocol, Some((*offset, *offset)), "read, but not asked for");
                 }
@@ -167,12 +167,14 @@ impl Court<'_> {
             }
             self.at = offset;
         }
-        self.compare(offset, said);
+        self.compare(offset, said, self.carrier);
     }
 
-    fn compare(&mut self, offset: u32, said: Said) {
+    fn compare(&mut self, offset: u32, said: Said, carrier: Option<Transport>) {
         match self.truth.said(offset) {
-            Some(Some(truth)) if truth == said => self.verdict.checked += 1,
+            Some(Some(truth)) if truth == said => {
+                carrier.into_iter().for_each(|carrier| self.verdict.checked.count(carrier));
+            }
             Some(Some(_)) => {
                 self.breach(Breach::Different, Some((offset, offset)), "the log has another event")
             }
@@ -216,7 +218,7 @@ mod tests {
 
     fn events(offsets: &[u32]) -> Vec<Entry> {
         let event = |offset: &u32| Entry::Event { offset: *offset, said: Said(u64::from(*offset)) };
-        [Entry::Opened(Transport::Sse)].into_iter().chain(offsets.iter().map(event)).collect()
+        [Entry::Opened(Transport::Events)].into_iter().chain(offsets.iter().map(event)).collect()
     }
 
     fn read(offset: u32) -> Entry {
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn a_whole_history_has_no_breach_and_every_event_is_counted() {
         let verdict = judge(&events(&[1, 2, 3]), &truth(3));
-        assert_eq!((verdict.checked, verdict.breaches.len()), (3, 0));
+        assert_eq!((verdict.checked.sum(), verdict.breaches.len()), (3, 0));
     }
 
     #[test]
@@ -261,7 +263,7 @@ mod tests {
         assert_eq!(breaches(&history, &truth(5)), [(Breach::Unreadable, Some((4, 4)))]);
         history.push(read(4));
         let verdict = judge(&history, &truth(5));
-        assert_eq!((verdict.checked, verdict.signals, verdict.breaches.len()), (5, 1, 0));
+        assert_eq!((verdict.checked.sum(), verdict.signals, verdict.breaches.len()), (5, 1, 0));
         history.push(read(4));
         assert_eq!(breaches(&history, &truth(5)), [(Breach::Protocol, Some((4, 4)))], "read twice");
     }
@@ -282,6 +284,6 @@ mod tests {
         let mut trimmed = truth(3);
         trimmed.events[0] = None;
         let verdict = judge(&events(&[1, 2, 3]), &trimmed);
-        assert_eq!((verdict.checked, verdict.breaches.len()), (2, 0));
+        assert_eq!((verdict.checked.sum(), verdict.breaches.len()), (2, 0));
     }
 }

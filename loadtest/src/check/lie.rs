@@ -1,6 +1,7 @@
 //! A wrong server, made of the right one and a layer that lies: events on their way to subscribers
 //! are dropped, repeated, put in another order or held back, inside WebSocket frames, server-sent
-//! events and pages alike; and a door answers before anything was committed. The checker must convict each.
+//! events, lines and pages alike; and a door answers before anything was committed. The checker must
+//! convict each.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -40,8 +41,8 @@ enum Stage {
     Head(Vec<u8>),
     /// WebSocket frames, the last one perhaps incomplete.
     Socket(Vec<u8>),
-    /// Server-sent events in chunks: what is decoded and not complete.
-    Events(Body, Vec<u8>),
+    /// Events or lines in chunks, what ends each, and what is decoded and not complete.
+    Units(Body, &'static [u8], Vec<u8>),
     /// Nothing to lie about, but a page of a poll may follow.
     Pages(Vec<u8>),
     /// Nothing to lie about ever.
@@ -69,10 +70,11 @@ impl Liar {
                 let Some((head, length)) = Head::parse(pending)? else { return Ok(out) };
                 let rest = pending.split_off(length);
                 out.append(pending);
-                let streams = memmem::find(&out, b"text/event-stream").is_some();
+                let end: &[u8] =
+                    if memmem::find(&out, b"text/event-stream").is_some() { b"\n\n" } else { b"\n" };
                 self.stage = match head.body {
                     _ if head.status == 101 => Stage::Socket(Vec::new()),
-                    Body::Chunked(_) if streams => Stage::Events(head.body, Vec::new()),
+                    Body::Chunked(_) => Stage::Units(head.body, end, Vec::new()),
                     Body::Length(_) => Stage::Pages(std::mem::take(&mut out)),
                     _ => Stage::Plain,
                 };
@@ -91,14 +93,16 @@ impl Liar {
                 }
                 pending.drain(..at);
             }
-            Stage::Events(body, pending) => {
+            Stage::Units(body, end, pending) => {
                 body.take(input, pending)?;
                 let mut said = Vec::new();
-                while let Some(end) = memmem::find(pending, b"\n\n") {
-                    let block: Vec<u8> = pending.drain(..end + 2).collect();
-                    let is_event = memmem::find(&block, b"\ndata: ").is_some()
-                        && memmem::find(&block, b"event: stream:").is_none();
-                    self.lies.tell(block, is_event, |block| said.extend_from_slice(block));
+                while let Some(at) = memmem::find(pending, end) {
+                    let unit: Vec<u8> = pending.drain(..at + end.len()).collect();
+                    let is_event = is_event(&unit);
+                    self.lies.tell(unit, is_event, |unit| said.extend_from_slice(unit));
+                }
+                if body.is_done() {
+                    said.append(pending);
                 }
                 if !said.is_empty() {
                     out.extend_from_slice(format!("{:x}\r\n", said.len()).as_bytes());
@@ -139,8 +143,7 @@ impl Lies {
     fn text_frame(&mut self, payload: &[u8], out: &mut Vec<u8>) {
         let mut said: Vec<u8> = Vec::new();
         for line in payload.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let is_event = line.starts_with(b"{\"push\":") && memmem::find(line, b"\"pub\":").is_some();
-            self.tell(line.to_vec(), is_event, |line| {
+            self.tell(line.to_vec(), is_event(line), |line| {
                 if !said.is_empty() {
                     said.push(b'\n');
                 }
@@ -202,6 +205,19 @@ impl Lies {
     }
 }
 
+/// Whether a line or a block carries an event: a publication of the client protocol, or an event of
+/// `/api/events/stream`, where all else that has an id says what became of the stream.
+fn is_event(unit: &[u8]) -> bool {
+    let has = |words: &[u8]| memmem::find(unit, words).is_some();
+    let message = unit.trim_ascii_start();
+    let message = message.strip_prefix(b"data: ").unwrap_or(message);
+    if message.starts_with(b"{") {
+        let pushed = message.starts_with(b"{\"push\":") || message.starts_with(b"{\"channel\":");
+        return pushed && has(b"\"pub\":");
+    }
+    has(b"\nid: ") && has(b"\ndata: ") && !has(b"event: stream:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,13 +248,11 @@ mod tests {
         numbers
     }
 
-    fn over_sse(lie: Lie) -> Vec<u32> {
+    /// What is left of a stream of this kind, cut anywhere.
+    fn over_chunks(lie: Lie, kind: &str, text: &str) -> Vec<u8> {
         let mut liar = Liar::new(lie);
-        let mut bytes = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
-            transfer-encoding: chunked\r\n\r\n"
-            .to_vec();
-        let mut text = "retry: 1\n\n: ping\n\n".to_owned();
-        text.extend((1..=10).map(|n| format!("event: message\nid: e.{n}\ndata: {n}\n\n")));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n");
+        let mut bytes = head.into_bytes();
         for piece in text.as_bytes().chunks(17) {
             bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
             bytes.extend_from_slice(piece);
@@ -248,12 +262,46 @@ mod tests {
         let (mut head, length) = Head::parse(&out).unwrap().unwrap();
         let mut body = Vec::new();
         head.body.take(&out[length..], &mut body).unwrap();
+        body
+    }
+
+    fn over_events(lie: Lie) -> Vec<u32> {
+        let mut text = "retry: 1\n\n: ping\n\n".to_owned();
+        text.extend((1..=10).map(|n| format!("event: message\nid: e.{n}\ndata: {n}\n\n")));
+        let mut body = over_chunks(lie, "text/event-stream; charset=utf-8", &text);
         let messages = crate::sse::Parser::default().take(&mut body);
         messages.iter().map(|message| message.data.parse().unwrap()).collect()
     }
 
+    fn offsets<'a>(messages: impl Iterator<Item = &'a str>) -> Vec<u32> {
+        let offset = |message: &str| {
+            let message: serde_json::Value = serde_json::from_str(message).unwrap();
+            let push = message.get("push").unwrap_or(&message);
+            push["pub"]["offset"].as_u64().map(|offset| offset as u32)
+        };
+        messages.filter_map(offset).collect()
+    }
+
+    fn over_sse(lie: Lie) -> Vec<u32> {
+        let mut text = "\r\ndata: {\"id\":1,\"connect\":{}}\n\ndata: {}\n\n".to_owned();
+        text.extend((1..=10).map(|n| format!("data: {}\n\n", push(n))));
+        let mut body = over_chunks(lie, "text/event-stream; charset=utf-8", &text);
+        let messages = crate::sse::Parser::default().take(&mut body);
+        assert_eq!(messages[0].data, "{\"id\":1,\"connect\":{}}");
+        offsets(messages.iter().map(|message| &*message.data))
+    }
+
+    fn over_lines(lie: Lie) -> Vec<u32> {
+        let mut text = "{\"connect\":{\"subs\":{}}}\n".to_owned();
+        text.extend(
+            (1..=10).map(|n| format!("{{\"channel\":\"a:b\",\"pub\":{{\"data\":{n},\"offset\":{n}}}}}\n")),
+        );
+        let body = over_chunks(lie, "application/json", &text);
+        offsets(std::str::from_utf8(&body).unwrap().lines())
+    }
+
     #[test]
-    fn each_lie_is_told_on_both_transports() {
+    fn each_lie_is_told_on_every_transport() {
         for (lie, heard) in [
             (Lie::Drop, vec![1, 2, 3, 4, 5, 6, 8, 9, 10]),
             (Lie::Repeat, vec![1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10]),
@@ -261,7 +309,9 @@ mod tests {
             (Lie::Delay, vec![1, 2, 3, 4, 5, 6, 7]),
         ] {
             assert_eq!(over_socket(lie), heard, "{lie:?}");
-            assert_eq!(over_sse(lie), heard, "{lie:?}");
+            for over in [over_events, over_sse, over_lines] {
+                assert_eq!(over(lie), heard, "{lie:?}");
+            }
         }
     }
 

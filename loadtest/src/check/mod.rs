@@ -20,10 +20,12 @@ mod subscriber;
 mod world;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use tokio::sync::Semaphore;
 
 use case::{Effort, Ran};
 use history::Transport;
@@ -38,10 +40,10 @@ const SETTLING: Duration = Duration::from_secs(120);
 /// Checks the promise under faults: no gap without a signal, no repeat, in order, nothing lost.
 ///
 /// Starts gateways, and a PostgreSQL, of its own. Publishers send signed webhooks and numbered
-/// publications; subscribers on WebSocket, event streams and polling come and go with their cursors;
+/// publications; subscribers on every transport come and go with their cursors;
 /// a nemesis kills, stops, cuts and fills. At the end each subscriber's history is compared with the
 /// log, read by SQL. First it has to convict servers that drop, repeat, reorder, delay or forget.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_long_help = "\
 Examples:
   loadtest check                                   the whole table
@@ -71,6 +73,9 @@ pub struct Options {
     /// Webhooks and publications of each case, together.
     #[arg(long, default_value_t = 1600, value_parser = clap::value_parser!(u32).range(24..=20_000))]
     events: u32,
+    /// Cases that run side by side: they mostly wait, until the processor is busy.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    at_once: u8,
     /// Write the table to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -102,8 +107,14 @@ pub async fn run(options: Options) -> Result<()> {
         self_test::run(options.seed, options.self_test, &mut report).await?;
     }
     if !options.self_test {
-        for (number, case) in cases.iter().enumerate() {
-            one(&options, *case, number + 1, cases.len(), &mut report).await?;
+        let gate = Arc::new(Semaphore::new(options.at_once.into()));
+        let start = |(at, case): (usize, &Case)| {
+            let place = format!("[{}/{}]", at + 1, cases.len());
+            (*case, tokio::spawn(one(options.clone(), *case, place, gate.clone())))
+        };
+        let running: Vec<_> = cases.iter().enumerate().map(start).collect();
+        for (case, ran) in running {
+            report.add(case, ran.await.context("a case panicked")??);
         }
     }
     report.print(began.elapsed());
@@ -111,9 +122,10 @@ pub async fn run(options: Options) -> Result<()> {
     if report.is_clean() { Ok(()) } else { bail!("the promise was broken: see above") }
 }
 
-async fn one(options: &Options, case: Case, number: usize, of: usize, report: &mut Report) -> Result<()> {
+async fn one(options: Options, case: Case, place: String, gate: Arc<Semaphore>) -> Result<Ran> {
+    let _turn = gate.acquire_owned().await?;
     let Case { scenario, fault, database } = case;
-    eprintln!("[{number}/{of}] {database} {scenario} {fault}");
+    eprintln!("{place} {database} {scenario} {fault}");
     let effort = Effort {
         // Every case has a plan of its own, and the same one if it is run alone.
         seed: Random::new(options.seed).of(&format!("{database} {scenario} {fault}"), 0).next(),
@@ -121,28 +133,22 @@ async fn one(options: &Options, case: Case, number: usize, of: usize, report: &m
         events: options.events,
         transports: Transport::ALL.to_vec(),
         settling: SETTLING,
-        talks: true,
+        talks_as: Some(place.clone()),
     };
     let ran = case::run(case, options.lie, &effort).await?;
     if let Ran::Done(outcome) = &ran {
-        eprintln!(
-            "  {} checked, {} violations, {:.1} s",
-            outcome.checked,
-            outcome.violated,
-            outcome.took.as_secs_f64()
-        );
-        let replay = format!(
-            "loadtest check --seed {} --scenario {scenario} --fault {fault} --database {database} \
-             --subscribers {} --events {}",
-            options.seed, options.subscribers, options.events
-        );
+        let (checked, seconds) = (outcome.checked.sum(), outcome.took.as_secs_f64());
+        eprintln!("{place} {checked} checked, {} violations, {seconds:.1} s", outcome.violated);
         for violation in &outcome.violations {
-            eprintln!("  VIOLATION {violation}");
+            eprintln!("{place} VIOLATION {violation}");
         }
         if outcome.violated > 0 {
-            eprintln!("  seed {}; again with: {replay}", options.seed);
+            let Options { seed, subscribers, events, .. } = options;
+            eprintln!(
+                "{place} seed {seed}; again with: loadtest check --seed {seed} --scenario {scenario} --fault \
+                 {fault} --database {database} --subscribers {subscribers} --events {events}"
+            );
         }
     }
-    report.add(case, ran);
-    Ok(())
+    Ok(ran)
 }

@@ -18,8 +18,9 @@ use crate::postgres::Shutdown;
 
 /// How often it acts in a run.
 const ACTS: u64 = 3;
-/// How long a full disk may go unnoticed.
+/// How long a full disk, or slow readers, may go unnoticed.
 const NOTICED: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Acts until there is nothing left to do; says how often it did.
 pub async fn run(
@@ -38,7 +39,7 @@ pub async fn run(
         let at = part * act + random.within(part / 4..part.max(4));
         publisher::until(&mut progress, |now| now.settled >= at).await?;
         sleep(random.millis(0..30)).await;
-        let what = act_once(fault, act, world, &mut progress, &mut random);
+        let what = act_once(fault, act, world, &mut progress, events, &mut random);
         what.await.with_context(|| format!("{fault} after {at} events"))?;
     }
     Ok(ACTS)
@@ -49,6 +50,7 @@ async fn act_once(
     act: u64,
     world: &mut World,
     progress: &mut watch::Receiver<Progress>,
+    events: u64,
     random: &mut Random,
 ) -> Result<()> {
     let node = random.within(0..world.nodes.len() as u64) as usize;
@@ -81,11 +83,7 @@ async fn act_once(
             let how = [Cut::Reset, Cut::Close, Cut::Silence][act as usize % 3];
             world.proxies.iter().for_each(|proxy| proxy.cut(how));
         }
-        Fault::Slow => {
-            world.proxies.iter().for_each(|proxy| proxy.slow(true));
-            sleep(random.millis(1500..3000)).await;
-            world.proxies.iter().for_each(|proxy| proxy.slow(false));
-        }
+        Fault::Slow => be_slow(world, progress, events, random).await?,
         Fault::DiskFull => fill_the_disk(world, progress, random).await?,
     }
     if !matches!(fault, Fault::Cut | Fault::Slow) {
@@ -94,6 +92,31 @@ async fn act_once(
         }
     }
     Ok(())
+}
+
+/// Until the gateway has closed some readers as too slow, or nothing more is published. They are let
+/// go within the five seconds that it gives them to hear why.
+async fn be_slow(
+    world: &World,
+    progress: &watch::Receiver<Progress>,
+    events: u64,
+    random: &mut Random,
+) -> Result<()> {
+    let before = world.too_slow().await?;
+    world.proxies.iter().for_each(|proxy| proxy.slow(true));
+    let wanted = random.within(2..12);
+    let noticed = async {
+        while world.too_slow().await? < before + wanted {
+            if progress.borrow().settled >= events {
+                return Ok(());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        anyhow::Ok(())
+    };
+    let noticed = timeout(NOTICED, noticed).await;
+    world.proxies.iter().for_each(|proxy| proxy.slow(false));
+    noticed.context("nobody was ever too slow")?
 }
 
 /// Until publishers have been put off by it, and a moment longer.

@@ -105,8 +105,8 @@ impl Drop for Proxy {
 async fn carry(mut client: TcpStream, way: Way, mut random: Random) {
     let Ok(mut server) = way.connect().await else { return };
     let mut weather = way.weather.clone();
-    // Each has a line of its own: from that of a modem to a good one.
-    let (delay, bytes_per_second) = (random.millis(5..60), random.pick(&[2_000, 20_000, 400_000]));
+    // Each has a line of its own: from one that stands still, over that of a modem, to a good one.
+    let (delay, bytes_per_second) = (random.millis(5..60), random.pick(&[0, 2_000, 20_000, 400_000]));
     let liar = way.lie.map(Liar::new);
     let cut = {
         let (from_client, to_client) = client.split();
@@ -157,6 +157,7 @@ async fn until_cut(weather: &mut watch::Receiver<Weather>, random: &mut Random) 
 
 struct Slowness {
     delay: Duration,
+    /// None at all: nothing is read while it is slow, until the gateway has more than it may keep.
     bytes_per_second: u32,
     weather: watch::Receiver<Weather>,
 }
@@ -165,10 +166,13 @@ async fn pass(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut liar: Option<Liar>,
-    slowness: Option<Slowness>,
+    mut slowness: Option<Slowness>,
 ) -> Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
+        if let Some(Slowness { bytes_per_second: 0, weather, .. }) = &mut slowness {
+            weather.wait_for(|weather| !weather.slow).await?;
+        }
         let slow = slowness.as_ref().filter(|slowness| slowness.weather.borrow().slow);
         let room = if slow.is_some() { 1024 } else { PIECE };
         let read = from.read(&mut buffer[..room]).await?;
@@ -176,7 +180,7 @@ async fn pass(
             return Ok(());
         }
         if let Some(Slowness { delay, bytes_per_second, .. }) = slow {
-            sleep(*delay + Duration::from_secs(1) * read as u32 / *bytes_per_second).await;
+            sleep(*delay + Duration::from_secs(1) * read as u32 / (*bytes_per_second).max(1)).await;
         }
         match &mut liar {
             Some(liar) => to.write_all(&liar.rewrite(&buffer[..read])?).await?,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::case::{Outcome, Ran};
+use super::history::Tally;
 use super::plan::Case;
 
 /// What has run so far.
@@ -54,7 +55,12 @@ impl Report {
             };
             println!("{database:<9} {scenario:<8} {fault:<18} {row}");
         }
-        let (checked, violated) = (self.checked(), self.violated());
+        let (checked, violated) = (self.checked().sum(), self.violated());
+        let carried: Vec<String> =
+            self.checked().each().map(|(transport, events)| format!("{transport} {events}")).collect();
+        if checked > 0 {
+            println!("checked over  {}", carried.join(", "));
+        }
         let seconds = took.as_secs_f64();
         println!(
             "total      {checked} checked events, {violated} violations, seed {}, {seconds:.0} s",
@@ -69,7 +75,7 @@ impl Report {
             self.lies.iter().map(|(lie, convicted)| json!({ "lie": lie, "convicted": convicted })).collect();
         json!({
             "scenario": "check", "seed": self.seed, "self_test": lies, "cases": rows,
-            "checked": self.checked(), "violations": self.violated(), "seconds": took.as_secs_f64(),
+            "checked": self.checked().sum(), "checked_over": by_name(&self.checked()), "violations": self.violated(), "seconds": took.as_secs_f64(),
         })
     }
 
@@ -80,8 +86,10 @@ impl Report {
         })
     }
 
-    fn checked(&self) -> u64 {
-        self.done().map(|outcome| outcome.checked).sum()
+    fn checked(&self) -> Tally {
+        let mut all = Tally::default();
+        self.done().for_each(|outcome| all.add(&outcome.checked));
+        all
     }
 
     fn violated(&self) -> u64 {
@@ -90,15 +98,21 @@ impl Report {
 }
 
 fn line(outcome: &Outcome) -> String {
-    let Outcome { logged, connections, put_off, signals, checked, violated, slow, gone, .. } = outcome;
+    let Outcome { logged, connections, put_off, signals, checked, violated, slow, told_slow, gone, .. } =
+        outcome;
+    let checked = checked.sum();
     let mut verdict = if *violated == 0 { "kept".to_owned() } else { format!("{violated} VIOLATIONS") };
     if *slow > 0 {
-        verdict.push_str(&format!(", {slow} closed as slow"));
+        verdict.push_str(&format!(", {slow} closed as slow, {told_slow} with 3008"));
     }
     if *gone > 0 {
         verdict.push_str(&format!(", {gone} told to be gone"));
     }
     format!("{logged:>6} {connections:>7} {put_off:>8} {signals:>7} {checked:>9}  {verdict}")
+}
+
+fn by_name(tally: &Tally) -> Value {
+    tally.each().map(|(transport, events)| (transport.to_string(), json!(events))).collect()
 }
 
 fn row(Case { scenario, fault, database }: &Case, ran: &Ran) -> Value {
@@ -112,7 +126,8 @@ fn row(Case { scenario, fault, database }: &Case, ran: &Ran) -> Value {
             json!({
                 "logged": outcome.logged, "connections": outcome.connections, "put_off": outcome.put_off,
                 "acts": outcome.acts, "signals": outcome.signals, "gone": outcome.gone, "slow": outcome.slow,
-                "checked": outcome.checked, "violated": outcome.violated, "violations": violations,
+                "told_slow": outcome.told_slow,
+                "checked": outcome.checked.sum(), "checked_over": by_name(&outcome.checked), "violated": outcome.violated, "violations": violations,
                 "seconds": outcome.took.as_secs_f64(),
             })
         }

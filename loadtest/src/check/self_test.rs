@@ -27,17 +27,17 @@ const CASE: Case = Case { scenario: Scenario::Stay, fault: Fault::None, database
 pub async fn run(seed: u64, thorough: bool, report: &mut Report) -> Result<()> {
     let mut runs = vec![(None, Transport::ALL.to_vec())];
     for lie in Lie::value_variants() {
-        let streams = [Transport::WebSocket, Transport::Sse];
+        let pushing = Transport::pushing();
         match lie {
             Lie::Forget => runs.push((Some(*lie), Transport::ALL.to_vec())),
             _ if thorough => {
-                runs.extend(streams.map(|transport| (Some(*lie), vec![transport])));
+                runs.extend(pushing.into_iter().map(|transport| (Some(*lie), vec![transport])));
                 // A page that is late is simply asked for again.
                 if *lie != Lie::Delay {
                     runs.push((Some(*lie), vec![Transport::Poll]));
                 }
             }
-            _ => runs.push((Some(*lie), streams.to_vec())),
+            _ => runs.push((Some(*lie), pushing)),
         }
     }
     let running: Vec<_> = runs
@@ -49,8 +49,11 @@ pub async fn run(seed: u64, thorough: bool, report: &mut Report) -> Result<()> {
         match lie {
             None => report.add_lie("no lie, no violation".into(), breaches.is_empty()),
             Some(lie) => {
-                let over: Vec<String> = transports.iter().map(ToString::to_string).collect();
-                let name = format!("{lie:?} over {}", over.join(", ")).to_lowercase();
+                let over = match *transports {
+                    [one] => one.to_string(),
+                    _ => "all".into(),
+                };
+                let name = format!("{lie:?} over {over}").to_lowercase();
                 // Pages have one cursor for all their events, so that any lie there looks alike.
                 let pages = transports == [Transport::Poll] && !breaches.is_empty();
                 report.add_lie(name, pages || breaches.contains(&expected(lie)));
@@ -74,7 +77,7 @@ fn expected(lie: Lie) -> Breach {
 async fn found(seed: u64, lie: Option<Lie>, transports: Vec<Transport>) -> Result<Vec<Breach>> {
     let settling = if lie == Some(Lie::Delay) { DEADLINE } else { PATIENCE };
     let effort =
-        Effort { seed, subscribers: SUBSCRIBERS, events: EVENTS, transports, settling, talks: false };
+        Effort { seed, subscribers: SUBSCRIBERS, events: EVENTS, transports, settling, talks_as: None };
     match case::run(CASE, lie, &effort).await? {
         Ran::Done(outcome) => {
             if lie.is_none() {

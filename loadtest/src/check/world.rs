@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use tokio::task::spawn_blocking;
 
 use super::disk::Disk;
 use super::lie::Lie;
@@ -12,6 +13,7 @@ use super::node::{Folder, Node, Setting};
 use super::plan::{Case, Database, Fault, Scenario};
 use super::proxy::{Forgetful, Proxy};
 use super::random::Random;
+use crate::metrics::Metrics;
 use crate::postgres::{self, Postgres};
 use crate::server::new_secret;
 use crate::target::Target;
@@ -118,6 +120,17 @@ impl World {
         self.forgetful.iter().map(|door| Target::from(door.address)).collect()
     }
 
+    /// How many readers the gateways have closed because they were too slow.
+    pub async fn too_slow(&self) -> Result<u64> {
+        let mut closed = 0;
+        for node in &self.nodes {
+            let Target { address, host } = node.target();
+            let metrics = spawn_blocking(move || Metrics::scrape(address, &host)).await??;
+            closed += metrics.sum("campanile_slow_disconnects_total") as u64;
+        }
+        Ok(closed)
+    }
+
     /// Ends all sessions of the database but its own; says how many there were.
     pub async fn terminate_sessions(&self) -> Result<u64> {
         let Source::Postgres(url) = &self.source else { return Ok(0) };
@@ -153,7 +166,7 @@ fn setting(case: Case, secrets: &Secrets, source: &Source, data: PathBuf, folder
          [client]\nuser_connection_limit = 0\nrecovery_max_publication_limit = {recovery}\n\
          queue_max_size = \"{queue}\"\nping_interval = \"4s\"\npong_timeout = \"3s\"\n\
          stale_close_delay = \"60s\"\n\
-         [channel]\nmax_publication_size = \"32KiB\"\n\
+         [channel]\nmax_publication_size = \"128KiB\"\n\
          [[channel.namespaces]]\nname = \"{NAMESPACE}\"\nhistory_size = {history}\nhistory_ttl = \"1h\"\n\
          force_recovery = true\nallow_subscribe_for_client = true\nallow_history_for_client = true\n\
          [sse]\nping_interval = \"3s\"\n\

@@ -1,10 +1,12 @@
-//! One subscriber: a user of its own with a cursor on one or two channels, who follows them over
-//! WebSocket, server-sent events or polling, leaves, and comes back over another transport with the
-//! same cursor. It records and never judges; what a signal left out it reads by cursor.
+//! One subscriber: a user of its own with a cursor on one or two channels, who follows them over any
+//! transport, leaves, and comes back over another one with the same cursor. It records and never
+//! judges; what a signal left out it reads by cursor.
 
+mod answer;
+mod events;
 mod poll;
 mod socket;
-mod stream;
+mod talk;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +20,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::history::{Entry, Said, Transport};
 use super::plan::Scenario;
 use super::random::Random;
+use crate::http::Stream;
 use crate::target::Target;
 
 /// A connection on which nothing came for so long is given up; the gateway pings more often.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long connecting may take.
 const CONNECTING: Duration = Duration::from_secs(10);
+/// How long the goodbye may take.
+const LEAVING: Duration = Duration::from_secs(5);
 /// Milliseconds before a new attempt.
 const PAUSE: std::ops::Range<u64> = 5..120;
 /// Milliseconds of one connection while subscribers churn.
@@ -121,7 +126,8 @@ impl std::error::Error for Ended {}
 
 enum Line {
     Socket(socket::Socket),
-    Stream(stream::EventStream),
+    Answer(answer::Answer),
+    Events(events::EventStream),
 }
 
 impl Follow {
@@ -166,7 +172,7 @@ impl Subscriber {
             // An error is a connection that broke: whoever it was, the next one goes on.
             let _ = match transport {
                 Transport::Poll => self.poll(until).await,
-                Transport::WebSocket | Transport::Sse => self.hold(transport, until).await,
+                _ => self.hold(transport, until).await,
             };
             let _ = self.read_owed().await;
             let settling = matches!(*self.around.phase.borrow(), Phase::Settling(_));
@@ -181,40 +187,18 @@ impl Subscriber {
 
     /// Follows over one connection.
     async fn hold(&mut self, transport: Transport, until: Instant) -> Result<()> {
-        let opened = async {
-            Ok::<_, anyhow::Error>(match transport {
-                Transport::WebSocket => Line::Socket(self.open_socket().await?),
-                _ => Line::Stream(self.open_stream().await?),
-            })
-        };
-        let mut line = timeout(CONNECTING, opened).await??;
+        let mut line = timeout(CONNECTING, self.open(transport)).await??;
         let mut phase = self.around.phase.clone();
         let stays = self.around.scenario == Scenario::Stay;
         loop {
-            let before: usize = self.follows.iter().map(|follow| follow.history.len()).sum();
-            let answers = match &mut line {
-                Line::Socket(socket) => socket.take(&mut self.follows, &self.around),
-                Line::Stream(stream) => stream.take(&mut self.follows, &self.around),
-            };
-            let after: usize = self.follows.iter().map(|follow| follow.history.len()).sum();
-            self.around.counters.events.fetch_add((after - before) as u64, Ordering::Relaxed);
-            // Words that make no sense are a breach; an end is none.
-            if let Some(nonsense) = answers.as_ref().err().filter(|error| !error.is::<Ended>()) {
-                let words = format!("{nonsense:#}");
-                self.follows[0].broken(words);
-            }
-            if let (Line::Socket(socket), true) = (&mut line, answers?) {
-                socket.answer().await?;
-            }
+            self.hear(&mut line)?;
+            timeout(SILENCE, line.answer(&mut self.follows)).await??;
             if self.is_over() {
                 return Ok(());
             }
             if self.is_at_head() {
-                return match line {
-                    // A repeat that is on its way comes before these replies.
-                    Line::Socket(socket) => self.leave(socket).await,
-                    Line::Stream(_) => Ok(()),
-                };
+                // A repeat that is on its way comes before the replies to a goodbye.
+                return if line.speaks() { timeout(LEAVING, self.leave(line)).await? } else { Ok(()) };
             }
             tokio::select! {
                 more = timeout(SILENCE, line.fill()) => more??,
@@ -222,6 +206,45 @@ impl Subscriber {
                 () = sleep_until(until), if !stays => return Ok(()),
             }
         }
+    }
+
+    async fn open(&mut self, transport: Transport) -> Result<Line> {
+        Ok(match transport {
+            Transport::WebSocket => Line::Socket(self.open_socket(false).await?),
+            Transport::UniWebSocket => Line::Socket(self.open_socket(true).await?),
+            Transport::Events => Line::Events(self.open_events().await?),
+            _ => Line::Answer(self.open_answer(transport).await?),
+        })
+    }
+
+    /// Records what has come.
+    fn hear(&mut self, line: &mut Line) -> Result<()> {
+        let entries = |follows: &[Follow]| follows.iter().map(|follow| follow.history.len()).sum::<usize>();
+        let before = entries(&self.follows);
+        let taken = line.take(&mut self.follows, &self.around);
+        let came = entries(&self.follows) - before;
+        self.around.counters.events.fetch_add(came as u64, Ordering::Relaxed);
+        // Words that make no sense are a breach; an end is none.
+        if let Some(nonsense) = taken.as_ref().err().filter(|error| !error.is::<Ended>()) {
+            self.follows[0].broken(format!("{nonsense:#}"));
+        }
+        taken
+    }
+
+    /// Unsubscribes and hears what comes before the replies.
+    async fn leave(&mut self, mut line: Line) -> Result<()> {
+        while !line.can_speak() {
+            line.fill().await?;
+            self.hear(&mut line)?;
+            line.answer(&mut self.follows).await?;
+        }
+        let words = self.unsubscribes();
+        line.say(&words, &mut self.follows).await?;
+        while !line.has_left() {
+            line.fill().await?;
+            self.hear(&mut line)?;
+        }
+        Ok(())
     }
 
     /// Where this subscriber goes next.
@@ -259,7 +282,75 @@ impl Line {
     async fn fill(&mut self) -> Result<()> {
         match self {
             Self::Socket(socket) => socket.fill().await,
-            Self::Stream(stream) => stream.fill().await,
+            Self::Answer(answer) => answer.fill().await,
+            Self::Events(events) => events.fill().await,
         }
     }
+
+    fn take(&mut self, follows: &mut [Follow], around: &Around) -> Result<()> {
+        match self {
+            Self::Socket(socket) => socket.take(follows, around),
+            Self::Answer(answer) => answer.take(follows, around),
+            Self::Events(events) => events.take(follows, around),
+        }
+    }
+
+    /// Answers what asks for an answer.
+    async fn answer(&mut self, follows: &mut [Follow]) -> Result<()> {
+        match self {
+            Self::Socket(socket) => socket.answer().await,
+            Self::Answer(answer) => answer.answer(follows).await,
+            Self::Events(_) => Ok(()),
+        }
+    }
+
+    async fn say(&mut self, words: &str, follows: &mut [Follow]) -> Result<()> {
+        match self {
+            Self::Socket(socket) => socket.say(words).await,
+            Self::Answer(answer) => answer.say(words, follows).await,
+            Self::Events(_) => Ok(()),
+        }
+    }
+
+    fn talk(&self) -> Option<&talk::Talk> {
+        match self {
+            Self::Socket(socket) => Some(&socket.talk),
+            Self::Answer(answer) => Some(&answer.talk),
+            Self::Events(_) => None,
+        }
+    }
+
+    fn speaks(&self) -> bool {
+        self.talk().is_some_and(talk::Talk::speaks)
+    }
+
+    fn has_left(&self) -> bool {
+        self.talk().is_none_or(talk::Talk::has_left)
+    }
+
+    fn can_speak(&self) -> bool {
+        match self {
+            Self::Answer(answer) => answer.can_speak(),
+            Self::Socket(_) | Self::Events(_) => true,
+        }
+    }
+}
+
+/// The beginning of an answer that should have been a stream.
+async fn words_of(stream: &mut Stream) -> Result<String> {
+    let mut body = Vec::new();
+    while body.len() < 500 && stream.next(&mut body).await? {}
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// As it may stand in a query.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => out.push(byte.into()),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }

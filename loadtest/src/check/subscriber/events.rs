@@ -1,4 +1,4 @@
-//! A subscriber over server-sent events: `Last-Event-ID` is its cursor, each event's `id` says where
+//! A subscriber of `/api/events/stream`: `Last-Event-ID` is its cursor, each event's `id` says where
 //! it stands behind it. `stream:reset` is a signal.
 
 use anyhow::{Result, bail};
@@ -33,7 +33,7 @@ struct Reset {
 }
 
 impl Subscriber {
-    pub(super) async fn open_stream(&mut self) -> Result<EventStream> {
+    pub(super) async fn open_events(&mut self) -> Result<EventStream> {
         let door = self.door();
         let names: Vec<&str> =
             self.follows.iter().map(|follow| &*self.around.channels[follow.index].name).collect();
@@ -50,9 +50,7 @@ impl Subscriber {
             200 => Ok(EventStream { stream, input: Vec::new(), parser: Parser::default() }),
             408 | 429 | 500..=599 => bail!(Ended("the stream was put off")),
             _ => {
-                let mut body = Vec::new();
-                while body.len() < 500 && stream.next(&mut body).await? {}
-                let words = String::from_utf8_lossy(&body).into_owned();
+                let words = super::words_of(&mut stream).await?;
                 self.follows[0].broken(format!("the stream was answered {status} {words}"));
                 bail!(Ended("the stream was refused"))
             }
@@ -66,11 +64,11 @@ impl EventStream {
     }
 
     /// Handles whole messages; there is never anything to answer.
-    pub(super) fn take(&mut self, follows: &mut [Follow], around: &Around) -> Result<bool> {
+    pub(super) fn take(&mut self, follows: &mut [Follow], around: &Around) -> Result<()> {
         for message in self.parser.take(&mut self.input) {
             handle(&message, follows, around)?;
         }
-        Ok(false)
+        Ok(())
     }
 }
 

@@ -160,7 +160,7 @@ fn setting(case: Case, secrets: &Secrets, source: &Source, data: PathBuf, folder
         Scenario::Stay | Scenario::Churn => (100_000, 10_000),
     };
     // Small enough to be slow within seconds.
-    let queue = if case.fault == Fault::Slow { "48KiB" } else { "1MiB" };
+    let queue = if case.fault == Fault::Slow { "160KiB" } else { "1MiB" };
     let config = format!(
         "[server]\ndrain_timeout = \"2s\"\n\
          [client]\nuser_connection_limit = 0\nrecovery_max_publication_limit = {recovery}\n\

@@ -101,17 +101,20 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     };
     let channels = Arc::new(channels(&world).await?);
     let mut stages = vec![("started", began.elapsed())];
+    // What makes a reader slow is many bytes, which all the others have to read as well, and time.
+    let (share, legs) = if case.fault == Fault::Slow { (4, 4) } else { (1, 1) };
     let (phase, counters) = (watch::Sender::new(Phase::Publishing), Arc::new(Counters::default()));
     let around = Around {
         doors: world.fronts(),
         channels: channels.clone(),
         scenario: case.scenario,
+        legs,
         transports: effort.transports.clone(),
         phase: phase.subscribe(),
         counters: counters.clone(),
     };
     let mut subscribers = JoinSet::new();
-    for number in 0..effort.subscribers {
+    for number in 0..effort.subscribers.div_ceil(share) {
         let mut random = random.of("subscriber", number);
         let token = token::mint_reader(&world.secrets.jwt, &format!("reader-{number}"), OWNER);
         let follows = follows(&mut random);

@@ -2,7 +2,7 @@
 //! that are settled, with details from the seed. It leaves everything as it found it, and fails if
 //! the gateway does not come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio::sync::watch;
@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::disk;
 use super::plan::Fault;
-use super::proxy::Cut;
+use super::proxy::{Cut, Slow};
 use super::publisher::{self, Progress};
 use super::random::Random;
 use super::world::World;
@@ -18,8 +18,10 @@ use crate::postgres::Shutdown;
 
 /// How often it acts in a run.
 const ACTS: u64 = 3;
-/// How long a full disk, or slow readers, may go unnoticed.
+/// How long a full disk may go unnoticed.
 const NOTICED: Duration = Duration::from_secs(60);
+/// How long readers stand still at most; whoever hears nothing for longer leaves by himself.
+const STANDING: Duration = Duration::from_secs(8);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Acts until there is nothing left to do; says how often it did.
@@ -94,29 +96,27 @@ async fn act_once(
     Ok(())
 }
 
-/// Until the gateway has closed some readers as too slow, or nothing more is published. They are let
-/// go within the five seconds that it gives them to hear why.
+/// All are slow for a while; some stand still until the gateway has closed a few of them, and are let
+/// go within the five seconds that it gives them to hear why. Where nobody fell so far behind, because
+/// little was published, the table says it.
 async fn be_slow(
     world: &World,
     progress: &watch::Receiver<Progress>,
     events: u64,
     random: &mut Random,
 ) -> Result<()> {
-    let before = world.too_slow().await?;
-    world.proxies.iter().for_each(|proxy| proxy.slow(true));
-    let wanted = random.within(2..12);
-    let noticed = async {
-        while world.too_slow().await? < before + wanted {
-            if progress.borrow().settled >= events {
-                return Ok(());
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-        anyhow::Ok(())
-    };
-    let noticed = timeout(NOTICED, noticed).await;
-    world.proxies.iter().for_each(|proxy| proxy.slow(false));
-    noticed.context("nobody was ever too slow")?
+    let wanted = world.too_slow().await? + random.within(2..6);
+    let set = |slow| world.proxies.iter().for_each(|proxy| proxy.slow(slow));
+    set(Slow::All);
+    sleep(random.millis(1500..3000)).await;
+    set(Slow::Still);
+    let began = Instant::now();
+    while world.too_slow().await? < wanted && progress.borrow().settled < events && began.elapsed() < STANDING
+    {
+        sleep(LOOK_AGAIN).await;
+    }
+    set(Slow::No);
+    Ok(())
 }
 
 /// Until publishers have been put off by it, and a moment longer.

@@ -40,13 +40,24 @@ pub enum Cut {
     Silence,
 }
 
+/// Which connections are slow; each has a line of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slow {
+    /// None.
+    No,
+    /// Those that stand still. The others are as quick as can be.
+    Still,
+    /// All of them.
+    All,
+}
+
 /// What happens to all connections.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
     /// How many cuts there have been.
     cuts: u64,
     cut: Cut,
-    slow: bool,
+    slow: Slow,
 }
 
 /// The proxy.
@@ -70,7 +81,7 @@ impl Proxy {
     pub async fn start(upstream: SocketAddr, small: bool, lie: Option<Lie>, random: &Random) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let weather = watch::Sender::new(Weather { cuts: 0, cut: Cut::Close, slow: false });
+        let weather = watch::Sender::new(Weather { cuts: 0, cut: Cut::Close, slow: Slow::No });
         let way = Way { upstream, small, lie, weather: weather.subscribe() };
         let random = random.of("proxy", 0);
         let serve = async move {
@@ -90,8 +101,8 @@ impl Proxy {
         });
     }
 
-    /// Throttles and delays all connections, or lets them go.
-    pub fn slow(&self, slow: bool) {
+    /// Throttles and delays connections, or lets them go.
+    pub fn slow(&self, slow: Slow) {
         self.weather.send_modify(|weather| weather.slow = slow);
     }
 }
@@ -171,9 +182,9 @@ async fn pass(
     let mut buffer = vec![0; PIECE];
     loop {
         if let Some(Slowness { bytes_per_second: 0, weather, .. }) = &mut slowness {
-            weather.wait_for(|weather| !weather.slow).await?;
+            weather.wait_for(|weather| weather.slow == Slow::No).await?;
         }
-        let slow = slowness.as_ref().filter(|slowness| slowness.weather.borrow().slow);
+        let slow = slowness.as_ref().filter(|slowness| slowness.weather.borrow().slow == Slow::All);
         let room = if slow.is_some() { 1024 } else { PIECE };
         let read = from.read(&mut buffer[..room]).await?;
         if read == 0 {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::case::{Outcome, Ran};
 use super::history::Tally;
-use super::plan::Case;
+use super::plan::{Case, Fault};
 
 /// What has run so far.
 pub struct Report {
@@ -50,7 +50,7 @@ impl Report {
         }
         for (Case { scenario, fault, database }, ran) in &self.rows {
             let row = match ran {
-                Ran::Done(outcome) => line(outcome),
+                Ran::Done(outcome) => line(*fault, outcome),
                 Ran::NotHere(reason) => format!("{:>41}  could not run here: {reason}", ""),
             };
             println!("{database:<9} {scenario:<8} {fault:<18} {row}");
@@ -97,12 +97,12 @@ impl Report {
     }
 }
 
-fn line(outcome: &Outcome) -> String {
+fn line(fault: Fault, outcome: &Outcome) -> String {
     let Outcome { logged, connections, put_off, signals, checked, violated, slow, told_slow, gone, .. } =
         outcome;
     let checked = checked.sum();
     let mut verdict = if *violated == 0 { "kept".to_owned() } else { format!("{violated} VIOLATIONS") };
-    if *slow > 0 {
+    if *slow > 0 || fault == Fault::Slow {
         verdict.push_str(&format!(", {slow} closed as slow, {told_slow} with 3008"));
     }
     if *gone > 0 {

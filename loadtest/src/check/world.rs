@@ -161,10 +161,12 @@ fn setting(case: Case, secrets: &Secrets, source: &Source, data: PathBuf, folder
     };
     // Small enough to be slow within seconds.
     let queue = if case.fault == Fault::Slow { "160KiB" } else { "1MiB" };
+    // Who stands still answers no ping, and is to be closed for the other reason.
+    let (ping, pong) = if case.fault == Fault::Slow { (8, 7) } else { (4, 3) };
     let config = format!(
         "[server]\ndrain_timeout = \"2s\"\n\
          [client]\nuser_connection_limit = 0\nrecovery_max_publication_limit = {recovery}\n\
-         queue_max_size = \"{queue}\"\nping_interval = \"4s\"\npong_timeout = \"3s\"\n\
+         queue_max_size = \"{queue}\"\nping_interval = \"{ping}s\"\npong_timeout = \"{pong}s\"\n\
          stale_close_delay = \"60s\"\n\
          [channel]\nmax_publication_size = \"128KiB\"\n\
          [[channel.namespaces]]\nname = \"{NAMESPACE}\"\nhistory_size = {history}\nhistory_ttl = \"1h\"\n\

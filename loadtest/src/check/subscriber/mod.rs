@@ -67,6 +67,8 @@ pub struct Around {
     pub channels: Arc<Vec<Channel>>,
     /// How they behave.
     pub scenario: Scenario,
+    /// How many times longer than usual they stay.
+    pub legs: u32,
     /// What they may use.
     pub transports: Vec<Transport>,
     /// Where the run is.
@@ -168,7 +170,7 @@ impl Subscriber {
             for follow in &mut self.follows {
                 follow.history.push(Entry::Opened(transport));
             }
-            let until = Instant::now() + self.random.millis(LEG);
+            let until = Instant::now() + self.random.millis(LEG) * self.around.legs;
             // An error is a connection that broke: whoever it was, the next one goes on.
             let _ = match transport {
                 Transport::Poll => self.poll(until).await,

@@ -6,7 +6,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos fmt
+.PHONY: help run test check bench counts chaos fmt
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,10 @@ bench: ## measure the set of scenarios next to the floor; the report goes to tar
 	@$(CARGO) build --release --locked --workspace
 	@$(CARGO) run --quiet --release --locked -p loadtest -- set \
 		--json target/bench/report.json --html target/bench/report.html $(ARGS)
+
+counts: ## count the instructions of the pure parts, and compare them with those of the last time
+	@tests/services --install
+	@$(CARGO) bench --locked --quiet --bench counts
 
 chaos: ## check the promise under faults, on SQLite and PostgreSQL; some ten minutes
 	@$(CARGO) build --release --locked --workspace

@@ -28,8 +28,13 @@ pub struct Pollers {
 /// How often they ask.
 #[derive(Debug, Clone, Copy)]
 pub enum Pace {
-    /// Again as soon as there is an answer, with so many requests under way.
-    Saturating(usize),
+    /// Again as soon as there is an answer.
+    Saturating {
+        /// Requests under way on each connection.
+        under_way: usize,
+        /// Look for answers without ever sleeping.
+        spin: bool,
+    },
     /// At this interval. With `longest`, half as long again after each answer without news, up to it.
     Every {
         /// The interval.
@@ -134,7 +139,7 @@ impl Pollers {
         let count = members.len() as u32;
         for (index, member) in members.iter_mut().enumerate() {
             match pace {
-                Pace::Saturating(under_way) => member.ask(under_way, began)?,
+                Pace::Saturating { under_way, .. } => member.ask(under_way, began)?,
                 Pace::Every { interval, .. } => {
                     // Spread from the start, as pollers are that came at different times.
                     member.due = began + interval * index as u32 / count;
@@ -163,7 +168,9 @@ impl Pollers {
                     wake = wake.min(member.due);
                 }
             }
-            poll.poll(events, Some(wake.saturating_duration_since(now)))?;
+            let spins = matches!(pace, Pace::Saturating { spin: true, .. });
+            let patience = if spins { Duration::ZERO } else { wake.saturating_duration_since(now) };
+            poll.poll(events, Some(patience))?;
             let now = Instant::now();
             for event in events.iter() {
                 let Token(index) = event.token();
@@ -191,7 +198,7 @@ impl Pollers {
                     tally.unchanged += answered as u64;
                     tally.took = now - began;
                     match pace {
-                        Pace::Saturating(_) => {
+                        Pace::Saturating { .. } => {
                             member.ask(answered, now)?;
                             owing += answered;
                         }

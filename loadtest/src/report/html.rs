@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::number::{number, percent, ratio, spread};
-use super::{Cell, Latency, Report, Row, Section, Throughput, Warning, chart};
+use super::{Cell, Latency, Report, Section, Throughput, Warning, chart};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -36,24 +36,18 @@ pub fn page(report: &Report) -> String {
 /// The closing table.
 fn summary(report: &Report, out: &mut String) {
     out.push_str(
-        "<section><h2>In short</h2><div class=\"wide\"><table><thead><tr><th>scenario<th>figure<th>ours\
-         <th>floor<th>ratio<th>spread</tr></thead><tbody>",
+        "<section><h2>In short</h2><div class=\"wide\"><table><thead><tr><th><th class=\"n\">ours\
+         <th class=\"n\">floor<th class=\"n\">ratio<th class=\"n\">spread</tr></thead><tbody>",
     );
     for (index, section) in report.scenarios.iter().enumerate() {
         let link = format!("<a href=\"#s{index}\">{}</a>", escape(&section.title));
-        let rows: Vec<&Row> = section.figures.iter().filter(|row| row.compared).collect();
-        let marks = marks(section);
-        if rows.is_empty() {
-            let _ = write!(out, "<tr class=\"first\"><td>{link} {marks}<td><td><td><td><td>");
-        }
-        for (line, row) in rows.iter().enumerate() {
-            let first = if line == 0 { " class=\"first\"" } else { "" };
-            let name = if line == 0 { format!("{link} {marks}") } else { String::new() };
+        let _ = write!(out, "<tr class=\"first\"><td colspan=\"5\">{link} {}", marks(section));
+        for row in section.figures.iter().filter(|row| row.compared) {
             let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
             let ours = section.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
             let width = row.cell("gateway").and_then(Cell::width).map(percent);
             let ratio = row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median));
-            let _ = write!(out, "<tr{first}><td>{name}<td>{}", escape(&row.name));
+            let _ = write!(out, "<tr><td>{}", escape(&row.name));
             for cell in [ours, median("floor"), ratio, width] {
                 let _ = write!(out, "<td class=\"n\">{}", cell.unwrap_or_default());
             }
@@ -117,14 +111,22 @@ fn figures(section: &Section, out: &mut String) {
         );
         for side in &section.sides {
             let cell = row.cell(side).and_then(|cell| cell.spread).map(spread).unwrap_or_default();
-            let _ = write!(out, "<td class=\"n\">{cell}");
+            let _ = write!(out, "<td class=\"n\">{}", below(&cell));
         }
         for other in &others {
-            let _ =
-                write!(out, "<td class=\"n\">{}", row.ratio(other).copied().map(ratio).unwrap_or_default());
+            let cell = row.ratio(other).copied().map(ratio).unwrap_or_default();
+            let _ = write!(out, "<td class=\"n\">{}", below(&cell));
         }
     }
     out.push_str("</tbody></table></div>");
+}
+
+/// A median with its range, which goes below it where there is little room.
+fn below(cell: &str) -> String {
+    match cell.split_once(' ') {
+        Some((median, range)) => format!("{median} <span class=\"range\">{range}</span>"),
+        None => cell.to_owned(),
+    }
 }
 
 fn charts(section: &Section, out: &mut String) {

@@ -19,8 +19,18 @@ const SETTLING: Duration = Duration::from_secs(20);
 
 /// Connects and subscribes clients that then do nothing: memory of each, CPU of all.
 ///
-/// Memory is the server's resident set (VmRSS); kernel buffers of sockets are not in it.
+/// Memory is the server's resident set (VmRSS); kernel buffers of sockets are not in it. While CPU is
+/// measured the client never sleeps, if it has a core of its own: to wake it would be the server's work,
+/// as in fanout.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest idle
+  loadtest idle --connections 20000 --channels 100 --against gateway
+  loadtest idle --url http://127.0.0.1:8080 --pid 4242 --jwt-secret J
+
+Exit codes:
+  0  measured, and every connection stayed
+  1  one was closed, the run ended early, or --strict and a warning")]
 #[group(skip)]
 pub struct Options {
     /// Connections.
@@ -41,12 +51,21 @@ pub async fn run(options: Options) -> Result<()> {
     let Options { connections, channels, seconds, servers } = options;
     let title = format!("idle: {connections} connections, {channels} channel(s), {seconds} s a round");
     let (connections, channels) = (connections as usize, channels as usize);
-    let measure =
-        move |session: &Session| measure(session, connections, channels, Duration::from_secs(seconds));
+    let (idle, spin) = (Duration::from_secs(seconds), servers.has_cores()?);
+    let measure = move |session: &Session| measure(session, connections, channels, idle, spin);
     servers.run_with_peer(&title, connections + FIRST, measure).await
 }
 
-fn measure(session: &Session, connections: usize, channels: usize, idle: Duration) -> Result<Vec<Figure>> {
+fn measure(
+    session: &Session,
+    connections: usize,
+    channels: usize,
+    idle: Duration,
+    spin: bool,
+) -> Result<Vec<Figure>> {
+    if spin {
+        session.spin();
+    }
     let resident = || session.resident().context("the server's memory is not known: give its --pid");
     session.stage("connecting, and waiting until memory has settled", None);
     let mut swarm = session.swarm()?;
@@ -59,7 +78,7 @@ fn measure(session: &Session, connections: usize, channels: usize, idle: Duratio
 
     session.cpu_time().context("the server's process is not known, or gone")?;
     session.stage("idling", Some(idle));
-    let (_, cost) = session.measure(|| swarm.listen(idle))?;
+    let (_, cost) = session.measure(|| if spin { swarm.spin(idle) } else { swarm.listen(idle) })?;
     let cpu = cost.server_percent().context("the server is gone")?;
     let grown = after as f64 - before as f64;
     Ok(vec![

@@ -24,8 +24,17 @@ const SIZE: usize = 128;
 ///
 /// Every poller is a user of its own with a kept-alive connection, a cursor and If-None-Match, and
 /// asks again when it is answered. The gateway under test is started with a rate limit that is out of
-/// the way (limits.polls_per_minute). The floor compares a tag and answers from a can.
+/// the way (limits.polls_per_minute). The floor compares a tag and answers from a can. The client never
+/// sleeps, if it has a core of its own: to wake it would be the server's work, as in fanout.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest poll
+  loadtest poll --pollers 1000 --pipeline 4
+  loadtest poll --database postgres --against gateway
+
+Exit codes:
+  0  measured, and every poller had what there was, once
+  1  one had not, the run ended early, or --strict and a warning")]
 #[group(skip)]
 pub struct Options {
     /// Pollers, each with a connection.
@@ -48,7 +57,8 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<()> {
     let Options { pollers, pipeline, seconds, warmup, servers } = options;
     let title = format!("poll: {pollers} pollers, {pipeline} under way on each, {seconds} s a round");
-    let (pollers, pace) = (usize::from(pollers), Pace::Saturating(pipeline.into()));
+    let spin = servers.has_cores()?;
+    let (pollers, pace) = (usize::from(pollers), Pace::Saturating { under_way: pipeline.into(), spin });
     let [warmup, measured] = [warmup, seconds].map(Duration::from_secs);
     let measure = move |session: &Session| measure(session, pollers, pace, warmup, measured);
     servers.run(&title, pollers, measure).await
@@ -61,6 +71,10 @@ fn measure(
     warmup: Duration,
     measured: Duration,
 ) -> Result<Vec<Figure>> {
+    let spins = matches!(pace, Pace::Saturating { spin: true, .. });
+    if spins {
+        session.spin();
+    }
     publish(session, 0..BEFORE)?;
     let mut pollers = Pollers::open(session, count)?;
     let seen = pollers.catch_up()?;
@@ -84,7 +98,9 @@ fn measure(
         figures.push(figure("server CPU per poll, µs", used * 1e6 / polls));
         figures.push(aside("server CPU, %", percent));
     }
-    figures.push(aside("client CPU, %", cost.client_percent()));
+    if !spins {
+        figures.push(aside("client CPU, %", cost.client_percent()));
+    }
     figures.push(aside("latency p50, ms", percentile(&tally.latencies, 50)?));
     figures.push(aside("latency p99, ms", percentile(&tally.latencies, 99)?));
     Ok(figures)

@@ -99,6 +99,8 @@ impl Load {
         let mut longest = Duration::ZERO;
         for _ in 0..self.storms {
             let firsts = self.firsts(session);
+            // Signing is no pause of the server's: the schedule begins anew.
+            traffic.finish(&mut swarm)?;
             let (server_before, own_before) = (session.cpu_time(), process::cpu_time("self"));
             let storm = self.storm(&mut swarm, &mut traffic, firsts)?;
             took += storm;
@@ -148,6 +150,9 @@ impl Load {
         let began = Instant::now();
         for index in self.others..everyone {
             swarm.cut(index)?;
+            if index % self.window == 0 {
+                traffic.turn(swarm, Duration::ZERO, &mut expect_nothing)?;
+            }
         }
         let mut returning = (self.others..everyone).zip(firsts);
         let mut progress = (swarm.live(), began);

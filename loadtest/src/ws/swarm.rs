@@ -15,6 +15,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use super::dialect::{self, Dialect, Step};
 use super::frame::{self, Kind};
 use super::line::{self, Line, Reply};
+use crate::port;
 
 /// Tokens from here on belong to others.
 pub const FOREIGN: usize = 1 << 24;
@@ -204,8 +205,17 @@ impl Swarm {
         }
     }
 
+    /// The same without sleeping, so that nobody has to wake this side.
+    pub fn spin(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.follow(Duration::ZERO, &mut expect_nothing, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
     fn connect(&mut self, index: usize, first: First) -> Result<Member> {
-        let mut socket = TcpStream::connect(self.address)?;
+        let mut socket = port::connect(self.address, index)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.registry().register(&mut socket, Token(index), interest)?;
         self.coming += 1;

@@ -60,7 +60,7 @@ impl Connection {
         let principal = self.principal.clone();
         let mut subscriptions = Vec::with_capacity(admitted.len());
         for (channel, item) in admitted {
-            let claim = principal.subs.get(&channel).cloned().unwrap_or_default();
+            let claim = principal.sub_claim(&channel).cloned().unwrap_or_default();
             let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
             let (since, delta) = asked.remove(&channel).unwrap_or_default();
             let wishes = Wishes { delta, ..Wishes::default() };

@@ -17,6 +17,7 @@ use super::{Keys, TokenError};
 use crate::domain::access::{Capability, Overrides, Principal, Rights, Scopes, SubClaim};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
+use crate::domain::frozen::FrozenSet;
 use crate::domain::pattern::ChannelPattern;
 
 /// Base64 with or without padding.
@@ -63,8 +64,8 @@ struct Common {
 struct Connection<'a> {
     #[serde(default, deserialize_with = "present")]
     channel: Option<IgnoredAny>,
-    orgs: Option<BTreeSet<String>>,
-    repos: Option<BTreeSet<String>>,
+    orgs: Option<FrozenSet<String>>,
+    repos: Option<FrozenSet<String>>,
     scope: Option<Words>,
     caps: Option<Vec<Cap>>,
     channels: Option<BTreeSet<ChannelName>>,
@@ -132,12 +133,11 @@ pub(super) fn connection(json: &[u8], keys: &Keys, now: Option<Time>) -> Result<
     if claims.channel.is_some() {
         return Err(TokenError::Invalid);
     }
-    let mut subs = BTreeMap::new();
-    for (channel, sub) in claims.subs.unwrap_or_default() {
-        subs.insert(channel, sub.into_claim()?);
-    }
-    let mut channels = claims.channels.unwrap_or_default();
-    channels.extend(subs.keys().cloned());
+    let subs = claims.subs.unwrap_or_default().into_iter();
+    let subs: Box<[_]> =
+        subs.map(|(channel, sub)| Ok((channel, sub.into_claim()?))).collect::<Result<_, TokenError>>()?;
+    let channels = claims.channels.unwrap_or_default().into_iter();
+    let channels = channels.chain(subs.iter().map(|(channel, _)| channel.clone())).collect();
     let info = json_or_base64(claims.info, claims.b64info)?;
     let meta = one_line(claims.meta);
     if meta.as_ref().is_some_and(|meta| !meta.starts_with('{')) {
@@ -155,7 +155,7 @@ pub(super) fn connection(json: &[u8], keys: &Keys, now: Option<Time>) -> Result<
         expires_at,
         info,
         meta,
-        jti: common.jti,
+        jti: common.jti.map(String::into_boxed_str),
     })
 }
 

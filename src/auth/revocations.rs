@@ -48,7 +48,7 @@ impl Revocations {
         }
         let holds =
             |subject: &Subject| list.get(subject).is_some_and(|until| until.is_none_or(|until| now < until));
-        if principal.jti.clone().is_some_and(|jti| holds(&Subject::Token(jti))) {
+        if principal.jti.as_deref().is_some_and(|jti| holds(&Subject::Token(jti.to_owned()))) {
             return Err(Revoked::Token);
         }
         if !principal.user.is_empty() && holds(&Subject::User(principal.user.clone())) {

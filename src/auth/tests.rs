@@ -212,7 +212,7 @@ fn the_claims_become_a_principal() {
     assert_eq!(who.meta.as_deref(), Some(r#"{"plan":"a"}"#));
     let named: Vec<&str> = who.channels.iter().map(ChannelName::as_str).collect();
     assert_eq!(named, ["#42", "news", "repo:acme/api"]);
-    let sub = &who.subs["#42"];
+    let sub = who.sub_claim(&ChannelName::parse("#42").unwrap()).unwrap();
     assert_eq!((sub.info.as_deref(), sub.data.as_deref()), (Some(r#"{"a":1}"#), Some(r#"{"b":2}"#)));
     assert_eq!((sub.overrides.presence, sub.overrides.join_leave), (Some(true), None));
     assert_eq!(who.caps.len(), 2);

@@ -95,7 +95,7 @@ impl Client {
             user: self.principal.user.clone(),
             transport: self.transport,
             since: time_of(id),
-            jti: self.principal.jti.clone(),
+            jti: self.principal.jti.as_deref().map(str::to_owned),
         }
     }
 }
@@ -162,7 +162,7 @@ impl Target {
             }
             // Ids grow with time.
             Self::Older { user, than } => principal.is_user(user) && id < *than,
-            Self::Token(jti) => principal.jti.as_ref() == Some(jti),
+            Self::Token(jti) => principal.jti.as_deref() == Some(jti),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Connection {
         let principal = self.principal.clone();
         let mut subscriptions = Vec::with_capacity(admitted.len());
         for (channel, item) in admitted {
-            let claim = principal.subs.get(&channel).cloned().unwrap_or_default();
+            let claim = principal.sub_claim(&channel).cloned().unwrap_or_default();
             let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
             let (since, delta) = asked.remove(&channel).unwrap_or_default();
             let wishes = Wishes { delta, ..Wishes::default() };
@@ -150,15 +150,17 @@ impl Connection {
     pub(super) fn connect_joined(
         &mut self,
         mut connecting: Connecting,
-        channel: &ChannelName,
+        channel: ChannelName,
         joined: Option<Joined>,
         now: Moment,
         effects: &mut Vec<Effect>,
     ) -> Option<Pending> {
         let awaited = |(wanted, answer): &&mut (Wanted, Answer)| {
-            wanted.channel == *channel && matches!(answer, Answer::Awaited)
+            wanted.channel == channel && matches!(answer, Answer::Awaited)
         };
-        if let Some((_, answer)) = connecting.subscriptions.iter_mut().find(awaited) {
+        if let Some((wanted, answer)) = connecting.subscriptions.iter_mut().find(awaited) {
+            // The same name, but one text for all who have it.
+            wanted.channel = channel;
             *answer = joined.map_or(Answer::Out, Answer::In);
         }
         self.connect_going_on(connecting, now, effects)

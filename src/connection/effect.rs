@@ -9,7 +9,7 @@ use crate::domain::access::KnownItem;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::Position;
-use crate::hub::presence::Member;
+use crate::hub::presence::{Attendance, Member};
 use crate::protocol::code::Disconnect;
 use crate::protocol::filter::Filter;
 
@@ -56,10 +56,8 @@ pub struct Join {
     /// Whether the server watches the order for the client: a loss then ends the subscription
     /// instead of passing in silence.
     pub positioned: bool,
-    /// ClientInfo as JSON, if others may see who is here.
-    pub presence: Option<Arc<str>>,
-    /// ClientInfo as JSON, if coming and leaving is told to others.
-    pub announced: Option<Arc<str>>,
+    /// How the client is seen by others, if at all.
+    pub attendance: Option<Attendance>,
     /// Whether coming and leaving of others is told to this client.
     pub hears_others: bool,
     /// Whether data comes as differences.

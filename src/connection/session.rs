@@ -20,10 +20,11 @@ use super::subscriptions::Subscriptions;
 use super::users::OpenConnection;
 use crate::domain::access::{Action, Denied, Facts, KnownItem, Principal, may};
 use crate::domain::channel::ChannelName;
+use crate::hub::presence::client_info;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, UnsubscribeCode};
 use crate::protocol::command::{BadFrame, Command, Method};
 use crate::protocol::push::{OnChannel, Push};
-use crate::protocol::reply::{ClientInfo, Reply};
+use crate::protocol::reply::Reply;
 use crate::telemetry::Code;
 
 /// The version that replies name.
@@ -112,12 +113,12 @@ impl Connection {
                 None
             }
             (Pending::Connect(connecting), Outcome::Joined(channel, joined)) => {
-                self.connect_joined(connecting, &channel, joined, now, effects)
+                self.connect_joined(connecting, channel, joined, now, effects)
             }
             (Pending::Subscribe { id, wanted }, Outcome::Joined(channel, joined))
                 if wanted.channel == channel =>
             {
-                self.subscribe_joined(id, wanted, joined, now, effects);
+                self.subscribe_joined(id, wanted, channel, joined, now, effects);
                 None
             }
             (Pending::Admit { wanted }, Outcome::Joined(channel, joined)) if wanted.channel == channel => {
@@ -337,9 +338,7 @@ impl Connection {
 
     /// What others see of this client on a channel, as JSON.
     pub(super) fn client_info(&self, chan_info: Option<&str>) -> Arc<str> {
-        let client = self.id.to_string();
-        let conn_info = self.principal.info.as_deref();
-        ClientInfo { user: self.user(), client: &client, conn_info, chan_info }.to_json().into()
+        client_info(self.id, &self.principal, chan_info)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::auth::SubscriptionToken;
 use crate::domain::access::{Action, SubClaim};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
+use crate::hub::presence::Attendance;
 use crate::protocol::code::{ErrorCode, Refusal, TokenUse, UnsubscribeCode};
 use crate::protocol::command::{Subscribe, Unsubscribe};
 use crate::protocol::filter::Filter;
@@ -193,14 +194,19 @@ impl Connection {
             Some(options) => Qualities::configured(options, claim.overrides, &wishes),
             None => Qualities::BUILT_IN,
         };
-        let shown = qualities.presence || qualities.announced;
-        let info = shown.then(|| self.client_info(claim.info.as_deref()));
+        let seen = qualities.presence || qualities.announced;
+        let attendance = seen.then(|| Attendance {
+            client: self.id,
+            principal: self.principal.clone(),
+            chan_info: claim.info.clone(),
+            listed: qualities.presence,
+            announced: qualities.announced,
+        });
         let join = Join {
             channel: channel.clone(),
             recover: since.filter(|_| qualities.recoverable),
             positioned: qualities.positioned,
-            presence: info.clone().filter(|_| qualities.presence),
-            announced: info.filter(|_| qualities.announced),
+            attendance,
             hears_others: qualities.hears_others,
             delta: qualities.delta,
             filter: wishes.filter.clone(),
@@ -224,7 +230,8 @@ impl Connection {
     pub(super) fn subscribe_joined(
         &mut self,
         id: u32,
-        wanted: Wanted,
+        mut wanted: Wanted,
+        channel: ChannelName,
         joined: Option<Joined>,
         now: Moment,
         effects: &mut Vec<Effect>,
@@ -232,6 +239,8 @@ impl Connection {
         let Some(mut joined) = joined else {
             return self.refuse(id, ErrorCode::Internal.into(), effects);
         };
+        // The same name, but one text for all who have it.
+        wanted.channel = channel;
         if wanted.wants_112 && joined.replay == Replay::Lost {
             effects.push(Effect::Leave(wanted.channel));
             return self.refuse(id, ErrorCode::UnrecoverablePosition.into(), effects);

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex};
 /// How many connections each user has open.
 #[derive(Clone)]
 pub struct UserConnections {
-    open: Arc<Mutex<HashMap<String, u32>>>,
+    open: Arc<Mutex<Open>>,
     limit: u32,
 }
 
+type Open = HashMap<Arc<str>, u32>;
+
 /// One open connection; counted until dropped.
 pub struct OpenConnection {
-    connections: UserConnections,
-    user: String,
+    open: Arc<Mutex<Open>>,
+    /// `None`: nobody, who is not counted.
+    user: Option<Arc<str>>,
 }
 
 impl UserConnections {
@@ -24,28 +27,30 @@ impl UserConnections {
 
     /// Counts one more of `user`; `None` when that is too many. Anonymous users (`""`) are exempt.
     pub fn open(&self, user: &str) -> Option<OpenConnection> {
-        if !user.is_empty() {
+        let user = if user.is_empty() {
+            None
+        } else {
             let mut open = self.open.lock().expect("nobody panics while counting");
-            let count = open.entry(user.to_owned()).or_default();
+            let user = open.get_key_value(user).map_or_else(|| user.into(), |(known, _)| known.clone());
+            let count = open.entry(user.clone()).or_default();
             if self.limit > 0 && *count >= self.limit {
                 return None;
             }
             *count += 1;
-        }
-        Some(OpenConnection { connections: self.clone(), user: user.to_owned() })
+            Some(user)
+        };
+        Some(OpenConnection { open: self.open.clone(), user })
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        if self.user.is_empty() {
-            return;
-        }
-        let mut open = self.connections.open.lock().expect("nobody panics while counting");
-        if let Some(count) = open.get_mut(&self.user) {
+        let Some(user) = &self.user else { return };
+        let mut open = self.open.lock().expect("nobody panics while counting");
+        if let Some(count) = open.get_mut(user) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.user);
+                open.remove(user);
             }
         }
     }

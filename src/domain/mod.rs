@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod directive;
 pub mod event;
 pub mod facts;
+pub mod frozen;
 pub mod gcra;
 pub mod options;
 pub mod pattern;

@@ -2,12 +2,12 @@
 //! about channels, which is `access`; reads no token, which is `auth`. Anonymous is the user
 //! with the empty id, and nobody is ever equal to it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::access::Action;
 use super::channel::{ChannelKind, ChannelName};
 use super::event::Time;
+use super::frozen::FrozenSet;
 use super::pattern::ChannelPattern;
 
 /// Who is asking, as a verified token (or a session) says it. The default is an anonymous user
@@ -17,17 +17,17 @@ pub struct Principal {
     /// The user's id; empty for anonymous.
     pub user: String,
     /// Accounts whose repositories may all be seen.
-    pub orgs: BTreeSet<String>,
+    pub orgs: FrozenSet<String>,
     /// Single repositories that may be seen, as `owner/name`.
-    pub repos: BTreeSet<String>,
+    pub repos: FrozenSet<String>,
     /// What may be done over HTTP.
     pub scopes: Scopes,
     /// Rights on channels by pattern.
-    pub caps: Vec<Capability>,
+    pub caps: Box<[Capability]>,
     /// Channels of the claims `channels` and `subs`: the connection is subscribed to them.
-    pub channels: BTreeSet<ChannelName>,
+    pub channels: FrozenSet<ChannelName>,
     /// What the claim `subs` says about some of `channels`.
-    pub subs: BTreeMap<ChannelName, SubClaim>,
+    pub subs: Box<[(ChannelName, SubClaim)]>,
     /// When the connection ends; `None` is never.
     pub expires_at: Option<Time>,
     /// Shown to others as `conn_info`: one JSON value without raw line feeds.
@@ -35,7 +35,7 @@ pub struct Principal {
     /// Kept on the server, never shown to clients: one JSON value without raw line feeds.
     pub meta: Option<Arc<str>>,
     /// The token's own id.
-    pub jti: Option<String>,
+    pub jti: Option<Box<str>>,
 }
 
 /// What may be done over HTTP. Reading what one may see is implied.
@@ -118,6 +118,11 @@ impl Principal {
         let channel = ChannelName::parse(&text).ok()?;
         let own = matches!(channel.kind(), ChannelKind::Personal { user, .. } if self.is_user(user));
         own.then_some(channel)
+    }
+
+    /// What the claim `subs` says about `channel`.
+    pub fn sub_claim(&self, channel: &ChannelName) -> Option<&SubClaim> {
+        self.subs.iter().find(|(name, _)| name == channel).map(|(_, claim)| claim)
     }
 
     /// Whether a capability names this right and this channel. The rule, not this, decides.

@@ -13,7 +13,7 @@ use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, h1};
 use actix_rt::net::TcpStream;
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
-use bytes::Bytes;
+use bytes::BytesMut;
 use bytestring::ByteString;
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
@@ -77,7 +77,7 @@ pub async fn upgrade(
     drop(request);
     let parts = framed.into_parts();
     // A copy, because the dispatcher's buffer is large and would live as long as the socket.
-    let first = Bytes::copy_from_slice(&parts.read_buf);
+    let first = BytesMut::from(&parts.read_buf[..]);
     actix_rt::spawn(sockets.carry(parts.io, first, client, held));
     Ok(())
 }

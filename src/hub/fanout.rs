@@ -120,7 +120,7 @@ impl Fanout {
                     route.entries.iter().for_each(|entry| entry.take_movement(movement));
                 }
                 Parcel::Who(_, answer) => {
-                    let members = route.entries.iter().filter_map(|entry| entry.member()).cloned();
+                    let members = route.entries.iter().filter_map(|entry| entry.member());
                     // It has room for everybody who is asked.
                     let _ = answer.try_send(members.collect());
                 }
@@ -148,14 +148,17 @@ impl Fanout {
         framing: Framing,
         visitor: Visitor,
     ) -> Result<(Subscription, Option<Position>), CannotFollow> {
-        let tally = self.tally.clone();
-        let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor, tally));
-        let reached = {
+        let (entry, reached) = {
             let mut routes = self.routes.borrow_mut();
-            let route = routes.entry(channel.clone()).or_default();
+            // One text of the name for all who follow it here.
+            let channel = routes.get_key_value(&channel).map_or(channel, |(known, _)| known.clone());
+            let tally = self.tally.clone();
+            let entry = Rc::new(Entry::new(channel.clone(), outbox, framing, visitor, tally));
+            let route = routes.entry(channel).or_default();
             route.entries.push(entry.clone());
-            route.reached.clone()
+            (entry, route.reached.clone())
         };
+        let channel = entry.channel.clone();
         self.tally.metrics.subscriptions.inc();
         let subscription = Subscription { fanout: self.clone(), entry };
         let position = match reached {

@@ -9,7 +9,7 @@
 
 mod socket;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -92,18 +92,22 @@ pub struct Outbox {
     way: Way,
     limit: usize,
     keeper: OnceCell<Box<dyn Keeper>>,
-    inner: RefCell<Inner>,
+    state: Cell<State>,
+    /// On a socket nearly always nothing.
+    backlog: RefCell<Option<Box<Backlog>>>,
 }
 
-struct Inner {
+/// What waits, and who waits for it.
+#[derive(Default)]
+struct Backlog {
     queue: VecDeque<Piece>,
     bytes: usize,
     /// Those among `bytes` that are not a replay's: the limit is for them.
     live: usize,
-    state: State,
     reader: Option<Waker>,
     room: Vec<Waker>,
-    progress: Instant,
+    /// Since when the reader has taken nothing; `None` if nothing waited yet.
+    progress: Option<Instant>,
     /// A task empties the queue into the socket.
     writing: bool,
     /// Part of the first piece is on the socket: without the rest the frame would be broken.
@@ -137,19 +141,13 @@ impl Outbox {
     }
 
     fn with(limit: usize, way: Way) -> Self {
-        let inner = Inner {
-            queue: VecDeque::new(),
-            bytes: 0,
-            live: 0,
-            state: State::Open,
-            reader: None,
-            room: Vec::new(),
-            progress: Instant::now(),
-            writing: false,
-            half: false,
-        };
         let clear = Cell::new(matches!(way, Way::Socket(..)));
-        Self { clear, way, limit, keeper: OnceCell::new(), inner: RefCell::new(inner) }
+        let state = Cell::new(State::Open);
+        Self { clear, way, limit, keeper: OnceCell::new(), state, backlog: RefCell::default() }
+    }
+
+    fn backlog(&self) -> RefMut<'_, Backlog> {
+        RefMut::map(self.backlog.borrow_mut(), |backlog| &mut **backlog.get_or_insert_default())
     }
 
     /// Says who keeps the connection; once, before anything is pushed that can fail.
@@ -230,21 +228,21 @@ impl Outbox {
     }
 
     fn queue(self: &Rc<Self>, piece: Piece) -> Result<(), Refused> {
-        let mut inner = self.inner.borrow_mut();
-        if inner.state != State::Open {
+        if self.is_over() {
             return Err(Refused::Closed);
         }
+        let mut backlog = self.backlog();
         if let Way::Socket(_, options) = &self.way {
-            return self.write_later(inner, piece, options);
+            return self.write_later(backlog, piece, options);
         }
-        if inner.overflows(&piece, self.limit) {
-            drop(inner);
+        if backlog.overflows(&piece, self.limit) {
+            drop(backlog);
             self.abort();
             self.tell_ended(Ended::Slow);
             return Err(Refused::Overflow);
         }
-        inner.add(piece);
-        if let Some(reader) = inner.reader.take() {
+        backlog.add(piece);
+        if let Some(reader) = backlog.reader.take() {
             reader.wake();
         }
         Ok(())
@@ -258,12 +256,12 @@ impl Outbox {
         if let Way::Socket(wire, _) = &self.way {
             return self.write_last(wire, bytes);
         }
-        let mut inner = self.inner.borrow_mut();
+        let mut backlog = self.backlog();
         if !bytes.is_empty() {
-            inner.add(Piece { bytes, accepted: None, live: true });
+            backlog.add(Piece { bytes, accepted: None, live: true });
         }
-        inner.state = State::Ending;
-        inner.wake_all();
+        self.state.set(State::Ending);
+        backlog.wake_all();
     }
 
     /// How much may wait for the reader.
@@ -274,12 +272,16 @@ impl Outbox {
     /// Ends at once and drops what is queued.
     pub fn close(&self) {
         self.clear.set(false);
-        self.inner.borrow_mut().close();
+        self.state.set(State::Closed);
+        let backlog = self.backlog.take();
+        if let Some(mut backlog) = backlog {
+            backlog.wake_all();
+        }
     }
 
     /// Cuts the connection, unless all that was queued is on its way.
     pub fn give_up(&self) {
-        if self.inner.borrow().state != State::Closed {
+        if self.state.get() != State::Closed {
             self.abort();
         }
     }
@@ -300,26 +302,27 @@ impl Outbox {
 
     /// Whether nothing can be pushed any more.
     pub fn is_over(&self) -> bool {
-        self.inner.borrow().state != State::Open
+        self.state.get() != State::Open
     }
 
     /// For how long the reader has taken nothing although something waits for it.
     pub fn stalled_for(&self) -> Option<Duration> {
-        let inner = self.inner.borrow();
-        (!inner.queue.is_empty()).then(|| inner.progress.elapsed())
+        let backlog = self.backlog.borrow();
+        backlog.as_deref().filter(|backlog| !backlog.queue.is_empty()).map(Backlog::stalled_for)
     }
 
     /// Waits until at most half of the limit is in use, or the outbox is over: how a replay keeps
     /// to its reader's pace.
     pub async fn room(&self) {
         std::future::poll_fn(|cx| {
-            let mut inner = self.inner.borrow_mut();
-            if inner.state != State::Open || inner.bytes <= self.limit / 2 {
-                return Poll::Ready(());
-            }
+            let mut backlog = self.backlog.borrow_mut();
+            let backlog = match backlog.as_deref_mut() {
+                Some(backlog) if !self.is_over() && backlog.bytes > self.limit / 2 => backlog,
+                _ => return Poll::Ready(()),
+            };
             // A stream of several channels has a replay for each.
-            if !inner.room.iter().any(|waker| waker.will_wake(cx.waker())) {
-                inner.room.push(cx.waker().clone());
+            if !backlog.room.iter().any(|waker| waker.will_wake(cx.waker())) {
+                backlog.room.push(cx.waker().clone());
             }
             Poll::Pending
         })
@@ -328,41 +331,41 @@ impl Outbox {
 
     /// The next piece for the reader, merged up to 64 KiB; `None` at the end.
     pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Taken>> {
-        let mut inner = self.inner.borrow_mut();
-        let Some(Piece { bytes: mut piece, mut accepted, .. }) = inner.take() else {
-            if inner.state == State::Open {
-                inner.reader = Some(cx.waker().clone());
+        let mut backlog = self.backlog();
+        let Some(Piece { bytes: mut piece, mut accepted, .. }) = backlog.take() else {
+            if self.state.get() == State::Open {
+                backlog.reader = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            inner.state = State::Closed;
+            self.state.set(State::Closed);
             return Poll::Ready(None);
         };
-        let fits = |inner: &Inner, length| {
-            inner.queue.front().is_some_and(|next| length + next.bytes.len() <= MERGE)
+        let fits = |backlog: &Backlog, length| {
+            backlog.queue.front().is_some_and(|next| length + next.bytes.len() <= MERGE)
         };
-        if fits(&inner, piece.len()) {
+        if fits(&backlog, piece.len()) {
             let mut merged = BytesMut::from(&piece[..]);
-            while fits(&inner, merged.len())
-                && let Some(next) = inner.take()
+            while fits(&backlog, merged.len())
+                && let Some(next) = backlog.take()
             {
                 merged.extend_from_slice(&next.bytes);
                 accepted = accepted.into_iter().chain(next.accepted).min();
             }
             piece = merged.freeze();
         }
-        inner.progress = Instant::now();
-        if inner.bytes <= self.limit / 2 {
-            inner.room.drain(..).for_each(Waker::wake);
+        backlog.progress = Some(Instant::now());
+        if backlog.bytes <= self.limit / 2 {
+            backlog.room.drain(..).for_each(Waker::wake);
         }
         Poll::Ready(Some(Taken { bytes: piece, accepted }))
     }
 }
 
-impl Inner {
+impl Backlog {
     fn add(&mut self, piece: Piece) {
         // Before this nobody was waited for, so the reader's time begins now.
         if self.queue.is_empty() {
-            self.progress = Instant::now();
+            self.progress = Some(Instant::now());
         }
         self.bytes += piece.bytes.len();
         self.live += if piece.live { piece.bytes.len() } else { 0 };
@@ -381,12 +384,8 @@ impl Inner {
         Some(piece)
     }
 
-    fn close(&mut self) {
-        self.state = State::Closed;
-        self.queue = VecDeque::new();
-        self.bytes = 0;
-        self.live = 0;
-        self.wake_all();
+    fn stalled_for(&self) -> Duration {
+        self.progress.map(|since| since.elapsed()).unwrap_or_default()
     }
 
     fn wake_all(&mut self) {

@@ -2,9 +2,13 @@
 //! so that coming and leaving costs no other thread anything; the channel actor asks them all.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use uuid::Uuid;
+
+use crate::domain::principal::Principal;
+use crate::protocol::reply::ClientInfo;
 
 /// Somebody on a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +28,37 @@ pub fn counts(members: &[Member]) -> (u32, u32) {
     (number(members.len()), number(users.len()))
 }
 
-/// How somebody is on a channel.
+/// ClientInfo as JSON: what others see of a client. `chan_info` comes from its subscription.
+pub fn client_info(client: Uuid, principal: &Principal, chan_info: Option<&str>) -> Arc<str> {
+    let (user, conn_info) = (&principal.user, principal.info.as_deref());
+    ClientInfo { user, client: &client.to_string(), conn_info, chan_info }.to_json().into()
+}
+
+/// How somebody is on a channel. What others see is made when they look: most never do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attendance {
-    /// Who.
-    pub member: Member,
+    /// The connection's id.
+    pub client: Uuid,
+    /// Who it was when it came.
+    pub principal: Rc<Principal>,
+    /// Shown as `chan_info`.
+    pub chan_info: Option<Arc<str>>,
     /// Whether others may ask who is here and find them.
     pub listed: bool,
     /// Whether their coming and leaving is told.
     pub announced: bool,
+}
+
+impl Attendance {
+    /// What others see.
+    pub fn info(&self) -> Arc<str> {
+        client_info(self.client, &self.principal, self.chan_info.as_deref())
+    }
+
+    /// Who it is.
+    pub fn member(&self) -> Member {
+        Member { client: self.client, user: self.principal.user.as_str().into(), info: self.info() }
+    }
 }
 
 /// Somebody came or left, as it is told to others.

@@ -177,14 +177,15 @@ impl Store {
                 self.within(threads.run(Side::Read, move |conn| at_once(work(conn)))).await
             }
             Backend::Pg(pool) => {
-                self.within(async {
+                // On the heap: whoever awaits a read on SQLite would carry the memory for it as well.
+                self.within(Box::pin(async {
                     let mut conn = Conn::Pg(pool.lend().await?);
                     let done = work(&mut conn).await;
                     if !matches!(done, Err(StoreError::Unavailable(_))) {
                         finish(&mut conn);
                     }
                     done
-                })
+                }))
                 .await
             }
         }
@@ -236,13 +237,13 @@ impl Store {
                 self.within(threads.run(Side::Write, job)).await
             }
             Backend::Pg(pool) => {
-                self.within(async {
+                self.within(Box::pin(async {
                     let mut conn = Conn::Pg(pool.lend().await?);
                     // As on SQLite's threads, work that panics ends its connection and nothing else.
                     let done =
                         AssertUnwindSafe(vital::guest(transaction(&mut conn, work))).catch_unwind().await;
                     done.unwrap_or_else(|_| Err(StoreError::Unavailable("the work panicked".into())))
-                })
+                }))
                 .await
             }
         }

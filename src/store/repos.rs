@@ -1,7 +1,7 @@
 //! Repositories: what GitHub last said about each. Their ids follow from GitHub's numbers, so a
 //! unit of work knows them without asking.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
@@ -14,6 +14,7 @@ use super::schema::repos as table;
 use super::types::{Id, Ts};
 use crate::domain::event::Time;
 use crate::domain::facts::RepoFacts;
+use crate::domain::frozen::FrozenSet;
 
 /// A repository as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,9 +162,9 @@ pub struct Visible {
     /// All of them.
     pub all: bool,
     /// Those of these owners.
-    pub owners: BTreeSet<String>,
+    pub owners: FrozenSet<String>,
     /// These, as `owner/name`.
-    pub repos: BTreeSet<String>,
+    pub repos: FrozenSet<String>,
 }
 
 /// What a list is narrowed to.

@@ -141,8 +141,7 @@ impl Carried {
         &self,
         join: Join,
     ) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
-        let client = (self.session.id(), self.session.user().into());
-        work::join_channel(self.all.clone(), (self.outbox.clone(), self.framing.clone()), client, join)
+        work::join_channel(self.all.clone(), (self.outbox.clone(), self.framing.clone()), join)
     }
 
     pub(super) fn joined(&mut self, (channel, found): (ChannelName, Option<(Follow, Joined)>)) -> Outcome {

@@ -2,9 +2,6 @@
 //! read. Each ends with an outcome whatever happens; the store's deadlines see to that.
 
 use std::rc::Rc;
-use std::sync::Arc;
-
-use uuid::Uuid;
 
 use super::websocket::Sockets;
 use crate::connection::Connection;
@@ -16,7 +13,6 @@ use crate::domain::event::NewEvent;
 use crate::domain::options::ChannelOptions;
 use crate::hub::fanout::{Framing, Subscription, Tailor, Visitor};
 use crate::hub::outbox::Outbox;
-use crate::hub::presence::{Attendance, Member};
 use crate::protocol::code::DisconnectCode;
 use crate::publish::{Publisher, UnitOfWork};
 use crate::store::{Store, history, items};
@@ -52,16 +48,9 @@ pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName,
 pub(super) async fn join_channel(
     all: Rc<Sockets>,
     (outbox, framing): (Rc<Outbox>, Framing),
-    (client, user): (Uuid, Arc<str>),
     join: Join,
 ) -> (ChannelName, Option<(Follow, Joined)>) {
-    let Join { channel, recover, positioned, presence, announced, hears_others, delta, filter } = join;
-    let (listed, told) = (presence.is_some(), announced.is_some());
-    let attendance = presence.or(announced).map(|info| Attendance {
-        member: Member { client, user, info },
-        listed,
-        announced: told,
-    });
+    let Join { channel, recover, positioned, attendance, hears_others, delta, filter } = join;
     let visitor = Visitor { attendance, hears_others, tailor: Tailor::of(delta, filter) };
     let (kept, cache) = {
         let namespaces = all.rules.namespaces.load();
@@ -76,6 +65,7 @@ pub(super) async fn join_channel(
             return (channel, None);
         }
     };
+    let channel = subscription.entry().channel().clone();
     let replay = match (recover, kept) {
         (None, _) => Replay::NotAsked,
         (Some(_), None) => Replay::Lost,

@@ -173,7 +173,8 @@ fn all_subscriptions_of_the_token_begin_before_the_reply() {
     let info = format!(
         r#"{{"user":"42","client":"{CLIENT}","conn_info":{{"name":"Ana"}},"chan_info":{{"seat":1}}}}"#
     );
-    assert_eq!((joins[3].presence.as_deref(), joins[3].announced.as_deref()), (Some(info.as_str()), None));
+    let seen = joins[3].attendance.as_ref().unwrap();
+    assert_eq!((&*seen.info(), seen.listed, seen.announced), (info.as_str(), true, false));
     client.joined("kept:a", fresh()).joined("lobby:c", unkept()).joined("chat:b", unkept());
     assert!(client.take().is_empty());
     client.frame("{}").joined("#42", unkept());

@@ -97,8 +97,8 @@ fn a_token_admits_where_the_rule_does_not_and_says_more() {
     let (join, reply) = client.subscribe_with("shut:a", json!({"token": token(claims)}), unkept());
     assert_eq!(reply, json!({"expires": true, "ttl": 90, "data": {"x": [1]}}));
     let info = format!(r#"{{"user":"42","client":"{CLIENT}","conn_info":"Ana","chan_info":{{"seat":1}}}}"#);
-    assert_eq!(join.presence.as_deref(), Some(info.as_str()));
-    assert_eq!(join.announced.as_deref(), Some(info.as_str()));
+    let seen = join.attendance.unwrap();
+    assert_eq!((&*seen.info(), seen.listed, seen.announced), (info.as_str(), true, true));
     for name in ["$chat:a", "repo:acme/api", "org:acme"] {
         let sub_token = token(json!({"sub": "42", "channel": name}));
         let (_, reply) = client.subscribe_with(name, json!({"token": sub_token}), unkept());
@@ -109,7 +109,10 @@ fn a_token_admits_where_the_rule_does_not_and_says_more() {
 #[test]
 fn namespaces_and_wishes_decide_the_qualities() {
     type Qualities = fn(&Join) -> (bool, bool, bool);
-    let ours: Qualities = |join| (join.presence.is_some(), join.announced.is_some(), join.hears_others);
+    let ours: Qualities = |join| {
+        let seen = join.attendance.as_ref();
+        (seen.is_some_and(|seen| seen.listed), seen.is_some_and(|seen| seen.announced), join.hears_others)
+    };
     for (name, wishes, (recoverable, positioned), social) in [
         ("chat:a", json!({"recoverable": true, "positioned": true}), (false, false), (false, false, false)),
         ("kept:a", json!({}), (true, true), (false, false, false)),

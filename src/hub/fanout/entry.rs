@@ -36,7 +36,7 @@ pub struct Entry {
     tailor: Option<Box<Tailor>>,
     pub(super) channel: ChannelName,
     /// How it is seen, if at all.
-    attendance: Option<Box<Attendance>>,
+    attendance: Option<Attendance>,
     /// Whether its client is told who comes and leaves.
     hears_others: bool,
 }
@@ -93,7 +93,7 @@ impl Tally {
 
 pub(super) enum State {
     /// Events wait here until the connection has caught up.
-    Hold(Hold),
+    Hold(Box<Hold>),
     /// Everything up to the position was pushed; `None` where nothing is kept.
     Live(Option<Position>),
     /// The subscription is over: nothing is pushed any more.
@@ -160,20 +160,19 @@ impl Entry {
         Visitor { attendance, hears_others, tailor }: Visitor,
         tally: Rc<Tally>,
     ) -> Self {
-        let state = RefCell::new(State::Hold(Hold::default()));
-        let attendance = attendance.map(Box::new);
+        let state = RefCell::new(State::Hold(Box::default()));
         Self { channel, outbox, framing, tailor, state, attendance, hears_others, tally }
     }
 
     /// Who it is, if others may ask who is on the channel and find it.
-    pub(super) fn member(&self) -> Option<&Member> {
-        self.attendance.as_ref().filter(|seen| seen.listed).map(|seen| &seen.member)
+    pub(super) fn member(&self) -> Option<Member> {
+        self.attendance.as_ref().filter(|seen| seen.listed).map(Attendance::member)
     }
 
     /// What others are told when it comes or leaves, if they are.
     pub(super) fn movement(&self, came: bool) -> Option<Movement> {
         let announced = self.attendance.as_ref().filter(|seen| seen.announced)?;
-        Some(Movement { came, info: announced.member.info.clone() })
+        Some(Movement { came, info: announced.info() })
     }
 
     /// The channel.
@@ -211,7 +210,7 @@ impl Entry {
     /// entry stays on hold, and [`Entry::resume_position`] says from where to read on.
     pub fn release(&self, position: Option<Position>) -> Release {
         let hold = match &mut *self.state.borrow_mut() {
-            State::Hold(hold) => std::mem::take(hold),
+            State::Hold(hold) => std::mem::take(&mut **hold),
             State::Live(_) | State::Over => return Release::Live,
         };
         if hold.incomplete && position.is_some() {
@@ -302,7 +301,7 @@ impl Entry {
                     let same = resume.as_ref().map(|resume| &resume.epoch) == batch.epoch.as_ref();
                     let mut hold = Hold { resume, incomplete: !same, ..Hold::default() };
                     hold.add(batch, self.piece());
-                    *state = State::Hold(hold);
+                    *state = State::Hold(Box::new(hold));
                     return Continuity::Broken;
                 };
                 let after = joined.offset;
@@ -377,7 +376,7 @@ impl Entry {
         let mut state = self.state.borrow_mut();
         let resume = match &mut *state {
             State::Hold(hold) => {
-                *hold = Hold { incomplete: true, resume: hold.resume.take(), ..Hold::default() };
+                **hold = Hold { incomplete: true, resume: hold.resume.take(), ..Hold::default() };
                 return;
             }
             State::Live(Some(position)) if position.epoch == bounds.head.epoch => {
@@ -392,7 +391,8 @@ impl Entry {
         };
         if resume.is_some() || self.is_told_by_keeper() {
             let fell_behind = resume.is_some();
-            *state = State::Hold(Hold { incomplete: true, resume, ..Hold::default() });
+            let hold = Hold { incomplete: true, resume, ..Hold::default() };
+            *state = State::Hold(Box::new(hold));
             drop(state);
             if fell_behind {
                 return self.ring();

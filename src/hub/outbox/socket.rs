@@ -4,7 +4,6 @@
 //! reason, and if even this is not taken in time the connection is reset.
 
 use std::cell::RefMut;
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -18,7 +17,7 @@ use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
 use tokio::io::Interest;
 
-use super::{Ended, Inner, MERGE, Outbox, Piece, Refused, State, Way};
+use super::{Backlog, Ended, MERGE, Outbox, Piece, Refused, State, Way};
 
 /// Pieces in one write.
 const SLICES: usize = 64;
@@ -120,54 +119,58 @@ impl Outbox {
                 return Err(Refused::Closed);
             }
         };
-        let mut inner = self.inner.borrow_mut();
-        inner.half = written > 0;
-        self.wait(&mut inner, Piece { bytes: bytes.slice(written..), accepted: None, live });
+        let mut backlog = self.backlog();
+        backlog.half = written > 0;
+        self.wait(&mut backlog, Piece { bytes: bytes.slice(written..), accepted: None, live });
         Ok(())
     }
 
     /// Something waits already: this does too, if there is room.
     pub(super) fn write_later(
         self: &Rc<Self>,
-        mut inner: RefMut<'_, Inner>,
+        mut backlog: RefMut<'_, Backlog>,
         piece: Piece,
         options: &SocketOptions,
     ) -> Result<(), Refused> {
-        if inner.overflows(&piece, self.limit) {
-            inner.keep_half();
-            inner.state = State::Ending;
-            inner.add(Piece { bytes: options.slow.clone(), accepted: None, live: true });
-            inner.wake_all();
-            drop(inner);
+        if backlog.overflows(&piece, self.limit) {
+            backlog.keep_half();
+            self.state.set(State::Ending);
+            backlog.add(Piece { bytes: options.slow.clone(), accepted: None, live: true });
+            backlog.wake_all();
+            drop(backlog);
             self.tell_ended(Ended::Slow);
             return Err(Refused::Overflow);
         }
-        self.wait(&mut inner, piece);
+        self.wait(&mut backlog, piece);
         Ok(())
     }
 
-    fn wait(self: &Rc<Self>, inner: &mut Inner, piece: Piece) {
-        inner.add(piece);
+    fn wait(self: &Rc<Self>, backlog: &mut Backlog, piece: Piece) {
+        backlog.add(piece);
         self.clear.set(false);
-        if !std::mem::replace(&mut inner.writing, true) {
+        if !std::mem::replace(&mut backlog.writing, true) {
             actix_rt::spawn(self.clone().empty());
         }
     }
 
     pub(super) fn write_last(self: &Rc<Self>, wire: &Wire, bytes: Bytes) {
         let _ = self.push(bytes, None);
-        let mut inner = self.inner.borrow_mut();
-        if inner.state != State::Open {
+        if self.is_over() {
             return;
         }
         self.clear.set(false);
-        if inner.queue.is_empty() {
-            inner.state = State::Closed;
-            wire.finish();
-        } else {
-            inner.state = State::Ending;
+        let mut backlog = self.backlog.borrow_mut();
+        match backlog.as_deref_mut() {
+            Some(backlog) if !backlog.queue.is_empty() => {
+                self.state.set(State::Ending);
+                backlog.wake_all();
+            }
+            _ => {
+                drop(backlog);
+                self.close();
+                wire.finish();
+            }
         }
-        inner.wake_all();
     }
 
     /// Writes what is queued as the peer takes it, until nothing is left.
@@ -175,54 +178,45 @@ impl Outbox {
         let Way::Socket(wire, options) = &self.way else { return };
         let mut ending: Option<Instant> = None;
         loop {
-            let (state, patience) = {
-                let inner = self.inner.borrow();
-                let patience = match inner.state {
-                    State::Closed => return,
-                    State::Open => options.write_timeout.saturating_sub(inner.progress.elapsed()),
-                    State::Ending => {
-                        let since = *ending.get_or_insert_with(Instant::now);
-                        options.close_timeout.saturating_sub(since.elapsed())
-                    }
-                };
-                (inner.state, patience)
+            let state = self.state.get();
+            let patience = match state {
+                State::Closed => return,
+                State::Open => options.write_timeout.saturating_sub(self.backlog().stalled_for()),
+                State::Ending => {
+                    let since = *ending.get_or_insert_with(Instant::now);
+                    options.close_timeout.saturating_sub(since.elapsed())
+                }
             };
             let writable = tokio::time::timeout(patience, self.writable_in(state, wire)).await;
-            let mut inner = self.inner.borrow_mut();
-            match writable {
-                // Whoever holds on to the socket keeps it open.
-                _ if inner.state == State::Closed => return,
-                Ok(Ok(())) => match inner.write_queued(wire) {
-                    Ok(()) if !inner.queue.is_empty() => self.room_now(&mut inner),
-                    Ok(()) => {
-                        inner.writing = false;
-                        inner.queue = VecDeque::new();
-                        self.room_now(&mut inner);
-                        if inner.state == State::Ending {
-                            inner.state = State::Closed;
-                            wire.finish();
-                        } else {
-                            self.clear.set(true);
-                        }
-                        return;
-                    }
-                    Err(_) => {
-                        inner.close();
-                        drop(inner);
-                        return self.tell_ended(Ended::Broken);
-                    }
-                },
+            // Whoever holds on to the socket keeps it open.
+            if self.state.get() == State::Closed {
+                return;
+            }
+            let written = writable.map(|ready| {
+                let mut backlog = self.backlog();
+                ready.and_then(|()| backlog.write_queued(wire))?;
+                self.room_now(&mut backlog);
+                Ok::<_, io::Error>(backlog.queue.is_empty())
+            });
+            match written {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) if self.state.get() == State::Ending => {
+                    self.close();
+                    return wire.finish();
+                }
+                Ok(Ok(true)) => {
+                    *self.backlog.borrow_mut() = None;
+                    return self.clear.set(true);
+                }
                 Ok(Err(_)) => {
-                    inner.close();
-                    drop(inner);
+                    self.close();
                     return self.tell_ended(Ended::Broken);
                 }
                 // It began to end while this waited with an older patience.
-                Err(_) if inner.state == State::Ending && ending.is_none() => {}
+                Err(_) if self.state.get() == State::Ending && ending.is_none() => {}
                 Err(_) => {
-                    let stalled = inner.state == State::Open;
-                    inner.close();
-                    drop(inner);
+                    let stalled = self.state.get() == State::Open;
+                    self.close();
                     wire.reset();
                     if stalled {
                         self.tell_ended(Ended::Stalled);
@@ -237,25 +231,23 @@ impl Outbox {
     async fn writable_in(&self, state: State, wire: &Wire) -> io::Result<()> {
         let mut writable = pin!(wire.writable());
         std::future::poll_fn(|cx| {
-            let mut inner = self.inner.borrow_mut();
-            if inner.state != state {
+            if self.state.get() != state {
                 return Poll::Ready(Ok(()));
             }
-            inner.reader = Some(cx.waker().clone());
-            drop(inner);
+            self.backlog().reader = Some(cx.waker().clone());
             writable.as_mut().poll(cx)
         })
         .await
     }
 
-    fn room_now(&self, inner: &mut Inner) {
-        if inner.bytes <= self.limit / 2 {
-            inner.room.drain(..).for_each(std::task::Waker::wake);
+    fn room_now(&self, backlog: &mut Backlog) {
+        if backlog.bytes <= self.limit / 2 {
+            backlog.room.drain(..).for_each(std::task::Waker::wake);
         }
     }
 }
 
-impl Inner {
+impl Backlog {
     /// Writes until the socket takes no more or nothing is left.
     fn write_queued(&mut self, wire: &Wire) -> io::Result<()> {
         while !self.queue.is_empty() {
@@ -279,7 +271,7 @@ impl Inner {
     }
 
     fn written(&mut self, mut count: usize) {
-        self.progress = Instant::now();
+        self.progress = Some(Instant::now());
         while let Some(piece) = self.queue.front_mut() {
             if count < piece.bytes.len() {
                 piece.bytes.advance(count);

@@ -110,7 +110,7 @@ fn the_last_words_come_after_all_that_was_queued() {
 #[test]
 fn a_reader_is_waited_for_only_while_something_waits_for_it() {
     let (outbox, _) = outbox(10);
-    outbox.inner.borrow_mut().progress = Instant::now() - Duration::from_secs(60);
+    outbox.backlog().progress = Some(Instant::now() - Duration::from_secs(60));
     assert_eq!(outbox.stalled_for(), None);
     outbox.end_with(Bytes::from("bye"));
     assert!(outbox.stalled_for().is_some_and(|since| since < Duration::from_secs(50)), "its time begins now");
@@ -177,8 +177,8 @@ fn no_story_holds_more_than_the_limit_or_changes_the_bytes() {
                     }
                 }
             }
-            prop_assert!(outbox.inner.borrow().bytes <= 1000);
-            prop_assert_eq!(outbox.inner.borrow().bytes, sent.len() - got.len());
+            prop_assert!(outbox.backlog().bytes <= 1000);
+            prop_assert_eq!(outbox.backlog().bytes, sent.len() - got.len());
             prop_assert!(sent.starts_with(&got));
         }
         Ok(())

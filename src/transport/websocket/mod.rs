@@ -1,7 +1,6 @@
 //! WebSocket on sockets that were upgraded out of the HTTP dispatcher. `socket` is the connection
 //! actor, `incoming` what a client sends, `alarms` when it wants to be woken. Here are the connections of a
-//! worker thread and the life of one: carried while its session lives, then closed in order. The
-//! only file that names actix-web-actors.
+//! worker thread and the life of one: carried while its session lives, then closed in order.
 
 mod alarms;
 mod incoming;
@@ -13,12 +12,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::ws::Codec;
+use actix::{Context, StreamHandler as _};
 use actix_rt::net::TcpStream;
-use actix_web_actors::ws::WebsocketContext;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
 use crate::connection::Rules;
@@ -39,7 +37,7 @@ use incoming::{Credit, Incoming};
 use socket::Socket;
 
 /// What the actor lives in.
-type SocketContext = WebsocketContext<Socket>;
+type SocketContext = Context<Socket>;
 
 /// How long the peer may take to close after we have.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -153,7 +151,7 @@ impl Sockets {
     pub fn carry(
         self: Rc<Self>,
         stream: TcpStream,
-        first: Bytes,
+        first: BytesMut,
         client: SocketClient,
         held: impl Sized,
     ) -> impl Future<Output = ()> {
@@ -164,15 +162,16 @@ impl Sockets {
         let outbox = Rc::new(Outbox::socket(Wire::Plain(stream), self.outbox.clone()));
         let credit = Credit::new(largest);
         let incoming = Incoming::new(outbox.clone(), first, credit.clone(), largest);
-        let codec = Codec::new().max_size(largest);
-        let socket = Socket::new(self.clone(), outbox.clone(), credit, client);
-        let frames = Box::pin(SocketContext::with_codec(socket, incoming, codec));
+        let mut ctx = SocketContext::new();
+        Socket::add_stream(incoming, &mut ctx);
+        let mut actor = ctx.into_future(Socket::new(self.clone(), outbox.clone(), credit, client));
         async move {
-            // The context itself says nothing: it is polled so that the actor lives.
-            let live = AssertUnwindSafe(frames.for_each(|_| std::future::ready(())));
+            // By reference: what is moved into what is awaited would be stored twice.
+            let live = AssertUnwindSafe(&mut actor);
             if live.catch_unwind().await.is_err() {
                 outbox.end_with(goodbye(form, &DisconnectCode::Internal.into()));
             }
+            drop(actor);
             Box::pin(linger(&outbox)).await;
             outbox.give_up();
             level(&self.metrics.connections, kind).dec();

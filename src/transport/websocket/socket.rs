@@ -1,18 +1,18 @@
-//! The connection actor: carries a [`Connection`] over frames. Frames come in through the library's
-//! context; everything that goes out goes through the outbox, beside which the fan-out writes, so
+//! The connection actor: carries a [`Connection`] over frames. What a client says comes in as a
+//! stream; everything that goes out goes through the outbox, beside which the fan-out writes, so
 //! that the order of a turn is the order on the wire. It decides nothing: it performs.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use actix::prelude::*;
-use actix_http::ws::{CloseCode, Message, ProtocolError};
+use actix_web_actors::ws::CloseCode;
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::FutureExt as _;
 
 use super::alarms::Alarm;
-use super::incoming::{BadMessage, Credit, Fragments};
+use super::incoming::{BadMessage, Credit, Said};
 use super::{SocketClient, SocketContext, Sockets, goodbye};
 use crate::connection::effect::Effect;
 use crate::connection::{Connection, Manner};
@@ -31,9 +31,8 @@ pub(super) struct Socket {
     /// `None` in the usual form: commands, and frames of several messages.
     form: Option<Form>,
     /// What a client that only listens has said in its request.
-    connect: Option<ByteString>,
+    connect: Option<Box<ByteString>>,
     credit: Rc<Credit>,
-    fragments: Fragments,
     /// When it hears next that time has passed, if it wants to.
     alarm: Option<Alarm>,
 }
@@ -48,53 +47,22 @@ impl Actor for Socket {
             ctx.notify(Note::End(DisconnectCode::Shutdown.into()));
         }
         if let Some(connect) = self.connect.take() {
-            self.take(connect, ctx);
+            self.take(*connect, ctx);
         }
         self.arm();
     }
 }
 
-impl StreamHandler<Result<Message, ProtocolError>> for Socket {
-    fn handle(&mut self, message: Result<Message, ProtocolError>, ctx: &mut Self::Context) {
-        match message {
-            Ok(Message::Text(text)) => {
-                self.credit.give_header(text.len());
-                self.take(text, ctx);
-            }
-            Ok(Message::Continuation(item)) => {
-                use actix_http::ws::Item::{Continue, FirstBinary, FirstText, Last};
-                let (FirstText(bytes) | FirstBinary(bytes) | Continue(bytes) | Last(bytes)) = &item;
-                self.credit.give_header(bytes.len());
-                match self.fragments.add(item, self.carried.all.options.message_size) {
-                    Ok(Some(text)) => self.take(text, ctx),
-                    Ok(None) => {}
-                    Err(bad) => self.refuse(bad, ctx),
-                }
-            }
-            Ok(Message::Binary(_)) => self.refuse(BadMessage::Binary, ctx),
-            Ok(Message::Ping(payload)) => {
-                self.credit.give_header(payload.len());
-                self.credit.give(payload.len());
-                // A refusal ends the connection by itself.
-                let _ = self.carried.outbox.push(wire::pong(&payload), None);
-            }
-            Ok(Message::Pong(payload)) => {
-                self.credit.give_header(payload.len());
-                self.credit.give(payload.len());
-            }
-            Ok(Message::Close(_)) => {
+impl StreamHandler<Result<Said, BadMessage>> for Socket {
+    fn handle(&mut self, said: Result<Said, BadMessage>, ctx: &mut Self::Context) {
+        match said {
+            Ok(Said::Text(text)) => self.take(text, ctx),
+            // A refusal ends the connection by itself.
+            Ok(Said::Ping(payload)) => drop(self.carried.outbox.push(wire::pong(&payload), None)),
+            Ok(Said::Close) => {
                 self.end_with(DisconnectCode::Closed.code(), wire::close_with(CloseCode::Normal, ""), ctx);
             }
-            Ok(Message::Nop) => {}
-            Err(ProtocolError::Overflow) => self.refuse(BadMessage::TooLong, ctx),
-            // The stream of bytes never fails, so this is text that is none; or reserved bits.
-            Err(ProtocolError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
-                self.refuse(BadMessage::NotText, ctx);
-            }
-            Err(_) => {
-                let frame = wire::close_with(CloseCode::Protocol, "not a frame of WebSocket");
-                self.end_with(CloseCode::Protocol.into(), frame, ctx);
-            }
+            Err(bad) => self.refuse(bad, ctx),
         }
     }
 
@@ -152,12 +120,12 @@ impl Socket {
         let transport = form.map_or(("websocket", Framing::WebSocket), |f| (f.name(), Framing::Form(f)));
         let (connect, manner) = match client {
             SocketClient::Listens(connect) => {
-                (connect, Some(Manner { uni: true, session: new_name(), node: "".into() }))
+                (connect.map(Box::new), Some(Manner { uni: true, session: new_name(), node: "".into() }))
             }
             SocketClient::Speaks => (None, None),
         };
         let carried = Carried::new(all, outbox, transport, manner);
-        Self { carried, form, connect, credit, fragments: Fragments::default(), alarm: None }
+        Self { carried, form, connect, credit, alarm: None }
     }
 
     fn take(&mut self, text: ByteString, ctx: &mut SocketContext) {
@@ -210,6 +178,10 @@ impl Socket {
             BadMessage::NotText => {
                 let frame = wire::close_with(CloseCode::Invalid, "the text is not UTF-8");
                 self.end_with(CloseCode::Invalid.into(), frame, ctx);
+            }
+            BadMessage::Malformed => {
+                let frame = wire::close_with(CloseCode::Protocol, "not a frame of WebSocket");
+                self.end_with(CloseCode::Protocol.into(), frame, ctx);
             }
             BadMessage::Binary => {
                 let disconnect = Disconnect::from(DisconnectCode::InappropriateProtocol);

@@ -85,8 +85,8 @@ fn principal() -> impl Strategy<Value = Principal> {
             orgs: orgs.into_iter().collect(),
             repos: repos.into_iter().collect(),
             scopes: Scopes { admin: admin == 0, ..Scopes::default() },
-            caps,
-            channels,
+            caps: caps.into(),
+            channels: channels.into_iter().collect(),
             ..Principal::default()
         },
     )

@@ -7,6 +7,7 @@ mod million;
 use uuid::uuid;
 
 use super::*;
+use crate::domain::frozen::FrozenSet;
 use crate::domain::pattern::ChannelPattern;
 
 const JOB: &str = "job:5e0b4a52-7c1c-4a8e-9a35-2f0d1b1f7a11";
@@ -216,6 +217,10 @@ fn expand(text: &str) -> String {
     text.replace("JOB", JOB).replace("BUILD", BUILD)
 }
 
+fn names(names: &[&str]) -> FrozenSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 fn who_is(text: &str) -> Principal {
     let mut who = Principal { user: text.to_owned(), ..Principal::default() };
     if let Some(inner) = text.strip_suffix(')') {
@@ -223,12 +228,12 @@ fn who_is(text: &str) -> Principal {
         let (kind, inner) = inner.split_once('(').expect(text);
         match kind {
             "claim" => {
-                who.channels.insert(ChannelName::parse(&expand(inner)).expect(text));
+                who.channels = [ChannelName::parse(&expand(inner)).expect(text)].into_iter().collect();
             }
             _ => {
                 let (rights, pattern) = inner.split_once('@').expect(text);
                 let channels = vec![ChannelPattern::new("unrelated"), ChannelPattern::new(pattern)];
-                who.caps.push(Capability { channels, allow: rights.split(',').collect() });
+                who.caps = [Capability { channels, allow: rights.split(',').collect() }].into();
             }
         }
     }
@@ -236,8 +241,8 @@ fn who_is(text: &str) -> Principal {
         "anon" => who.user.clear(),
         "root" => who.scopes.admin = true,
         "ana" => {
-            who.orgs.insert("acme".to_owned());
-            who.repos.insert("other/one".to_owned());
+            who.orgs = names(&["acme"]);
+            who.repos = names(&["other/one"]);
         }
         _ => {}
     }
@@ -321,18 +326,23 @@ fn the_least_that_can_be_known_admits_to_nothing() {
 
 #[test]
 fn the_default_channels_are_those_named_without_events_twice() {
-    let mut who = who_is("ana");
-    who.repos.extend(["acme/api", "no slash", "bad name/x", "zeta/z"].map(str::to_owned));
-    who.orgs.insert("not an owner".to_owned());
-    who.channels.extend(["repo:named/x", "#ana", "open:a", JOB].map(|c| ChannelName::parse(c).expect(c)));
-    who.caps.push(Capability {
+    let channels = ["repo:named/x", "#ana", "open:a", JOB].map(|c| ChannelName::parse(c).expect(c));
+    let subscribes = Capability {
         channels: ["org:capped", "repo:capped/x", "org:*", "plain"].map(ChannelPattern::new).to_vec(),
         allow: ["sub"].into_iter().collect(),
-    });
-    who.caps.push(Capability {
+    };
+    let publishes = Capability {
         channels: vec![ChannelPattern::new("org:published")],
         allow: ["pub", "hst"].into_iter().collect(),
-    });
+    };
+    let who = Principal {
+        user: "ana".to_owned(),
+        orgs: names(&["acme", "not an owner"]),
+        repos: names(&["other/one", "acme/api", "no slash", "bad name/x", "zeta/z"]),
+        channels: channels.into_iter().collect(),
+        caps: [subscribes, publishes].into(),
+        ..Principal::default()
+    };
     let names: Vec<String> = default_channels(&who).iter().map(ToString::to_string).collect();
     assert_eq!(names, ["org:acme", "org:capped", "repo:named/x", "repo:other/one", "repo:zeta/z"]);
     assert!(default_channels(&who_is("root")).is_empty());
@@ -366,8 +376,7 @@ fn admin_includes_the_other_scopes_and_unknown_words_nothing() {
 fn only_its_owner_and_admins_tell_of_a_build() {
     let tells = |who: &Principal| may_tell_of_build(who, "ana");
     let named = |user: &str| Principal { user: user.to_owned(), ..Principal::default() };
-    let mut member = named("ben");
-    member.orgs.insert("acme".to_owned());
+    let member = Principal { orgs: names(&["acme"]), ..named("ben") };
     let mut admin = named("root");
     admin.scopes.admin = true;
     assert!(tells(&named("ana")) && tells(&admin));

@@ -55,7 +55,7 @@ use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
-use crate::telemetry::{Metrics, TRANSPORTS, level};
+use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
 use crate::transport::emulation::Sessions;
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
@@ -96,14 +96,14 @@ impl Node {
     /// `core` is the runtime of the store.
     pub async fn start(config: &Config, secrets: &Secrets, core: &Handle) -> anyhow::Result<Self> {
         let keys = KeyRing::from(config.token_keys(Some(&secrets.jwt))?);
-        let options = store_options(config);
+        let metrics = Arc::new(Metrics::new());
+        let options = store::Options { traffic: metrics.traffic.clone(), ..store_options(config) };
         let opening = core.spawn(async move { Store::open(&options).await });
         let store = opening.await.context("the store panicked while opening")??;
         let listener = listen::bind(config.server.listen).with_context(|| {
             format!("cannot listen on {}: is another server there? (--listen)", config.server.listen)
         })?;
         let address = listener.local_addr()?;
-        let metrics = Arc::new(Metrics::new());
         metrics.store_up.set(1);
 
         let namespaces = config.channel.declared().shared();
@@ -494,6 +494,7 @@ pub fn store_options(config: &Config) -> store::Options {
         pool_size: config.store.pool_size,
         deadline: config.store.deadline.0,
         allow_data_loss: config.store.allow_data_loss,
+        traffic: Traffic::default(),
     }
 }
 

@@ -58,6 +58,15 @@ pub type Counter = prometheus_client::metrics::counter::Counter<u64, AtomicU64>;
 type Count = Counter;
 type Level = Gauge<i64, AtomicI64>;
 
+/// What a store sends to its database. All clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic {
+    /// Statements, those that begin and end transactions included.
+    pub statements: Counter,
+    /// Transactions that were to be committed.
+    pub commits: Counter,
+}
+
 /// Every metric of this process. Cheap to share; registered once in [`Metrics::new`].
 #[derive(Debug)]
 pub struct Metrics {
@@ -115,6 +124,8 @@ pub struct Metrics {
     pub jwks_fetches: Family<Kind, Count>,
     /// Whether the store answers: 1 or 0.
     pub store_up: Level,
+    /// What the store sends to its database.
+    pub traffic: Traffic,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
 }
@@ -153,6 +164,7 @@ impl Metrics {
             resets: Count::default(),
             jwks_fetches: Family::default(),
             store_up: Level::default(),
+            traffic: Traffic::default(),
             trimmed: Family::default(),
         };
         let mut registry = Registry::with_prefix("campanile");
@@ -220,6 +232,12 @@ impl Metrics {
         r.register("resets", "Channels whose history was replaced while followed", metrics.resets.clone());
         r.register("jwks_fetches", "Fetches of the key set by outcome", metrics.jwks_fetches.clone());
         r.register("store_up", "Whether the store answers", metrics.store_up.clone());
+        r.register(
+            "store_statements",
+            "Statements sent to the database, those that begin and end transactions included",
+            metrics.traffic.statements.clone(),
+        );
+        r.register("store_commits", "Transactions committed", metrics.traffic.commits.clone());
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
         metrics.registry = registry;
         metrics.begin_at_zero();

@@ -56,6 +56,8 @@ fn every_channel_keeps_its_order_however_many_there_are() {
     let spread = "spread --channels 10 --connections 10 --subscribers 4 --seconds 1 --warmup 0";
     let commits = figure(spread, "commits per event");
     assert!(commits > 0.0 && commits <= 1.0, "{commits}");
+    let statements = figure(spread, "statements per event");
+    assert!(statements >= commits, "a commit is one: {statements}");
 }
 
 #[test]

@@ -30,22 +30,26 @@ pub struct Clients(RefCell<HashMap<Uuid, Client>>);
 struct Client {
     outbox: Rc<Outbox>,
     transport: &'static str,
+    /// Its unguessable name, if its transport gives it one.
+    session: Option<Arc<str>>,
     /// Nobody before the connect.
     principal: Rc<Principal>,
 }
 
 impl Clients {
     /// Somebody came, over `outbox`, and is among the clients as long as the answer lives.
-    /// `transport` is what carries it, by its name in the config.
+    /// `transport` is what carries it, by its name in the config; `session` is the name under which
+    /// the client was told that others may speak for it.
     pub fn add(
         self: &Rc<Self>,
         outbox: Rc<Outbox>,
         principal: Rc<Principal>,
         transport: &'static str,
+        session: Option<Arc<str>>,
     ) -> Listed {
         // The id tells when it came, and otherwise nothing.
         let id = Uuid::now_v7();
-        self.0.borrow_mut().insert(id, Client { outbox, transport, principal });
+        self.0.borrow_mut().insert(id, Client { outbox, transport, session, principal });
         Listed { clients: self.clone(), id }
     }
 
@@ -58,7 +62,7 @@ impl Clients {
     /// told after the list is closed.
     fn meant(&self, target: &Target) -> Vec<Rc<Outbox>> {
         let clients = self.0.borrow();
-        let meant = clients.iter().filter(|(id, client)| target.means(**id, &client.principal));
+        let meant = clients.iter().filter(|(id, client)| target.means(**id, client));
         meant.map(|(_, client)| client.outbox.clone()).collect()
     }
 
@@ -89,6 +93,13 @@ impl Clients {
 }
 
 impl Client {
+    fn is_session(&self, id: Uuid, name: &str) -> bool {
+        match &self.session {
+            Some(own) => **own == *name,
+            None => Uuid::parse_str(name) == Ok(id),
+        }
+    }
+
     fn describe(&self, id: Uuid) -> Connected {
         Connected {
             client: id,
@@ -139,7 +150,10 @@ pub enum Target {
         /// Whose.
         user: String,
         /// Only this one of them.
-        only: Option<Uuid>,
+        client: Option<Uuid>,
+        /// Only the one of this session. A connection whose transport gives it no name of its own
+        /// goes by its id.
+        session: Option<String>,
         /// None of these.
         but: Vec<Uuid>,
     },
@@ -155,10 +169,19 @@ pub enum Target {
 }
 
 impl Target {
-    fn means(&self, id: Uuid, principal: &Principal) -> bool {
+    /// All connections of `user`.
+    pub fn all_of(user: String) -> Self {
+        Self::User { user, client: None, session: None, but: Vec::new() }
+    }
+
+    fn means(&self, id: Uuid, one: &Client) -> bool {
+        let principal = &one.principal;
         match self {
-            Self::User { user, only, but } => {
-                principal.user == *user && only.is_none_or(|only| only == id) && !but.contains(&id)
+            Self::User { user, client, session, but } => {
+                principal.user == *user
+                    && client.is_none_or(|client| client == id)
+                    && session.as_deref().is_none_or(|session| one.is_session(id, session))
+                    && !but.contains(&id)
             }
             // Ids grow with time.
             Self::Older { user, than } => principal.is_user(user) && id < *than,

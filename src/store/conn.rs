@@ -56,6 +56,11 @@ impl<Q> Statement for Q where
 // The futures are boxed so that a caller's future does not carry the query's type: the compiler
 // cannot show that such a future is `Send` when the query borrows what it binds.
 impl Conn {
+    /// Whether statements go to a server.
+    pub(super) fn is_postgres(&self) -> bool {
+        matches!(self, Self::Pg(_))
+    }
+
     /// All rows.
     pub fn load<'s, 'q: 's, T: Send + 'q>(
         &'s mut self,

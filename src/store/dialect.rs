@@ -1,6 +1,9 @@
 //! What Postgres and SQLite disagree on by nature. One thing: Postgres pays for every round trip,
-//! so many rows go in one statement; on SQLite a statement costs none, there is one writer, and
-//! Diesel has no upsert of several rows for it, so each row goes by itself.
+//! so many rows go in one statement; on SQLite a statement costs little, there is one writer, and
+//! Diesel keeps no upsert of several rows prepared for it, so each row goes by itself, or a fixed
+//! number of them.
+
+use std::marker::PhantomData;
 
 use diesel::RunQueryDsl;
 use diesel::backend::Backend;
@@ -12,7 +15,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 /// Postgres, one on SQLite. Rows are written, and so locked, in their order.
 macro_rules! write_rows {
     ($conn:expr, $rows:expr, |$values:ident| $statement:expr) => {{
-        use $crate::store::dialect::{FEW_ROWS, Prepared, ROWS};
+        use $crate::store::dialect::{FEW_ROWS, Fixed, Prepared, ROWS};
         let mut rows = $rows;
         match &mut *$conn {
             $crate::store::conn::Conn::Pg(conn) => {
@@ -26,14 +29,15 @@ macro_rules! write_rows {
                 }
             }
             conn => {
+                struct OneRow;
                 for $values in rows {
-                    conn.execute(Prepared { query: $statement, keep: true }).await?;
+                    conn.execute(Fixed::new::<OneRow>($statement)).await?;
                 }
             }
         }
     }};
     ($conn:expr, $rows:expr, $T:ty, |$values:ident| $statement:expr) => {{
-        use $crate::store::dialect::{FEW_ROWS, Prepared, ROWS};
+        use $crate::store::dialect::{FEW_ROWS, Fixed, Prepared, ROWS};
         let mut rows = $rows;
         let mut returned: Vec<$T> = Vec::with_capacity(rows.len());
         match &mut *$conn {
@@ -48,9 +52,9 @@ macro_rules! write_rows {
                 }
             }
             conn => {
+                struct OneRow;
                 for $values in rows {
-                    let statement = Prepared { query: $statement, keep: true };
-                    returned.extend(conn.load::<$T>(statement).await?);
+                    returned.extend(conn.load::<$T>(Fixed::new::<OneRow>($statement)).await?);
                 }
             }
         }
@@ -58,10 +62,31 @@ macro_rules! write_rows {
     }};
 }
 
-pub(super) use write_rows;
+/// The same for a plain insert, of which Diesel can make one statement for an array of rows on
+/// SQLite too: there [`MANY_ROWS`] go together, and the rest one by one.
+macro_rules! insert_rows {
+    ($conn:expr, $rows:expr, |$values:ident| $statement:expr) => {{
+        use $crate::store::dialect::MANY_ROWS;
+        let mut rows = $rows.into_iter();
+        if !$conn.is_postgres() {
+            while rows.len() >= MANY_ROWS {
+                let next = |_| rows.next().expect("there are as many");
+                let $values: [_; MANY_ROWS] = std::array::from_fn(next);
+                $conn.execute($statement).await?;
+            }
+        }
+        let rows: Vec<_> = rows.collect();
+        $crate::store::dialect::write_rows!($conn, rows, |$values| $statement);
+    }};
+}
+
+pub(super) use {insert_rows, write_rows};
 
 /// Rows in one statement. Postgres binds at most 65,535 values, and no row here has more than 16.
 pub(super) const ROWS: usize = 1000;
+/// Rows in one statement on SQLite, which is kept prepared: it pays to save the statements between
+/// them, and beyond that hardly any more.
+pub(super) const MANY_ROWS: usize = 16;
 /// Up to how many rows a statement is kept prepared: each number of rows is a text of its own.
 pub(super) const FEW_ROWS: usize = 8;
 
@@ -96,3 +121,36 @@ impl<Q: Query> Query for Prepared<Q> {
 }
 
 impl<Q, Conn> RunQueryDsl<Conn> for Prepared<Q> {}
+
+/// A statement of which there is one text alone, so that a connection finds it prepared without
+/// writing that text anew: `Name` is a type that nothing else is called by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fixed<Q, Name>(Q, PhantomData<fn() -> Name>);
+
+impl<Q> Fixed<Q, ()> {
+    /// `query` is always the same but for what it binds.
+    pub(super) fn new<Name>(query: Q) -> Fixed<Q, Name> {
+        Fixed(query, PhantomData)
+    }
+}
+
+impl<DB: Backend, Q: QueryFragment<DB>, Name> QueryFragment<DB> for Fixed<Q, Name> {
+    fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.0.walk_ast(pass)
+    }
+
+    fn is_safe_to_cache_prepared(&self, _: &DB) -> QueryResult<bool> {
+        Ok(true)
+    }
+}
+
+impl<Q, Name: 'static> QueryId for Fixed<Q, Name> {
+    type QueryId = Name;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<Q: Query, Name> Query for Fixed<Q, Name> {
+    type SqlType = Q::SqlType;
+}
+
+impl<Q, Name, Conn> RunQueryDsl<Conn> for Fixed<Q, Name> {}

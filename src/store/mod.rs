@@ -25,6 +25,7 @@ pub mod runs;
 pub mod schema;
 pub mod sessions;
 mod sqlite;
+mod traffic;
 mod transaction;
 mod types;
 
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use diesel_async::AsyncConnection as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -49,9 +51,11 @@ pub use types::{Id, SqlId, SqlTs, Ts};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
 use crate::domain::position::{Epoch, Position};
+use crate::telemetry::Traffic;
 use crate::vital;
 use generation::Probe;
 use sqlite::{Side, Threads};
+use traffic::Meter;
 
 /// Where the data is.
 #[derive(Debug, Clone)]
@@ -83,6 +87,8 @@ pub struct Options {
     pub deadline: Duration,
     /// Accept a Postgres that forgets commits when it crashes.
     pub allow_data_loss: bool,
+    /// Where it counts what it sends to the database.
+    pub traffic: Traffic,
 }
 
 #[derive(Clone)]
@@ -142,13 +148,14 @@ impl Store {
         let backend = match &options.place {
             Place::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
-                let threads = Threads::start(path, options.readers, lock);
+                let threads = Threads::start(path, options.readers, lock, options.traffic.clone());
                 Backend::Lite(threads.map_err(OpenError::unreachable)?)
             }
             Place::Postgres { url, .. } => {
-                let learner = state.clone();
+                let (learner, traffic) = (state.clone(), options.traffic.clone());
                 let on_connect: postgres::OnConnect = Arc::new(move |conn| {
                     let state = learner.clone();
+                    conn.set_instrumentation(Meter(traffic.clone()));
                     Box::pin(async move {
                         let sent = Ts::from(chrono::Utc::now());
                         state.learn(&generation::probe_postgres(conn).await?, sent);

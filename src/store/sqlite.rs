@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
+use super::traffic::Meter;
+use crate::telemetry::Traffic;
 
 /// How much work may wait for the writer, and for all readers together.
 const QUEUE: usize = 1024;
@@ -50,7 +52,16 @@ impl Drop for Running {
 /// The file, for as long as it is open.
 struct Place {
     path: PathBuf,
+    traffic: Traffic,
     _lock: File,
+}
+
+impl Place {
+    fn open(&self, side: Side) -> Result<SqliteConnection, diesel::ConnectionError> {
+        let mut conn = open(&self.path, side)?;
+        conn.set_instrumentation(Meter(self.traffic.clone()));
+        Ok(conn)
+    }
 }
 
 /// Which thread a piece of work needs.
@@ -63,12 +74,17 @@ pub(super) enum Side {
 impl Threads {
     /// Opens the file for one writer and `readers` readers. The schema must be there already. The
     /// lock of the folder is kept until the last connection is closed.
-    pub(super) fn start(path: &Path, readers: u32, lock: File) -> Result<Self, diesel::ConnectionError> {
-        let place = Arc::new(Place { path: path.to_path_buf(), _lock: lock });
+    pub(super) fn start(
+        path: &Path,
+        readers: u32,
+        lock: File,
+        traffic: Traffic,
+    ) -> Result<Self, diesel::ConnectionError> {
+        let place = Arc::new(Place { path: path.to_path_buf(), traffic, _lock: lock });
         let mut threads = Vec::new();
-        let writer = spawn("store-write", vec![open(path, Side::Write)?], &place, &mut threads);
+        let writer = spawn("store-write", vec![place.open(Side::Write)?], &place, &mut threads);
         let connections =
-            (0..readers.max(1)).map(|_| open(path, Side::Read)).collect::<Result<Vec<_>, _>>()?;
+            (0..readers.max(1)).map(|_| place.open(Side::Read)).collect::<Result<Vec<_>, _>>()?;
         let readers = spawn("store-read", connections, &place, &mut threads);
         Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers }), threads })))
     }
@@ -125,14 +141,14 @@ fn spawn(
         let (receiver, place) = (receiver.clone(), place.clone());
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(Conn::Lite(conn), &receiver, &place.path))
+            .spawn(move || serve(Conn::Lite(conn), &receiver, &place))
             .expect("the system can start a thread");
         threads.push(thread);
     }
     sender
 }
 
-fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, path: &Path) {
+fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, place: &Place) {
     let side = if std::thread::current().name() == Some("store-write") { Side::Write } else { Side::Read };
     let mut broken = false;
     loop {
@@ -140,20 +156,20 @@ fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, path: &Path) {
         let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).blocking_recv();
         let Some(job) = next else { return };
         if broken {
-            broken = !replace(&mut conn, path, side);
+            broken = !replace(&mut conn, place, side);
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut conn)));
         // A rollback fails when SQLite has rolled back by itself (the disk is full), and work that
         // panicked or waited leaves its transaction open: neither connection can begin another.
         if outcome.is_err() || !conn.is_idle() {
             tracing::error!(panicked = outcome.is_err(), "work on the store broke its connection");
-            broken = !replace(&mut conn, path, side);
+            broken = !replace(&mut conn, place, side);
         }
     }
 }
 
-fn replace(conn: &mut Conn, path: &Path, side: Side) -> bool {
-    match open(path, side) {
+fn replace(conn: &mut Conn, place: &Place, side: Side) -> bool {
+    match place.open(side) {
         Ok(fresh) => *conn = Conn::Lite(fresh),
         Err(error) => {
             tracing::error!(%error, "cannot reopen the database");

@@ -56,9 +56,7 @@ impl Revoker {
         for subject in self.list.replace(all) {
             let (target, code) = match subject {
                 Subject::Token(jti) => (Target::Token(jti), DisconnectCode::InvalidToken),
-                Subject::User(user) => {
-                    (Target::User { user, only: None, but: Vec::new() }, DisconnectCode::PermissionDenied)
-                }
+                Subject::User(user) => (Target::all_of(user), DisconnectCode::PermissionDenied),
             };
             self.control.dismiss(target, &Disconnect::from(code)).await;
         }

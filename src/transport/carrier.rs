@@ -98,7 +98,8 @@ impl Carried {
         manner: Option<Manner>,
     ) -> Self {
         let principal = Rc::new(Principal::default());
-        let listed = all.clients.add(outbox.clone(), principal.clone(), transport);
+        let name = manner.as_ref().map(|manner| manner.session.clone());
+        let listed = all.clients.add(outbox.clone(), principal.clone(), transport, name);
         let session = Connection::new(all.rules.clone(), listed.id(), now(), rand::random());
         let session = match manner {
             Some(manner) => session.speaking(manner),

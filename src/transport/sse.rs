@@ -86,7 +86,7 @@ pub async fn open(
 ) -> Result<StreamBody, CannotFollow> {
     let outbox = Rc::new(Outbox::new(around.options.queue, around.cut));
     // In the turn in which it was let in: who is revoked after that is found here.
-    let listed = around.clients.add(outbox.clone(), Rc::new(around.principal), "sse");
+    let listed = around.clients.add(outbox.clone(), Rc::new(around.principal), "sse", None);
     let many = (starts.len() > 1).then(|| Rc::new(Cursors::default()));
     let framing = many.map_or(Framing::Sse, Framing::SseMany);
     let mut follows = Vec::with_capacity(starts.len());

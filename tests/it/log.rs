@@ -14,6 +14,7 @@ use crate::support::store::*;
 
 on_both![
     offsets_have_no_hole_however_many_append,
+    many_channels_move_together_known_and_new_alike,
     a_rollback_gives_its_offsets_back,
     data_comes_back_byte_for_byte,
     tags_info_kind_and_id_come_back,
@@ -59,6 +60,25 @@ async fn offsets_have_no_hole_however_many_append(store: TestStore) {
         answers.sort_by_key(|(_, position)| position.offset);
         let answered: Vec<_> = answers.iter().map(|((_, id), position)| (*id, position.offset)).collect();
         assert_eq!(answered, log.iter().map(|event| (event.id, event.offset)).collect::<Vec<_>>());
+    }
+}
+
+/// More than a statement of many rows takes, with some left over.
+async fn many_channels_move_together_known_and_new_alike(store: TestStore) {
+    let channels: Vec<_> = (0..75).map(|i| channel(&format!("news:{}", i * 37 % 75))).collect();
+    store.append(channels.iter().step_by(2).map(|channel| event(channel, "1")).collect()).await;
+    // Some get two.
+    let events: Vec<_> = channels.iter().chain(&channels[..20]).map(|channel| event(channel, "2")).collect();
+    let positions = store.append(events.clone()).await;
+    for (i, channel) in channels.iter().enumerate() {
+        let known = (i + 1) % 2;
+        let log = store.whole_log(channel).await;
+        let new: Vec<_> = log[known..].iter().map(|event| (event.id, event.offset)).collect();
+        let of_channel = events.iter().zip(&positions).filter(|(event, _)| event.channel == *channel);
+        let told: Vec<_> = of_channel.map(|(event, position)| (event.id, position.offset)).collect();
+        assert_eq!(new, told);
+        assert_eq!(told.len(), if i < 20 { 2 } else { 1 });
+        assert_eq!(store.head(channel).await.offset, (known + told.len()) as u64);
     }
 }
 

@@ -12,6 +12,7 @@ use mio::Token;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
+use crate::metrics::PerEvent;
 use crate::stats::{Histogram, Timeline};
 use crate::ws::door::Door;
 use crate::ws::ledger::Ledger;
@@ -174,7 +175,10 @@ impl Load {
         let length = if let Limit::Time(time) = self.measured { Some(time) } else { None };
         session.stage("measuring", length);
         round.forget();
+        // Of what is not a gateway nothing is known.
+        let before = session.metrics().ok();
         let ((), cost) = session.measure(|| round.drive(self.measured))?;
+        let stored = before.zip(session.metrics().ok());
         let published = (round.ledger.published() - published_before) as f64;
         let latencies = std::mem::take(&mut round.latencies);
         session.observe("delivery", &latencies);
@@ -201,6 +205,10 @@ impl Load {
         figures.push(figure("latency p50, ms", percentile(50)?));
         figures.push(figure("latency p99, ms", percentile(99)?));
         figures.push(aside("messages/s", published / cost.took));
+        if let Some(stored) = stored.and_then(|(before, after)| PerEvent::between(&before, &after)) {
+            figures.push(aside("statements per event", stored.statements));
+            figures.push(aside("commits per event", stored.commits));
+        }
         if let (Some(late), Some(rate)) = (late, self.rate) {
             figures.push(aside("behind schedule p99, ms", late.percentile(99).unwrap_or(0.0)));
             super::warn_if_missed(session, rate, published / cost.took);

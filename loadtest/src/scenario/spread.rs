@@ -11,6 +11,7 @@ use mio::Token;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
+use crate::metrics::PerEvent;
 use crate::ws::books::{Books, Seating};
 use crate::ws::door::Door;
 use crate::ws::swarm::{FOREIGN, First, News, PATIENCE, Swarm, expect_nothing};
@@ -60,7 +61,8 @@ const SIZE: usize = 128;
 /// delivery is a write of its own. For each number of channels, points with 1, half and all of
 /// --subscribers are measured, and the server's CPU is fitted by least squares to
 /// a × events + b × deliveries. The figure to look at is how much dearer a delivery is over the most
-/// channels than over one. Commits an event are counted by the gateway, also with 64 under way.
+/// channels than over one. Statements and commits an event are counted by the gateway, also with 64
+/// under way.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Options {
@@ -156,15 +158,16 @@ impl Load {
         figures.push(aside("b over the most channels, of b over 1", last.b / first.b));
         figures.push(aside("a over the most channels, of a over 1", last.a / first.a));
         let seating = Seating { channels: most, fan_out: 1, connections: self.connections };
-        for (name, in_flight) in [("commits per event", 1), ("commits per event, 64 under way", TOGETHER)] {
+        for ([statements, commits], in_flight) in [
+            (["statements per event", "commits per event"], 1),
+            (["statements per event, 64 under way", "commits per event, 64 under way"], TOGETHER),
+        ] {
             let before = session.metrics()?;
             self.point(session, seating, in_flight)?;
-            let after = session.metrics()?;
-            let grown = |name| after.sum(name) - before.sum(name);
-            let events = grown("campanile_events_total");
             // The floor keeps none.
-            if events > 0.0 {
-                figures.push(aside(name, grown("campanile_commit_seconds_count") / events));
+            if let Some(cost) = PerEvent::between(&before, &session.metrics()?) {
+                figures.push(aside(statements, cost.statements));
+                figures.push(aside(commits, cost.commits));
             }
         }
         Ok(figures)

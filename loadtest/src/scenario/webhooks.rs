@@ -12,6 +12,7 @@ use crate::compare;
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::drive::{self, Limit, Load, Moment, Verdict};
+use crate::metrics::PerEvent;
 use crate::payload::Payloads;
 
 /// Posts webhooks as fast as they are answered, or at a rate; every answer must be 202.
@@ -91,6 +92,8 @@ impl Work {
             Moment::Tick(accepted) => session.count(accepted - before),
             Moment::End => cost = watch.take().map(|watch| session.enough(watch)),
         };
+        // Of what is not a gateway nothing is known.
+        let unloaded = session.metrics().ok();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(drive::run(load, hear))?;
         if outcome.wrong.count > 0 {
@@ -117,6 +120,11 @@ impl Work {
         figures.push(figure("latency p99, ms", latency.p99));
         if let Some(late) = outcome.late.summary() {
             figures.push(aside("behind schedule p99, ms", late.p99));
+        }
+        let stored = unloaded.zip(session.metrics().ok());
+        if let Some(stored) = stored.and_then(|(before, after)| PerEvent::between(&before, &after)) {
+            figures.push(aside("statements per event", stored.statements));
+            figures.push(aside("commits per event", stored.commits));
         }
         figures.push(aside("body, bytes", size));
         if let Some(rate) = self.rate.map(f64::from) {

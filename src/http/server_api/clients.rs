@@ -56,14 +56,16 @@ fn described(client: &Connected) -> Value {
     object
 }
 
-/// Whose connections are meant. Sessions are connections under the name that emulation knows.
-fn target(user: String, client: &str, session: &str, whitelist: &[String]) -> Target {
+/// Whose connections are meant.
+fn target(user: String, client: &str, session: String, whitelist: &[String]) -> Target {
     let id = |text: &str| Uuid::parse_str(text).ok();
-    // What is no id of ours names no connection.
-    let only = [client, session].into_iter().find(|text| !text.is_empty());
-    let only = only.map(|text| id(text).unwrap_or(Uuid::nil()));
-    let but = whitelist.iter().filter_map(|text| id(text)).collect();
-    Target::User { user, only, but }
+    Target::User {
+        user,
+        // What is no id of ours names no connection.
+        client: (!client.is_empty()).then(|| id(client).unwrap_or(Uuid::nil())),
+        session: Some(session).filter(|session| !session.is_empty()),
+        but: whitelist.iter().filter_map(|text| id(text)).collect(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -100,7 +102,7 @@ pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Calle
         expires_at: until(asked.expire_at).ok_or(ErrorCode::Expired)?,
         since: asked.recover_since.map(|since| (since.epoch, since.offset)),
     };
-    let meant = target(asked.user, &asked.client, &asked.session, &[]);
+    let meant = target(asked.user, &asked.client, asked.session, &[]);
     api.part::<Control>().direct(meant, Directive::Subscribe(Box::new(admission))).await;
     done()
 }
@@ -122,7 +124,7 @@ pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> Called {
         "" => None,
         name => Some(channel_of(&api.access().namespaces.load(), name)?.0),
     };
-    let meant = target(asked.user, &asked.client, &asked.session, &[]);
+    let meant = target(asked.user, &asked.client, asked.session, &[]);
     api.part::<Control>().direct(meant, Directive::Unsubscribe(channel)).await;
     done()
 }
@@ -149,7 +151,7 @@ pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> Called {
         Some(Some(end)) => Life::Until(end),
     };
     let info = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?.info;
-    let meant = target(asked.user, &asked.client, &asked.session, &[]);
+    let meant = target(asked.user, &asked.client, asked.session, &[]);
     api.part::<Control>().direct(meant, Directive::Refresh { life, info }).await;
     done()
 }
@@ -181,7 +183,7 @@ pub(super) async fn disconnect(api: &Api, asked: Dismissal) -> Called {
         None => DisconnectCode::ForceDisconnect.into(),
         Some(Words { code, reason }) => Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?,
     };
-    let meant = target(asked.user, &asked.client, &asked.session, &asked.whitelist);
+    let meant = target(asked.user, &asked.client, asked.session, &asked.whitelist);
     api.part::<Control>().dismiss(meant, &disconnect).await;
     done()
 }

@@ -17,7 +17,7 @@ use campanile::publish::{Apply, Committed, PublishError, Publisher, UnitOfWork, 
 use campanile::store::deliveries::{NewDelivery, Payload};
 use campanile::store::log::{self, Appended, Bounds, Page};
 use campanile::store::{self, Conn, Options, Place, Store, StoreError, Transaction, Ts};
-use campanile::telemetry::Metrics;
+use campanile::telemetry::{Metrics, Traffic};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -92,7 +92,14 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 pub fn options(place: Place) -> Options {
-    Options { place, readers: 2, pool_size: 8, deadline: Duration::from_secs(5), allow_data_loss: false }
+    Options {
+        place,
+        readers: 2,
+        pool_size: 8,
+        deadline: Duration::from_secs(5),
+        allow_data_loss: false,
+        traffic: Traffic::default(),
+    }
 }
 
 /// A session on Postgres beside the store's own.

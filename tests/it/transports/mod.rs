@@ -5,6 +5,7 @@ mod doors;
 mod emulation;
 mod hostile;
 mod lives;
+mod sessions;
 mod streams;
 mod uni;
 

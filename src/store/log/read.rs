@@ -1,0 +1,212 @@
+//! Reading the log: where a channel is, what it holds, and pages of its events.
+
+use std::collections::HashMap;
+
+use diesel::dsl::{max, min};
+use diesel::prelude::*;
+use uuid::Uuid;
+
+use super::{COLUMNS, Row, epoch, to_i64, to_u64};
+use crate::domain::channel::ChannelName;
+use crate::domain::event::Event;
+use crate::domain::options::Retention;
+use crate::domain::position::{Epoch, Position};
+use crate::store::conn::Conn;
+use crate::store::error::Result;
+use crate::store::schema::{channels, events};
+use crate::store::types::{Id, Ts};
+
+/// Where `channel` is: its epoch and the offset of its last event.
+pub async fn head(conn: &mut Conn, generation: &Epoch, channel: &ChannelName) -> Result<Position> {
+    let query = channels::table.find(channel.as_str()).select((channels::epoch, channels::head));
+    let row: Option<(String, i64)> = conn.maybe(query).await?;
+    let (part, head) = row.unwrap_or_default();
+    Ok(Position::new(epoch(generation, &part), to_u64(head)))
+}
+
+/// The heads of many channels in one statement; a channel without a row is left out.
+pub async fn heads(
+    conn: &mut Conn,
+    generation: &Epoch,
+    names: &[ChannelName],
+) -> Result<HashMap<String, Position>> {
+    let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
+    let query = channels::table.filter(channels::name.eq_any(names)).select((
+        channels::name,
+        channels::epoch,
+        channels::head,
+    ));
+    let rows: Vec<(String, String, i64)> = conn.load(query).await?;
+    let position = |part: &str, head| Position::new(epoch(generation, part), to_u64(head));
+    Ok(rows.into_iter().map(|(name, part, head)| (name, position(&part, head))).collect())
+}
+
+/// What a channel holds just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// The end of the log.
+    pub head: Position,
+    /// The offset after which everything retained follows: a reader there has lost nothing.
+    pub before_oldest: u64,
+}
+
+impl Bounds {
+    /// The position from which everything retained follows.
+    pub fn oldest(&self) -> Position {
+        Position::new(self.head.epoch.clone(), self.before_oldest)
+    }
+
+    /// Whether a reader at `position` can go on without having lost anything.
+    pub fn covers(&self, position: &Position) -> bool {
+        position.epoch == self.head.epoch
+            && (self.before_oldest..=self.head.offset).contains(&position.offset)
+    }
+}
+
+/// Reads the bounds of `channel`, with retention applied by size and by age.
+pub async fn bounds(
+    conn: &mut Conn,
+    generation: &Epoch,
+    channel: &ChannelName,
+    retention: Retention,
+    now: Ts,
+) -> Result<Bounds> {
+    let head = head(conn, generation, channel).await?;
+    let too_many = head.offset.saturating_sub(retention.events);
+    let query = events::table
+        .filter(events::channel.eq(channel.as_str()))
+        .filter(events::offset.gt(to_i64(too_many)))
+        .filter(events::created_at.gt(now.minus(retention.age)))
+        .order(events::offset.asc())
+        .select(events::offset)
+        .limit(1);
+    let oldest: Option<i64> = conn.maybe(query).await?;
+    // An event may have been appended since the head was read: never report past it.
+    let before_oldest = oldest.map_or(head.offset, |offset| to_u64(offset - 1).min(head.offset));
+    Ok(Bounds { head, before_oldest })
+}
+
+/// One read of a channel.
+#[derive(Debug, Clone)]
+pub enum Page {
+    /// Events that follow the asked position without a hole, and the bounds they were read in.
+    Events {
+        /// Ascending; empty only at the head.
+        events: Vec<Event>,
+        /// The channel's bounds at the time of the read.
+        bounds: Bounds,
+    },
+    /// The asked position is of another epoch, trimmed, or ahead of the log.
+    Lost(Bounds),
+}
+
+/// Reads up to `limit` events after `from` (`None`: from the oldest retained), up to the head and
+/// no further than `until` where that is given.
+#[expect(clippy::too_many_arguments, reason = "all are needed, and they are of different types")]
+pub async fn page(
+    conn: &mut Conn,
+    generation: &Epoch,
+    channel: &ChannelName,
+    retention: Retention,
+    now: Ts,
+    from: Option<&Position>,
+    until: Option<u64>,
+    limit: u32,
+) -> Result<Page> {
+    let bounds = bounds(conn, generation, channel, retention, now).await?;
+    if from.is_some_and(|position| !bounds.covers(position)) {
+        return Ok(Page::Lost(bounds));
+    }
+    let after = from.map_or(bounds.before_oldest, |position| position.offset);
+    let until = until.map_or(bounds.head.offset, |until| until.min(bounds.head.offset));
+    let events = read_after(conn, channel, after, until, limit).await?;
+    // The janitor may have trimmed between the two statements.
+    let whole = events.iter().zip(after + 1..).all(|(event, expected)| event.offset == expected);
+    let complete = events.len() as u64 == (until.saturating_sub(after)).min(u64::from(limit));
+    if whole && complete { Ok(Page::Events { events, bounds }) } else { Ok(Page::Lost(bounds)) }
+}
+
+/// The events with `after` < offset ≤ `until`, ascending, at most `limit`. Knows no retention.
+pub async fn read_after(
+    conn: &mut Conn,
+    channel: &ChannelName,
+    after: u64,
+    until: u64,
+    limit: u32,
+) -> Result<Vec<Event>> {
+    if until <= after {
+        return Ok(Vec::new());
+    }
+    let query = events::table
+        .filter(events::channel.eq(channel.as_str()))
+        .filter(events::offset.gt(to_i64(after)))
+        .filter(events::offset.le(to_i64(until)))
+        .order(events::offset.asc())
+        .limit(i64::from(limit))
+        .select(COLUMNS);
+    let rows: Vec<Row> = conn.load(query).await?;
+    Ok(rows.into_iter().map(Event::from).collect())
+}
+
+/// The newest `limit` events of `channel`, newest first, with retention applied.
+pub async fn latest(
+    conn: &mut Conn,
+    channel: &ChannelName,
+    retention: Retention,
+    now: Ts,
+    limit: u32,
+) -> Result<Vec<Event>> {
+    let query = events::table
+        .filter(events::channel.eq(channel.as_str()))
+        .filter(events::created_at.gt(now.minus(retention.age)))
+        .order(events::offset.desc())
+        .limit(i64::from(limit).min(to_i64(retention.events)))
+        .select(COLUMNS);
+    let rows: Vec<Row> = conn.load(query).await?;
+    Ok(rows.into_iter().map(Event::from).collect())
+}
+
+/// The channels whose names begin with `prefix`, the most recently appended to first.
+pub async fn recent_channels(conn: &mut Conn, prefix: &str, limit: u32) -> Result<Vec<ChannelName>> {
+    let end = format!("{prefix}\u{7f}");
+    let query = channels::table
+        .filter(channels::name.ge(prefix))
+        .filter(channels::name.lt(end))
+        .order(channels::updated_at.desc())
+        .limit(i64::from(limit))
+        .select(channels::name);
+    let names: Vec<String> = conn.load(query).await?;
+    Ok(names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect())
+}
+
+/// Up to `limit` channel names after `after`, in order: how the janitor walks over them all.
+pub async fn names_after(conn: &mut Conn, after: &str, limit: u32) -> Result<Vec<ChannelName>> {
+    let query = channels::table
+        .filter(channels::name.gt(after))
+        .order(channels::name.asc())
+        .limit(i64::from(limit))
+        .select(channels::name);
+    let names: Vec<String> = conn.load(query).await?;
+    Ok(names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect())
+}
+
+/// The id of the event at `offset`, if it is still there.
+pub async fn event_id_at(conn: &mut Conn, channel: &ChannelName, offset: u64) -> Result<Option<Uuid>> {
+    let query = events::table.find((channel.as_str(), to_i64(offset))).select(events::event_id);
+    let id: Option<Id> = conn.maybe(query).await?;
+    Ok(id.map(|id| id.0))
+}
+
+/// The lowest offset that is stored for `channel`.
+pub async fn first_stored(conn: &mut Conn, channel: &ChannelName) -> Result<Option<u64>> {
+    let query = events::table.filter(events::channel.eq(channel.as_str())).select(min(events::offset));
+    let first: Option<i64> = conn.one(query).await?;
+    Ok(first.map(to_u64))
+}
+
+/// The highest offset that is stored for `channel`, read from the events themselves.
+pub async fn last_stored(conn: &mut Conn, channel: &ChannelName) -> Result<Option<u64>> {
+    let query = events::table.filter(events::channel.eq(channel.as_str())).select(max(events::offset));
+    let last: Option<i64> = conn.one(query).await?;
+    Ok(last.map(to_u64))
+}

@@ -207,7 +207,7 @@ fn the_claims_become_a_principal() {
     assert!(who.orgs.contains("acme") && who.repos.contains("other/one"));
     assert_eq!(who.scopes, Scopes { scan: true, ..Scopes::default() });
     assert_eq!(who.jti.as_deref(), Some("j-1"));
-    let info = who.info.expect("info");
+    let info = who.info.as_ref().expect("info");
     assert!(!info.contains('\n') && info.starts_with(r#"{"name":"#) && info.ends_with(r#""Ana"}"#));
     assert_eq!(who.meta.as_deref(), Some(r#"{"plan":"a"}"#));
     let named: Vec<&str> = who.channels.iter().map(ChannelName::as_str).collect();

@@ -1,5 +1,5 @@
 //! A PostgreSQL of the tool's own: made by initdb in a folder of its own, on a free port of the
-//! loopback, as durable as in production, ended by its process id. It can be stopped, killed and
+//! loopback, as durable as in production, on one core if asked, ended by its process id. It can be stopped, killed and
 //! started again on the same port, because that is what it is for. Never touches another server;
 //! a killed tool takes it along.
 
@@ -8,13 +8,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use rustix::process::{Pid, Signal, WaitOptions, geteuid, kill_process, waitpid};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::port;
+use crate::{cores, port};
 
 /// How long the server may take to answer, and to end.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -22,12 +23,39 @@ const USER: &str = "postgres";
 /// Between two looks at a server that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// What a gateway that is started here keeps its log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Database {
+    /// A file in the gateway's folder.
+    Sqlite,
+    /// A server started for the run, with an empty database. It shares the gateway's core.
+    Postgres,
+}
+
+impl Database {
+    /// Starts the server and makes the gateway's database, if this is one with a server.
+    pub async fn start(
+        self,
+        parent: Option<&Path>,
+        core: Option<usize>,
+    ) -> Result<Option<(Postgres, String)>> {
+        if self == Self::Sqlite {
+            return Ok(None);
+        }
+        let server = Postgres::start_with(parent, &[], core).await?;
+        let url = server.create_database("campanile").await?;
+        Ok(Some((server, url)))
+    }
+}
+
 /// The server, and the folder with all that it has.
 pub struct Postgres {
     programs: PathBuf,
     folder: PathBuf,
     port: u16,
     settings: Vec<String>,
+    /// The one core that it may use.
+    core: Option<usize>,
     /// The main process, while there is one.
     running: Option<Child>,
 }
@@ -51,18 +79,16 @@ impl Postgres {
 
     /// Makes one below `parent` with further settings, such as `wal_level=logical`.
     pub async fn start_in(parent: Option<&Path>, settings: &[&str]) -> Result<Self> {
+        Self::start_with(parent, settings, None).await
+    }
+
+    async fn start_with(parent: Option<&Path>, settings: &[&str], core: Option<usize>) -> Result<Self> {
         let programs = find_programs()?;
-        // Unix sockets have short names, so a deep folder will not do.
-        let short = |folder: &PathBuf| folder.as_os_str().len() <= 60;
-        let parent = match parent {
-            Some(parent) => parent.to_owned(),
-            None => Some(std::env::temp_dir()).filter(short).unwrap_or_else(|| "/tmp".into()),
-        };
+        let parent = std::path::absolute(parent.map_or_else(std::env::temp_dir, Path::to_owned))?;
         let folder = parent.join(format!("campanile-postgres-{}", &Uuid::new_v4().simple().to_string()[..8]));
-        std::fs::create_dir_all(folder.join("sockets"))
-            .with_context(|| format!("cannot create {}", folder.display()))?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { programs, folder, port: 0, settings, running: None };
+        let mut server = Self { programs, folder, port: 0, settings, core, running: None };
         server.init().await?;
         for attempt in 1.. {
             // Someone may take the port before the server does: hence the attempts.
@@ -79,6 +105,11 @@ impl Postgres {
     /// The URL of one of its databases; `postgres` is always there.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The id of its main process, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.running.as_ref()?.id()
     }
 
     /// Makes an empty database and gives its URL.
@@ -114,16 +145,17 @@ impl Postgres {
     async fn start_once(&mut self) -> Result<()> {
         let mut command = self.command("postgres")?;
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]);
-        let sockets = format!("unix_socket_directories={}", self.folder.join("sockets").display());
         let durable = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
         let sized = ["max_connections=200", "shared_buffers=64MB"];
-        for setting in ["listen_addresses=127.0.0.1", &sockets].into_iter().chain(durable).chain(sized) {
+        // No socket in a folder: its name would have to be short.
+        let reached = ["listen_addresses=127.0.0.1", "unix_socket_directories="];
+        for setting in reached.into_iter().chain(durable).chain(sized) {
             command.args(["-c", setting]);
         }
         for setting in &self.settings {
             command.args(["-c", setting]);
         }
-        self.running = Some(command.spawn().context("cannot start postgres")?);
+        self.running = Some(cores::start_on(self.core, command).context("cannot start postgres")?);
         self.wait_until_it_answers().await
     }
 

@@ -4,12 +4,39 @@ use std::time::Duration;
 
 /// The processor time, user and system, of all its threads.
 pub fn cpu_time(process: &str) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in brackets may hold spaces; user and system time are the 14th and 15th field.
-    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    // Linux shows user space a hundred ticks a second, whatever the kernel's own clock.
-    Some(Duration::from_millis(ticks * 10))
+    let Stat { own, .. } = Stat::of(process)?;
+    Some(own)
+}
+
+/// The same of a process with its children, those that have ended too.
+pub fn family_time(process: u32) -> Option<Duration> {
+    let parent = Stat::of(&process.to_string())?;
+    let others = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        Stat::of(name.to_str().filter(|name| name.starts_with(|first: char| first.is_ascii_digit()))?)
+    });
+    let children = others.filter(|stat| stat.parent == process).map(|stat| stat.own);
+    Some(children.fold(parent.own + parent.ended, |sum, own| sum + own))
+}
+
+/// What the kernel says of a process in one line.
+struct Stat {
+    parent: u32,
+    own: Duration,
+    /// Of children that have ended.
+    ended: Duration,
+}
+
+impl Stat {
+    fn of(process: &str) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The name in brackets may hold spaces. Behind it comes the third field, the state.
+        let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        // Linux shows user space a hundred ticks a second, whatever the kernel's own clock.
+        let time = |user, system| Some(Duration::from_millis((field(user)? + field(system)?) * 10));
+        Some(Self { parent: field(4)?.try_into().ok()?, own: time(14, 15)?, ended: time(16, 17)? })
+    }
 }
 
 /// The bytes it has in memory.
@@ -33,6 +60,7 @@ mod tests {
         assert!(cpu_time("self").is_some());
         assert!(resident("self").unwrap() > 100_000);
         assert!(descriptors("self").unwrap() > 2);
+        assert!(family_time(std::process::id()) >= cpu_time("self"));
         assert_eq!((cpu_time("0"), resident("0"), descriptors("0")), (None, None, None));
     }
 }

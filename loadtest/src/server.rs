@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::http::Connection;
+use crate::postgres::{Database, Postgres};
 use crate::target::Target;
 use crate::{cores, process};
 
@@ -38,7 +39,10 @@ pub struct Options {
     /// The binary to spawn [default: the campanile next to this tool].
     #[arg(long, requires = "spawn", value_name = "FILE")]
     pub binary: Option<PathBuf>,
-    /// The spawned server's DATABASE_URL [default: SQLite in the data directory].
+    /// What the spawned server keeps its log in.
+    #[arg(long, requires = "spawn", value_enum, default_value = "sqlite", conflicts_with = "database_url")]
+    pub database: Database,
+    /// The spawned server's DATABASE_URL; what it holds stays.
     #[arg(long, requires = "spawn", value_name = "URL")]
     pub database_url: Option<String>,
     /// The spawned server's REDIS_URL [default: none].
@@ -57,6 +61,8 @@ pub struct Server {
     /// Its webhook secret.
     pub secret: String,
     spawned: Option<Spawned>,
+    /// After the server, which drains into it.
+    _postgres: Option<Postgres>,
 }
 
 /// A server started here, in a folder of its own.
@@ -93,7 +99,7 @@ impl Options {
         let secret = self.secret.as_deref().context("--secret is missing")?;
         let secret = secret.split(',').next().unwrap_or_default().trim().to_owned();
         ensure!(!secret.is_empty(), "--secret is empty");
-        Ok(Server { target, secret, spawned: None })
+        Ok(Server { target, secret, spawned: None, _postgres: None })
     }
 
     async fn start(&self) -> Result<Server> {
@@ -103,7 +109,8 @@ impl Options {
             ("CAMPANILE_JWT_SECRET", new_secret()),
             ("CAMPANILE_API_KEY", new_secret()),
         ];
-        environment.extend(self.database_url.iter().map(|url| ("DATABASE_URL", url.clone())));
+        let (postgres, url) = self.database.start(self.data_in.as_deref(), None).await?.unzip();
+        environment.extend(url.or_else(|| self.database_url.clone()).map(|url| ("DATABASE_URL", url)));
         environment.extend(self.redis_url.iter().map(|url| ("REDIS_URL", url.clone())));
         let launch = Launch {
             binary: self.binary.as_deref(),
@@ -113,7 +120,7 @@ impl Options {
         };
         let spawned = launch.start().await?;
         let target = spawned.target.clone();
-        Ok(Server { target, secret, spawned: Some(spawned) })
+        Ok(Server { target, secret, spawned: Some(spawned), _postgres: postgres })
     }
 }
 

@@ -104,6 +104,17 @@ fn a_gateway_starts_from_nothing_and_after_a_kill() {
 }
 
 #[test]
+fn a_gateway_on_a_postgresql_of_its_own_keeps_the_same_promises() {
+    let figures = figures("webhooks --deliveries 100 --concurrency 8 --database postgres --against gateway");
+    assert!(figures.iter().any(|(name, _)| name == "database CPU, %"), "{figures:?}");
+    let missed =
+        figure("resume --connections 20 --channels 2 --missed 10 --database postgres", "missed events/s");
+    assert!(missed > 0.0);
+    let start = figure("start --starts 1 --database postgres", "start after a kill p50, ms");
+    assert!(start > 0.0);
+}
+
+#[test]
 fn a_deep_log_takes_webhooks_too() {
     let depth = "depth --events 20000 --concurrency 4 --seconds 1 --warmup 0";
     assert_eq!(figure(depth, "events in the log"), 20_000.0);

@@ -15,6 +15,7 @@ use crate::stats::{Histogram, Timeline};
 #[derive(Debug)]
 pub struct Meter {
     pid: Option<u32>,
+    database: Option<u32>,
     cores: Option<Cores>,
     seen: Mutex<Seen>,
     count: AtomicU64,
@@ -49,7 +50,23 @@ pub struct Cost {
 impl Meter {
     /// Of a server with this process on these cores.
     pub fn new(pid: Option<u32>, cores: Option<Cores>) -> Self {
-        Self { pid, cores, seen: Mutex::default(), count: AtomicU64::new(0), spins: AtomicBool::new(false) }
+        let (count, spins) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { pid, database: None, cores, seen: Mutex::default(), count, spins }
+    }
+
+    /// The server has a database of its own, with this main process.
+    pub fn beside(self, database: Option<u32>) -> Self {
+        Self { database, ..self }
+    }
+
+    /// That database's share of a core in percent, while something was measured.
+    pub fn database_percent(&self) -> Option<f64> {
+        self.database?;
+        let (used, took) = self.with(|seen| {
+            let sum = |of: fn(&Sample) -> f64| seen.samples.iter().map(of).sum::<f64>();
+            (sum(|sample| sample.database), sum(|sample| sample.cost.took))
+        });
+        Some(used * 100.0 / took)
     }
 
     /// Runs the measured part, and says what it cost.
@@ -61,7 +78,7 @@ impl Meter {
 
     /// The measured part begins.
     pub fn watch(&self) -> Watch {
-        Watch::start(self.pid, self.cores)
+        Watch::start(self.pid, self.database, self.cores)
     }
 
     /// The measured part is over.

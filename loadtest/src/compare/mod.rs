@@ -17,14 +17,15 @@ use clap::{Args, ValueEnum};
 use tokio::sync::oneshot;
 
 use crate::cores::{self, Cores, Wish};
+use crate::postgres::Database;
 use crate::report::{self, Latency, Section, Throughput, book, machine, text};
 use crate::stats::Histogram;
 use crate::ws::dialect::Dialect;
 use live::Screen;
 use meter::{Meter, Seen};
 use session::{Host, Session};
-use table::{Figure, Table};
-use watch::{Sample, Watch};
+use table::{Figure, Table, aside};
+use watch::Sample;
 
 /// Which servers to measure, in the options of every scenario that compares.
 #[derive(Debug, Args)]
@@ -50,7 +51,10 @@ pub struct Options {
     /// which may be in memory].
     #[arg(long, conflicts_with = "url", value_name = "DIR")]
     data_in: Option<PathBuf>,
-    /// The gateway's DATABASE_URL; what it holds stays [default: SQLite in the gateway's folder].
+    /// What the gateway keeps its log in.
+    #[arg(long, value_enum, default_value = "sqlite", conflicts_with_all = ["url", "database_url"])]
+    database: Database,
+    /// The gateway's DATABASE_URL; what it holds stays.
     #[arg(long, conflicts_with = "url", value_name = "URL")]
     database_url: Option<String>,
     /// The gateway's REDIS_URL [default: none].
@@ -212,13 +216,12 @@ impl Options {
     /// Where it keeps things, which decides what a commit costs.
     fn storage(&self) -> String {
         let folder = self.data_in.clone().unwrap_or_else(std::env::temp_dir);
-        match &self.database_url {
-            Some(_) => "PostgreSQL".to_owned(),
-            None => match machine::file_system(&folder) {
-                Some(kind) => format!("SQLite on {kind}"),
-                None => "SQLite".to_owned(),
-            },
-        }
+        let what = match (&self.database_url, self.database) {
+            (Some(_), _) => return "PostgreSQL".to_owned(),
+            (None, Database::Sqlite) => "SQLite",
+            (None, Database::Postgres) => "a PostgreSQL of its own",
+        };
+        machine::file_system(&folder).map_or(what.to_owned(), |kind| format!("{what} on {kind}"))
     }
 }
 
@@ -259,7 +262,9 @@ impl Rounds {
                 watch::judge_files(&mut self.section, name, host.session.pid, connections);
                 let meter = host.session.meter().clone();
                 let measuring = on_a_thread(host.session.clone(), cores, measure.clone());
-                let figures = self.watch(measuring, &meter, &place).await.with_context(|| place.clone())?;
+                let mut figures =
+                    self.watch(measuring, &meter, &place).await.with_context(|| place.clone())?;
+                figures.extend(meter.database_percent().map(|share| aside("database CPU, %", share)));
                 host.finish().await.with_context(|| place.clone())?;
                 self.screen.note(&format!("{place}: {}", table::line(&figures)));
                 self.table.add(*side, &figures);
@@ -327,7 +332,7 @@ where
     std::thread::spawn(move || {
         let work = || {
             cores.map_or(Ok(()), |cores| cores::stay_on(cores.client))?;
-            let before = Watch::start(session.pid, cores);
+            let before = session.watch();
             let figures = measure(&session)?;
             session.meter().judge_whole(before);
             Ok(figures)

@@ -17,6 +17,7 @@ use super::watch::Watch;
 use super::{Options, Side};
 use crate::cores::{self, Cores};
 use crate::metrics::Metrics;
+use crate::postgres::Postgres;
 use crate::server::{Launch, Spawned, new_secret};
 use crate::stats::{Histogram, Timeline};
 use crate::target::Target;
@@ -40,7 +41,8 @@ pub struct Host {
 
 enum Process {
     Floor(Child),
-    Gateway(Spawned),
+    /// With the database that it drains into.
+    Gateway(Box<(Spawned, Option<Postgres>)>),
     Foreign,
 }
 
@@ -53,6 +55,8 @@ pub struct Session {
     pub host: String,
     /// Its process, if that is known.
     pub pid: Option<u32>,
+    /// The PostgreSQL that was started for the run, to make more databases in.
+    pub postgres: Option<String>,
     api_key: String,
     channel: String,
     tokens: Tokens,
@@ -83,7 +87,7 @@ impl Host {
     /// Lets it end in good order.
     pub async fn finish(self) -> Result<()> {
         match self.process {
-            Process::Gateway(mut spawned) => spawned.drain().await.map(drop),
+            Process::Gateway(mut gateway) => gateway.0.drain().await.map(drop),
             Process::Floor(mut child) => Ok(child.kill().await?),
             Process::Foreign => Ok(()),
         }
@@ -109,6 +113,7 @@ impl Host {
             tokens: Tokens::Minted(new_secret()),
             webhook_secret: Some(new_secret()),
             meter: Arc::new(Meter::new(child.id(), cores)),
+            postgres: None,
             dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Floor(child) })
@@ -122,14 +127,16 @@ impl Host {
             ("CAMPANILE_JWT_SECRET", jwt_secret.clone()),
             ("CAMPANILE_API_KEY", api_key.clone()),
         ];
-        environment.extend(options.database_url.iter().map(|url| ("DATABASE_URL", url.clone())));
+        let core = cores.map(|cores| cores.server);
+        let (postgres, url) = options.database.start(options.data_in.as_deref(), core).await?.unzip();
+        environment.extend(url.or_else(|| options.database_url.clone()).map(|url| ("DATABASE_URL", url)));
         environment.extend(options.redis_url.iter().map(|url| ("REDIS_URL", url.clone())));
         let launch = Launch {
             binary: options.binary.as_deref(),
             data_in: options.data_in.as_deref(),
             config: Some(&config),
             environment,
-            core: cores.map(|cores| cores.server),
+            core,
         };
         let spawned = launch.start().await?;
         let session = Session {
@@ -140,10 +147,11 @@ impl Host {
             channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(jwt_secret),
             webhook_secret: Some(webhook_secret),
-            meter: Arc::new(Meter::new(spawned.id(), cores)),
+            meter: Arc::new(Meter::new(spawned.id(), cores).beside(postgres.as_ref().and_then(Postgres::id))),
+            postgres: postgres.as_ref().map(|postgres| postgres.url("postgres")),
             dialect: Dialect::Centrifuge,
         };
-        Ok(Self { session, process: Process::Gateway(spawned) })
+        Ok(Self { session, process: Process::Gateway(Box::new((spawned, postgres))) })
     }
 
     async fn foreign(options: &Options, url: &str, cores: Option<Cores>) -> Result<Self> {
@@ -162,6 +170,7 @@ impl Host {
             tokens,
             webhook_secret: options.webhook_secret(),
             meter: Arc::new(Meter::new(options.pid, cores)),
+            postgres: None,
             dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Foreign })
@@ -178,6 +187,7 @@ impl Host {
             tokens: jwt_secret.map_or(Tokens::Same(String::new()), Tokens::Minted),
             webhook_secret: None,
             meter: Arc::new(Meter::new(pid, cores)),
+            postgres: None,
             dialect,
         };
         Ok(Self { session, process: Process::Foreign })
@@ -307,14 +317,18 @@ impl Session {
 
 /// Raises the limit of open files, or says that it is too low.
 pub fn ensure_files(connections: usize) -> Result<()> {
-    let needed = connections as u64 + OTHER_FILES;
-    let limit = rlimit::increase_nofile_limit(u64::MAX)?;
+    let most = most_connections()?;
     ensure!(
-        limit >= needed,
-        "{connections} connections need {needed} open files, and {limit} are allowed: \
+        connections as u64 <= most,
+        "{connections} connections are more than the {most} for which files may be open: \
          raise the hard limit (ulimit -Hn) or ask for fewer"
     );
     Ok(())
+}
+
+/// How many connections there may be after the limit of open files was raised.
+pub fn most_connections() -> Result<u64> {
+    Ok(rlimit::increase_nofile_limit(u64::MAX)?.saturating_sub(OTHER_FILES))
 }
 
 fn config(history: bool) -> String {

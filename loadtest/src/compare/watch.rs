@@ -30,6 +30,8 @@ pub struct Watch {
     cores: Option<Cores>,
     ticks: Option<Ticks>,
     server: Option<Duration>,
+    /// The main process of the server's own database.
+    database: Option<(u32, Duration)>,
     client: Option<Duration>,
 }
 
@@ -38,6 +40,8 @@ pub struct Watch {
 pub struct Sample {
     /// What it cost.
     pub cost: Cost,
+    /// Seconds that the server's own database used.
+    pub database: f64,
     /// Seconds that the hypervisor gave to others, of all cores that are watched.
     steal: f64,
     /// Seconds that other processes used there.
@@ -56,13 +60,14 @@ struct Ticks {
 
 impl Watch {
     /// Looks for the first time.
-    pub fn start(pid: Option<u32>, cores: Option<Cores>) -> Self {
+    pub fn start(pid: Option<u32>, database: Option<u32>, cores: Option<Cores>) -> Self {
         let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
         Self {
             pid,
             cores,
             ticks: Ticks::read(&stat, cores),
             server: pid.and_then(|pid| process::cpu_time(&pid.to_string())),
+            database: database.and_then(|id| Some((id, process::family_time(id)?))),
             client: process::cpu_time("self"),
             began: Instant::now(),
         }
@@ -71,21 +76,24 @@ impl Watch {
     /// Looks again.
     pub fn finish(self) -> Sample {
         let took = self.began.elapsed().as_secs_f64();
-        let after = Self::start(self.pid, self.cores);
+        let after = Self::start(self.pid, self.database.map(|(id, _)| id), self.cores);
         let used = |before: Option<Duration>, after: Option<Duration>| {
             Some(after?.saturating_sub(before?).as_secs_f64())
         };
         let server = used(self.server, after.server);
         let client = used(self.client, after.client).unwrap_or(0.0);
+        let time = |database: (u32, Duration)| database.1;
+        let database = used(self.database.map(time), after.database.map(time)).unwrap_or(0.0);
         let (before, now) = (self.ticks.unwrap_or_default(), after.ticks.unwrap_or_default());
         let seconds = |before: u64, now: u64| now.saturating_sub(before) as f64 / 100.0;
         // A server whose process is not known cannot be told from the others.
         let other = match server {
-            Some(server) => (seconds(before.busy, now.busy) - server - client).max(0.0),
+            Some(server) => (seconds(before.busy, now.busy) - server - database - client).max(0.0),
             None => 0.0,
         };
         Sample {
             cost: Cost { took, server, client },
+            database,
             steal: seconds(before.steal, now.steal),
             other,
             cores: now.cores.max(1) as f64,
@@ -224,7 +232,8 @@ mod tests {
     }
 
     fn sample(client: f64, steal: f64, other: f64) -> Sample {
-        Sample { cost: Cost { took: 10.0, server: Some(5.0), client }, steal, other, cores: 2.0 }
+        let cost = Cost { took: 10.0, server: Some(5.0), client };
+        Sample { cost, database: 0.0, steal, other, cores: 2.0 }
     }
 
     #[test]
@@ -269,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_busy_neighbour_is_seen_on_a_real_machine() {
-        let watch = Watch::start(Some(std::process::id()), None);
+        let watch = Watch::start(Some(std::process::id()), None, None);
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(60) {
             std::hint::spin_loop();

@@ -16,6 +16,14 @@ use crate::ws::visitors::Visitors;
 /// and all come back as fast as they are answered, --window at a time. The time counts from the first
 /// step to the last receipt; 10,000 clients with 100 missed events each should need 2 s at most.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest resume
+  loadtest resume --channels 100 --missed 300
+  loadtest resume --database postgres
+
+Exit codes:
+  0  measured, and everyone got exactly what was missed
+  1  an invariant was broken, the run ended early, or --strict and a warning")]
 #[group(skip)]
 pub struct Options {
     /// Clients; so many as fill all channels evenly.

@@ -3,32 +3,37 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser as _};
 
 use crate::Cli;
+use crate::postgres::Database;
 use crate::report::book::Book;
 use crate::report::{self, Report, Section, closing, text};
 
-/// What is measured. Options that all have in common come behind.
-const FULL: [&str; 16] = [
-    "webhooks",
-    "latency",
-    "fanout",
-    "fanout --subscribers 5000",
-    "fanout --rate 200 --subscribers 500",
-    "fanout --saturate",
-    "idle",
+/// What is measured: all at full size, and as long as three rounds of it take a quarter of an hour.
+/// Options that all have in common come behind.
+const FULL: [&str; 18] = [
+    "webhooks --seconds 4 --warmup 1",
+    "latency --seconds 4",
+    "fanout --seconds 4 --warmup 1",
+    "fanout --subscribers 5000 --seconds 4 --warmup 1",
+    "fanout --rate 200 --subscribers 500 --seconds 4 --warmup 1",
+    "fanout --saturate --seconds 4 --warmup 1",
+    "idle --seconds 5",
     "connect",
-    "poll",
+    "poll --seconds 4 --warmup 1",
     "storm",
-    "spread",
+    "spread --seconds 1 --against gateway",
     "resume",
-    "slow",
-    "mixed",
-    "originals",
+    "crowd --seconds 5 --against gateway",
+    "slow --before 2",
+    "mixed --seconds 4 --warmup 1",
+    "originals --seconds 10",
     "start",
+    "soak --minutes 0.4",
 ];
 
 /// What is only checked: so many of everything, however long it takes.
@@ -46,8 +51,8 @@ const QUICK: [&str; 8] = [
 /// Runs the set of scenarios in one session: one report, one closing table.
 ///
 /// Every scenario starts servers of its own, and the floor in turns with the gateway where there is
-/// one. The whole set takes its time; --quick takes a minute, and checks invariants rather than
-/// measures: it counts what it does instead of timing it.
+/// one. The whole set takes some 15 minutes on two cores; --quick takes one, and checks invariants rather
+/// than measures: it counts what it does instead of timing it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest set
@@ -78,7 +83,10 @@ pub struct Options {
     /// Make the gateways' folders in here, to measure a certain disk.
     #[arg(long, value_name = "DIR")]
     data_in: Option<PathBuf>,
-    /// The gateways' DATABASE_URL [default: SQLite in their folders].
+    /// What the gateways keep their logs in.
+    #[arg(long, value_enum, default_value = "sqlite", conflicts_with = "database_url")]
+    database: Database,
+    /// The gateways' DATABASE_URL; what it holds stays.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     #[command(flatten)]
@@ -90,9 +98,11 @@ pub async fn run(options: Options) -> Result<()> {
     let lines = options.lines();
     ensure!(!lines.is_empty(), "no scenario of the set has this name: {}", options.only.join(", "));
     let book = Arc::new(Book::default());
+    let began = Instant::now();
     let mut failures = Vec::new();
     for (number, line) in lines.iter().enumerate() {
-        eprintln!("[{} of {}] {line}", number + 1, lines.len());
+        let (number, count, since) = (number + 1, lines.len(), began.elapsed().as_secs());
+        eprintln!("[{number} of {count}, after {since} s] {line}");
         let words = ["loadtest".to_owned()].into_iter().chain(line.split(' ').map(str::to_owned));
         let scenario = Cli::try_parse_from(words.chain(options.common()))?.scenario;
         let before = book.sections().len();
@@ -110,6 +120,7 @@ pub async fn run(options: Options) -> Result<()> {
     let report = Report::new(book.sections());
     report.write(&options.report)?;
     println!("\n{}\n{}", text::heading(&report), closing::table(&report));
+    eprintln!("{} scenarios took {:.0} s", lines.len(), began.elapsed().as_secs_f64());
     for file in [&options.report.json, &options.report.html].into_iter().flatten() {
         println!("written: {}", file.display());
     }
@@ -139,6 +150,7 @@ impl Options {
             ("--cores", self.cores.clone()),
             ("--binary", self.binary.as_ref().map(path)),
             ("--data-in", self.data_in.as_ref().map(path)),
+            ("--database", (self.database == Database::Postgres).then(|| "postgres".to_owned())),
             ("--database-url", self.database_url.clone()),
         ];
         let given = pairs.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?]));
@@ -171,7 +183,7 @@ mod tests {
             };
             options.lines()
         };
-        assert_eq!(set(&["idle", "connect"], false), ["idle", "connect"]);
+        assert_eq!(set(&["connect", "start"], false), ["connect", "start"]);
         assert_eq!(set(&["connect"], true), ["connect --connections 100 --repeats 1"]);
         assert_eq!(set(&["nothing"], false), [""; 0]);
     }

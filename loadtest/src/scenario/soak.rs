@@ -40,6 +40,14 @@ const MEBI: f64 = 1024.0 * 1024.0;
 /// in ten is cut, misses some and comes back with its position, and every poller reads on. It takes
 /// --minutes in all, of which the first fifth is warm-up.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest soak --minutes 60 --repeats 1
+  loadtest soak --rate 300 --html soak.html
+  loadtest soak --database postgres
+
+Exit codes:
+  0  nothing was lost, and memory and descriptors were given back
+  1  something was lost or kept, the run ended early, or --strict and a warning")]
 #[group(skip)]
 pub struct Options {
     /// How long, in minutes; fractions are fine.

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
 use crate::http::blocking;
+use crate::postgres;
+use crate::server::new_secret;
 use crate::stats::Latencies;
 
 /// A start that takes longer has failed.
@@ -25,8 +28,17 @@ const LOOK: Duration = Duration::from_millis(1);
 ///
 /// The binary is that of the gateway which the run starts anyway. The clock runs from before the
 /// process is made until /readyz answers 200, which is asked every millisecond. A cold start should
-/// take less than 200 ms; the first of a round also reads the binary from disk.
+/// take less than 200 ms; the first of a round also reads the binary from disk. With a PostgreSQL every
+/// cold start has an empty database.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest start
+  loadtest start --starts 50 --repeats 1
+  loadtest start --database postgres
+
+Exit codes:
+  0  measured, and it became ready every time
+  1  it did not, the run ended early, or --strict and a warning")]
 #[group(skip)]
 pub struct Options {
     /// Starts of each kind in a round.
@@ -40,17 +52,22 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<()> {
     let Options { starts, servers } = options;
     let title = format!("start: {starts} cold starts, and {starts} after a kill");
-    servers.gateway_alone()?.run(&title, 1, move |session| measure(session, starts)).await
+    let runtime = Handle::current();
+    servers.gateway_alone()?.run(&title, 1, move |session| measure(session, starts, &runtime)).await
 }
 
-fn measure(session: &Session, starts: u16) -> Result<Vec<Figure>> {
+fn measure(session: &Session, starts: u16, runtime: &Handle) -> Result<Vec<Figure>> {
     let pid = session.pid.context("the gateway's process is not known: give its --pid")?;
     let binary = std::fs::read_link(format!("/proc/{pid}/exe")).context("the gateway is gone")?;
     let (mut cold, mut again) = (Latencies::default(), Latencies::default());
-    for _ in 0..starts {
+    for number in 0..starts {
         let folder = Folder::make()?;
+        let environment = match &session.postgres {
+            Some(url) => runtime.block_on(environment(url, number))?,
+            None => Vec::new(),
+        };
         for latencies in [&mut cold, &mut again] {
-            let (mut gateway, took) = Gateway::start(&binary, &folder.0)?;
+            let (mut gateway, took) = Gateway::start(&binary, &folder.0, &environment)?;
             latencies.record(took);
             gateway.0.kill()?;
             gateway.0.wait()?;
@@ -63,6 +80,17 @@ fn measure(session: &Session, starts: u16) -> Result<Vec<Figure>> {
         figure("start after a kill p50, ms", again.p50),
         aside("start after a kill longest, ms", again.max),
     ])
+}
+
+/// What a gateway on an empty database must be told. On SQLite it makes its secrets itself.
+async fn environment(url: &str, number: u16) -> Result<Vec<(&'static str, String)>> {
+    let name = format!("start_{number}");
+    let session = postgres::session(url).await?;
+    session.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+    let (server, _) = url.rsplit_once('/').context("a URL without a database")?;
+    let secrets = ["GITHUB_WEBHOOK_SECRET", "CAMPANILE_JWT_SECRET", "CAMPANILE_API_KEY"];
+    let secrets = secrets.into_iter().map(|name| (name, new_secret()));
+    Ok(secrets.chain([("DATABASE_URL", format!("{server}/{name}"))]).collect())
 }
 
 /// A folder that goes with its user.
@@ -86,13 +114,17 @@ impl Drop for Folder {
 struct Gateway(Child);
 
 impl Gateway {
-    fn start(binary: &Path, folder: &Path) -> Result<(Self, Duration)> {
+    fn start(
+        binary: &Path,
+        folder: &Path,
+        environment: &[(&'static str, String)],
+    ) -> Result<(Self, Duration)> {
         let address: SocketAddr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = Command::new(binary);
         command.arg("serve").current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // It inherits no setting; its secrets are generated into the folder.
-        command.env_clear().env("CAMPANILE_LISTEN", address.to_string());
+        // It inherits no setting.
+        command.env_clear().envs(environment.iter().cloned()).env("CAMPANILE_LISTEN", address.to_string());
         command.env("CAMPANILE_DATA_DIR", folder.join("data"));
         let began = Instant::now();
         let mut gateway = Self(command.spawn().context("cannot start the gateway")?);

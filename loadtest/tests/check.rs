@@ -38,7 +38,7 @@ fn the_promise_holds_under_faults_and_lies_are_noticed() {
     for case in cases {
         assert_eq!((&case["violated"], &case["acts"]), (&0.into(), &3.into()), "{case}");
         // Twelve subscribers with a good part of 144 events each.
-        assert!(case["checked"].as_u64() > Some(300) && case["logged"].as_u64() > Some(120), "{case}");
+        assert!(case["checked"].as_u64() > Some(240) && case["logged"].as_u64() > Some(120), "{case}");
         assert!(case["connections"].as_u64() > Some(12), "{case}");
     }
     let carried = report["checked_over"].as_object().expect("transports");

@@ -132,7 +132,7 @@ async fn one(options: Options, case: Case, place: String, gate: Arc<Semaphore>) 
         subscribers: options.subscribers.into(),
         events: options.events,
         transports: Transport::ALL.to_vec(),
-        settling: SETTLING,
+        settling: if options.lie.is_some() { self_test::DEADLINE } else { SETTLING },
         talks_as: Some(place.clone()),
     };
     let ran = case::run(case, options.lie, &effort).await?;

@@ -16,9 +16,10 @@ use super::report::Report;
 
 const SUBSCRIBERS: usize = 12;
 const EVENTS: u32 = 160;
-/// Subscribers of a server that holds events back wait no longer than this.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// Those of one that does not.
+/// Subscribers of a server that lies wait no longer than this: what it took, the last event perhaps,
+/// never comes.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+/// Those of one that does not lie.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Nobody moves, so that nothing is healed by coming back.
 const CASE: Case = Case { scenario: Scenario::Stay, fault: Fault::None, database: Database::Sqlite };
@@ -75,7 +76,7 @@ fn expected(lie: Lie) -> Breach {
 }
 
 async fn found(seed: u64, lie: Option<Lie>, transports: Vec<Transport>) -> Result<Vec<Breach>> {
-    let settling = if lie == Some(Lie::Delay) { DEADLINE } else { PATIENCE };
+    let settling = if lie.is_some() { DEADLINE } else { PATIENCE };
     let effort =
         Effort { seed, subscribers: SUBSCRIBERS, events: EVENTS, transports, settling, talks_as: None };
     match case::run(CASE, lie, &effort).await? {

@@ -128,7 +128,7 @@ impl std::error::Error for Ended {}
 
 enum Line {
     Socket(socket::Socket),
-    Answer(answer::Answer),
+    Answer(Box<answer::Answer>),
     Events(events::EventStream),
 }
 
@@ -215,7 +215,7 @@ impl Subscriber {
             Transport::WebSocket => Line::Socket(self.open_socket(false).await?),
             Transport::UniWebSocket => Line::Socket(self.open_socket(true).await?),
             Transport::Events => Line::Events(self.open_events().await?),
-            _ => Line::Answer(self.open_answer(transport).await?),
+            _ => Line::Answer(Box::new(self.open_answer(transport).await?)),
         })
     }
 

@@ -105,7 +105,7 @@ fn rights() {
 
     let principal = Principal {
         user: "42".into(),
-        orgs: ["acme", "octo"].map(str::to_owned).into(),
+        orgs: ["acme", "octo"].map(str::to_owned).into_iter().collect(),
         ..Principal::default()
     };
     let repo = channel("repo:acme/api");

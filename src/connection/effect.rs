@@ -67,7 +67,7 @@ pub struct Join {
 }
 
 /// A position as a client gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Since {
     /// The history in which the offset counts; empty fits any.
     pub epoch: String,

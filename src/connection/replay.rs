@@ -125,7 +125,7 @@ async fn read(store: &Store, entry: &Entry, retention: Retention, from: Position
 }
 
 /// How much is replayed to a client that comes back; with more it begins anew.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecoveryLimit {
     /// Events.
     pub events: u64,

@@ -175,7 +175,7 @@ impl ChannelOptions {
 }
 
 /// How much of a channel's log is kept: events that are neither too many nor too old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Retention {
     /// At most so many.
     pub events: u64,

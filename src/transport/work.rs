@@ -6,11 +6,11 @@ use std::rc::Rc;
 use super::websocket::Sockets;
 use crate::connection::Connection;
 use crate::connection::clients::Target;
-use crate::connection::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
+use crate::connection::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Since, Stored};
 use crate::connection::replay::{self, RecoveryLimit};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
-use crate::domain::options::ChannelOptions;
+use crate::domain::options::{ChannelOptions, Retention};
 use crate::hub::fanout::{Framing, Subscription, Tailor, Visitor};
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::DisconnectCode;
@@ -73,20 +73,39 @@ pub(super) async fn join_channel(
             // One replay at a time lies unsent.
             outbox.room().await;
             let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { all.options.recovery };
-            let found = match cache {
-                true => replay::recover_latest(&all.store, &channel, retention, since).await,
-                false => replay::recover(&all.store, &channel, retention, since, limit).await,
+            let missed = Missed { channel: channel.clone(), retention, since, limit, cache };
+            let store = all.store.clone();
+            let Some(replay) =
+                all.missed.ask(missed, move |missed| missed.read(store.clone())).await.flatten()
+            else {
+                return (channel, None);
             };
-            match found {
-                Ok(replay) => replay,
-                Err(error) => {
-                    tracing::warn!(%channel, %error, "a client cannot recover");
-                    return (channel, None);
-                }
-            }
+            replay
         }
     };
     (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
+}
+
+/// What a client may have missed: the same for all that come back to the same place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Missed {
+    channel: ChannelName,
+    retention: Retention,
+    since: Since,
+    limit: RecoveryLimit,
+    /// Only the latest publication counts.
+    cache: bool,
+}
+
+impl Missed {
+    async fn read(self, store: Store) -> Option<Replay> {
+        let Self { channel, retention, since, limit, cache } = self;
+        let found = match cache {
+            true => replay::recover_latest(&store, &channel, retention, since).await,
+            false => replay::recover(&store, &channel, retention, since, limit).await,
+        };
+        found.inspect_err(|error| tracing::warn!(%channel, %error, "clients cannot recover")).ok()
+    }
 }
 
 /// Reads stored events.

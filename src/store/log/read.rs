@@ -77,10 +77,8 @@ pub async fn bounds(
         .filter(events::channel.eq(channel.as_str()))
         .filter(events::offset.gt(to_i64(too_many)))
         .filter(events::created_at.gt(now.minus(retention.age)))
-        .order(events::offset.asc())
-        .select(events::offset)
-        .limit(1);
-    let oldest: Option<i64> = conn.maybe(query).await?;
+        .select(min(events::offset));
+    let oldest: Option<i64> = conn.maybe(query).await?.flatten();
     // An event may have been appended since the head was read: never report past it.
     let before_oldest = oldest.map_or(head.offset, |offset| to_u64(offset - 1).min(head.offset));
     Ok(Bounds { head, before_oldest })
@@ -137,12 +135,13 @@ pub async fn read_after(
     if until <= after {
         return Ok(Vec::new());
     }
+    // There is no hole, so this is a limit; SQLite plans anew each time for one that is a parameter.
+    let until = until.min(after.saturating_add(limit.into()));
     let query = events::table
         .filter(events::channel.eq(channel.as_str()))
         .filter(events::offset.gt(to_i64(after)))
         .filter(events::offset.le(to_i64(until)))
         .order(events::offset.asc())
-        .limit(i64::from(limit))
         .select(COLUMNS);
     let rows: Vec<Row> = conn.load(query).await?;
     Ok(rows.into_iter().map(Event::from).collect())

@@ -28,8 +28,7 @@ const READ: usize = 4096;
 
 /// How many bytes a client may send before we have handled something.
 pub(super) struct Credit {
-    /// Below zero only by what came with the request.
-    left: Cell<isize>,
+    left: Cell<usize>,
     waiting: Cell<Option<Waker>>,
 }
 
@@ -37,20 +36,20 @@ impl Credit {
     /// Enough for the largest message, and for a ping between its parts.
     pub(super) fn new(largest_message: usize) -> Rc<Self> {
         let ping = LONGEST_CONTROL as usize + LONGEST_HEADER;
-        let left = isize::try_from(largest_message + LONGEST_HEADER + ping).unwrap_or(isize::MAX);
-        Rc::new(Self { left: Cell::new(left), waiting: Cell::default() })
+        let left = Cell::new(largest_message + LONGEST_HEADER + ping);
+        Rc::new(Self { left, waiting: Cell::default() })
     }
 
     /// So many bytes were handled.
     pub(super) fn give(&self, bytes: usize) {
-        self.left.set(self.left.get().saturating_add_unsigned(bytes));
+        self.left.set(self.left.get() + bytes);
         if let Some(waker) = self.waiting.take() {
             waker.wake();
         }
     }
 
     fn take(&self, bytes: usize) {
-        self.left.set(self.left.get().saturating_sub_unsigned(bytes));
+        self.left.set(self.left.get().saturating_sub(bytes));
     }
 }
 
@@ -86,13 +85,21 @@ pub(super) struct Incoming {
     turn: usize,
     over: bool,
     messages: Messages,
+    /// What came with the request and is not taken yet.
+    first: Option<Box<BytesMut>>,
 }
 
 impl Incoming {
     /// `first` came with the request.
     pub(super) fn new(outbox: Rc<Outbox>, first: BytesMut, credit: Rc<Credit>, largest: usize) -> Self {
-        credit.take(first.len());
-        Self { outbox, credit, turn: TURN, over: false, messages: Messages::new(first, largest) }
+        let first = (!first.is_empty()).then(|| Box::new(first));
+        Self { outbox, credit, turn: TURN, over: false, messages: Messages::new(largest), first }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.credit.take(bytes.len());
+        self.turn -= bytes.len();
+        self.messages.bytes.extend_from_slice(bytes);
     }
 }
 
@@ -113,7 +120,7 @@ impl Stream for Incoming {
                     return Poll::Ready(Some(Err(bad)));
                 }
             }
-            let left = usize::try_from(this.credit.left.get()).unwrap_or(0);
+            let left = this.credit.left.get();
             if left == 0 {
                 this.credit.waiting.set(Some(cx.waker().clone()));
                 return Poll::Pending;
@@ -123,16 +130,17 @@ impl Stream for Incoming {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            let most = left.min(this.turn).min(READ);
+            if let Some(mut first) = this.first.take() {
+                this.take(&first.split_to(most.min(first.len())));
+                this.first = Some(first).filter(|rest| !rest.is_empty());
+                continue;
+            }
             let Some(wire) = this.outbox.wire() else { return Poll::Ready(None) };
             let mut buffer = [0; READ];
-            let most = left.min(this.turn).min(READ);
             match wire.try_read(&mut buffer[..most]) {
                 Ok(0) => return Poll::Ready(None),
-                Ok(count) => {
-                    this.credit.take(count);
-                    this.turn -= count;
-                    this.messages.bytes.extend_from_slice(&buffer[..count]);
-                }
+                Ok(count) => this.take(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     this.turn = TURN;
                     match wire.poll_read_ready(cx) {
@@ -159,13 +167,9 @@ struct Messages {
 }
 
 impl Messages {
-    fn new(bytes: BytesMut, largest: usize) -> Self {
-        Self {
-            bytes,
-            codec: Codec::new().max_size(largest.max(LONGEST_CONTROL as usize)),
-            parts: None,
-            largest,
-        }
+    fn new(largest: usize) -> Self {
+        let codec = Codec::new().max_size(largest.max(LONGEST_CONTROL as usize));
+        Self { bytes: BytesMut::new(), codec, parts: None, largest }
     }
 
     /// The next message, if all of it has come. Gives back the credit for what is not a message's.
@@ -290,8 +294,8 @@ mod tests {
     }
 
     /// All that is said by `bytes`, which come in pieces; and how much credit that has cost.
-    fn hear(bytes: &[u8], piece: usize) -> (Vec<Result<Said, BadMessage>>, isize) {
-        let mut messages = Messages::new(BytesMut::new(), LARGEST);
+    fn hear(bytes: &[u8], piece: usize) -> (Vec<Result<Said, BadMessage>>, usize) {
+        let mut messages = Messages::new(LARGEST);
         let (credit, mut heard) = (Credit::new(LARGEST), Vec::new());
         let full = credit.left.get();
         'pieces: for piece in bytes.chunks(piece) {
@@ -339,7 +343,7 @@ mod tests {
         for piece in [1, 2, 3, 5, 7, 64, 10_000] {
             let (heard, cost) = hear(&bytes, piece);
             assert_eq!(heard, expected);
-            assert_eq!(cost, largest.len() as isize + 6, "what is not handled yet: the text of the messages");
+            assert_eq!(cost, largest.len() + 6, "what is not handled yet: the text of the messages");
         }
     }
 

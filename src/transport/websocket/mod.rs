@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::connection::Rules;
 use crate::connection::clients::Clients;
+use crate::connection::effect::Replay;
 use crate::connection::replay::RecoveryLimit;
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
@@ -31,6 +32,8 @@ use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
 use crate::store::Store;
 use crate::telemetry::{Metrics, level};
+use crate::transport::gathered::Gathered;
+use crate::transport::work::Missed;
 use crate::vital;
 use alarms::Alarms;
 use incoming::{Credit, Incoming};
@@ -89,6 +92,8 @@ pub struct Sockets {
     /// All clients of this thread.
     pub clients: Rc<Clients>,
     alarms: Rc<Alarms>,
+    /// What returning clients have missed.
+    pub(super) missed: Rc<Gathered<Missed, Option<Replay>>>,
     pub(super) options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     stopping: watch::Receiver<Option<Duration>>,
@@ -124,6 +129,7 @@ impl Sockets {
             metrics,
             clients,
             alarms,
+            missed: Rc::default(),
             options,
             outbox,
             stopping,

@@ -208,6 +208,15 @@ impl Store {
         self.transact(work, |heads, _| heads.forget()).await
     }
 
+    /// The same for work that leaves the log alone: what is known of the heads stays known.
+    pub async fn write_beside_log<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.transact(work, |_, _| {}).await
+    }
+
     /// The same for work that appends to the log and moves nothing else there: `moved` names the
     /// channels with their new heads.
     pub async fn append<T, W, M>(&self, work: W, moved: M) -> Result<T>

@@ -5,11 +5,12 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mio::net::TcpStream;
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 const LOWEST: u16 = 10_240;
 /// Linux's own, where the kernel does not say.
@@ -37,19 +38,24 @@ pub fn free() -> Result<u16> {
 /// for one of the last that are free takes it longer than all the rest of a connection.
 const SHARING: usize = 8000;
 
-/// Begins to connect the client of this number. On the loopback others have another address.
+/// Begins to connect the client of this number. On the loopback others have another address. Whoever
+/// drops it cuts it off: the port of a connection that was closed in order is not free for a minute, and
+/// the next round would look for others.
 pub fn connect(server: SocketAddr, number: usize) -> Result<TcpStream> {
     let more = (number / SHARING).min(250) as u8;
-    if more == 0 || !server.is_ipv4() {
-        return Ok(TcpStream::connect(server)?);
-    }
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 1 + more), 0)).into())?;
-    match socket.connect(&server.into()) {
-        Err(error) if !is_under_way(&error) => Err(error.into()),
-        _ => Ok(TcpStream::from_std(socket.into())),
-    }
+    let stream = if more == 0 || !server.is_ipv4() {
+        TcpStream::connect(server)?
+    } else {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, 1 + more), 0)).into())?;
+        match socket.connect(&server.into()) {
+            Err(error) if !is_under_way(&error) => return Err(error.into()),
+            _ => TcpStream::from_std(socket.into()),
+        }
+    };
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    Ok(stream)
 }
 
 fn is_under_way(error: &std::io::Error) -> bool {

@@ -49,6 +49,18 @@ pub(super) async fn probe_postgres(conn: &mut AsyncPgConnection) -> Result<Probe
     Ok(Probe { generation: name(&[system, timeline, marker])?, clock: Some(clock) })
 }
 
+/// What [`super::Store::id`] answers on Postgres: from what a failover leaves as it is.
+pub(super) async fn lasting_id(conn: &mut AsyncPgConnection) -> Result<String> {
+    let query = diesel::select((
+        sql::<Text>("(SELECT system_identifier::text FROM pg_control_system())"),
+        sql::<Text>("current_database()::text"),
+        sql::<Text>("(SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = 'meta'::regclass)"),
+    ));
+    let (system, database, schema): (String, String, String) =
+        diesel_async::RunQueryDsl::get_result(query, conn).await?;
+    Ok(digest(&[system, database, schema]))
+}
+
 /// A marker that no store has.
 pub fn new_marker() -> String {
     hex::encode(rand::random::<[u8; 6]>())
@@ -65,9 +77,11 @@ pub(super) async fn oldest_binary(conn: &mut Conn) -> Result<String> {
     conn.one(meta::table.find("oldest_binary").select(meta::value)).await
 }
 
-/// Twelve digits are enough: an epoch is compared with a client's, not with all that ever were.
 fn name(parts: &[String]) -> Result<Epoch> {
-    let digest = Sha256::digest(parts.join("/").as_bytes());
-    Epoch::parse(&hex::encode(&digest[..6]))
-        .ok_or_else(|| StoreError::Failed("the store has no marker".into()))
+    Epoch::parse(&digest(parts)).ok_or_else(|| StoreError::Failed("the store has no marker".into()))
+}
+
+/// Twelve digits are enough: an epoch is compared with a client's, not with all that ever were.
+fn digest(parts: &[String]) -> String {
+    hex::encode(&Sha256::digest(parts.join("/").as_bytes())[..6])
 }

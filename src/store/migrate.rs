@@ -15,6 +15,7 @@ use super::backup;
 use super::conn::Conn;
 use super::error::StoreError;
 use super::generation;
+use super::notices::Line;
 use super::sqlite::{self, Side};
 use super::{Options, Place, at_once};
 use crate::domain::position::Epoch;
@@ -84,6 +85,8 @@ pub(super) struct First {
     pub(super) generation: Epoch,
     /// The lock on SQLite's folder; held as long as the file is open.
     pub(super) lock: Option<File>,
+    /// How Postgres is listened to.
+    pub(super) line: Option<Line>,
 }
 
 /// Locks, checks and migrates.
@@ -129,7 +132,7 @@ fn run_sqlite(path: &Path) -> Result<First, OpenError> {
     let needed = at_once(Box::pin(generation::oldest_binary(&mut conn))).map_err(OpenError::store)?;
     check_version(needed)?;
     let probe = at_once(Box::pin(generation::probe(&mut conn))).map_err(OpenError::store)?;
-    Ok(First { generation: probe.generation, lock: Some(lock) })
+    Ok(First { generation: probe.generation, lock: Some(lock), line: None })
 }
 
 /// Takes the lock of the folder that `path` is in, making the folder if need be.
@@ -165,7 +168,8 @@ async fn run_postgres(url: &str, direct_url: &str, allow_data_loss: bool) -> Res
         .map_err(OpenError::query)?;
     check_version(needed)?;
     let probe = generation::probe_postgres(&mut conn).await.map_err(OpenError::store)?;
-    Ok(First { generation: probe.generation, lock: None })
+    let id = generation::lasting_id(&mut conn).await.map_err(OpenError::store)?;
+    Ok(First { generation: probe.generation, lock: None, line: Some(Line::new(direct_url, id)) })
 }
 
 /// Whether the server is new enough and keeps what it commits.

@@ -16,6 +16,7 @@ pub mod history;
 pub mod items;
 pub mod log;
 mod migrate;
+mod notices;
 pub mod overview;
 mod postgres;
 pub mod rate_limits;
@@ -45,6 +46,7 @@ pub use conn::{Conn, Rows, Statement};
 pub use error::{Result, StoreError};
 pub use heads::Heads;
 pub use migrate::{OpenError, applied as migrations_applied};
+pub use notices::{Heard, TOO_LONG as NOTICE_TOO_LONG};
 pub use transaction::Transaction;
 pub use types::{Id, SqlId, SqlTs, Ts};
 
@@ -54,6 +56,7 @@ use crate::domain::position::{Epoch, Position};
 use crate::telemetry::Traffic;
 use crate::vital;
 use generation::Probe;
+use notices::Line;
 use sqlite::{Side, Threads};
 use traffic::Meter;
 
@@ -114,6 +117,8 @@ struct State {
     healthy: watch::Sender<bool>,
     /// Only where nobody else writes.
     heads: Option<Heads>,
+    /// Only where there may be other nodes.
+    line: Option<Line>,
 }
 
 impl State {
@@ -144,6 +149,7 @@ impl Store {
             clock_offset: AtomicI64::new(0),
             healthy: watch::Sender::new(true),
             heads: matches!(options.place, Place::Sqlite { .. }).then(Heads::default),
+            line: first.line,
         });
         let backend = match &options.place {
             Place::Sqlite { path } => {
@@ -301,6 +307,13 @@ impl Store {
     /// Where channels end, if this process alone moves them.
     pub fn heads(&self) -> Option<&Heads> {
         self.state.heads.as_ref()
+    }
+
+    /// A name for this database that no other has and that it keeps, whatever becomes of its
+    /// history: what nodes share elsewhere is theirs under this name. None on SQLite, which has one
+    /// node.
+    pub fn id(&self) -> Option<&str> {
+        self.state.line.as_ref().map(Line::id)
     }
 
     /// `sqlite` or `postgres`.

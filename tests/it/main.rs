@@ -21,6 +21,7 @@ mod http;
 mod jwks;
 mod log;
 mod migrations;
+mod notices;
 mod protocol;
 mod publish;
 mod rates;

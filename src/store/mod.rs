@@ -16,7 +16,7 @@ pub mod history;
 pub mod items;
 pub mod log;
 mod migrate;
-mod notices;
+pub mod notices;
 pub mod overview;
 mod postgres;
 pub mod rate_limits;

@@ -53,6 +53,7 @@ use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
+use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
@@ -84,6 +85,7 @@ pub struct Node {
     serving: JoinHandle<std::io::Result<()>>,
     publishing: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    lease: Lease,
     rates: Arc<rates::Rates>,
     hub_thread: Arbiter,
     /// As it was at the start.
@@ -153,18 +155,22 @@ impl Node {
         }
         let fetching =
             jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
+        // By one id, whoever hears of the node.
+        let uid = Uuid::new_v4();
+        let (lease, keeping) = Lease::keep(store.clone(), "janitor", uid, metrics.clone());
         let mut tasks = vec![
+            core.spawn(keeping),
             core.spawn(fetching),
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
-            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone())),
+            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone(), lease.clone())),
         ];
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
         let rules = Arc::new(rules(config, keys, namespaces, revocations, control.clone(), &metrics));
-        let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
+        let doors = Doors::new(config, secrets, address, uid, &rules, &stopping)?;
         let sign_in = doors.sign_in.clone();
         let rates = Arc::new(doors.rates());
         if let Err(error) = rates::restore(&store, &rates).await {
@@ -201,6 +207,7 @@ impl Node {
             serving,
             publishing,
             tasks,
+            lease,
             rates,
             hub_thread,
             config: config.clone(),
@@ -242,6 +249,7 @@ impl Node {
         let spread = window.min(self.drain_timeout.mul_f64(0.8));
         tracing::info!(connections = connections(), spread_ms = spread.as_millis() as u64, "draining");
         self.stopping.send_replace(Some(spread));
+        self.lease.release();
         self.server.pause().await;
         // A paused listener still lets clients in and leaves them waiting; refused, they go to
         // another node at once.
@@ -260,6 +268,7 @@ impl Node {
         }
         self.server.stop(true).await;
         let _ = self.serving.await;
+        self.lease.released().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Err(error) = rates::write(&self.store, &self.rates).await {
             tracing::warn!(%error, "what the rates have counted in the last second is not written");
@@ -294,6 +303,7 @@ impl Doors {
         config: &Config,
         secrets: &Secrets,
         address: SocketAddr,
+        uid: Uuid,
         rules: &Rules,
         stopping: &watch::Sender<Option<Duration>>,
     ) -> anyhow::Result<Self> {
@@ -315,8 +325,6 @@ impl Doors {
             ("streams", streams.clone()),
         ];
         node_limits.extend(open_sockets.clone().map(|sockets| ("sockets", sockets)));
-        // By one id, whoever hears of the node.
-        let uid = Uuid::new_v4();
         Ok(Self {
             access: web::Data::new(Access {
                 keys: rules.keys.clone(),

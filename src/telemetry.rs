@@ -46,6 +46,13 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// One of a few things as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Name {
+    /// Which.
+    pub name: &'static str,
+}
+
 /// A code of the client protocol as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
@@ -126,6 +133,8 @@ pub struct Metrics {
     pub store_up: Level,
     /// What the store sends to its database.
     pub traffic: Traffic,
+    /// Whether this node does the work that one node does for all, by lease: 1 or 0.
+    pub leases_held: Family<Name, Level>,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
 }
@@ -165,6 +174,7 @@ impl Metrics {
             jwks_fetches: Family::default(),
             store_up: Level::default(),
             traffic: Traffic::default(),
+            leases_held: Family::default(),
             trimmed: Family::default(),
         };
         let mut registry = Registry::with_prefix("campanile");
@@ -238,6 +248,11 @@ impl Metrics {
             metrics.traffic.statements.clone(),
         );
         r.register("store_commits", "Transactions committed", metrics.traffic.commits.clone());
+        r.register(
+            "lease_held",
+            "Whether this node does what one does for all, by lease",
+            metrics.leases_held.clone(),
+        );
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
         metrics.registry = registry;
         metrics.begin_at_zero();

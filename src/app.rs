@@ -57,6 +57,7 @@ use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
+use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
@@ -89,6 +90,7 @@ pub struct Node {
     serving: JoinHandle<std::io::Result<()>>,
     publishing: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    lease: Lease,
     rates: Arc<rates::Rates>,
     hub_thread: Arbiter,
     /// As it was at the start.
@@ -151,14 +153,17 @@ impl Node {
         }
         let fetching =
             jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
+        // By one id, whoever hears of the node.
+        let (lease, keeping) = Lease::keep(store.clone(), "janitor", uid, metrics.clone());
         let mut tasks = vec![
+            core.spawn(keeping),
             core.spawn(fetching),
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), bus.live(), interval)),
             core.spawn(carrying),
             core.spawn(cluster.clone().run()),
-            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone())),
+            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone(), lease.clone())),
         ];
 
         let stopping = watch::Sender::new(None);
@@ -206,6 +211,7 @@ impl Node {
             serving,
             publishing,
             tasks,
+            lease,
             rates,
             hub_thread,
             config: config.clone(),
@@ -247,6 +253,7 @@ impl Node {
         let spread = window.min(self.drain_timeout.mul_f64(0.8));
         tracing::info!(connections = connections(), spread_ms = spread.as_millis() as u64, "draining");
         self.stopping.send_replace(Some(spread));
+        self.lease.release();
         self.server.pause().await;
         // A paused listener still lets clients in and leaves them waiting; refused, they go to
         // another node at once.
@@ -267,6 +274,7 @@ impl Node {
         let _ = self.serving.await;
         // Its clients are gone: nobody needs to wait for its answers.
         self.cluster.leave();
+        self.lease.released().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Err(error) = rates::write(&self.store, &self.rates).await {
             tracing::warn!(%error, "what the rates have counted in the last second is not written");

@@ -46,6 +46,13 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// One of a few things as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Name {
+    /// Which.
+    pub name: &'static str,
+}
+
 /// A code of the client protocol as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
@@ -126,6 +133,8 @@ pub struct Metrics {
     pub store_up: Level,
     /// What the store sends to its database.
     pub traffic: Traffic,
+    /// Whether this node does the work that one node does for all, by lease: 1 or 0.
+    pub leases_held: Family<Name, Level>,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
     /// Whether other nodes are heard at once: 1 or 0. Always 1 for a single node.
@@ -179,6 +188,7 @@ impl Metrics {
             jwks_fetches: Family::default(),
             store_up: Level::default(),
             traffic: Traffic::default(),
+            leases_held: Family::default(),
             trimmed: Family::default(),
             bus_up: Level::default(),
             bus_said: Family::default(),
@@ -259,6 +269,11 @@ impl Metrics {
             metrics.traffic.statements.clone(),
         );
         r.register("store_commits", "Transactions committed", metrics.traffic.commits.clone());
+        r.register(
+            "lease_held",
+            "Whether this node does what one does for all, by lease",
+            metrics.leases_held.clone(),
+        );
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
         r.register("bus_up", "Whether other nodes are heard at once", metrics.bus_up.clone());
         r.register("bus_said", "Messages to other nodes by carrier", metrics.bus_said.clone());

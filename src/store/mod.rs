@@ -14,6 +14,7 @@ pub mod generation;
 mod heads;
 pub mod history;
 pub mod items;
+pub mod leases;
 pub mod log;
 mod migrate;
 pub mod notices;

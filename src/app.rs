@@ -134,7 +134,21 @@ impl Node {
         let (control, revocations) = (Control::default(), Revocations::default());
         let identity = Identity { uid, name: address.to_string(), since: Instant::now() };
         let cluster = Cluster::new(identity, bus.clone(), hub.clone(), control.clone(), metrics.clone());
-        let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone());
+        let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone(), {
+            let cluster = cluster.clone();
+            move || cluster.tell_revoked()
+        });
+        cluster.on_revocation({
+            let revoker = revoker.clone();
+            move || {
+                let revoker = revoker.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = revoker.look().await {
+                        tracing::warn!(%error, "cannot read what is revoked");
+                    }
+                });
+            }
+        });
         // Before the first client: what was revoked stays revoked.
         core.spawn({
             let revoker = revoker.clone();

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Node, core_runtime, demo, reload};
-use crate::config::{Backend, Config, ConfigError, LogFormat, Secrets};
+use crate::config::{Backend, BusBackend, Config, ConfigError, LogFormat, Secrets};
 use crate::{telemetry, vital};
 
 /// Open files that a busy node needs; with fewer it says so.
@@ -119,7 +119,12 @@ fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, link: Option<&
     let org = if with_demo { demo::OWNER } else { "YOUR-ORG" };
     println!("\n  Campanile {} is ready: {url}", env!("CARGO_PKG_VERSION"));
     println!("    store     {store}");
-    println!("    bus       in process (embedded)");
+    let bus = match config.bus_backend() {
+        BusBackend::InProcess => "in process (embedded)",
+        BusBackend::Postgres => "Postgres (set REDIS_URL for speed between nodes)",
+        BusBackend::Redis { .. } => "Redis (REDIS_URL)",
+    };
+    println!("    bus       {bus}");
     if !secrets.generated.is_empty() {
         println!(
             "    secrets   generated into {}: {}",

@@ -1,6 +1,6 @@
 //! Revoked tokens and blocked users: what is decided goes into the store first, and from there
-//! into every node's list; whoever is new on it is disconnected at once. What another node decided
-//! is found at the next look.
+//! into every node's list; whoever is new on it is disconnected at once. Other nodes are told to look
+//! into the store, and look now and then anyhow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +21,23 @@ pub struct Revoker {
     store: Store,
     list: Revocations,
     control: Control,
+    /// Tells the other nodes to look.
+    tell: Arc<dyn Fn() + Send + Sync>,
     /// Held while the list is made like the store: of two looks at once, the older one could come
     /// last and take back what the newer one found.
     looking: Arc<Mutex<()>>,
 }
 
 impl Revoker {
-    /// For the doors that look into `list`, and the clients behind `control`.
-    pub fn new(store: Store, list: Revocations, control: Control) -> Self {
-        Self { store, list, control, looking: Arc::default() }
+    /// For the doors that look into `list`, and the clients behind `control`; `tell` tells the other
+    /// nodes to look.
+    pub fn new(
+        store: Store,
+        list: Revocations,
+        control: Control,
+        tell: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { store, list, control, tell: Arc::new(tell), looking: Arc::default() }
     }
 
     /// Revokes, and returns when this node follows. `false` if there is no room for another one.
@@ -38,6 +46,7 @@ impl Revoker {
         let stored =
             self.store.write(move |conn| Box::pin(async move { rows::put(conn, &revocation, now).await }));
         let stored = stored.await?;
+        (self.tell)();
         self.look().await?;
         Ok(stored)
     }
@@ -45,6 +54,7 @@ impl Revoker {
     /// Takes a revocation back.
     pub async fn restore(&self, subject: Subject) -> store::Result<()> {
         self.store.write(move |conn| Box::pin(async move { rows::remove(conn, &subject).await })).await?;
+        (self.tell)();
         self.look().await
     }
 

@@ -11,6 +11,7 @@ mod browser;
 mod builds;
 mod cent;
 mod channels;
+mod cluster;
 mod crash;
 mod deliveries;
 mod deploy;

@@ -1,0 +1,165 @@
+//! Events between nodes: over Redis, over NOTIFY, and while one of them is away.
+
+use serde_json::json;
+
+use super::{Joined, Nodes, next, with_nodes};
+use crate::support::proxy::Mode;
+use crate::support::store::eventually;
+use crate::support::websocket::Client;
+
+/// Publishes `count` events from all nodes in turn, beginning with number `first`, and sees that
+/// each client gets them in order.
+async fn all_hear_all(nodes: &Nodes<'_>, clients: &mut [Client], first: u64, count: u64) {
+    let order = first..first + count;
+    for number in order.clone() {
+        nodes.publish(number as usize % nodes.nodes.len(), "news:a", json!(number)).await;
+    }
+    for client in clients {
+        for number in order.clone() {
+            assert_eq!(next(client).await, json!(number));
+        }
+    }
+}
+
+async fn one_on_each(nodes: &Nodes<'_>) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for node in 0..nodes.nodes.len() {
+        clients.push(nodes.subscriber(node, "ana", "news:a").await);
+    }
+    clients
+}
+
+#[test]
+fn what_one_node_accepts_reaches_the_subscribers_of_all_in_order() {
+    for joined in [Joined::ByRedis, Joined::ByNotify] {
+        with_nodes(joined, 3, async |nodes| {
+            let mut clients = one_on_each(&nodes).await;
+            all_hear_all(&nodes, &mut clients, 0, 60).await;
+        });
+    }
+}
+
+#[test]
+fn what_is_not_kept_reaches_them_too() {
+    for joined in [Joined::ByRedis, Joined::ByNotify] {
+        with_nodes(joined, 2, async |nodes| {
+            let mut client = nodes.subscriber(1, "ana", "talk:a").await;
+            // Larger than a notification holds.
+            for data in [json!("hello"), json!("x".repeat(30_000))] {
+                nodes.publish(0, "talk:a", data.clone()).await;
+                assert_eq!(next(&mut client).await, data);
+            }
+        });
+    }
+}
+
+#[test]
+fn events_go_on_while_redis_is_away_and_when_it_comes_back() {
+    for mode in [Mode::Cut, Mode::Silent] {
+        with_nodes(Joined::ByRedis, 2, async |nodes| {
+            let mut clients = one_on_each(&nodes).await;
+            all_hear_all(&nodes, &mut clients, 0, 10).await;
+            nodes.cut_redis(mode);
+            // At once, when nobody may have noticed.
+            all_hear_all(&nodes, &mut clients, 10, 10).await;
+            for node in 0..2 {
+                nodes.until(node, "campanile_bus_up", 0).await;
+            }
+            let ready = nodes.nodes[1].get("/readyz").await;
+            assert_eq!((ready.status, ready.body.contains(r#""degraded":["bus"]"#)), (200, true), "{}", ready.body);
+            all_hear_all(&nodes, &mut clients, 20, 10).await;
+            // Who comes now is let in as well.
+            clients.push(nodes.subscriber(1, "ben", "news:a").await);
+            all_hear_all(&nodes, &mut clients, 30, 10).await;
+            nodes.cut_redis(Mode::Pass);
+            all_hear_all(&nodes, &mut clients, 40, 10).await;
+            nodes.know_each_other().await;
+            let said = nodes.metric(0, "campanile_bus_said_total{kind=\"redis\"}").await;
+            all_hear_all(&nodes, &mut clients, 50, 10).await;
+            eventually("Redis carries again", async || {
+                nodes.metric(0, "campanile_bus_said_total{kind=\"redis\"}").await >= said + 5
+            })
+            .await;
+        });
+    }
+}
+
+#[test]
+fn a_node_that_alone_does_not_hear_redis_misses_nothing() {
+    for mode in [Mode::Cut, Mode::Silent] {
+        with_nodes(Joined::ByRedis, 3, async |nodes| {
+            let mut clients = one_on_each(&nodes).await;
+            let mut talks = nodes.subscriber(2, "ana", "talk:a").await;
+            nodes.ways[2].set(mode);
+            all_hear_all(&nodes, &mut clients, 0, 30).await;
+            nodes.until(2, "campanile_bus_up", 0).await;
+            all_hear_all(&nodes, &mut clients, 30, 30).await;
+            // The others speak up for it, also of what is not kept.
+            eventually("it hears what is not kept", async || {
+                nodes.publish(0, "talk:a", json!("hello")).await;
+                !talks.pushes.is_empty() || {
+                    let asked = talks.ask(json!({ "ping": {} }));
+                    let _ = tokio::time::timeout(std::time::Duration::from_millis(100), asked).await;
+                    !talks.pushes.is_empty()
+                }
+            })
+            .await;
+            // And they still know of each other.
+            for node in 0..3 {
+                assert_eq!(nodes.metric(node, "campanile_nodes").await, 3);
+            }
+            nodes.ways[2].set(Mode::Pass);
+            nodes.know_each_other().await;
+            all_hear_all(&nodes, &mut clients, 60, 30).await;
+        });
+    }
+}
+
+#[test]
+fn a_node_that_was_frozen_catches_up() {
+    with_nodes(Joined::ByRedis, 2, async |nodes| {
+        let mut clients = one_on_each(&nodes).await;
+        all_hear_all(&nodes, &mut clients, 0, 10).await;
+        nodes.nodes[1].signal("STOP");
+        for number in 10..20 {
+            nodes.publish(0, "news:a", json!(number)).await;
+        }
+        // So long that it counts as gone.
+        nodes.until(0, "campanile_nodes", 1).await;
+        nodes.nodes[1].signal("CONT");
+        for client in &mut clients {
+            for number in 10..20 {
+                assert_eq!(next(client).await, json!(number));
+            }
+        }
+        nodes.know_each_other().await;
+        all_hear_all(&nodes, &mut clients, 20, 10).await;
+    });
+}
+
+#[test]
+fn what_a_newer_version_says_makes_a_node_look_into_the_log() {
+    with_nodes(Joined::ByRedis, 2, async |nodes| {
+        let mut client = nodes.subscriber(1, "ana", "news:a").await;
+        nodes.publish(0, "news:a", json!(1)).await;
+        assert_eq!(next(&mut client).await, json!(1));
+        let url = format!("redis://{}", nodes.ways[0].address());
+        let redis = redis::Client::open(url).unwrap();
+        let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+        // Unheard by the other one: its way is cut for the moment, and nobody checks by the clock.
+        let names: Vec<String> =
+            redis::cmd("PUBSUB").arg("CHANNELS").arg("*:c:news:a").query_async(&mut redis).await.unwrap();
+        for name in names {
+            for text in ["2 from the future", "1 nonsense", "", "\n\n"] {
+                let _: i64 =
+                    redis::cmd("PUBLISH").arg(&name).arg(format!("{text}\n{{}}")).query_async(&mut redis).await.unwrap();
+            }
+        }
+        nodes.publish(0, "news:a", json!(2)).await;
+        assert_eq!(next(&mut client).await, json!(2));
+        eventually("it has seen them", async || {
+            nodes.metric(1, "campanile_bus_heard_total{kind=\"unread\"}").await >= 4
+        })
+        .await;
+    });
+}

@@ -129,6 +129,7 @@ pub(super) fn schema() -> Value {
     config.server.workers = Some(4);
     config.store.url = Some(StoreUrl::Postgres(Secret::new("postgres://example")));
     config.store.direct_url = secret();
+    config.store.ca_file = Some("/etc/campanile/postgres-ca.pem".into());
     config.bus.url = secret();
     config.client.token.hmac_secret_key = secret();
     let pem = || Some("-----BEGIN PUBLIC KEY-----".to_owned());

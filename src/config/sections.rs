@@ -62,6 +62,9 @@ pub struct StoreConfig {
     pub url: Option<StoreUrl>,
     /// Postgres without a pooler in between, for LISTEN and advisory locks; `url` if unset.
     pub direct_url: Option<Secret>,
+    /// Certificates of the authorities that Postgres is believed by, in PEM, where its address
+    /// names none.
+    pub ca_file: Option<PathBuf>,
     /// Connections to Postgres.
     pub pool_size: u32,
     /// Connections that read SQLite, beside the one that writes.
@@ -77,6 +80,7 @@ impl Default for StoreConfig {
         Self {
             url: None,
             direct_url: None,
+            ca_file: None,
             pool_size: 16,
             readers: 4,
             deadline: Span::secs(5),

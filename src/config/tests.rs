@@ -145,6 +145,18 @@ fn postgres_makes_a_cluster_and_redis_joins_it() {
 }
 
 #[test]
+fn addresses_of_postgres_take_the_authorities_that_they_do_not_name() {
+    let config = environment([
+        ("DATABASE_URL", "postgres://db/c?sslrootcert=other.pem"),
+        ("DATABASE_URL_DIRECT", "postgres://direct/c"),
+        ("CAMPANILE_STORE__CA_FILE", "our.pem"),
+    ]);
+    let direct_url = Some(Secret::new("postgres://direct/c?sslrootcert=our.pem"));
+    let url = Secret::new("postgres://db/c?sslrootcert=other.pem");
+    assert_eq!(config.unwrap().backend(), Backend::Postgres { url, direct_url });
+}
+
+#[test]
 fn a_sqlite_url_names_a_relative_or_an_absolute_path() {
     for (url, path) in [("sqlite:a/b.db", "a/b.db"), ("sqlite:///a.db", "/a.db"), ("sqlite:/a.db", "/a.db")] {
         let config = environment([("DATABASE_URL", url)]).unwrap();
@@ -211,6 +223,10 @@ fn what_is_hardly_meant_is_a_warning() {
     }
     assert_eq!(warnings.lines().count(), 6);
     assert!(!warnings.contains("hunter2"));
+
+    let config = environment([("DATABASE_URL", "postgres://u:hunter2@db/c?sslmode=require")]).unwrap();
+    let [warning] = &config.warnings()[..] else { panic!("{:?}", config.warnings()) };
+    assert!(warning.starts_with("store.url has sslmode=require: "), "{warning}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::values::{StoreUrl, is_postgres};
 use super::{Config, Source};
 use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
+use crate::tls::Trust;
 
 /// Longer than anyone means, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
@@ -127,6 +128,11 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     if config.store.direct_url.as_ref().is_some_and(|url| !is_postgres(url.expose())) {
         refuse("store.direct_url", "this is no address of Postgres", "write postgres://…");
     }
+    for (option, address) in config.postgres_addresses() {
+        if let Err(error) = address {
+            refuse(option, &error.to_string(), "write postgres://…?sslmode=verify-full, or leave it out");
+        }
+    }
     let is_redis =
         |url: &str| ["redis://", "rediss://"].iter().any(|s| url.len() > s.len() && url.starts_with(s));
     if config.bus.url.as_ref().is_some_and(|url| !is_redis(url.expose())) {
@@ -157,6 +163,10 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         if config.store.direct_url.is_some() {
             let wrong = "a direct address of Postgres makes no sense while the store is SQLite";
             refuse("store.direct_url", wrong.to_owned(), "set DATABASE_URL to Postgres, or leave this out");
+        }
+        if config.store.ca_file.is_some() {
+            let wrong = "nobody has to be believed while the store is SQLite".to_owned();
+            refuse("store.ca_file", wrong, "set DATABASE_URL to Postgres, or leave this out");
         }
         if config.bus.url.is_some() {
             let wrong = "Redis joins nodes, and nodes cannot share a SQLite store";
@@ -268,6 +278,16 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     if config.client.allowed_origins.contains(&OriginPattern::Every) {
         warnings.push("client.allowed_origins has `*`: every web site may connect".to_owned());
+    }
+    for (option, _) in config
+        .postgres_addresses()
+        .into_iter()
+        .filter(|(_, address)| address.as_ref().is_ok_and(|address| address.trust == Trust::Anybody))
+    {
+        warnings.push(format!(
+            "{option} has sslmode=require: what is said to Postgres is encrypted, but whoever sits on the \
+             way may answer in its place; sslmode=verify-full looks who it is"
+        ));
     }
     if config.store.allow_data_loss {
         warnings.push(

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use campanile::store::{OpenError, Place, Store};
+use campanile::store::{Heard, OpenError, Place, Store};
 use tokio::time::{Duration, sleep};
 
 use crate::support::certificates::Authority;
@@ -79,11 +79,14 @@ impl Postgres {
     async fn sessions(&self, url: String) -> Result<(i64, i64), String> {
         let url = format!("{url}&application_name=a%20store");
         let store = Store::open(&options(Place::Postgres { url, direct_url: None })).await.map_err(reason)?;
+        let mut heard = store.listen();
+        assert_eq!(heard.recv().await, Some(Heard::Listening));
         let admin = session(&self.url("postgres", "127.0.0.1", "sslmode=disable")).await;
         let count = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl) FROM pg_stat_ssl \
                      JOIN pg_stat_activity USING (pid) WHERE application_name = 'a store'";
         let row = admin.query_one(count, &[]).await.expect("an answer");
         store.probe().await.expect("the store is open");
+        drop(heard);
         Ok((row.get(0), row.get(1)))
     }
 }

@@ -1,5 +1,5 @@
-//! TLS as a client: how the address of a PostgreSQL is read, and which servers are believed.
-//! The words are libpq's (`sslmode`, `sslrootcert`). Where libpq would quietly check less than
+//! TLS as a client: how the addresses of PostgreSQL and Redis are read, and which servers are
+//! believed. For PostgreSQL the words are libpq's (`sslmode`, `sslrootcert`). Where libpq would quietly check less than
 //! somebody who names an authority can mean, the address is refused instead.
 
 use std::path::{Path, PathBuf};
@@ -33,6 +33,9 @@ pub enum TlsError {
         /// What is wrong with it.
         wrong: String,
     },
+    /// This Redis cannot be spoken to; without its address, which may hold a password.
+    #[error("{0}")]
+    Redis(String),
     /// What rustls says to its own defaults.
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
@@ -140,6 +143,21 @@ pub fn with_authorities(url: &str, file: &Path) -> String {
     let joint = if query.is_some() { '&' } else { '?' };
     let path = file.to_string_lossy();
     format!("{url}{joint}sslrootcert={}", utf8_percent_encode(&path, IN_PATH))
+}
+
+/// A client of the Redis at `url`. With `rediss://` it has to have a certificate for the host in the
+/// address, of the authorities in the file or else of a public one.
+pub fn redis(url: &str, authorities: Option<&Path>) -> Result<redis::Client, TlsError> {
+    let client = match authorities {
+        None => redis::Client::open(url),
+        Some(file) => {
+            // Read once more by the client, which says less of what is wrong.
+            authorities_in(file)?;
+            let root_cert = std::fs::read(file).ok();
+            redis::Client::build_with_tls(url, redis::TlsCertificates { client_tls: None, root_cert })
+        }
+    };
+    client.map_err(|error| TlsError::Redis(error.category().to_owned()))
 }
 
 /// The certificates of a file in PEM, as those to believe.

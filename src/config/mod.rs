@@ -114,6 +114,8 @@ pub enum BusBackend {
     Redis {
         /// Its address.
         url: Secret,
+        /// The authorities that it is believed by; the public ones if unset.
+        ca_file: Option<PathBuf>,
         /// Begins every name; the store's id follows it.
         prefix: String,
     },
@@ -143,12 +145,16 @@ impl Config {
     /// Whether the authorities that servers are believed by can be read.
     pub fn check_authorities(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
+        let mut check = |option: &'static str, error: Option<TlsError>| {
+            let remedy = "name a file of certificates in PEM that this user may read";
+            let problem =
+                |error: TlsError| Problem::new(self.source(option), option, error.to_string(), remedy);
+            problems.extend(error.map(problem));
+        };
         for (option, address) in self.postgres_addresses() {
-            if let Err(error) = address.and_then(|address| address.trust.client()) {
-                let remedy = "name a file of certificates in PEM that this user may read";
-                problems.push(Problem::new(self.source(option), option, error.to_string(), remedy));
-            }
+            check(option, address.and_then(|address| address.trust.client()).err());
         }
+        check("bus.ca_file", self.bus.ca_file.as_deref().and_then(|file| tls::authorities_in(file).err()));
         ConfigError::check(problems)
     }
 
@@ -163,7 +169,8 @@ impl Config {
     pub fn bus_backend(&self) -> BusBackend {
         match (&self.store.url, &self.bus.url) {
             (Some(StoreUrl::Postgres(_)), Some(url)) => {
-                BusBackend::Redis { url: url.clone(), prefix: self.bus.prefix.clone() }
+                let (ca_file, prefix) = (self.bus.ca_file.clone(), self.bus.prefix.clone());
+                BusBackend::Redis { url: url.clone(), ca_file, prefix }
             }
             (Some(StoreUrl::Postgres(_)), None) => BusBackend::Postgres,
             _ => BusBackend::InProcess,

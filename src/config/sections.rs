@@ -95,13 +95,16 @@ impl Default for StoreConfig {
 pub struct BusConfig {
     /// `redis://…` or `rediss://…`; without it the store carries the announcements.
     pub url: Option<Secret>,
+    /// Certificates of the authorities that a `rediss://` is believed by, in PEM; the public ones if
+    /// unset.
+    pub ca_file: Option<PathBuf>,
     /// Begins every name in Redis; the store's id follows it.
     pub prefix: String,
 }
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { url: None, prefix: "campanile".to_owned() }
+        Self { url: None, ca_file: None, prefix: "campanile".to_owned() }
     }
 }
 

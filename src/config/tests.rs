@@ -140,7 +140,8 @@ fn postgres_makes_a_cluster_and_redis_joins_it() {
     assert_eq!(config.backend(), Backend::Postgres { url: Secret::new(url), direct_url: None });
     assert_eq!(config.bus_backend(), BusBackend::Postgres);
     let config = environment([("DATABASE_URL", url), ("REDIS_URL", "redis://bus")]).unwrap();
-    let redis = BusBackend::Redis { url: Secret::new("redis://bus"), prefix: "campanile".to_owned() };
+    let (url, prefix) = (Secret::new("redis://bus"), "campanile".to_owned());
+    let redis = BusBackend::Redis { url, ca_file: None, prefix };
     assert_eq!(config.bus_backend(), redis);
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::error::Problem;
 use super::origin::OriginPattern;
-use super::values::{StoreUrl, is_postgres};
+use super::values::{Secret, StoreUrl, is_postgres};
 use super::{Config, Source};
 use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
-use crate::tls::Trust;
+use crate::tls::{self, Trust};
 
 /// Longer than anyone means, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
@@ -137,6 +137,11 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         |url: &str| ["redis://", "rediss://"].iter().any(|s| url.len() > s.len() && url.starts_with(s));
     if config.bus.url.as_ref().is_some_and(|url| !is_redis(url.expose())) {
         refuse("bus.url", "this is no address of Redis", "write redis://HOST:PORT or rediss://HOST:PORT");
+    } else if config.bus.url.as_ref().is_some_and(|url| url.expose().ends_with("#insecure")) {
+        let remedy = "name the authority of its certificate by bus.ca_file";
+        refuse("bus.url", "whoever sits on the way could answer in its place", remedy);
+    } else if let Some(error) = config.bus.url.as_ref().and_then(|url| tls::redis(url.expose(), None).err()) {
+        refuse("bus.url", &error.to_string(), "write redis://USER:PASSWORD@HOST:PORT, or rediss://…");
     }
     if config.jwks_endpoint().is_some_and(|url| !url.is_https()) && !client.token.jwks_allow_http {
         let wrong = "a key set that comes without TLS could be anybody's";
@@ -228,6 +233,11 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
             let wrong = format!("the namespace `{name}` is declared twice");
             refuse(&format!("channel.namespaces[{index}].name"), wrong, "keep one of them");
         }
+    }
+    let over_tls = |url: &Secret| url.expose().starts_with("rediss://");
+    if config.bus.ca_file.is_some() && !config.bus.url.as_ref().is_some_and(over_tls) {
+        let wrong = "nobody has to be believed without TLS to Redis".to_owned();
+        refuse("bus.ca_file", wrong, "write rediss://… into bus.url, or leave this out");
     }
     let mut targets = BTreeSet::new();
     for (repo, rule) in &config.github.repos {

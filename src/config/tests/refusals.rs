@@ -214,6 +214,7 @@ const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
         &["DATABASE_URL: store.url: sslmode is one of", "sslmode=verify-full"],
     ),
     ("CAMPANILE_STORE__CA_FILE", "ca.pem", &["store.ca_file: nobody has to be believed"]),
+    ("CAMPANILE_BUS__CA_FILE", "ca.pem", &["bus.ca_file: nobody has to be believed"]),
     ("REDIS_URL", "redis://hunter2", &["REDIS_URL: bus.url", "cannot share a SQLite store"]),
     ("CAMPANILE_LOG_FORMAT", "yaml", &["CAMPANILE_LOG_FORMAT: telemetry.log_format", "text, json or auto"]),
 ];

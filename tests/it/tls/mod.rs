@@ -2,3 +2,4 @@
 //! what cannot be believed is not spoken to.
 
 mod postgres;
+mod redis;

@@ -18,6 +18,8 @@ use actix_server::ServerHandle;
 use actix_web::web;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,7 +27,9 @@ use uuid::Uuid;
 
 use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
-use crate::bus::{Bus, LocalBus};
+use crate::bus::shared::Redis;
+use crate::bus::{Bus, Shared};
+use crate::cluster::{Cluster, Identity};
 use crate::config::{
     Backend, BusBackend, Config, Origin, PersonalChannelConfig, RepoRule as ConfiguredRepo, Secret, Secrets,
 };
@@ -41,7 +45,7 @@ use crate::http::builds::BuildDoor;
 use crate::http::health::HealthDoor;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollDoor;
-use crate::http::server_api::{Identity, ServerApiDoor};
+use crate::http::server_api::ServerApiDoor;
 use crate::http::socket::SocketDoor;
 use crate::http::stream::StreamDoor;
 use crate::http::summary::Summaries;
@@ -53,10 +57,12 @@ use crate::publish::Publisher;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoRule};
 use crate::store::{self, Place, Store};
+use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
-use crate::transport::emulation::Sessions;
+use crate::tls;
+use crate::transport::emulation::{Delivery, Sessions};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
 use crate::vital;
@@ -74,6 +80,7 @@ pub struct Node {
     address: SocketAddr,
     store: Store,
     hub: Hub,
+    cluster: Cluster,
     sign_in: web::Data<SignInDoor>,
     metrics: Arc<Metrics>,
     stopping: watch::Sender<Option<Duration>>,
@@ -84,6 +91,7 @@ pub struct Node {
     serving: JoinHandle<std::io::Result<()>>,
     publishing: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    lease: Lease,
     rates: Arc<rates::Rates>,
     hub_thread: Arbiter,
     /// As it was at the start.
@@ -107,6 +115,8 @@ impl Node {
         metrics.store_up.set(1);
 
         let namespaces = config.channel.declared().shared();
+        let uid = Uuid::new_v4();
+        let (bus, carrying) = open_bus(config, uid, &store, &metrics)?;
         let hub_thread = Arbiter::new();
         hub_thread.spawn_fn(vital::mark_thread);
         let hub_options = HubOptions {
@@ -114,26 +124,17 @@ impl Node {
             linger: config.channel.linger.0,
             ..HubOptions::default()
         };
-        let hub = Hub::new(store.clone(), hub_options, metrics.clone(), hub_thread.handle());
-        let bus = Bus::Local(LocalBus::new({
+        let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.clone(), hub_thread.handle());
+        bus.deliver_to({
             let hub = hub.clone();
             Arc::new(move |notice| hub.deliver(notice))
-        }));
-        match config.bus_backend() {
-            BusBackend::InProcess => {}
-            BusBackend::Postgres => {
-                tracing::info!(
-                    "other nodes on this Postgres are heard of by the position check, see OPERATIONS.md"
-                );
-            }
-            BusBackend::Redis { .. } => {
-                anyhow::bail!("this version has no bus over Redis yet: unset REDIS_URL")
-            }
-        }
-        let (publisher, publishing) = Publisher::new(store.clone(), bus, metrics.clone());
+        });
+        let (publisher, publishing) = Publisher::new(store.clone(), bus.clone(), metrics.clone());
         let publishing = core.spawn(publishing);
         let interval = config.channel.position_check_interval.0;
         let (control, revocations) = (Control::default(), Revocations::default());
+        let identity = Identity { uid, name: address.to_string(), since: Instant::now() };
+        let cluster = Cluster::new(identity, bus.clone(), hub.clone(), control.clone(), metrics.clone());
         let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone());
         // Before the first client: what was revoked stays revoked.
         core.spawn({
@@ -153,29 +154,36 @@ impl Node {
         }
         let fetching =
             jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
+        // By one id, whoever hears of the node.
+        let (lease, keeping) = Lease::keep(store.clone(), "janitor", uid, metrics.clone());
         let mut tasks = vec![
+            core.spawn(keeping),
             core.spawn(fetching),
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
-            core.spawn(monitor::check_positions(store.clone(), hub.clone(), interval)),
-            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone())),
+            core.spawn(monitor::check_positions(store.clone(), hub.clone(), bus.live(), interval)),
+            core.spawn(carrying),
+            core.spawn(cluster.clone().run()),
+            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone(), lease.clone())),
         ];
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, keys, namespaces, revocations, control.clone(), &metrics));
-        let doors = Doors::new(config, secrets, address, &rules, &stopping)?;
+        let rules = Arc::new(rules(config, keys, namespaces, revocations, &metrics));
+        let doors = Doors::new(config, secrets, &cluster, address, &rules, &stopping)?;
         let sign_in = doors.sign_in.clone();
         let rates = Arc::new(doors.rates());
         if let Err(error) = rates::restore(&store, &rates).await {
             tracing::warn!(%error, "what the rates have counted is not known: they begin anew");
         }
         tasks.push(core.spawn(rates::run(store.clone(), rates.clone())));
+        let cluster_settles = cluster.clone();
         let parts = listen::Parts {
             store: store.clone(),
             hub: hub.clone(),
             publisher,
             metrics: metrics.clone(),
+            cluster: cluster.clone(),
             control,
             revoker,
             in_flight: in_flight.clone(),
@@ -183,6 +191,8 @@ impl Node {
             websocket: websocket_options(config),
             stopping: stopping.subscribe(),
         };
+        // Whoever asks this node from its first moment on shall hear of all.
+        core.spawn(async move { cluster_settles.settle().await }).await.context("the cluster panicked")?;
         let server = listen::listen(config, listener.try_clone()?, doors, parts)?;
         let handle = server.handle();
         let serving = tokio::task::spawn_local(server);
@@ -191,6 +201,7 @@ impl Node {
             address,
             store,
             hub,
+            cluster,
             sign_in,
             metrics,
             stopping,
@@ -201,6 +212,7 @@ impl Node {
             serving,
             publishing,
             tasks,
+            lease,
             rates,
             hub_thread,
             config: config.clone(),
@@ -242,6 +254,7 @@ impl Node {
         let spread = window.min(self.drain_timeout.mul_f64(0.8));
         tracing::info!(connections = connections(), spread_ms = spread.as_millis() as u64, "draining");
         self.stopping.send_replace(Some(spread));
+        self.lease.release();
         self.server.pause().await;
         // A paused listener still lets clients in and leaves them waiting; refused, they go to
         // another node at once.
@@ -260,6 +273,9 @@ impl Node {
         }
         self.server.stop(true).await;
         let _ = self.serving.await;
+        // Its clients are gone: nobody needs to wait for its answers.
+        self.cluster.leave();
+        self.lease.released().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Err(error) = rates::write(&self.store, &self.rates).await {
             tracing::warn!(%error, "what the rates have counted in the last second is not written");
@@ -271,6 +287,29 @@ impl Node {
         self.hub_thread.stop();
         tracing::info!("stopped");
     }
+}
+
+/// The bus that the config asks for, and its work.
+fn open_bus(
+    config: &Config,
+    uid: Uuid,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Bus, BoxFuture<'static, ()>)> {
+    let redis = match config.bus_backend() {
+        BusBackend::InProcess => {
+            metrics.bus_up.set(1);
+            return Ok((Bus::local(uid), std::future::pending().boxed()));
+        }
+        BusBackend::Postgres => None,
+        BusBackend::Redis { url, ca_file, prefix } => {
+            let client = tls::redis(url.expose(), ca_file.as_deref()).context("Redis cannot be reached")?;
+            let store = store.id().unwrap_or_default();
+            Some(Redis { client, prefix: format!("{prefix}:{store}") })
+        }
+    };
+    let (shared, work) = Shared::new(uid, store.clone(), redis, metrics.clone());
+    Ok((Bus::shared(shared), work.boxed()))
 }
 
 /// What each door knows.
@@ -293,6 +332,7 @@ impl Doors {
     fn new(
         config: &Config,
         secrets: &Secrets,
+        cluster: &Cluster,
         address: SocketAddr,
         rules: &Rules,
         stopping: &watch::Sender<Option<Duration>>,
@@ -315,8 +355,11 @@ impl Doors {
             ("streams", streams.clone()),
         ];
         node_limits.extend(open_sockets.clone().map(|sockets| ("sockets", sockets)));
-        // By one id, whoever hears of the node.
-        let uid = Uuid::new_v4();
+        let sessions = Sessions::new(cluster.me().uid, limit_of(config.emulation.queue_max_size.0));
+        cluster.posts_go_to({
+            let sessions = sessions.clone();
+            move |session, frame| sessions.deliver_here(session, frame.into()) == Delivery::Done
+        });
         Ok(Self {
             access: web::Data::new(Access {
                 keys: rules.keys.clone(),
@@ -356,7 +399,7 @@ impl Doors {
                 in_flight: posts,
                 open: open_sockets.clone(),
                 streams: streams.clone(),
-                sessions: Sessions::new(uid, limit_of(config.emulation.queue_max_size.0)),
+                sessions,
                 stopping: stopping.subscribe(),
             }),
             streams: web::Data::new(StreamDoor {
@@ -387,10 +430,13 @@ impl Doors {
                 open: open_sockets,
                 stopping: stopping.subscribe(),
             },
-            health: web::Data::new(HealthDoor { stopping: stopping.subscribe(), limits: node_limits }),
+            health: web::Data::new(HealthDoor {
+                stopping: stopping.subscribe(),
+                bus: cluster.bus_live(),
+                limits: node_limits,
+            }),
             api: web::Data::new(ServerApiDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
-                node: Identity { uid, name: address.to_string(), since: Instant::now() },
             }),
         })
     }
@@ -428,7 +474,6 @@ fn rules(
     keys: KeyRing,
     namespaces: SharedNamespaces,
     revocations: Revocations,
-    control: Control,
     metrics: &Metrics,
 ) -> Rules {
     let client = &config.client;
@@ -437,7 +482,6 @@ fn rules(
         revocations,
         namespaces,
         users: UserConnections::new(client.user_connection_limit),
-        control,
         errors: metrics.errors.clone(),
         options: ConnectionOptions {
             ping_interval: client.ping_interval.0,

@@ -16,14 +16,17 @@ pub mod telemetry;
 pub mod tls;
 pub mod vital;
 
-pub mod bus;
 pub mod store;
+
+pub mod bus;
 
 pub mod hub;
 pub mod publish;
 
 pub mod connection;
 pub mod sources;
+
+pub mod cluster;
 
 pub mod tasks;
 pub mod transport;

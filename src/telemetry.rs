@@ -46,6 +46,13 @@ pub struct Kind {
     pub kind: &'static str,
 }
 
+/// One of a few things as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Name {
+    /// Which.
+    pub name: &'static str,
+}
+
 /// A code of the client protocol as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
@@ -126,8 +133,24 @@ pub struct Metrics {
     pub store_up: Level,
     /// What the store sends to its database.
     pub traffic: Traffic,
+    /// Whether this node does the work that one node does for all, by lease: 1 or 0.
+    pub leases_held: Family<Name, Level>,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
+    /// Whether other nodes are heard at once: 1 or 0. Always 1 for a single node.
+    pub bus_up: Level,
+    /// Messages to other nodes, by what carried them; `dropped` could not be said at all.
+    pub bus_said: Family<Kind, Count>,
+    /// Messages of other nodes, by what carried them; `unread` were not understood.
+    pub bus_heard: Family<Kind, Count>,
+    /// Connections of the bus that were lost, by where to.
+    pub bus_reconnects: Family<Kind, Count>,
+    /// Seconds that a message to oneself takes over Redis.
+    pub bus_round_trip_seconds: Histogram,
+    /// Nodes that are alive, this one included.
+    pub nodes: Level,
+    /// Questions to other nodes, by whether all have answered.
+    pub questions: Family<Kind, Count>,
 }
 
 impl Metrics {
@@ -165,7 +188,15 @@ impl Metrics {
             jwks_fetches: Family::default(),
             store_up: Level::default(),
             traffic: Traffic::default(),
+            leases_held: Family::default(),
             trimmed: Family::default(),
+            bus_up: Level::default(),
+            bus_said: Family::default(),
+            bus_heard: Family::default(),
+            bus_reconnects: Family::default(),
+            bus_round_trip_seconds: seconds(),
+            nodes: Level::default(),
+            questions: Family::default(),
         };
         let mut registry = Registry::with_prefix("campanile");
         let r = &mut registry;
@@ -238,7 +269,28 @@ impl Metrics {
             metrics.traffic.statements.clone(),
         );
         r.register("store_commits", "Transactions committed", metrics.traffic.commits.clone());
+        r.register(
+            "lease_held",
+            "Whether this node does what one does for all, by lease",
+            metrics.leases_held.clone(),
+        );
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
+        r.register("bus_up", "Whether other nodes are heard at once", metrics.bus_up.clone());
+        r.register("bus_said", "Messages to other nodes by carrier", metrics.bus_said.clone());
+        r.register("bus_heard", "Messages of other nodes by carrier", metrics.bus_heard.clone());
+        r.register(
+            "bus_reconnects",
+            "Lost connections of the bus by carrier",
+            metrics.bus_reconnects.clone(),
+        );
+        r.register_with_unit(
+            "bus_round_trip",
+            "How long a message to oneself takes over Redis",
+            Unit::Seconds,
+            metrics.bus_round_trip_seconds.clone(),
+        );
+        r.register("nodes", "Nodes that are alive, this one included", metrics.nodes.clone());
+        r.register("questions", "Questions to other nodes by outcome", metrics.questions.clone());
         metrics.registry = registry;
         metrics.begin_at_zero();
         metrics
@@ -247,7 +299,7 @@ impl Metrics {
     /// A count that appears with its first event looks as if it had always been there: whoever
     /// watches its growth misses that one. So the usual kinds are there from the start.
     fn begin_at_zero(&self) {
-        let kinds: [(&Family<Kind, Count>, &[&'static str]); 10] = [
+        let kinds: [(&Family<Kind, Count>, &[&'static str]); 14] = [
             (&self.connects, &["open", "refused", "failed"]),
             (&self.deliveries, &TRANSPORTS),
             (&self.delivered_bytes, &TRANSPORTS),
@@ -258,6 +310,10 @@ impl Metrics {
             (&self.slow_disconnects, &["queue", "write_timeout"]),
             (&self.behind, &["channel", "worker"]),
             (&self.trimmed, &["events"]),
+            (&self.bus_said, &["redis", "postgres", "dropped"]),
+            (&self.bus_heard, &["redis", "postgres", "unread"]),
+            (&self.bus_reconnects, &["redis"]),
+            (&self.questions, &["answered", "incomplete"]),
         ];
         for (family, kinds) in kinds {
             kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));

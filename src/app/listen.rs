@@ -16,6 +16,7 @@ use actix_web::{App, Error, middleware, web};
 use tokio::sync::watch;
 
 use super::{Doors, cores};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::connection::Rules;
 use crate::connection::clients::{Clients, Control};
@@ -45,6 +46,7 @@ pub(super) struct Parts {
     pub(super) hub: Hub,
     pub(super) publisher: Publisher,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) cluster: Cluster,
     pub(super) control: Control,
     pub(super) revoker: Revoker,
     pub(super) in_flight: Arc<AtomicUsize>,
@@ -75,7 +77,7 @@ pub(super) fn listen(
         let clients = Rc::new(Clients::default());
         parts.control.enlist(clients.clone(), fanout.clone());
         let services =
-            (parts.hub.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
+            (parts.cluster.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
         let (rules, options) = (parts.rules.clone(), parts.websocket.clone());
         let stopping = parts.stopping.clone();
         let sockets = Sockets::start(rules, fanout.clone(), clients.clone(), services, options, stopping);
@@ -94,7 +96,7 @@ pub(super) fn listen(
             .app_data(fanout)
             .app_data(clients)
             .app_data(streams)
-            .app_data(web::Data::new(parts.control))
+            .app_data(web::Data::new(parts.cluster))
             .app_data(web::Data::new(parts.revoker))
             .app_data(web::Data::new(parts.store.clone()))
             .app_data(web::Data::new(parts.publisher.clone()))

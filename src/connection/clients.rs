@@ -2,12 +2,14 @@
 //! from anywhere in the process. To end a connection, or to have it do something, is to tell whoever
 //! keeps it; nothing here decides who may.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -104,7 +106,7 @@ impl Client {
         Connected {
             client: id,
             user: self.principal.user.clone(),
-            transport: self.transport,
+            transport: self.transport.into(),
             since: time_of(id),
             jti: self.principal.jti.as_deref().map(str::to_owned),
         }
@@ -143,7 +145,8 @@ fn time_of(id: Uuid) -> Time {
 }
 
 /// Which connections are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// Those of a user; the empty one is anonymous.
     User {
@@ -191,14 +194,14 @@ impl Target {
 }
 
 /// A client as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connected {
     /// Its connection's id.
     pub client: Uuid,
     /// Whose it is; empty for anonymous, and before the connect.
     pub user: String,
     /// What carries it, by its name in the config.
-    pub transport: &'static str,
+    pub transport: Cow<'static, str>,
     /// When it came.
     pub since: Time,
     /// The id of its token.

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use super::clients::Control;
 use super::users::UserConnections;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
@@ -20,8 +19,6 @@ pub struct Rules {
     pub namespaces: SharedNamespaces,
     /// How many connections each user has open here.
     pub users: UserConnections,
-    /// All of them, to be ended for a newer one.
-    pub control: Control,
     /// Counts the errors that clients are told.
     pub errors: Family<Code, Counter>,
     /// Limits and delays.

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::channel::ChannelName;
 use super::event::Time;
 use super::principal::SubClaim;
 
 /// One thing to do, for each connection that is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Directive {
     /// Begin a server-side subscription, unless there is one.
     Subscribe(Box<Admission>),
@@ -20,12 +22,13 @@ pub enum Directive {
         /// When it does from now on.
         life: Life,
         /// Shown to others as `conn_info` from now on, if given: one JSON value on one line.
+        #[serde(with = "crate::domain::shared_text::option", default)]
         info: Option<Arc<str>>,
     },
 }
 
 /// A server-side subscription that is to begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
     /// Where.
     pub channel: ChannelName,
@@ -38,7 +41,7 @@ pub struct Admission {
 }
 
 /// How long a connection lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
     /// It is over.
     Over,

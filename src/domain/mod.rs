@@ -14,6 +14,7 @@ pub mod options;
 pub mod pattern;
 pub mod position;
 pub mod principal;
+pub mod shared_text;
 pub mod units;
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::access::Action;
 use super::channel::{ChannelKind, ChannelName};
 use super::event::Time;
@@ -72,18 +74,20 @@ pub struct Rights {
 }
 
 /// What a token says about one server-side subscription.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SubClaim {
     /// Shown to others as `chan_info`: one JSON value without raw line feeds.
+    #[serde(with = "crate::domain::shared_text::option", default)]
     pub info: Option<Arc<str>>,
     /// Given to the client with the subscription: one JSON value without raw line feeds.
+    #[serde(with = "crate::domain::shared_text::option", default)]
     pub data: Option<Arc<str>>,
     /// Options of the namespace that this subscription changes.
     pub overrides: Overrides,
 }
 
 /// Options that one subscription may change; `None` leaves them to the namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Overrides {
     /// `presence`.
     pub presence: Option<bool>,

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct HealthDoor {
     /// `Some` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
+    /// Whether other nodes are heard at once.
+    pub bus: watch::Receiver<bool>,
     /// What there is only so much of on this node, by the names that `/metrics` gives them.
     pub limits: Vec<(&'static str, Budget)>,
 }
@@ -41,7 +43,14 @@ pub async fn ready(door: web::Data<HealthDoor>, store: web::Data<Store>) -> Http
         return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
     }
     match probed {
-        Ok(Ok(())) => HttpResponse::Ok().json(json!({ "status": "ready", "store": store.backend_name() })),
+        Ok(Ok(())) => {
+            let mut answer = json!({ "status": "ready", "store": store.backend_name() });
+            // Events of other nodes come later, and come.
+            if !*door.bus.borrow() {
+                answer["degraded"] = json!(["bus"]);
+            }
+            HttpResponse::Ok().json(answer)
+        }
         Ok(Err(_)) | Err(_) => HttpResponse::ServiceUnavailable()
             .json(json!({ "status": "unavailable", "unavailable": ["store"] })),
     }

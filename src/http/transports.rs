@@ -16,6 +16,7 @@ use super::body::{self, Bounds};
 use super::error::{self, ApiError, ApiResult};
 use super::limit::Budget;
 use super::line::{self, Socket};
+use crate::cluster::{Cluster, Posted};
 use crate::protocol::form::Form;
 use crate::transport::emulation::{Delivery, Sessions};
 use crate::transport::stream::{Line, Streams};
@@ -102,7 +103,12 @@ struct Post {
 }
 
 /// `POST /emulation`
-pub async fn emulate(request: HttpRequest, body: web::Payload, doors: Doors) -> ApiResult {
+pub async fn emulate(
+    request: HttpRequest,
+    body: web::Payload,
+    doors: Doors,
+    cluster: web::Data<Cluster>,
+) -> ApiResult {
     if ![Form::HttpStream, Form::Sse].iter().any(|form| doors.doors[form.index()].enabled) {
         return Err(disabled("http_stream, sse"));
     }
@@ -113,10 +119,20 @@ pub async fn emulate(request: HttpRequest, body: web::Payload, doors: Doors) -> 
             "this is no {\"session\":…,\"node\":…,\"data\":…}: see the protocol",
         )
     })?;
-    match doors.sessions.deliver(&post.node, &post.session, post.data.into()) {
-        Delivery::Done => Ok(HttpResponse::NoContent().finish()),
-        Delivery::OtherNode => Err(ApiError::not_found("node")),
-        Delivery::TooMuch => {
+    let frame = ByteString::from(post.data);
+    let posted = match doors.sessions.deliver(&post.node, &post.session, frame.clone()) {
+        Delivery::Done => Posted::Done,
+        Delivery::TooMuch => Posted::TooMuch,
+        Delivery::OtherNode => cluster.post(&post.node, post.session, frame.into()).await,
+    };
+    match posted {
+        Posted::Done => Ok(HttpResponse::NoContent().finish()),
+        Posted::NoNode => Err(ApiError::not_found("node")),
+        Posted::NoAnswer => Err(ApiError::unavailable(
+            "node_silent",
+            "the node of this session does not answer: connect again",
+        )),
+        Posted::TooMuch => {
             let message = "more waits for this connection than may; it was closed: connect again";
             Err(ApiError::too_many("session_busy", message, 1))
         }

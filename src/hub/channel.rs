@@ -19,9 +19,9 @@ use followers::{Behind, Follower};
 
 use super::fanout::{Batch, Parcel};
 use super::order::{Order, Step};
-use super::presence::{Member, Movement};
+use super::presence::Member;
 use super::{CannotFollow, Hub, Worker};
-use crate::bus::{Announcement, Content};
+use crate::bus::{Announcement, Content, Movement};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
@@ -65,6 +65,7 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
         deltas: deltas_of(&hub, &name),
         hub,
         name: name.clone(),
+        heard: false,
         order: None,
         last: None,
         previous: None,
@@ -154,6 +155,8 @@ struct ChannelActor {
     retention: Option<Retention>,
     /// Whether data may come as differences, and then whether of all events.
     deltas: Option<bool>,
+    /// What other nodes announce reaches this one, or will be looked for.
+    heard: bool,
     /// `None` until the head has been read.
     order: Option<Order>,
     /// The event at the order's position, if it passed here: by it the log is known again.
@@ -213,8 +216,12 @@ impl Actor for ChannelActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.rest(ctx);
-        if self.retention.is_some() {
-            self.find_head(ctx);
+        // The head counts only if whatever follows it will be announced.
+        match self.hub.0.bus.follow(&self.name) {
+            None => self.begin(ctx),
+            Some(following) => {
+                ctx.spawn(following.into_actor(self).map(|(), actor, ctx| actor.begin(ctx)));
+            }
         }
     }
 }
@@ -254,10 +261,10 @@ impl Handler<Join> for ChannelActor {
             ctx.cancel_future(linger);
         }
         self.take_retention(ctx);
-        if self.retention.is_some() && self.order.is_none() {
-            self.joining.push((worker, reply));
-        } else {
+        if self.heard && (self.retention.is_none() || self.order.is_some()) {
             self.admit(worker, reply);
+        } else {
+            self.joining.push((worker, reply));
         }
     }
 }
@@ -341,6 +348,17 @@ impl ChannelActor {
         &self.hub.0.metrics
     }
 
+    /// The bus brings what other nodes announce.
+    fn begin(&mut self, ctx: &mut Context<Self>) {
+        self.heard = true;
+        if self.retention.is_some() {
+            self.find_head(ctx);
+        } else {
+            let joining = std::mem::take(&mut self.joining);
+            joining.into_iter().for_each(|(worker, reply)| self.admit(worker, reply));
+        }
+    }
+
     /// Goes by what the namespace keeps now. Where a reload has turned the history on, the channel
     /// begins to know its position; where off, it keeps the one it has.
     fn take_retention(&mut self, ctx: &mut Context<Self>) {
@@ -348,7 +366,7 @@ impl ChannelActor {
         let begins = self.retention.is_none() && retention.is_some();
         self.retention = retention.or(self.retention);
         self.deltas = deltas_of(&self.hub, &self.name);
-        if begins {
+        if begins && self.heard {
             self.find_head(ctx);
         }
     }
@@ -447,6 +465,7 @@ impl ChannelActor {
 
     fn end(&mut self, ctx: &mut Context<Self>) {
         self.hub.forget(&self.name, self.id);
+        self.hub.0.bus.leave(&self.name);
         ctx.stop();
     }
 }

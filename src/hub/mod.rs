@@ -12,13 +12,14 @@ pub mod outbox;
 pub mod presence;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 
-use crate::bus::{Announcement, Notice};
+use crate::bus::{Announcement, Bus, Movement, Notice};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
@@ -26,7 +27,7 @@ use crate::store::{self, Store, log};
 use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::Parcel;
-use presence::{Member, Movement};
+use presence::Member;
 
 /// Channels in one statement of the position check.
 const CHECKED_AT_ONCE: usize = 1000;
@@ -67,9 +68,12 @@ pub struct Hub(Arc<Inner>);
 struct Inner {
     channels: RwLock<HashMap<ChannelName, ChannelHandle>>,
     store: Store,
+    bus: Bus,
     options: HubOptions,
     metrics: Arc<Metrics>,
     arbiter: ArbiterHandle,
+    /// A check of all channels is about to begin.
+    check_wanted: AtomicBool,
 }
 
 /// A worker thread as the channel actors see it.
@@ -87,9 +91,17 @@ pub struct Worker {
 pub struct CannotFollow(pub String);
 
 impl Hub {
-    /// A hub whose channel actors live on the thread of `arbiter`.
-    pub fn new(store: Store, options: HubOptions, metrics: Arc<Metrics>, arbiter: ArbiterHandle) -> Self {
-        Self(Arc::new(Inner { channels: RwLock::default(), store, options, metrics, arbiter }))
+    /// A hub whose channel actors live on the thread of `arbiter`, and which takes its notices from
+    /// `bus`.
+    pub fn new(
+        store: Store,
+        bus: Bus,
+        options: HubOptions,
+        metrics: Arc<Metrics>,
+        arbiter: ArbiterHandle,
+    ) -> Self {
+        let (channels, check_wanted) = (RwLock::default(), AtomicBool::new(false));
+        Self(Arc::new(Inner { channels, store, bus, options, metrics, arbiter, check_wanted }))
     }
 
     /// Takes a notice from the bus. Never waits.
@@ -100,8 +112,20 @@ impl Hub {
                 let hub = self.clone();
                 let followed: Vec<ChannelName> =
                     channels.into_iter().filter(|name| self.table().contains_key(name)).collect();
-                self.0.arbiter.spawn(async move { hub.check(followed).await });
+                if !followed.is_empty() {
+                    self.0.arbiter.spawn(async move { hub.check(followed).await });
+                }
             }
+            Notice::CheckAll => {
+                if !self.0.check_wanted.swap(true, Ordering::SeqCst) {
+                    let hub = self.clone();
+                    self.0.arbiter.spawn(async move {
+                        hub.0.check_wanted.store(false, Ordering::SeqCst);
+                        hub.check_all().await;
+                    });
+                }
+            }
+            Notice::Moved(channel, movement) => self.told(&channel, movement),
         }
     }
 
@@ -136,14 +160,20 @@ impl Hub {
         }
     }
 
-    /// Somebody came to `channel` or left, on a thread that follows it: all who want to hear do.
+    /// Somebody came to `channel` or left, on a thread that follows it: all who want to hear do, here
+    /// and on other nodes.
     pub fn tell(&self, channel: &ChannelName, movement: Movement) {
+        self.0.bus.tell_others(channel, &movement);
+        self.told(channel, movement);
+    }
+
+    fn told(&self, channel: &ChannelName, movement: Movement) {
         if let Some(handle) = self.table().get(channel) {
             handle.tell(movement);
         }
     }
 
-    /// Who is on `channel` and may be found there.
+    /// Who is on `channel` here and may be found there.
     pub async fn members(&self, channel: &ChannelName) -> Vec<Member> {
         let handle = self.table().get(channel).cloned();
         match handle {

@@ -5,19 +5,22 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::principal::Principal;
 use crate::protocol::reply::ClientInfo;
 
 /// Somebody on a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The connection's id.
     pub client: Uuid,
     /// The user; empty for anonymous.
+    #[serde(with = "crate::domain::shared_text")]
     pub user: Arc<str>,
     /// ClientInfo as JSON (protocol §4.10).
+    #[serde(with = "crate::domain::shared_text")]
     pub info: Arc<str>,
 }
 
@@ -59,15 +62,6 @@ impl Attendance {
     pub fn member(&self) -> Member {
         Member { client: self.client, user: self.principal.user.as_str().into(), info: self.info() }
     }
-}
-
-/// Somebody came or left, as it is told to others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Movement {
-    /// `false`: they left.
-    pub came: bool,
-    /// ClientInfo as JSON.
-    pub info: Arc<str>,
 }
 
 #[cfg(test)]

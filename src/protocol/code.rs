@@ -8,6 +8,8 @@ mod tests;
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::auth::TokenError;
 use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
@@ -198,7 +200,7 @@ impl ErrorCode {
 }
 
 /// A disconnect as it is sent: one of ours, or one that the server API asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disconnect {
     code: u16,
     reason: Cow<'static, str>,

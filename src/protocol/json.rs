@@ -10,13 +10,13 @@ pub(super) mod tests;
 const MAX_TTL: u32 = 365 * 24 * 60 * 60;
 
 /// An object that is being written, see [`push_object`].
-pub(super) struct Object<'o> {
+pub(crate) struct Object<'o> {
     out: &'o mut String,
     empty: bool,
 }
 
 /// Writes an object whose fields `fill` writes.
-pub(super) fn push_object(out: &mut String, fill: impl FnOnce(&mut Object<'_>)) {
+pub(crate) fn push_object(out: &mut String, fill: impl FnOnce(&mut Object<'_>)) {
     out.push('{');
     fill(&mut Object { out, empty: true });
     out.push('}');
@@ -24,7 +24,7 @@ pub(super) fn push_object(out: &mut String, fill: impl FnOnce(&mut Object<'_>)) 
 
 impl Object<'_> {
     /// Writes a key of our own; the caller writes the value.
-    pub(super) fn key(&mut self, key: &'static str) -> &mut String {
+    pub(crate) fn key(&mut self, key: &'static str) -> &mut String {
         self.comma();
         self.out.push('"');
         self.out.push_str(key);
@@ -33,7 +33,7 @@ impl Object<'_> {
     }
 
     /// Writes a key that may have any character; the caller writes the value.
-    pub(super) fn named(&mut self, key: &str) -> &mut String {
+    pub(crate) fn named(&mut self, key: &str) -> &mut String {
         self.comma();
         push_text(self.out, key);
         self.out.push(':');
@@ -41,38 +41,38 @@ impl Object<'_> {
     }
 
     /// A text, unless it is empty.
-    pub(super) fn text(&mut self, key: &'static str, value: &str) {
+    pub(crate) fn text(&mut self, key: &'static str, value: &str) {
         if !value.is_empty() {
             self.always_text(key, value);
         }
     }
 
     /// A text, also an empty one.
-    pub(super) fn always_text(&mut self, key: &'static str, value: &str) {
+    pub(crate) fn always_text(&mut self, key: &'static str, value: &str) {
         push_text(self.key(key), value);
     }
 
     /// A number, unless it is 0.
-    pub(super) fn number(&mut self, key: &'static str, value: u64) {
+    pub(crate) fn number(&mut self, key: &'static str, value: u64) {
         if value != 0 {
             self.always_number(key, value);
         }
     }
 
     /// A number, also 0.
-    pub(super) fn always_number(&mut self, key: &'static str, value: u64) {
+    pub(crate) fn always_number(&mut self, key: &'static str, value: u64) {
         push_number(self.key(key), value);
     }
 
     /// `true`, or nothing.
-    pub(super) fn flag(&mut self, key: &'static str, value: bool) {
+    pub(crate) fn flag(&mut self, key: &'static str, value: bool) {
         if value {
             self.key(key).push_str("true");
         }
     }
 
     /// A payload, if there is one.
-    pub(super) fn raw(&mut self, key: &'static str, json: Option<&str>) {
+    pub(crate) fn raw(&mut self, key: &'static str, json: Option<&str>) {
         if let Some(json) = json {
             push_raw(self.key(key), json);
         }
@@ -80,7 +80,7 @@ impl Object<'_> {
 
     /// `expires` and `ttl` of what ends in `ttl` seconds. A life of 0 is written as 1, because
     /// clients need a `ttl` wherever something expires.
-    pub(super) fn expiry(&mut self, ttl: Option<u32>) {
+    pub(crate) fn expiry(&mut self, ttl: Option<u32>) {
         if let Some(ttl) = ttl {
             self.flag("expires", true);
             self.number("ttl", ttl.clamp(1, MAX_TTL).into());
@@ -96,7 +96,7 @@ impl Object<'_> {
 }
 
 /// Writes a list of objects.
-pub(super) fn push_list<T>(out: &mut String, items: impl IntoIterator<Item = T>, write: fn(&mut String, T)) {
+pub(crate) fn push_list<T>(out: &mut String, items: impl IntoIterator<Item = T>, write: fn(&mut String, T)) {
     out.push('[');
     for (at, item) in items.into_iter().enumerate() {
         if at > 0 {
@@ -152,7 +152,7 @@ pub(super) fn push_number_64(out: &mut String, mut number: u64) {
 
 /// Writes a JSON value that is a text already, without its line breaks. Inside strings they are
 /// escaped, so a raw one stands only between tokens, where nothing is lost with it.
-pub(super) fn push_raw(out: &mut String, json: &str) {
+pub(crate) fn push_raw(out: &mut String, json: &str) {
     if json.contains('\n') || json.contains('\r') {
         out.extend(json.split(['\n', '\r']));
     } else {

@@ -7,7 +7,7 @@ pub mod delta;
 pub mod filter;
 pub mod form;
 pub mod frames;
-mod json;
+pub(crate) mod json;
 pub mod polled;
 pub mod push;
 pub mod reply;

@@ -2,6 +2,7 @@
 
 pub mod janitor;
 pub mod jwks;
+pub mod leases;
 pub mod monitor;
 pub mod rates;
 pub mod revocations;

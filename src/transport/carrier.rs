@@ -249,8 +249,8 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> + Handler<Note> {
                 }));
             }
             Effect::ReadPresence(channel) => {
-                let hub = all.hub.clone();
-                let members = async move { hub.members(&channel).await };
+                let cluster = all.cluster.clone();
+                let members = async move { cluster.members(&channel).await };
                 ctx.spawn(members.into_actor(self).map(|members, actor, ctx| {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));

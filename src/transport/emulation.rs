@@ -1,8 +1,8 @@
 //! The other half of a stream: what its client says comes as requests of their own, on any
 //! connection and so on any worker thread (protocol §3.5). Here sessions are found by their
 //! unguessable names, and what waits for one is bounded; the connection itself stays on the thread
-//! that carries its stream. Another node's sessions are not known here: whoever brings a bus takes
-//! over where [`Delivery::OtherNode`] is answered.
+//! that carries its stream. Another node's sessions are not known here: what is for them goes by
+//! `cluster`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,6 +78,11 @@ impl Sessions {
         if *node != *self.0.node {
             return Delivery::OtherNode;
         }
+        self.deliver_here(session, frame)
+    }
+
+    /// The same for a session that is here, or over.
+    pub fn deliver_here(&self, session: &str, frame: ByteString) -> Delivery {
         let mut table = self.table();
         let Some(mailbox) = table.get(session) else { return Delivery::Done };
         let weight = frame.len() + FRAME;

@@ -144,9 +144,11 @@ pub(super) async fn publish(publisher: Publisher, event: NewEvent) -> Published 
 
 /// Ends the older connections of a session's user. It goes on even if this one is gone by then.
 pub(super) fn end_older(all: &Sockets, session: &Connection) {
-    let control = all.rules.control.clone();
+    let cluster = all.cluster.clone();
     let older = Target::Older { user: session.user().to_owned(), than: session.id() };
     actix_rt::spawn(async move {
-        control.dismiss(older, &DisconnectCode::ConnectionLimit.into()).await;
+        if let Err(error) = cluster.dismiss(older, &DisconnectCode::ConnectionLimit.into()).await {
+            tracing::warn!(%error, "older connections of a user may go on elsewhere");
+        }
     });
 }

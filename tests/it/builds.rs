@@ -7,6 +7,7 @@ use campanile::domain::options::Namespaces;
 use campanile::store::Ts;
 use campanile::store::builds::{self, Build};
 use campanile::tasks::janitor;
+use campanile::tasks::leases::Lease;
 use campanile::telemetry::{Kind, Metrics};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
@@ -37,7 +38,9 @@ async fn get(store: &TestStore, id: Uuid) -> Option<Build> {
 /// A round of the janitor; how many builds it removed.
 async fn sweep(store: &TestStore) -> u64 {
     let metrics = Metrics::new();
-    janitor::sweep(&store.store, &Namespaces::default(), &metrics, &mut Uuid::nil()).await.unwrap();
+    janitor::sweep(&store.store, &Namespaces::default(), &metrics, &Lease::of_one(), &mut Uuid::nil())
+        .await
+        .unwrap();
     metrics.trimmed.get_or_create(&Kind { kind: "builds" }).get()
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::bus::{Announcement, Bus, Content, LocalBus, Notice};
+use campanile::bus::{Announcement, Bus, Content, Notice};
 use campanile::connection::replay;
 use campanile::domain::channel::ChannelName;
 use campanile::domain::event::NewEvent;
@@ -74,10 +74,11 @@ impl Node {
         let (thread, metrics) = (actix::Arbiter::new(), Arc::new(Metrics::new()));
         let kept = options.namespaces.load().retention_of(&channel("news")).expect("its events are kept");
         let store_handle = store.store.clone();
-        let hub = Hub::new(store_handle.clone(), options, metrics.clone(), thread.handle());
+        let bus = Bus::local(uuid::Uuid::nil());
+        let hub = Hub::new(store_handle.clone(), bus.clone(), options, metrics.clone(), thread.handle());
         let hears = hub.clone();
         let deliver = move |notice| faults(notice).into_iter().for_each(|notice| hears.deliver(notice));
-        let bus = Bus::Local(LocalBus::new(Arc::new(deliver)));
+        bus.deliver_to(Arc::new(deliver));
         let (publisher, work) = Publisher::new(store_handle.clone(), bus, metrics.clone());
         core.spawn(work);
         Self { store: store_handle, hub, publisher, metrics, thread, kept }

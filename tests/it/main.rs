@@ -19,6 +19,7 @@ mod follow;
 mod history;
 mod http;
 mod jwks;
+mod leases;
 mod log;
 mod migrations;
 mod notices;

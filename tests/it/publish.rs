@@ -273,7 +273,7 @@ async fn events_that_are_not_kept_have_no_place(store: TestStore) {
         .into_iter()
         .flat_map(|notice| match notice {
             Notice::Appended(announcements) => announcements,
-            Notice::Check(_) => Vec::new(),
+            _ => Vec::new(),
         })
         .flat_map(|announcement| match announcement.content {
             Content::Ephemeral(events) | Content::Logged { events, .. } => events,
@@ -287,7 +287,7 @@ async fn events_that_are_not_kept_have_no_place(store: TestStore) {
 fn passed(ear: &Ear) -> Vec<String> {
     let announcements = ear.notices().into_iter().flat_map(|notice| match notice {
         Notice::Appended(announcements) => announcements,
-        Notice::Check(_) => Vec::new(),
+        _ => Vec::new(),
     });
     let events = announcements.flat_map(|announcement| match announcement.content {
         Content::Ephemeral(events) => events,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use campanile::domain::options::Namespaces;
 use campanile::store::{Ts, rate_limits};
 use campanile::tasks::janitor;
+use campanile::tasks::leases::Lease;
 use campanile::telemetry::{Kind, Metrics};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
@@ -44,7 +45,9 @@ async fn what_is_over_goes(store: TestStore) {
     record(&store, "polls", old).await;
     record(&store, "polls", keys(&[("u:ana", future)])).await;
     let metrics = Metrics::new();
-    janitor::sweep(&store.store, &Namespaces::default(), &metrics, &mut Uuid::nil()).await.unwrap();
+    janitor::sweep(&store.store, &Namespaces::default(), &metrics, &Lease::of_one(), &mut Uuid::nil())
+        .await
+        .unwrap();
     assert_eq!(metrics.trimmed.get_or_create(&Kind { kind: "rate_limits" }).get(), 1100);
     assert_eq!(store.count("rate_limits").await, 1);
 }

@@ -7,6 +7,7 @@ use campanile::domain::options::Namespaces;
 use campanile::store::Ts;
 use campanile::store::sessions::{self, SecretHash, Session};
 use campanile::tasks::janitor;
+use campanile::tasks::leases::Lease;
 use campanile::telemetry::Metrics;
 use futures_util::FutureExt as _;
 use uuid::Uuid;
@@ -36,7 +37,9 @@ async fn the_janitor_takes_what_is_over(store: TestStore) {
     add(&store, 1, now.minus(hour), now.minus(Duration::from_secs(1))).await;
     add(&store, 2, now, now.plus(hour)).await;
     let metrics = Arc::new(Metrics::new());
-    janitor::sweep(&store.store, &Namespaces::default(), &metrics, &mut Uuid::nil()).await.expect("a round");
+    janitor::sweep(&store.store, &Namespaces::default(), &metrics, &Lease::of_one(), &mut Uuid::nil())
+        .await
+        .expect("a round");
     assert_eq!((store.count("sign_in_links").await, store.count("sessions").await), (1, 1));
     assert!(metrics.encode().contains("campanile_trimmed_total{kind=\"sessions\"} 2"));
     let kept = store.read(move |conn| sessions::get(conn, SecretHash([102; 32]), now).boxed()).await;

@@ -113,7 +113,6 @@ pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
         revocations: Revocations::default(),
         namespaces: namespaces().shared(),
         users: UserConnections::new(2),
-        control: Default::default(),
         errors: Family::default(),
         options,
     })

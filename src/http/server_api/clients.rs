@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::{Api, Called, Failure, channel_of, done};
 use crate::auth::revocations::{Revocation, Subject};
 use crate::auth::sub_claim;
-use crate::connection::clients::{Connected, Control, Target};
+use crate::cluster::{Cluster, Unanswered};
+use crate::connection::clients::{Connected, Target};
 use crate::domain::directive::{Admission, Directive, Life};
 use crate::domain::event::Time;
 use crate::protocol::code::{Disconnect, DisconnectCode, ErrorCode};
@@ -30,13 +31,13 @@ pub(super) struct Connections {
     limit: Option<usize>,
 }
 
-/// `POST /api/connections`: the newest clients of this node, of one user or of all.
+/// `POST /api/connections`: the newest clients, of one user or of all.
 pub(super) async fn connections(api: &Api, asked: Connections) -> Called {
     let limit = asked.limit.unwrap_or(LISTED);
     if limit > MOST_LISTED {
         return Err(ErrorCode::BadRequest.into());
     }
-    let found = api.part::<Control>().connected(asked.user.as_deref(), limit).await;
+    let found = api.part::<Cluster>().connected(asked.user.as_deref(), limit).await;
     let found: Map<String, Value> =
         found.iter().map(|client| (client.client.to_string(), described(client))).collect();
     Ok(json!({ "connections": found }).to_string())
@@ -54,6 +55,15 @@ fn described(client: &Connected) -> Value {
         object["token_uid"] = jti.as_str().into();
     }
     object
+}
+
+/// It was done, unless a node has not answered: then the caller may try again.
+fn told<T>(done_by_all: Result<T, Unanswered>) -> Called {
+    done_by_all.map_err(|error| {
+        tracing::warn!(%error, "the clients of other nodes may not have heard");
+        ErrorCode::Internal
+    })?;
+    done()
 }
 
 /// Whose connections are meant.
@@ -103,8 +113,7 @@ pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Calle
         since: asked.recover_since.map(|since| (since.epoch, since.offset)),
     };
     let meant = target(asked.user, &asked.client, asked.session, &[]);
-    api.part::<Control>().direct(meant, Directive::Subscribe(Box::new(admission))).await;
-    done()
+    told(api.part::<Cluster>().direct(meant, Directive::Subscribe(Box::new(admission))).await)
 }
 
 #[derive(Deserialize)]
@@ -125,8 +134,7 @@ pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> Called {
         name => Some(channel_of(&api.access().namespaces.load(), name)?.0),
     };
     let meant = target(asked.user, &asked.client, asked.session, &[]);
-    api.part::<Control>().direct(meant, Directive::Unsubscribe(channel)).await;
-    done()
+    told(api.part::<Cluster>().direct(meant, Directive::Unsubscribe(channel)).await)
 }
 
 #[derive(Deserialize)]
@@ -152,8 +160,7 @@ pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> Called {
     };
     let info = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?.info;
     let meant = target(asked.user, &asked.client, asked.session, &[]);
-    api.part::<Control>().direct(meant, Directive::Refresh { life, info }).await;
-    done()
+    told(api.part::<Cluster>().direct(meant, Directive::Refresh { life, info }).await)
 }
 
 #[derive(Deserialize)]
@@ -184,8 +191,7 @@ pub(super) async fn disconnect(api: &Api, asked: Dismissal) -> Called {
         Some(Words { code, reason }) => Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?,
     };
     let meant = target(asked.user, &asked.client, asked.session, &asked.whitelist);
-    api.part::<Control>().dismiss(meant, &disconnect).await;
-    done()
+    told(api.part::<Cluster>().dismiss(meant, &disconnect).await)
 }
 
 #[derive(Deserialize)]

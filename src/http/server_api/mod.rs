@@ -23,8 +23,6 @@ use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use node::Identity;
-
 use super::access::{self, Access};
 use super::error::{ApiError, ApiResult};
 use crate::auth::same_secret;
@@ -43,8 +41,6 @@ const ERROR_MODE: &str = "x-centrifugo-error-mode";
 pub struct ServerApiDoor {
     /// The largest event, in bytes of its data.
     pub max_publication: usize,
-    /// Which node this is.
-    pub node: Identity,
 }
 
 /// The methods, each under `/api/` and its name.

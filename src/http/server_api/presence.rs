@@ -4,7 +4,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{Api, Called, channel_of};
-use crate::hub::Hub;
+use crate::cluster::Cluster;
 use crate::hub::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
@@ -38,5 +38,5 @@ async fn who_is_on(api: &Api, asked: &Presence) -> Result<Vec<Member>, ErrorCode
         }
         channel
     };
-    Ok(api.part::<Hub>().members(&channel).await)
+    Ok(api.part::<Cluster>().members(&channel).await)
 }

@@ -19,11 +19,11 @@ use bytestring::ByteString;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
+use crate::cluster::Cluster;
 use crate::connection::Rules;
 use crate::connection::clients::Clients;
 use crate::connection::effect::Replay;
 use crate::connection::replay::RecoveryLimit;
-use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::{Outbox, SocketOptions, Wire};
 use crate::protocol::code::{Disconnect, DisconnectCode};
@@ -82,7 +82,7 @@ pub struct Sockets {
     /// The fan-out of this thread.
     pub fanout: Rc<Fanout>,
     /// For presence.
-    pub hub: Hub,
+    pub cluster: Cluster,
     /// For replays and history.
     pub store: Store,
     /// For clients that publish.
@@ -106,11 +106,11 @@ impl Sockets {
         rules: Arc<Rules>,
         fanout: Rc<Fanout>,
         clients: Rc<Clients>,
-        services: (Hub, Store, Publisher, Arc<Metrics>),
+        services: (Cluster, Store, Publisher, Arc<Metrics>),
         options: WebsocketOptions,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Rc<Self> {
-        let (hub, store, publisher, metrics) = services;
+        let (cluster, store, publisher, metrics) = services;
         let outbox = Rc::new(SocketOptions {
             limit: options.queue,
             write_timeout: options.write_timeout,
@@ -123,7 +123,7 @@ impl Sockets {
         let sockets = Rc::new(Self {
             rules,
             fanout,
-            hub,
+            cluster,
             store,
             publisher,
             metrics,

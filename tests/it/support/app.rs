@@ -199,8 +199,8 @@ impl TestApp {
             let (series, value) = line.strip_prefix("campanile_")?.rsplit_once(' ')?;
             let (metric, labels) = series.split_once('{').unwrap_or((series, ""));
             let same = metric.strip_suffix("_total").unwrap_or(metric) == name;
-            let fits =
-                kind.is_empty() || ["kind", "code"].iter().any(|l| labels == format!("{l}=\"{kind}\"}}"));
+            let fits = kind.is_empty()
+                || ["kind", "code", "name"].iter().any(|l| labels == format!("{l}=\"{kind}\"}}"));
             (same && fits).then(|| value.parse::<u64>().expect("a whole number"))
         });
         values.sum()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use campanile::bus::{Bus, Content, LocalBus, Notice};
+use campanile::bus::{Bus, Content, Notice};
 use campanile::domain::channel::ChannelName;
 use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
 use campanile::domain::event::{Event, NewEvent, Time};
@@ -307,8 +307,8 @@ impl TestStore {
     pub fn idle_publisher(&self) -> (Publisher, Ear, impl Future<Output = ()> + Send + 'static) {
         let ear = Ear::default();
         let hears = ear.0.clone();
-        let bus =
-            Bus::Local(LocalBus::new(Arc::new(move |notice| hears.lock().expect("an ear").push(notice))));
+        let bus = Bus::local(Uuid::nil());
+        bus.deliver_to(Arc::new(move |notice| hears.lock().expect("an ear").push(notice)));
         let (publisher, work) = Publisher::new(self.store.clone(), bus, Arc::new(Metrics::new()));
         (publisher, ear, work)
     }
@@ -340,7 +340,7 @@ impl Ear {
         let notices = self.0.lock().expect("an ear");
         let appended = notices.iter().filter_map(|notice| match notice {
             Notice::Appended(announcements) => Some(announcements),
-            Notice::Check(_) => None,
+            _ => None,
         });
         let mut heard = Vec::new();
         for announcement in appended.flatten().filter(|a| a.channel == *channel) {
@@ -356,7 +356,7 @@ impl Ear {
         let notices = self.0.lock().expect("an ear");
         let checks = notices.iter().filter_map(|notice| match notice {
             Notice::Check(channels) => Some(channels.clone()),
-            Notice::Appended(_) => None,
+            _ => None,
         });
         checks.flatten().collect()
     }

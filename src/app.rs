@@ -61,6 +61,7 @@ use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
+use crate::tls;
 use crate::transport::emulation::{Delivery, Sessions};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
@@ -315,8 +316,8 @@ fn open_bus(
             return Ok((Bus::local(uid), std::future::pending().boxed()));
         }
         BusBackend::Postgres => None,
-        BusBackend::Redis { url, prefix } => {
-            let client = redis::Client::open(url.expose()).context("bus.url is no address of Redis")?;
+        BusBackend::Redis { url, ca_file, prefix } => {
+            let client = tls::redis(url.expose(), ca_file.as_deref()).context("Redis cannot be reached")?;
             let store = store.id().unwrap_or_default();
             Some(Redis { client, prefix: format!("{prefix}:{store}") })
         }

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod config;
 pub mod protocol;
 pub mod telemetry;
+pub mod tls;
 pub mod vital;
 
 pub mod store;

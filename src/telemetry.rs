@@ -278,7 +278,11 @@ impl Metrics {
         r.register("bus_up", "Whether other nodes are heard at once", metrics.bus_up.clone());
         r.register("bus_said", "Messages to other nodes by carrier", metrics.bus_said.clone());
         r.register("bus_heard", "Messages of other nodes by carrier", metrics.bus_heard.clone());
-        r.register("bus_reconnects", "Lost connections of the bus by carrier", metrics.bus_reconnects.clone());
+        r.register(
+            "bus_reconnects",
+            "Lost connections of the bus by carrier",
+            metrics.bus_reconnects.clone(),
+        );
         r.register_with_unit(
             "bus_round_trip",
             "How long a message to oneself takes over Redis",

@@ -16,8 +16,8 @@ use actix_web::{App, Error, middleware, web};
 use tokio::sync::watch;
 
 use super::{Doors, cores};
-use crate::config::Config;
 use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::connection::Rules;
 use crate::connection::clients::{Clients, Control};
 use crate::http::line::Socket;

@@ -76,7 +76,10 @@ pub(super) async fn keep(shared: &Shared, client: Client) {
             Err(_) => "no answer".to_owned(),
         };
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!(why, "Redis cannot be used; it is tried again, and meanwhile PostgreSQL carries all");
+            tracing::warn!(
+                why,
+                "Redis cannot be used; it is tried again, and meanwhile PostgreSQL carries all"
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -162,7 +165,8 @@ fn ping(shared: &Shared, link: &Arc<Link>, number: u64) {
     let text = Packet { from: shared.node(), number, said: Said::Ping }.write();
     let mut saying = link.saying.clone();
     tokio::spawn(async move {
-        let _: redis::RedisResult<i64> = redis::cmd("PUBLISH").arg(name).arg(text).query_async(&mut saying).await;
+        let _: redis::RedisResult<i64> =
+            redis::cmd("PUBLISH").arg(name).arg(text).query_async(&mut saying).await;
     });
 }
 
@@ -267,7 +271,8 @@ mod tests {
         let offsets = |events: &[Event]| -> Vec<Vec<u64>> {
             in_bounds(events).map(|some| some.iter().map(|event| event.offset).collect()).collect()
         };
-        let large = [event(1, LARGEST / 2), event(2, LARGEST / 2), event(3, 1), event(4, 2 * LARGEST), event(5, 9)];
+        let large =
+            [event(1, LARGEST / 2), event(2, LARGEST / 2), event(3, 1), event(4, 2 * LARGEST), event(5, 9)];
         assert_eq!(offsets(&large), [vec![1, 2], vec![3], vec![4], vec![5]]);
         assert!(offsets(&[]).is_empty());
     }

@@ -252,10 +252,8 @@ impl Shared {
 
     /// The messages that Redis has not taken, or that a node would not hear from it.
     pub(super) fn said_by_redis(&self, message: Message, taken: bool) {
-        let kept = matches!(
-            &message.said,
-            Said::Appended(Announcement { content: Content::Logged { .. }, .. })
-        );
+        let kept =
+            matches!(&message.said, Said::Appended(Announcement { content: Content::Logged { .. }, .. }));
         if taken {
             count(&self.0.metrics.bus_said, "redis");
         }
@@ -284,10 +282,7 @@ impl Shared {
         None
     }
 
-    pub(super) fn follow(
-        &self,
-        channel: &ChannelName,
-    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+    pub(super) fn follow(&self, channel: &ChannelName) -> Option<impl Future<Output = ()> + Send + use<>> {
         let confirmed = self.0.interests.follow(channel).filter(|_| self.0.out.is_some())?;
         Some(async move {
             // Whatever comes of it, the channel begins: what it may miss is looked for.

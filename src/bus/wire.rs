@@ -279,7 +279,9 @@ mod tests {
     fn what_no_node_says_is_not_understood() {
         let id = Uuid::nil();
         let event = |offset: u64| format!(r#"{{"offset":{offset},"id":"{id}","kind":"k","data":1}}"#);
-        let appended = |events: String| format!(r#"1 {id} 1{}{{"appended":{{"channel":"a","epoch":"e","events":[{events}]}}}}"#, '\n');
+        let appended = |events: String| {
+            format!(r#"1 {id} 1{}{{"appended":{{"channel":"a","epoch":"e","events":[{events}]}}}}"#, '\n')
+        };
         assert!(Packet::read(&appended(event(1))).is_ok());
         let newer = format!("2 {id} 1 more\nanything");
         assert_eq!(Packet::read(&newer).unwrap_err(), Unread::Version);

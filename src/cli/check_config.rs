@@ -69,6 +69,7 @@ fn checked(loaded: Result<Config, ConfigError>) -> Result<(Config, Vec<String>),
     let config = loaded.map_err(problems)?;
     let secrets = config.read_secrets().map_err(problems)?;
     config.token_keys(None).map_err(problems)?;
+    config.check_authorities().map_err(problems)?;
     let missing: Vec<Problem> = [secrets.jwt().err(), secrets.api_key().err(), secrets.github().err()]
         .into_iter()
         .flatten()
@@ -143,6 +144,13 @@ mod tests {
             assert!(problem.contains(path) && problem.contains(wrong), "{problem}");
             assert!(!problem.contains("hunter2"), "{problem}");
         }
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_are_a_problem() {
+        let files = [("CAMPANILE_STORE__CA_FILE", "nowhere.pem"), ("DATABASE_URL", "postgres://db/x")];
+        let problem = check(&files).unwrap_err().join("\n");
+        assert!(problem.contains("nowhere.pem: No such file"), "{problem}");
     }
 
     #[test]

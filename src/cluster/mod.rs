@@ -351,8 +351,9 @@ impl Cluster {
     pub async fn members(&self, channel: &ChannelName) -> Vec<Member> {
         let answers = self.ask_all(Question::Members { channel: channel.clone() }).await.answers;
         let mut seen = HashSet::new();
-        let members =
-            answers.into_iter().flat_map(|answer| if let Answer::Members(some) = answer { some } else { Vec::new() });
+        let members = answers
+            .into_iter()
+            .flat_map(|answer| if let Answer::Members(some) = answer { some } else { Vec::new() });
         members.filter(|member| seen.insert(member.client)).collect()
     }
 

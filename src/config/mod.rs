@@ -27,6 +27,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls::{self, PostgresAddress, TlsError};
 pub use client::{
     ClientConfig, EmulationConfig, PersonalChannelConfig, SseConfig, StreamConfig, TokenConfig,
     WebsocketConfig,
@@ -113,6 +114,8 @@ pub enum BusBackend {
     Redis {
         /// Its address.
         url: Secret,
+        /// The authorities that it is believed by; the public ones if unset.
+        ca_file: Option<PathBuf>,
         /// Begins every name; the store's id follows it.
         prefix: String,
     },
@@ -124,17 +127,50 @@ impl Config {
         match &self.store.url {
             None => Backend::Sqlite { path: self.server.data_dir.join(SQLITE_FILE) },
             Some(StoreUrl::Sqlite(path)) => Backend::Sqlite { path: path.clone() },
-            Some(StoreUrl::Postgres(url)) => {
-                Backend::Postgres { url: url.clone(), direct_url: self.store.direct_url.clone() }
-            }
+            Some(StoreUrl::Postgres(url)) => Backend::Postgres {
+                url: self.with_authorities(url),
+                direct_url: self.store.direct_url.as_ref().map(|url| self.with_authorities(url)),
+            },
         }
+    }
+
+    /// The address of a Postgres with what is believed of it.
+    fn with_authorities(&self, url: &Secret) -> Secret {
+        match &self.store.ca_file {
+            Some(file) => Secret::new(tls::with_authorities(url.expose(), file)),
+            None => url.clone(),
+        }
+    }
+
+    /// Whether the authorities that servers are believed by can be read.
+    pub fn check_authorities(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        let mut check = |option: &'static str, error: Option<TlsError>| {
+            let remedy = "name a file of certificates in PEM that this user may read";
+            let problem =
+                |error: TlsError| Problem::new(self.source(option), option, error.to_string(), remedy);
+            problems.extend(error.map(problem));
+        };
+        for (option, address) in self.postgres_addresses() {
+            check(option, address.and_then(|address| address.trust.client()).err());
+        }
+        check("bus.ca_file", self.bus.ca_file.as_deref().and_then(|file| tls::authorities_in(file).err()));
+        ConfigError::check(problems)
+    }
+
+    /// How each Postgres is reached, by the option that names it.
+    fn postgres_addresses(&self) -> Vec<(&'static str, Result<PostgresAddress, TlsError>)> {
+        let Backend::Postgres { url, direct_url } = self.backend() else { return Vec::new() };
+        let named = [("store.url", Some(url)), ("store.direct_url", direct_url)];
+        named.into_iter().filter_map(|(option, url)| Some((option, url?.expose().parse()))).collect()
     }
 
     /// The bus to open.
     pub fn bus_backend(&self) -> BusBackend {
         match (&self.store.url, &self.bus.url) {
             (Some(StoreUrl::Postgres(_)), Some(url)) => {
-                BusBackend::Redis { url: url.clone(), prefix: self.bus.prefix.clone() }
+                let (ca_file, prefix) = (self.bus.ca_file.clone(), self.bus.prefix.clone());
+                BusBackend::Redis { url: url.clone(), ca_file, prefix }
             }
             (Some(StoreUrl::Postgres(_)), None) => BusBackend::Postgres,
             _ => BusBackend::InProcess,

@@ -129,7 +129,9 @@ pub(super) fn schema() -> Value {
     config.server.workers = Some(4);
     config.store.url = Some(StoreUrl::Postgres(Secret::new("postgres://example")));
     config.store.direct_url = secret();
+    config.store.ca_file = Some("/etc/campanile/postgres-ca.pem".into());
     config.bus.url = secret();
+    config.bus.ca_file = Some("/etc/campanile/redis-ca.pem".into());
     config.client.token.hmac_secret_key = secret();
     let pem = || Some("-----BEGIN PUBLIC KEY-----".to_owned());
     config.client.token.rsa_public_key = pem();

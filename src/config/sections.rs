@@ -62,6 +62,9 @@ pub struct StoreConfig {
     pub url: Option<StoreUrl>,
     /// Postgres without a pooler in between, for LISTEN and advisory locks; `url` if unset.
     pub direct_url: Option<Secret>,
+    /// Certificates of the authorities that Postgres is believed by, in PEM, where its address
+    /// names none.
+    pub ca_file: Option<PathBuf>,
     /// Connections to Postgres.
     pub pool_size: u32,
     /// Connections that read SQLite, beside the one that writes.
@@ -77,6 +80,7 @@ impl Default for StoreConfig {
         Self {
             url: None,
             direct_url: None,
+            ca_file: None,
             pool_size: 16,
             readers: 4,
             deadline: Span::secs(5),
@@ -91,13 +95,16 @@ impl Default for StoreConfig {
 pub struct BusConfig {
     /// `redis://…` or `rediss://…`; without it the store carries the announcements.
     pub url: Option<Secret>,
+    /// Certificates of the authorities that a `rediss://` is believed by, in PEM; the public ones if
+    /// unset.
+    pub ca_file: Option<PathBuf>,
     /// Begins every name in Redis; the store's id follows it.
     pub prefix: String,
 }
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { url: None, prefix: "campanile".to_owned() }
+        Self { url: None, ca_file: None, prefix: "campanile".to_owned() }
     }
 }
 

@@ -140,8 +140,21 @@ fn postgres_makes_a_cluster_and_redis_joins_it() {
     assert_eq!(config.backend(), Backend::Postgres { url: Secret::new(url), direct_url: None });
     assert_eq!(config.bus_backend(), BusBackend::Postgres);
     let config = environment([("DATABASE_URL", url), ("REDIS_URL", "redis://bus")]).unwrap();
-    let redis = BusBackend::Redis { url: Secret::new("redis://bus"), prefix: "campanile".to_owned() };
+    let (url, prefix) = (Secret::new("redis://bus"), "campanile".to_owned());
+    let redis = BusBackend::Redis { url, ca_file: None, prefix };
     assert_eq!(config.bus_backend(), redis);
+}
+
+#[test]
+fn addresses_of_postgres_take_the_authorities_that_they_do_not_name() {
+    let config = environment([
+        ("DATABASE_URL", "postgres://db/c?sslrootcert=other.pem"),
+        ("DATABASE_URL_DIRECT", "postgres://direct/c"),
+        ("CAMPANILE_STORE__CA_FILE", "our.pem"),
+    ]);
+    let direct_url = Some(Secret::new("postgres://direct/c?sslrootcert=our.pem"));
+    let url = Secret::new("postgres://db/c?sslrootcert=other.pem");
+    assert_eq!(config.unwrap().backend(), Backend::Postgres { url, direct_url });
 }
 
 #[test]
@@ -211,6 +224,10 @@ fn what_is_hardly_meant_is_a_warning() {
     }
     assert_eq!(warnings.lines().count(), 6);
     assert!(!warnings.contains("hunter2"));
+
+    let config = environment([("DATABASE_URL", "postgres://u:hunter2@db/c?sslmode=require")]).unwrap();
+    let [warning] = &config.warnings()[..] else { panic!("{:?}", config.warnings()) };
+    assert!(warning.starts_with("store.url has sslmode=require: "), "{warning}");
 }
 
 #[test]

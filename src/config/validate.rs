@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::error::Problem;
 use super::origin::OriginPattern;
-use super::values::{StoreUrl, is_postgres};
+use super::values::{Secret, StoreUrl, is_postgres};
 use super::{Config, Source};
 use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
+use crate::tls::{self, Trust};
 
 /// Longer than anyone means, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
@@ -127,10 +128,20 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     if config.store.direct_url.as_ref().is_some_and(|url| !is_postgres(url.expose())) {
         refuse("store.direct_url", "this is no address of Postgres", "write postgres://…");
     }
+    for (option, address) in config.postgres_addresses() {
+        if let Err(error) = address {
+            refuse(option, &error.to_string(), "write postgres://…?sslmode=verify-full, or leave it out");
+        }
+    }
     let is_redis =
         |url: &str| ["redis://", "rediss://"].iter().any(|s| url.len() > s.len() && url.starts_with(s));
     if config.bus.url.as_ref().is_some_and(|url| !is_redis(url.expose())) {
         refuse("bus.url", "this is no address of Redis", "write redis://HOST:PORT or rediss://HOST:PORT");
+    } else if config.bus.url.as_ref().is_some_and(|url| url.expose().ends_with("#insecure")) {
+        let remedy = "name the authority of its certificate by bus.ca_file";
+        refuse("bus.url", "whoever sits on the way could answer in its place", remedy);
+    } else if let Some(error) = config.bus.url.as_ref().and_then(|url| tls::redis(url.expose(), None).err()) {
+        refuse("bus.url", &error.to_string(), "write redis://USER:PASSWORD@HOST:PORT, or rediss://…");
     }
     if config.jwks_endpoint().is_some_and(|url| !url.is_https()) && !client.token.jwks_allow_http {
         let wrong = "a key set that comes without TLS could be anybody's";
@@ -157,6 +168,10 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
         if config.store.direct_url.is_some() {
             let wrong = "a direct address of Postgres makes no sense while the store is SQLite";
             refuse("store.direct_url", wrong.to_owned(), "set DATABASE_URL to Postgres, or leave this out");
+        }
+        if config.store.ca_file.is_some() {
+            let wrong = "nobody has to be believed while the store is SQLite".to_owned();
+            refuse("store.ca_file", wrong, "set DATABASE_URL to Postgres, or leave this out");
         }
         if config.bus.url.is_some() {
             let wrong = "Redis joins nodes, and nodes cannot share a SQLite store";
@@ -219,6 +234,11 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
             refuse(&format!("channel.namespaces[{index}].name"), wrong, "keep one of them");
         }
     }
+    let over_tls = |url: &Secret| url.expose().starts_with("rediss://");
+    if config.bus.ca_file.is_some() && !config.bus.url.as_ref().is_some_and(over_tls) {
+        let wrong = "nobody has to be believed without TLS to Redis".to_owned();
+        refuse("bus.ca_file", wrong, "write rediss://… into bus.url, or leave this out");
+    }
     let mut targets = BTreeSet::new();
     for (repo, rule) in &config.github.repos {
         let option = format!("github.repos.\"{}\"", repo.as_str());
@@ -268,6 +288,16 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     if config.client.allowed_origins.contains(&OriginPattern::Every) {
         warnings.push("client.allowed_origins has `*`: every web site may connect".to_owned());
+    }
+    for (option, _) in config
+        .postgres_addresses()
+        .into_iter()
+        .filter(|(_, address)| address.as_ref().is_ok_and(|address| address.trust == Trust::Anybody))
+    {
+        warnings.push(format!(
+            "{option} has sslmode=require: what is said to Postgres is encrypted, but whoever sits on the \
+             way may answer in its place; sslmode=verify-full looks who it is"
+        ));
     }
     if config.store.allow_data_loss {
         warnings.push(

@@ -128,9 +128,10 @@ pub async fn emulate(
     match posted {
         Posted::Done => Ok(HttpResponse::NoContent().finish()),
         Posted::NoNode => Err(ApiError::not_found("node")),
-        Posted::NoAnswer => {
-            Err(ApiError::unavailable("node_silent", "the node of this session does not answer: connect again"))
-        }
+        Posted::NoAnswer => Err(ApiError::unavailable(
+            "node_silent",
+            "the node of this session does not answer: connect again",
+        )),
         Posted::TooMuch => {
             let message = "more waits for this connection than may; it was closed: connect again";
             Err(ApiError::too_many("session_busy", message, 1))

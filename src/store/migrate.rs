@@ -8,7 +8,7 @@ use diesel::dsl::sql;
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
 use diesel::sql_types::{Integer, Text};
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
-use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::backup;
@@ -194,7 +194,7 @@ async fn check_server(conn: &mut AsyncPgConnection, allow_data_loss: bool) -> Re
 }
 
 async fn connect(url: &str) -> Result<AsyncPgConnection, OpenError> {
-    AsyncPgConnection::establish(url).await.map_err(OpenError::unreachable)
+    super::connect::connect(url).await.map_err(|error| OpenError::Unreachable(error.to_string()))
 }
 
 /// Nodes that start together migrate one after the other.

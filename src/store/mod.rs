@@ -7,6 +7,7 @@
 pub mod backup;
 pub mod builds;
 mod conn;
+mod connect;
 pub mod deliveries;
 mod dialect;
 mod error;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use diesel::sql_types::{Array, Text};
-use diesel_async::{AsyncConnection as _, AsyncPgConnection, SimpleAsyncConnection as _};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
-use super::postgres;
 use super::{Backend, Store};
 
 /// What may wait for the listener; more is dropped, and it is told so.
@@ -120,7 +119,7 @@ async fn listen(line: Line, sender: mpsc::Sender<Heard>) {
 
 async fn connect(line: &Line) -> Result<AsyncPgConnection> {
     let opened = async {
-        let mut conn = AsyncPgConnection::establish(&line.url).await.map_err(postgres::unreachable)?;
+        let mut conn = super::connect::connect(&line.url).await?;
         conn.batch_execute(&format!("LISTEN {}", line.channel())).await?;
         Ok(conn)
     };

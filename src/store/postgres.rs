@@ -5,12 +5,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::ConnectionError;
 use diesel_async::pooled_connection::PoolableConnection as _;
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connect::connect;
 use super::error::{Result, StoreError};
 
 /// What is done with each new connection before it is lent: session settings, and a look at the
@@ -43,7 +43,7 @@ impl bb8::ManageConnection for Manager {
     async fn connect(&self) -> Result<Link> {
         let (url, settings, on_connect) = (self.url.clone(), self.settings.clone(), self.on_connect.clone());
         let task = self.runtime.spawn(async move {
-            let mut conn = AsyncPgConnection::establish(&url).await.map_err(unreachable)?;
+            let mut conn = connect(&url).await?;
             conn.batch_execute(&settings).await?;
             on_connect(&mut conn).await?;
             Ok(Link { conn, in_use: false })
@@ -62,10 +62,6 @@ impl bb8::ManageConnection for Manager {
     fn has_broken(&self, link: &mut Link) -> bool {
         link.in_use
     }
-}
-
-pub(super) fn unreachable(error: ConnectionError) -> StoreError {
-    StoreError::Unavailable(error.to_string())
 }
 
 /// A bounded pool with a fair queue in front of it: bb8 hands a returned connection to whoever

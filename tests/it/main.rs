@@ -34,6 +34,7 @@ mod schema;
 mod sdk;
 mod sessions;
 mod sync;
+mod tls;
 mod tokens;
 mod transports;
 mod websocket;

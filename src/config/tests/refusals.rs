@@ -208,6 +208,13 @@ const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
     ("CAMPANILE_GITHUB__REPOS", r#"["a/b"]"#, &["github.repos: this is a table of entries"]),
     ("CAMPANILE_CHANNEL__NAMESPACES", r#"[{"name":"x"}]"#, &["channel.namespaces[0].name: `x` is no name"]),
     ("DATABASE_URL", "hunter2", &["DATABASE_URL: store.url", "write postgres://… or sqlite:PATH"]),
+    (
+        "DATABASE_URL",
+        "postgres://u:hunter2@db/c?sslmode=allow",
+        &["DATABASE_URL: store.url: sslmode is one of", "sslmode=verify-full"],
+    ),
+    ("CAMPANILE_STORE__CA_FILE", "ca.pem", &["store.ca_file: nobody has to be believed"]),
+    ("CAMPANILE_BUS__CA_FILE", "ca.pem", &["bus.ca_file: nobody has to be believed"]),
     ("REDIS_URL", "redis://hunter2", &["REDIS_URL: bus.url", "cannot share a SQLite store"]),
     ("CAMPANILE_LOG_FORMAT", "yaml", &["CAMPANILE_LOG_FORMAT: telemetry.log_format", "text, json or auto"]),
 ];

@@ -10,12 +10,12 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
+use crate::bus::Movement;
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::{Delta, Event};
 use crate::domain::position::{Epoch, Position};
 use crate::hub::outbox::MERGE;
-use crate::bus::Movement;
 use crate::hub::presence::Member;
 use crate::protocol::delta;
 use crate::protocol::filter::{Tags, tags_of};

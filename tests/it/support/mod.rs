@@ -2,6 +2,7 @@
 //! story with.
 
 pub mod app;
+pub mod certificates;
 pub mod client;
 pub mod database;
 pub mod issuer;
@@ -9,6 +10,7 @@ pub mod lines;
 pub mod process;
 pub mod proxy;
 pub mod script;
+pub mod server;
 pub mod sse;
 pub mod store;
 pub mod websocket;

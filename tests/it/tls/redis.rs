@@ -1,0 +1,73 @@
+//! A real Redis that takes TLS alone, with users and their rights.
+
+use std::path::{Path, PathBuf};
+
+use campanile::tls;
+
+use crate::support::certificates::Authority;
+use crate::support::server::{Server, ordinary};
+
+/// What docs/OPERATIONS.md says that a user of ours needs, and nothing else.
+const RIGHTS: &str = "resetkeys resetchannels ~campanile:* &campanile:*";
+
+/// The server, with a certificate for `localhost` alone.
+pub struct Redis {
+    server: Server,
+    pub ours: PathBuf,
+    others: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        let (ours, others) = (Authority::new(path, "ours"), Authority::new(path, "others"));
+        let (certificate, key) = ours.vouch("DNS:localhost");
+        let users = format!("user default off\nuser node on >secret {RIGHTS} +@all -@dangerous\n");
+        let server = Server::start(path, |port| {
+            let (certificate, key) = (certificate.display(), key.display());
+            let config = format!(
+                "port 0\ntls-port {port}\nbind 127.0.0.1\ntls-cert-file {certificate}\ntls-key-file {key}\n\
+                 tls-ca-cert-file {}\ntls-auth-clients no\nsave \"\"\n{users}",
+                ours.file().display()
+            );
+            std::fs::write(path.join("redis.conf"), config).expect("a configuration");
+            let mut command = ordinary(Path::new("redis-server"), path);
+            command.arg("redis.conf");
+            command
+        })
+        .await;
+        Self { ours: ours.file(), others: others.file(), server, _folder: folder }
+    }
+
+    pub fn url(&self, user: &str, host: &str) -> String {
+        format!("rediss://{user}@{host}:{}", self.server.address.port())
+    }
+
+    async fn publish(&self, user: &str, host: &str, authority: Option<&Path>) -> Result<(), String> {
+        let client = tls::redis(&self.url(user, host), authority).map_err(|error| error.to_string())?;
+        let said = async {
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            redis::cmd("PUBLISH").arg("campanile:x").arg("y").query_async::<()>(&mut connection).await
+        };
+        said.await.map_err(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn redis_is_believed_by_its_certificate_and_believes_by_a_password() {
+    let redis = Redis::start().await;
+    let (ours, others) = (Some(redis.ours.as_path()), Some(redis.others.as_path()));
+    assert_eq!(redis.publish("node:secret", "localhost", ours).await, Ok(()));
+    for (user, host, authority, wrong) in [
+        ("node:secret", "localhost", others, "UnknownIssuer"),
+        ("node:secret", "localhost", None, "UnknownIssuer"),
+        ("node:secret", "127.0.0.1", ours, "not valid for name"),
+        ("node:guess", "localhost", ours, "uthentication failed"),
+        (":secret", "localhost", ours, "uthentication failed"),
+    ] {
+        let error = redis.publish(user, host, authority).await.unwrap_err();
+        assert!(error.contains(wrong), "{user} {host}: {error}");
+    }
+}

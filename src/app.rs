@@ -65,7 +65,7 @@ use crate::tls;
 use crate::transport::emulation::{Delivery, Sessions};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
-use crate::vital;
+use crate::{tls, vital};
 
 use reload::Reloadable;
 pub use serve::serve;

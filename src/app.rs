@@ -65,7 +65,7 @@ use crate::tls;
 use crate::transport::emulation::{Delivery, Sessions};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
-use crate::{tls, vital};
+use crate::vital;
 
 use reload::Reloadable;
 pub use serve::serve;
@@ -74,6 +74,9 @@ pub use serve::serve;
 const CLOSES_PER_SECOND: f64 = 500.0;
 /// What the accepting thread needs to hear that it pauses; it does not say when it has.
 const PAUSING: Duration = Duration::from_millis(20);
+
+/// For what is still to be said to other nodes at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct Node {
@@ -90,6 +93,7 @@ pub struct Node {
     listener: TcpListener,
     serving: JoinHandle<std::io::Result<()>>,
     publishing: JoinHandle<()>,
+    carrying: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     lease: Lease,
     rates: Arc<rates::Rates>,
@@ -170,13 +174,13 @@ impl Node {
             jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
         // By one id, whoever hears of the node.
         let (lease, keeping) = Lease::keep(store.clone(), "janitor", uid, metrics.clone());
+        let carrying = core.spawn(carrying);
         let mut tasks = vec![
             core.spawn(keeping),
             core.spawn(fetching),
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), bus.live(), interval)),
-            core.spawn(carrying),
             core.spawn(cluster.clone().run()),
             core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone(), lease.clone())),
         ];
@@ -225,6 +229,7 @@ impl Node {
             listener,
             serving,
             publishing,
+            carrying,
             tasks,
             lease,
             rates,
@@ -287,8 +292,6 @@ impl Node {
         }
         self.server.stop(true).await;
         let _ = self.serving.await;
-        // Its clients are gone: nobody needs to wait for its answers.
-        self.cluster.leave();
         self.lease.released().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Err(error) = rates::write(&self.store, &self.rates).await {
@@ -298,6 +301,12 @@ impl Node {
         if tokio::time::timeout(self.drain_timeout, self.publishing).await.is_err() {
             tracing::error!("the publisher did not finish in time");
         }
+        // Its clients are gone: nobody needs to wait for its answers.
+        self.cluster.leave();
+        if tokio::time::timeout(LAST_WORDS, self.cluster.flush()).await.is_err() {
+            tracing::warn!("other nodes may hear late of the last events");
+        }
+        self.carrying.abort();
         self.hub_thread.stop();
         tracing::info!("stopped");
     }

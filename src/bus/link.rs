@@ -229,7 +229,6 @@ pub(super) async fn publish(shared: &Shared, mut queue: mpsc::Receiver<Message>)
             _ => false,
         };
         for message in waiting.drain(..) {
-            shared.unqueued(&message);
             shared.said_by_redis(message, taken);
         }
     }

@@ -146,6 +146,13 @@ impl Bus {
         }
     }
 
+    /// Waits until what was said is on its way.
+    pub async fn flush(&self) {
+        if let Some(shared) = &self.0.shared {
+            shared.flush().await;
+        }
+    }
+
     /// This node follows `channel` from now on, until as many calls of [`Bus::leave`]. What other
     /// nodes announce from the end of the answer on reaches this one; `None`: it does already, or
     /// will be looked for in the log.

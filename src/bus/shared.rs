@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use super::interests::Interests;
@@ -55,6 +55,8 @@ pub(super) struct Inner {
     live: watch::Sender<bool>,
     aloud: AtomicBool,
     heard: Mutex<HashMap<Uuid, Recent>>,
+    /// Redis has been told something.
+    said: Notify,
     deliver: OnceLock<Deliver>,
     hear: OnceLock<Hear>,
     pub(super) metrics: Arc<Metrics>,
@@ -115,6 +117,7 @@ impl Shared {
             live: watch::Sender::new(false),
             aloud: AtomicBool::new(false),
             heard: Mutex::default(),
+            said: Notify::new(),
             deliver: OnceLock::new(),
             hear: OnceLock::new(),
             metrics,
@@ -149,6 +152,21 @@ impl Shared {
 
     pub(super) fn heard_by(&self, hear: Hear) {
         let _ = self.0.hear.set(hear);
+    }
+
+    /// Waits until everything has been said.
+    pub(super) async fn flush(&self) {
+        loop {
+            let (said, rests) = (self.0.said.notified(), self.0.understudy.rests());
+            let queued = self.0.out.as_ref().map_or(0, |out| out.queued.load(Ordering::SeqCst));
+            if queued == 0 && self.0.understudy.is_idle() {
+                return;
+            }
+            tokio::select! {
+                () = said => {}
+                () = rests => {}
+            }
+        }
     }
 
     pub(super) fn speak_up(&self, aloud: bool) {
@@ -243,15 +261,9 @@ impl Shared {
         self.0.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A message that has left the queue.
-    pub(super) fn unqueued(&self, message: &Message) {
-        if let Some(out) = &self.0.out {
-            out.queued.fetch_sub(message.weight, Ordering::Relaxed);
-        }
-    }
-
     /// The messages that Redis has not taken, or that a node would not hear from it.
     pub(super) fn said_by_redis(&self, message: Message, taken: bool) {
+        let weight = message.weight;
         let kept =
             matches!(&message.said, Said::Appended(Announcement { content: Content::Logged { .. }, .. }));
         if taken {
@@ -260,6 +272,10 @@ impl Shared {
         if !taken || (self.0.aloud.load(Ordering::Relaxed) && !kept) {
             self.step_in(message.number, message.said);
         }
+        if let Some(out) = &self.0.out {
+            out.queued.fetch_sub(weight, Ordering::SeqCst);
+        }
+        self.0.said.notify_waiters();
     }
 
     /// Something on the name `name`. Answers the number of a ping of our own.

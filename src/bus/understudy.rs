@@ -4,9 +4,11 @@
 //! asked for, so that a slow database makes the names wait and nothing grow.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
@@ -35,6 +37,10 @@ pub(super) struct Understudy {
     looks: Mutex<Looks>,
     wake: Notify,
     whole: mpsc::Sender<Numbered>,
+    /// Something is being said.
+    busy: AtomicBool,
+    /// Nothing is any more.
+    rests: Notify,
 }
 
 /// A text with its number.
@@ -52,7 +58,8 @@ struct Looks {
 impl Understudy {
     pub(super) fn new() -> (Self, mpsc::Receiver<Numbered>) {
         let (whole, texts) = mpsc::channel(WAITING);
-        (Self { looks: Mutex::default(), wake: Notify::new(), whole }, texts)
+        let (looks, busy) = (Mutex::default(), AtomicBool::new(false));
+        (Self { looks, wake: Notify::new(), whole, busy, rests: Notify::new() }, texts)
     }
 
     /// The other nodes shall look at these logs.
@@ -78,10 +85,24 @@ impl Understudy {
         text.len() <= LARGEST_WHOLE && self.whole.try_send(Numbered { number, text }).is_ok()
     }
 
-    /// Waits until there is something, and takes all looks.
+    /// Whether nothing waits and nothing is being said.
+    pub(super) fn is_idle(&self) -> bool {
+        let looks = self.looks();
+        let nothing = looks.channels.is_empty() && !looks.all && self.whole.capacity() == WAITING;
+        nothing && !self.busy.load(Ordering::SeqCst)
+    }
+
+    /// Ends when nothing is being said the next time.
+    pub(super) fn rests(&self) -> Notified<'_> {
+        self.rests.notified()
+    }
+
+    /// Waits until there is something, and takes all looks. What was taken before has been said.
     pub(super) async fn next(&self, texts: &mut mpsc::Receiver<Numbered>) -> (Vec<Said>, Vec<Numbered>) {
         let mut whole = Vec::new();
         loop {
+            // While something is in hand the mark is there, so that nobody looks in between.
+            self.busy.store(true, Ordering::SeqCst);
             let woken = self.wake.notified();
             while whole.len() < AT_ONCE
                 && let Ok(text) = texts.try_recv()
@@ -92,9 +113,14 @@ impl Understudy {
             if !(looks.is_empty() && whole.is_empty()) {
                 return (looks, whole);
             }
+            self.busy.store(false, Ordering::SeqCst);
+            self.rests.notify_waiters();
             tokio::select! {
                 () = woken => {}
-                Some(text) = texts.recv() => whole.push(text),
+                Some(text) = texts.recv() => {
+                    self.busy.store(true, Ordering::SeqCst);
+                    whole.push(text);
+                }
             }
         }
     }

@@ -165,9 +165,14 @@ impl Cluster {
                 // Who comes to be heard again says so at once.
                 Ok(()) = live.changed() => self.sign(None, *live.borrow_and_update()),
             }
-            self.0.bus.speak_up(self.0.registry.somebody_is_deaf());
-            self.0.metrics.nodes.set(self.0.registry.others().borrow().len() as i64 + 1);
+            self.take_stock();
         }
+    }
+
+    /// Does what follows from who is there.
+    fn take_stock(&self) {
+        self.0.bus.speak_up(self.0.registry.somebody_is_deaf());
+        self.0.metrics.nodes.set(self.0.registry.others().borrow().len() as i64 + 1);
     }
 
     /// Waits until the others should be known, but not for long.
@@ -185,6 +190,11 @@ impl Cluster {
     /// Says goodbye: this node's clients go, and nobody needs to ask for them.
     pub fn leave(&self) {
         self.send(None, &Message::Gone {});
+    }
+
+    /// Waits until everything that was said is on its way.
+    pub async fn flush(&self) {
+        self.0.bus.flush().await;
     }
 
     fn sign(&self, to: Option<Uuid>, please_answer: bool) {
@@ -217,6 +227,7 @@ impl Cluster {
             Message::Alive(alive) => {
                 let asks = alive.please_answer;
                 let new = self.0.registry.alive(from, &alive);
+                self.take_stock();
                 if new {
                     tracing::info!(node = %from, name = alive.name, version = alive.version, "another node is there");
                 }
@@ -224,7 +235,10 @@ impl Cluster {
                     self.sign(Some(from), false);
                 }
             }
-            Message::Gone {} => self.0.registry.gone(from),
+            Message::Gone {} => {
+                self.0.registry.gone(from);
+                self.take_stock();
+            }
             Message::Answer { id, answer } => self.0.asked.answered(id, from, answer),
             Message::Revoked {} => {
                 if let Some(look) = self.0.look.get() {

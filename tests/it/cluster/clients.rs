@@ -139,7 +139,7 @@ fn a_node_that_stops_says_goodbye() {
     with_nodes(Joined::ByRedis, 2, async |mut nodes| {
         let stopped = nodes.nodes.pop().expect("two nodes");
         assert_eq!(stopped.terminate().await.0, Some(0));
-        assert_eq!(nodes.metric(0, "campanile_nodes").await, 1);
+        nodes.until(0, "campanile_nodes", 1).await;
         assert_eq!(nodes.metric(0, "campanile_questions_total{kind=\"incomplete\"}").await, 0);
     });
 }

@@ -14,6 +14,7 @@ mod payload;
 mod port;
 mod postgres;
 mod process;
+mod redis;
 mod report;
 mod scenario;
 mod server;

@@ -3,6 +3,7 @@
 //! started again on the same port, because that is what it is for. Never touches another server;
 //! a killed tool takes it along.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -84,9 +85,7 @@ impl Postgres {
 
     async fn start_with(parent: Option<&Path>, settings: &[&str], core: Option<usize>) -> Result<Self> {
         let programs = find_programs()?;
-        let parent = std::path::absolute(parent.map_or_else(std::env::temp_dir, Path::to_owned))?;
-        let folder = parent.join(format!("campanile-postgres-{}", &Uuid::new_v4().simple().to_string()[..8]));
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let folder = new_folder(parent)?;
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut server = Self { programs, folder, port: 0, settings, core, running: None };
         server.init().await?;
@@ -105,6 +104,41 @@ impl Postgres {
     /// The URL of one of its databases; `postgres` is always there.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The same behind something that leads to it.
+    pub fn url_through(way: SocketAddr, database: &str) -> String {
+        format!("postgres://{USER}@{way}/{database}")
+    }
+
+    /// Where it listens, each time.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// A physical copy that follows this one for as long as `way` leads to it.
+    pub async fn copy(&self, way: SocketAddr) -> Result<Self> {
+        let folder = new_folder(None)?;
+        let (programs, settings) = (self.programs.clone(), self.settings.clone());
+        let mut copy =
+            Self { programs, folder, port: port::free()?, settings, core: self.core, running: None };
+        copy.own().await?;
+        let mut command = copy.command("pg_basebackup")?;
+        command.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
+        command.args(["--host", "127.0.0.1", "--port", &way.port().to_string(), "--username", USER]);
+        command.arg("--pgdata").arg(copy.data());
+        let status = command.status().await.context("cannot run pg_basebackup")?;
+        ensure!(status.success(), "pg_basebackup ended with {status}:\n{}", copy.last_words());
+        copy.up().await?;
+        Ok(copy)
+    }
+
+    /// A copy becomes a server of its own, with a history of its own from here on.
+    pub async fn promote(&self) -> Result<()> {
+        let session = self.session("postgres").await?;
+        let promoted: bool = session.query_one("SELECT pg_promote(true, 60)", &[]).await?.get(0);
+        ensure!(promoted, "the copy was not promoted");
+        Ok(())
     }
 
     /// The id of its main process, while it runs.
@@ -189,11 +223,17 @@ impl Postgres {
         Ok(self.running.is_some())
     }
 
-    async fn init(&self) -> Result<()> {
+    /// Gives the folder to the user who is to run it.
+    async fn own(&self) -> Result<()> {
         if let Some(user) = self.unprivileged() {
             let owner = Command::new("chown").args(["-R", user]).arg(&self.folder).status().await?;
             ensure!(owner.success(), "cannot give {} to {user}", self.folder.display());
         }
+        Ok(())
+    }
+
+    async fn init(&self) -> Result<()> {
+        self.own().await?;
         let mut command = self.command("initdb")?;
         command.arg("-D").arg(self.data()).args(["-U", USER, "--auth=trust", "--encoding=UTF8"]);
         command.args(["--locale=C.UTF-8", "--no-sync"]);
@@ -283,6 +323,13 @@ pub fn signal(child: &Child, signal: Signal) -> Result<()> {
     kill_process(id, signal).with_context(|| format!("cannot signal process {}", id.as_raw_pid()))
 }
 
+fn new_folder(parent: Option<&Path>) -> Result<PathBuf> {
+    let parent = std::path::absolute(parent.map_or_else(std::env::temp_dir, Path::to_owned))?;
+    let folder = parent.join(format!("campanile-postgres-{}", &Uuid::new_v4().simple().to_string()[..8]));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
 fn process_id(child: &Child) -> Option<Pid> {
     Pid::from_raw(child.id()?.cast_signed())
 }
@@ -319,6 +366,20 @@ mod tests {
     async fn count(server: &Postgres) -> i64 {
         let session = server.session("kept").await.unwrap();
         session.query_one("SELECT count(*) FROM things", &[]).await.unwrap().get(0)
+    }
+
+    #[tokio::test]
+    async fn a_copy_follows_and_can_take_over() {
+        let server = Postgres::start().await.unwrap();
+        let url = server.create_database("kept").await.unwrap();
+        let table = "CREATE TABLE things (id INT); INSERT INTO things VALUES (1)";
+        session(&url).await.unwrap().batch_execute(table).await.unwrap();
+        let copy = server.copy(server.address()).await.unwrap();
+        assert_eq!(count(&copy).await, 1);
+        copy.promote().await.unwrap();
+        let writer = copy.session("kept").await.unwrap();
+        writer.execute("INSERT INTO things VALUES (2)", &[]).await.unwrap();
+        assert_eq!((count(&copy).await, count(&server).await), (2, 1));
     }
 
     #[tokio::test]

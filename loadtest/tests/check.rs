@@ -25,7 +25,8 @@ fn the_promise_holds_under_faults_and_lies_are_noticed() {
     let few = ["--subscribers", "12", "--events", "96", "--json", file.to_str().expect("a path")];
     // All at once: each mostly waits.
     let some = ["--scenario", "churn", "--fault", "kill", "--fault", "cut", "--at-once", "4"];
-    let (output, said) = check(&[&few[..], &some[..]].concat());
+    let on = ["--database", "sqlite", "--database", "postgres"];
+    let (output, said) = check(&[&few[..], &some[..], &on[..]].concat());
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{shown}");
 

@@ -6,34 +6,26 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use campanile::domain::position::Position;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 
+use super::cast;
 use super::history::{Tally, Transport};
 use super::judge::{self, Breach, Broken, Truth, Violation};
 use super::lie::Lie;
 use super::log::Log;
-use super::nemesis;
+use super::nemesis::{self, Acted};
 use super::plan::{Case, Fault};
-use super::publisher::{Book, Press, Progress};
+use super::publisher::{Book, Progress};
 use super::random::Random;
-use super::subscriber::{Around, Channel, Counters, Follow, Phase, Subscriber};
+use super::subscriber::{Around, Channel, Counters, Phase, Subscriber};
 use super::world::{NAMESPACE, World};
-use crate::http::Connection;
-use crate::payload::{OWNER, Payloads};
+use crate::payload::OWNER;
 use crate::token;
 
-/// Publishers of each kind.
-const PUBLISHERS: u32 = 4;
-const REPOS: usize = 3;
-const CONFIGURED: usize = 2;
 /// How long all publishing may take.
 const PUBLISHING: Duration = Duration::from_secs(600);
-/// Between two words about the progress.
-const WORD: Duration = Duration::from_secs(5);
 /// Violations of one kind that are kept; the others are only counted.
 const SHOWN: usize = 5;
 
@@ -46,6 +38,8 @@ pub struct Effort {
     pub subscribers: usize,
     /// Webhooks and publications together.
     pub events: u32,
+    /// Nodes of a cluster.
+    pub nodes: usize,
     /// What subscribers may use.
     pub transports: Vec<Transport>,
     /// How long subscribers may take to reach the head at the end.
@@ -75,6 +69,8 @@ pub struct Outcome {
     pub put_off: u64,
     /// How often the nemesis acted.
     pub acts: u64,
+    /// What was measured, by name.
+    pub figures: Vec<(String, f64)>,
     /// Broken promises, the first of each kind.
     pub violations: Vec<Violation>,
     /// All of them.
@@ -95,17 +91,17 @@ pub enum Ran {
 pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     let began = Instant::now();
     let random = Random::new(effort.seed);
-    let mut world = match World::start(case, lie, &random).await? {
+    let mut world = match World::start(case, lie, effort.nodes, &random).await? {
         Ok(world) => world,
         Err(reason) => return Ok(Ran::NotHere(reason)),
     };
-    let channels = Arc::new(channels(&world).await?);
+    let channels = Arc::new(cast::channels(&world).await?);
     let mut stages = vec![("started", began.elapsed())];
     // What makes a reader slow is many bytes, which all the others have to read as well, and time.
     let (share, legs) = if case.fault == Fault::Slow { (4, 4) } else { (1, 1) };
     let (phase, counters) = (watch::Sender::new(Phase::Publishing), Arc::new(Counters::default()));
     let around = Around {
-        doors: world.fronts(),
+        door: world.front(),
         channels: channels.clone(),
         scenario: case.scenario,
         legs,
@@ -117,19 +113,20 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     for number in 0..effort.subscribers.div_ceil(share) {
         let mut random = random.of("subscriber", number);
         let token = token::mint_reader(&world.secrets.jwt, &format!("reader-{number}"), OWNER);
-        let follows = follows(&mut random);
+        let follows = cast::follows(&channels, &mut random);
         subscribers.spawn(Subscriber::new(number, follows, token, random, around.clone()).run());
     }
 
     let (over, progress) = (watch::Sender::new(false), watch::Sender::new(Progress::default()));
-    let mut writers = writers(&world, case.fault, effort, &random, &over, &progress)?;
-    let acting = nemesis::run(
-        case.fault,
-        &mut world,
-        progress.subscribe(),
-        u64::from(effort.events),
-        random.of("nemesis", 0),
-    );
+    let enough = watch::Sender::new(false);
+    let mut writers =
+        cast::writers(&world, case, effort, &random, enough.subscribe(), over.subscribe(), &progress)?;
+    let acting = async {
+        let plan = (case, u64::from(effort.events));
+        let acted = nemesis::run(plan, &mut world, progress.subscribe(), random.of("nemesis", 0)).await;
+        enough.send_replace(true);
+        acted
+    };
     let publishing = async {
         let mut books = Vec::new();
         while let Some(book) = writers.join_next().await {
@@ -138,7 +135,7 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
         Ok::<Vec<Book>, anyhow::Error>(books)
     };
     let both = async {
-        let talking = talk(effort, &progress, &counters);
+        let talking = cast::talk(effort, &progress, &counters);
         tokio::select! {
             both = async { tokio::join!(acting, publishing) } => both,
             never = talking => match never {},
@@ -152,7 +149,13 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
 
     let mut outcome = Outcome::default();
     match acted {
-        Ok(acts) => outcome.acts = acts,
+        Ok(Acted { acts, findings }) => {
+            outcome.acts = acts;
+            outcome.figures = findings.figures;
+            for words in findings.breaches {
+                outcome.violate(violation(Breach::Bound, words));
+            }
+        }
         Err(error) => outcome.violate(health(format!("{error:#}"))),
     }
     for node in &mut world.nodes {
@@ -162,18 +165,26 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     }
     stages.push(("published", began.elapsed()));
     let log = Log::read(&world.source).await?;
-    let heads: Vec<u32> = channels.iter().map(|channel| log.head(&channel.name)).collect();
+    // The same channels; after a copy has taken over with another history.
+    let last = cast::channels(&world).await?;
+    let heads = last.iter().map(|Channel { name, epoch, .. }| (epoch.clone(), log.head(name))).collect();
     phase.send_replace(Phase::Settling(Arc::new(heads)));
-    let settled = settle(&mut subscribers, &phase, effort.settling).await?;
+    let settled = cast::settle(&mut subscribers, &phase, effort.settling).await?;
 
     stages.push(("settled", began.elapsed()));
     let log = Log::read(&world.source).await?;
     let kept = |channel: &str| world.kept.filter(|_| channel.starts_with(NAMESPACE));
-    for violation in log.check(&books, &kept) {
+    for violation in log.check(&books, world.past.as_ref(), &kept) {
         outcome.violate(violation);
     }
-    let truths: Vec<Truth> =
-        channels.iter().map(|channel| log.truth(&channel.name, kept(&channel.name))).collect();
+    let truth = |Channel { name, epoch, .. }: &Channel| log.truth(name, epoch, kept(name));
+    let truths: Vec<(Truth, Option<Truth>)> = match &world.past {
+        None => channels.iter().map(|channel| (truth(channel), None)).collect(),
+        Some(past) => {
+            let first = |Channel { name, epoch, .. }: &Channel| past.truth(name, epoch, kept(name));
+            channels.iter().map(first).zip(last.iter().map(truth).map(Some)).collect()
+        }
+    };
     for subscriber in &settled {
         outcome.judge(subscriber, &channels, &truths);
     }
@@ -205,9 +216,10 @@ impl Outcome {
         }
     }
 
-    fn judge(&mut self, subscriber: &Subscriber, channels: &[Channel], truths: &[Truth]) {
+    fn judge(&mut self, subscriber: &Subscriber, channels: &[Channel], truths: &[(Truth, Option<Truth>)]) {
         for follow in &subscriber.follows {
-            let verdict = judge::judge(&follow.history, &truths[follow.index]);
+            let (first, later) = &truths[follow.index];
+            let verdict = judge::judge(&follow.history, first, later.as_ref());
             self.checked.add(&verdict.checked);
             self.signals += verdict.signals;
             self.gone += verdict.gone;
@@ -221,116 +233,10 @@ impl Outcome {
 }
 
 fn health(detail: String) -> Violation {
+    violation(Breach::Health, detail)
+}
+
+fn violation(breach: Breach, detail: String) -> Violation {
     let channel = String::new();
-    Violation { breach: Breach::Health, subscriber: None, transport: None, channel, offsets: None, detail }
-}
-
-/// All channels with the epoch in which they begin, as a poll names it.
-async fn channels(world: &World) -> Result<Vec<Channel>> {
-    let target = world.nodes[0].target();
-    let token = token::mint_reader(&world.secrets.jwt, "checker", OWNER);
-    let built_in = std::iter::once(format!("org:{OWNER}"))
-        .chain((0..REPOS).map(|repo| format!("repo:{OWNER}/r{repo}")))
-        .map(|name| (name, true));
-    let configured = (0..CONFIGURED).map(|number| (format!("{NAMESPACE}:{number}"), false));
-    let mut channels = Vec::new();
-    for (name, built_in) in built_in.chain(configured) {
-        let request = format!(
-            "GET /api/events?channel={name} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
-        );
-        let mut body = Vec::new();
-        let status = Connection::to(&target).exchange(request.as_bytes(), &mut body).await?;
-        let page: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let position = page["cursor"].as_str().and_then(Position::parse).filter(|_| status == 200);
-        let position = position.with_context(|| format!("{name} was answered {status} {page}"))?;
-        channels.push(Channel { name, epoch: position.epoch.as_str().to_owned(), built_in });
-    }
-    Ok(channels)
-}
-
-/// One channel, or a built-in and a configured one.
-fn follows(random: &mut Random) -> Vec<Follow> {
-    let built_in = Follow::new(random.within(0..1 + REPOS as u64) as usize);
-    let configured = Follow::new(1 + REPOS + random.within(0..CONFIGURED as u64) as usize);
-    match random.within(0..4) {
-        0 => vec![built_in],
-        1 => vec![configured],
-        _ => vec![built_in, configured],
-    }
-}
-
-fn writers(
-    world: &World,
-    fault: Fault,
-    effort: &Effort,
-    random: &Random,
-    over: &watch::Sender<bool>,
-    progress: &watch::Sender<Progress>,
-) -> Result<JoinSet<Book>> {
-    let press = Press {
-        doors: world.doors(),
-        api_key: world.secrets.api_key.clone(),
-        payloads: Arc::new(Payloads::new(&world.nodes[0].target(), &world.secrets.webhook, REPOS, 0)?),
-        channels: (0..CONFIGURED).map(|number| format!("{NAMESPACE}:{number}")).collect(),
-        // The kernel takes some megabytes for a reader that stands still, before the gateway has to.
-        padding: if fault == Fault::Slow { 60_000 } else { 400 },
-        progress: progress.clone(),
-        over: over.subscribe(),
-    };
-    let mut writers = JoinSet::new();
-    for number in 0..PUBLISHERS {
-        let share = |kind: u32| {
-            let all = 2 * PUBLISHERS;
-            effort.events / all + u32::from(effort.events % all > 2 * number + kind)
-        };
-        writers.spawn(press.clone().webhooks(share(0), random.of("webhooks", number as usize)));
-        let random = random.of("publications", number as usize);
-        writers.spawn(press.clone().publications(number, share(1), random));
-    }
-    Ok(writers)
-}
-
-/// Waits until all subscribers are at the head, but not for ever.
-async fn settle(
-    subscribers: &mut JoinSet<Subscriber>,
-    phase: &watch::Sender<Phase>,
-    patience: Duration,
-) -> Result<Vec<Subscriber>> {
-    let mut settled = Vec::new();
-    let until = tokio::time::Instant::now() + patience;
-    loop {
-        let next = match tokio::time::timeout_at(until, subscribers.join_next()).await {
-            Ok(next) => next,
-            Err(_) => {
-                phase.send_replace(Phase::Over);
-                subscribers.join_next().await
-            }
-        };
-        match next {
-            Some(subscriber) => settled.push(subscriber.context("a subscriber panicked")?),
-            None => return Ok(settled),
-        }
-    }
-}
-
-async fn talk(
-    effort: &Effort,
-    progress: &watch::Sender<Progress>,
-    counters: &Counters,
-) -> std::convert::Infallible {
-    let mut ticks = interval(WORD);
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        if let Some(name) = &effort.talks_as {
-            let Progress { settled, put_off } = *progress.borrow();
-            let events = counters.events.load(Ordering::Relaxed);
-            let connections = counters.connections.load(Ordering::Relaxed);
-            eprintln!(
-                "{name} {settled} of {} published, {put_off} attempts put off, {events} events received over \
-                 {connections} connections",
-                effort.events
-            );
-        }
-    }
+    Violation { breach, subscriber: None, transport: None, channel, offsets: None, detail }
 }

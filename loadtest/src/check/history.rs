@@ -130,6 +130,9 @@ pub enum Entry {
         /// The head at that time.
         head: u32,
     },
+    /// The server said that the channel has another history from here on, under this epoch.
+    #[expect(clippy::box_collection, reason = "an entry stays at sixteen bytes")]
+    Turned(Box<String>),
     /// The server did what it never should: a refusal, another epoch, words that nobody expects.
     #[expect(clippy::box_collection, reason = "an entry stays at sixteen bytes")]
     Broken(Box<String>),

@@ -10,6 +10,8 @@ use super::history::{Entry, Said, Tally, Transport};
 /// A channel as the log has it.
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
+    /// What this history goes by.
+    pub epoch: String,
     /// By offset, from 1; none where the janitor has been.
     pub events: Vec<Option<Said>>,
     /// How many the channel retains, if fewer than ever are published.
@@ -39,6 +41,8 @@ pub enum Breach {
     Protocol,
     /// The server did not come back, or did not go in good order.
     Health,
+    /// It took longer than it may, or was refused where it may not be.
+    Bound,
 }
 
 /// One broken promise.
@@ -95,10 +99,12 @@ impl Truth {
     }
 }
 
-/// Compares a history that began before offset 1 with the log.
-pub fn judge(history: &[Entry], truth: &Truth) -> Verdict {
-    let mut court =
-        Court { truth, at: 0, carrier: None, never: BTreeSet::new(), verdict: Verdict::default() };
+/// Compares a history that began before offset 1 with the log, or with one log after the other: what a
+/// copy of the database did not have, and what became of it.
+pub fn judge(history: &[Entry], first: &Truth, later: Option<&Truth>) -> Verdict {
+    let last = later.unwrap_or(first);
+    let (truth, never, verdict) = (first, BTreeSet::new(), Verdict::default());
+    let mut court = Court { truth, at: 0, carrier: None, never, verdict };
     // Offsets that a signal left out and that have not been read since.
     let mut owed = BTreeSet::new();
     for entry in history {
@@ -107,7 +113,9 @@ pub fn judge(history: &[Entry], truth: &Truth) -> Verdict {
             Entry::Event { offset, said } => court.event(*offset, *said),
             Entry::Signal { head } => {
                 court.verdict.signals += 1;
-                if *head < court.at {
+                // A node that has not heard yet that its history is over may be behind another one.
+                let is_over = court.truth.epoch != last.epoch;
+                if *head < court.at && !is_over {
                     court.breach(Breach::Protocol, Some((*head, court.at)), "a signal went back");
                 }
                 owed.extend(court.at + 1..=*head);
@@ -121,7 +129,7 @@ pub fn judge(history: &[Entry], truth: &Truth) -> Verdict {
                 }
             }
             Entry::Gone { to, head } => {
-                let kept = truth.kept.unwrap_or(u32::MAX);
+                let kept = court.truth.kept.unwrap_or(u32::MAX);
                 let gone: Vec<u32> = owed.range(..=*to).copied().collect();
                 owed.retain(|offset| offset > to);
                 court.verdict.gone += gone.len() as u64;
@@ -130,11 +138,26 @@ pub fn judge(history: &[Entry], truth: &Truth) -> Verdict {
                     court.breach(Breach::Unreadable, Some((gone[0], *last)), &words);
                 }
             }
+            Entry::Turned(epoch) => {
+                let new = later.filter(|later| later.epoch == **epoch && court.truth.epoch != **epoch);
+                match new {
+                    Some(later) => (court.truth, court.at) = (later, 0),
+                    None => {
+                        let words = format!("the epoch is {epoch}, not {}", court.truth.epoch);
+                        court.breach(Breach::Protocol, None, &words);
+                    }
+                }
+                court.never.clear();
+                owed.clear();
+                court.verdict.signals += 1;
+            }
             Entry::Broken(words) => court.breach(Breach::Protocol, None, words),
         }
     }
-    if court.at < truth.head() {
-        let missing = Some((court.at + 1, truth.head()));
+    if court.truth.epoch != last.epoch {
+        court.breach(Breach::Missing, None, "never heard that the channel has another history");
+    } else if court.at < last.head() {
+        let missing = Some((court.at + 1, last.head()));
         court.breach(Breach::Missing, missing, "never came, and nobody said so");
     }
     if let (Some(first), Some(last)) = (owed.first(), owed.last()) {
@@ -213,7 +236,8 @@ mod tests {
     use super::*;
 
     fn truth(count: u64) -> Truth {
-        Truth { events: (1..=count).map(|n| Some(Said(n))).collect(), kept: None }
+        let events = (1..=count).map(|n| Some(Said(n))).collect();
+        Truth { epoch: "one".into(), events, kept: None }
     }
 
     fn events(offsets: &[u32]) -> Vec<Entry> {
@@ -228,12 +252,16 @@ mod tests {
     type Found = Vec<(Breach, Option<(u32, u32)>)>;
 
     fn breaches(history: &[Entry], truth: &Truth) -> Found {
-        judge(history, truth).breaches.into_iter().map(|broken| (broken.breach, broken.offsets)).collect()
+        judge(history, truth, None)
+            .breaches
+            .into_iter()
+            .map(|broken| (broken.breach, broken.offsets))
+            .collect()
     }
 
     #[test]
     fn a_whole_history_has_no_breach_and_every_event_is_counted() {
-        let verdict = judge(&events(&[1, 2, 3]), &truth(3));
+        let verdict = judge(&events(&[1, 2, 3]), &truth(3), None);
         assert_eq!((verdict.checked.sum(), verdict.breaches.len()), (3, 0));
     }
 
@@ -262,7 +290,7 @@ mod tests {
         history.extend([2, 3].map(read));
         assert_eq!(breaches(&history, &truth(5)), [(Breach::Unreadable, Some((4, 4)))]);
         history.push(read(4));
-        let verdict = judge(&history, &truth(5));
+        let verdict = judge(&history, &truth(5), None);
         assert_eq!((verdict.checked.sum(), verdict.signals, verdict.breaches.len()), (5, 1, 0));
         history.push(read(4));
         assert_eq!(breaches(&history, &truth(5)), [(Breach::Protocol, Some((4, 4)))], "read twice");
@@ -280,10 +308,37 @@ mod tests {
     }
 
     #[test]
+    fn another_history_begins_with_a_signal_and_is_whole_itself() {
+        let copy =
+            Truth { epoch: "two".into(), events: [1, 2, 30, 40].map(|n| Some(Said(n))).to_vec(), kept: None };
+        let turned = || Entry::Turned(Box::new("two".into()));
+        let new = |offset, said| Entry::Event { offset, said: Said(said) };
+        let found = |history: &[Entry]| -> Found {
+            let verdict = judge(history, &truth(3), Some(&copy));
+            verdict.breaches.into_iter().map(|broken| (broken.breach, broken.offsets)).collect()
+        };
+        let all = [new(1, 1), new(2, 2), new(3, 30), new(4, 40)];
+        let mut history = events(&[1, 2, 3]);
+        assert_eq!(found(&history), [(Breach::Missing, None)]);
+        history.push(turned());
+        history.extend(all);
+        assert_eq!(found(&history), []);
+        history.push(turned());
+        assert_eq!(found(&history), [(Breach::Protocol, None)]);
+        let mut history = events(&[1, 2, 3]);
+        history.push(new(4, 40));
+        assert_eq!(found(&history)[0], (Breach::Different, Some((4, 4))), "nobody said so");
+        let mut history = events(&[1]);
+        history.extend([turned(), Entry::Signal { head: 3 }, new(4, 40)]);
+        assert_eq!(found(&history), [(Breach::Unreadable, Some((1, 3)))]);
+        assert_eq!(breaches(&[turned()], &truth(0)), [(Breach::Protocol, None)]);
+    }
+
+    #[test]
     fn what_the_janitor_took_is_not_counted() {
         let mut trimmed = truth(3);
         trimmed.events[0] = None;
-        let verdict = judge(&events(&[1, 2, 3]), &trimmed);
+        let verdict = judge(&events(&[1, 2, 3]), &trimmed, None);
         assert_eq!((verdict.checked.sum(), verdict.breaches.len()), (2, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! The log, read by plain SQL beside the gateway: what every history and every book is compared
 //! with. Knows nothing of the gateway's own code.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -51,18 +51,19 @@ enum Session {
 }
 
 impl Log {
-    /// Reads all of it. Whoever wants it complete asks when nothing is being published.
+    /// Reads all of it but what measures itself. Whoever wants it complete asks when nothing is being published.
     pub async fn read(source: &Source) -> Result<Self> {
         let mut session = Session::open(source).await?;
         let mut log = Self::default();
-        let heads = "SELECT CAST(head AS TEXT) || '|' || epoch || '|' || name AS line FROM channels";
+        let heads = "SELECT CAST(head AS TEXT) || '|' || epoch || '|' || name AS line FROM channels \
+                     WHERE name NOT LIKE 'probe:%'";
         for line in session.lines(heads).await? {
             let [head, epoch, name] = fields(&line)?;
             let stored = Stored { epoch: epoch.into(), head: head.parse()?, events: Vec::new() };
             log.channels.insert(name.to_owned(), stored);
         }
         let events = "SELECT CAST(\"offset\" AS TEXT) || '|' || channel || '|' || data AS line FROM events \
-                      ORDER BY channel, \"offset\"";
+                      WHERE channel NOT LIKE 'probe:%' ORDER BY channel, \"offset\"";
         for line in session.lines(events).await? {
             let [offset, channel, data] = fields(&line)?;
             let stored = log.channels.entry(channel.to_owned()).or_default();
@@ -83,24 +84,33 @@ impl Log {
     }
 
     /// What histories of a channel are compared with.
-    pub fn truth(&self, channel: &str, kept: Option<u32>) -> Truth {
-        let Some(stored) = self.channels.get(channel) else { return Truth { kept, ..Truth::default() } };
+    pub fn truth(&self, channel: &str, epoch: &str, kept: Option<u32>) -> Truth {
+        let epoch = epoch.to_owned();
+        let Some(stored) = self.channels.get(channel) else {
+            return Truth { epoch, events: Vec::new(), kept };
+        };
         let mut events = vec![None; stored.head as usize];
         for (offset, said, _) in &stored.events {
             if let Some(place) = (*offset as usize).checked_sub(1).and_then(|index| events.get_mut(index)) {
                 *place = Some(*said);
             }
         }
-        Truth { events, kept }
+        Truth { epoch, events, kept }
     }
 
     /// Compares with what the publishers know: what was accepted is there, once, where it was said
-    /// to be and in the order of its publisher; what was given up is there whole or not at all.
-    pub fn check(&self, books: &[Book], kept: &impl Fn(&str) -> Option<u32>) -> Vec<Violation> {
+    /// to be and in the order of its publisher; what was given up is there whole or not at all. Only
+    /// what a copy did not have of the past may be missing.
+    pub fn check(
+        &self,
+        books: &[Book],
+        past: Option<&Past>,
+        kept: &impl Fn(&str) -> Option<u32>,
+    ) -> Vec<Violation> {
         let mut found = Findings(Vec::new());
         let mut places: HashMap<(Name, &str), Vec<u32>> = HashMap::new();
         for (channel, stored) in &self.channels {
-            found.holes(channel, stored, kept(channel));
+            found.holes(channel, stored, past.is_some(), kept(channel));
             for (offset, _, name) in &stored.events {
                 match name {
                     Some(name) => places.entry((*name, channel)).or_default().push(*offset),
@@ -121,12 +131,13 @@ impl Log {
                     let there = places.remove(&(sent.name, channel.as_str())).unwrap_or_default();
                     counts.push(there.len());
                     let trimmed = self.is_trimmed(channel, sent.outcome, kept(channel));
+                    let excused = past.is_some_and(|past| past.lost(sent.name, channel));
                     if there.len() > 1 {
                         let words = format!("{:?} is there at {there:?}", sent.name);
                         found.add(Breach::Lost, channel, Some(there[0]), words);
                     }
                     let Some(place) = there.first() else {
-                        if accepted && !trimmed {
+                        if accepted && !trimmed && !excused {
                             let words = format!("{:?} was accepted, and is not in the log", sent.name);
                             found.add(Breach::Lost, channel, None, words);
                         }
@@ -134,6 +145,7 @@ impl Log {
                     };
                     if let Outcome::Accepted(Some(answered)) = sent.outcome
                         && answered != *place
+                        && !excused
                     {
                         let words = format!("{:?} was answered with offset {answered}", sent.name);
                         found.add(Breach::Log, channel, Some(*place), words);
@@ -168,6 +180,41 @@ impl Log {
     }
 }
 
+/// A history that has ended, because a copy took over that lacked the end of it.
+#[derive(Debug)]
+pub struct Past {
+    log: Log,
+    /// What the copy has not.
+    lost: HashSet<(String, Name)>,
+}
+
+impl Past {
+    /// What `log` had, and `copy` when it took over.
+    pub fn new(log: Log, copy: &Log) -> Self {
+        let mut lost = HashSet::new();
+        for (channel, stored) in &log.channels {
+            let head = copy.head(channel);
+            let end = stored.events.iter().filter(|(offset, ..)| *offset > head);
+            lost.extend(end.filter_map(|(.., name)| Some((channel.clone(), (*name)?))));
+        }
+        Self { log, lost }
+    }
+
+    /// How many events the copy lacks, over all channels.
+    pub fn lacks(&self) -> usize {
+        self.lost.len()
+    }
+
+    /// What histories of a channel are compared with that saw it.
+    pub fn truth(&self, channel: &str, epoch: &str, kept: Option<u32>) -> Truth {
+        self.log.truth(channel, epoch, kept)
+    }
+
+    fn lost(&self, name: Name, channel: &str) -> bool {
+        self.lost.contains(&(channel.to_owned(), name))
+    }
+}
+
 struct Findings(Vec<Violation>);
 
 impl Findings {
@@ -178,8 +225,8 @@ impl Findings {
     }
 
     /// From the oldest retained to the head there is every offset, in the epoch it began with.
-    fn holes(&mut self, channel: &str, stored: &Stored, kept: Option<u32>) {
-        if !stored.epoch.is_empty() {
+    fn holes(&mut self, channel: &str, stored: &Stored, was_copied: bool, kept: Option<u32>) {
+        if !stored.epoch.is_empty() && !was_copied {
             self.add(
                 Breach::Log,
                 channel,
@@ -275,7 +322,7 @@ mod tests {
     }
 
     fn breaches(log: &Log, book: Book, kept: Option<u32>) -> Vec<(Breach, Option<u32>)> {
-        let found = log.check(&[book], &|_| kept);
+        let found = log.check(&[book], None, &|_| kept);
         found.into_iter().map(|v| (v.breach, v.offsets.map(|(first, _)| first))).collect()
     }
 
@@ -298,6 +345,20 @@ mod tests {
         assert_eq!(found(&[(1, 1), (2, 3), (3, 9)], &all), [(Breach::Log, None)], "nobody published 9");
         let order = [(1, Accepted(None)), (2, Accepted(None))];
         assert_eq!(found(&[(1, 2), (2, 1)], &order), [(Breach::Log, Some(1))]);
+    }
+
+    #[test]
+    fn only_what_a_copy_did_not_have_is_excused() {
+        let past = Past::new(log(&[(1, 1), (2, 2), (3, 3)]), &log(&[(1, 1)]));
+        assert_eq!(past.lacks(), 2);
+        let after = |events: &[(u32, u32)], sent: &[(u32, Outcome)]| {
+            let found = log(events).check(&[book(sent)], Some(&past), &|_| None);
+            found.into_iter().map(|violation| violation.breach).collect::<Vec<_>>()
+        };
+        let sent = |n, offset| (n, Accepted(Some(offset)));
+        assert_eq!(after(&[(1, 1), (2, 4)], &[sent(1, 1), sent(2, 2), sent(3, 3), sent(4, 2)]), []);
+        assert_eq!(after(&[(1, 1)], &[sent(1, 1), sent(4, 2)]), [Breach::Lost]);
+        assert_eq!(after(&[(1, 4)], &[sent(1, 1), sent(4, 1)]), [Breach::Lost]);
     }
 
     #[test]

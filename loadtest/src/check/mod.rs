@@ -2,19 +2,25 @@
 //! a nemesis, all by seed; at the end every history is compared with the log as SQL has it. Before
 //! it judges the gateway it has to convict servers that lie. Counts, never times.
 
+mod backend;
 mod case;
+mod cast;
 mod disk;
+mod forgetful;
 mod history;
 mod judge;
 mod lie;
 mod log;
+mod measure;
 mod nemesis;
 mod node;
+mod outage;
 mod plan;
 mod proxy;
 mod publisher;
 mod random;
 mod report;
+mod resp;
 mod self_test;
 mod subscriber;
 mod world;
@@ -30,7 +36,7 @@ use tokio::sync::Semaphore;
 use case::{Effort, Ran};
 use history::Transport;
 use lie::Lie;
-use plan::{Case, Databases, Fault, Scenario};
+use plan::{Case, Database, Fault, Scenario};
 use random::Random;
 use report::Report;
 
@@ -64,9 +70,12 @@ pub struct Options {
     /// What goes wrong; may be given several times [default: all].
     #[arg(long, value_name = "NAME")]
     fault: Vec<Fault>,
-    /// Where the log is.
-    #[arg(long, default_value = "both")]
-    database: Databases,
+    /// Where the log is, and how many nodes share it; may be given several times [default: all].
+    #[arg(long, value_name = "NAME")]
+    database: Vec<Database>,
+    /// Nodes of a cluster.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=5))]
+    nodes: u8,
     /// Subscribers of each case, each a user of its own.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u16).range(1..=2000))]
     subscribers: u16,
@@ -92,11 +101,11 @@ pub struct Options {
 
 /// Runs it.
 pub async fn run(options: Options) -> Result<()> {
-    let cases = plan::cases(&options.scenario, &options.fault, options.database);
+    let cases = plan::cases(&options.scenario, &options.fault, &options.database);
     ensure!(!cases.is_empty(), "these faults do not concern this database");
     if options.list {
         for Case { scenario, fault, database } in cases {
-            println!("{database:<9} {scenario:<8} {fault}");
+            println!("{database:<14} {scenario:<8} {fault}");
         }
         return Ok(());
     }
@@ -131,6 +140,7 @@ async fn one(options: Options, case: Case, place: String, gate: Arc<Semaphore>) 
         seed: Random::new(options.seed).of(&format!("{database} {scenario} {fault}"), 0).next(),
         subscribers: options.subscribers.into(),
         events: options.events,
+        nodes: options.nodes.into(),
         transports: Transport::ALL.to_vec(),
         settling: if options.lie.is_some() { self_test::DEADLINE } else { SETTLING },
         talks_as: Some(place.clone()),
@@ -143,10 +153,11 @@ async fn one(options: Options, case: Case, place: String, gate: Arc<Semaphore>) 
             eprintln!("{place} VIOLATION {violation}");
         }
         if outcome.violated > 0 {
-            let Options { seed, subscribers, events, .. } = options;
+            let Options { seed, subscribers, events, nodes, .. } = options;
+            let nodes = if database.is_cluster() { format!(" --nodes {nodes}") } else { String::new() };
             eprintln!(
                 "{place} seed {seed}; again with: loadtest check --seed {seed} --scenario {scenario} --fault \
-                 {fault} --database {database} --subscribers {subscribers} --events {events}"
+                 {fault} --database {database} --subscribers {subscribers} --events {events}{nodes}"
             );
         }
     }

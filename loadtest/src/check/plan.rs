@@ -1,5 +1,5 @@
 //! What there is to check: how subscribers behave, what goes wrong, on which database. A case is
-//! one of each. More faults and more nodes join here; nothing else lists them.
+//! one of each. More faults join here; nothing else lists them.
 
 use std::fmt;
 
@@ -21,11 +21,11 @@ pub enum Scenario {
 pub enum Fault {
     /// Nothing.
     None,
-    /// The gateway is killed and started again.
+    /// A gateway is killed and started again.
     Kill,
-    /// The gateway is asked to end and is started again.
+    /// A gateway is asked to end and is started again.
     Term,
-    /// The gateway stands still for a moment (SIGSTOP, SIGCONT).
+    /// A gateway stands still for a moment (SIGSTOP, SIGCONT).
     Stop,
     /// PostgreSQL is restarted: in good order, at once, or killed.
     PostgresRestart,
@@ -37,26 +37,45 @@ pub enum Fault {
     Slow,
     /// The disk with the data is full, and then has room again.
     DiskFull,
+    /// All nodes are asked to end and started again, one after the other.
+    Rolling,
+    /// A node is cut off from PostgreSQL: refused, or left in silence.
+    PostgresCut,
+    /// A node is cut off from its clients: refused, or left in silence.
+    ClientsCut,
+    /// A copy that lacks the last commits takes the place of PostgreSQL, once.
+    Failover,
+    /// Redis is killed, or asked to end, and started again with nothing in it.
+    RedisRestart,
+    /// Redis takes connections and does not answer.
+    RedisFreeze,
+    /// Single messages of Redis are lost on their way to a node.
+    RedisDrop,
+    /// A node is cut off from Redis: refused, or left in silence.
+    RedisCut,
+    /// Whatever concerns the nodes, one after the other.
+    Mixed,
+    /// Redis is away for half a minute, and what that means is measured.
+    RedisDown,
+    /// The same, but it takes connections and does not answer.
+    RedisHang,
+    /// PostgreSQL is away, and it is measured.
+    PostgresDown,
+    /// A node is killed and stays away until it is forgotten, and it is measured.
+    NodeDeath,
 }
 
-/// Where the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Where the log is, and how many nodes share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Database {
-    /// In the data folder.
+    /// One node, in its data folder.
     Sqlite,
-    /// A server of the tool's own.
+    /// One node, and a server of the tool's own.
     Postgres,
-}
-
-/// The choice of `--database`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Databases {
-    /// The embedded one.
-    Sqlite,
-    /// The server.
-    Postgres,
-    /// First the one, then the other.
-    Both,
+    /// Several nodes, that server, and a Redis of the tool's own.
+    Cluster,
+    /// The same without Redis.
+    ClusterNotify,
 }
 
 /// One run.
@@ -71,43 +90,72 @@ pub struct Case {
 }
 
 impl Fault {
-    /// Whether it can happen with this database.
+    /// Whether it can happen here.
     pub fn concerns(self, database: Database) -> bool {
         match self {
-            Self::PostgresRestart | Self::PostgresTerminate => database == Database::Postgres,
+            Self::PostgresRestart | Self::PostgresTerminate => database.has_postgres(),
+            Self::Rolling | Self::PostgresCut | Self::ClientsCut | Self::Failover | Self::Mixed => {
+                database.is_cluster()
+            }
+            Self::PostgresDown | Self::NodeDeath => database.is_cluster(),
+            Self::RedisRestart | Self::RedisFreeze | Self::RedisDrop | Self::RedisCut => database.has_redis(),
+            Self::RedisDown | Self::RedisHang => database.has_redis(),
             _ => true,
         }
     }
 
-    /// Whether clients have to come through the proxy.
+    /// Whether it happens once and takes its time, with figures.
+    pub fn is_measured(self) -> bool {
+        matches!(self, Self::RedisDown | Self::RedisHang | Self::PostgresDown | Self::NodeDeath)
+    }
+
+    /// Whether clients of a single node have to come through the proxy.
     pub fn needs_proxy(self) -> bool {
         matches!(self, Self::Cut | Self::Slow)
     }
+
+    /// What `mixed` draws from: what can happen again and again, and to everybody's connections alike.
+    pub fn mixed(database: Database) -> Vec<Self> {
+        let alone = [Self::None, Self::Slow, Self::DiskFull, Self::Failover, Self::Mixed];
+        let joins = |fault: &Self| fault.concerns(database) && !fault.is_measured() && !alone.contains(fault);
+        Self::value_variants().iter().copied().filter(joins).collect()
+    }
 }
 
-impl Databases {
-    fn each(self) -> &'static [Database] {
-        match self {
-            Self::Sqlite => &[Database::Sqlite],
-            Self::Postgres => &[Database::Postgres],
-            Self::Both => &[Database::Sqlite, Database::Postgres],
-        }
+impl Database {
+    /// Several nodes.
+    pub fn is_cluster(self) -> bool {
+        matches!(self, Self::Cluster | Self::ClusterNotify)
+    }
+
+    /// Its log is in a PostgreSQL.
+    pub fn has_postgres(self) -> bool {
+        self != Self::Sqlite
+    }
+
+    /// Its nodes talk over Redis.
+    pub fn has_redis(self) -> bool {
+        self == Self::Cluster
     }
 }
 
 /// All cases of a choice; an empty list stands for all there are.
-pub fn cases(scenarios: &[Scenario], faults: &[Fault], databases: Databases) -> Vec<Case> {
-    let all_or =
-        |chosen: &[Scenario]| if chosen.is_empty() { Scenario::value_variants() } else { chosen }.to_vec();
-    let faults = if faults.is_empty() { Fault::value_variants() } else { faults };
+pub fn cases(scenarios: &[Scenario], faults: &[Fault], databases: &[Database]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for database in databases.each() {
+    for database in all_or(databases) {
         for scenario in all_or(scenarios) {
-            let concerned = faults.iter().filter(|fault| fault.concerns(*database));
-            cases.extend(concerned.map(|fault| Case { scenario, fault: *fault, database: *database }));
+            // What is measured is measured with those who stay.
+            let fits = |fault: &Fault| !fault.is_measured() || scenario == Scenario::Stay;
+            let concerned =
+                all_or(faults).into_iter().filter(|fault| fault.concerns(database) && fits(fault));
+            cases.extend(concerned.map(|fault| Case { scenario, fault, database }));
         }
     }
     cases
+}
+
+fn all_or<T: ValueEnum + Clone>(chosen: &[T]) -> Vec<T> {
+    if chosen.is_empty() { T::value_variants() } else { chosen }.to_vec()
 }
 
 fn name(value: &impl ValueEnum) -> String {
@@ -128,10 +176,7 @@ impl fmt::Display for Fault {
 
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Sqlite => "sqlite",
-            Self::Postgres => "postgres",
-        })
+        f.pad(&name(self))
     }
 }
 
@@ -141,12 +186,20 @@ mod tests {
 
     #[test]
     fn an_empty_choice_is_everything_that_can_happen() {
-        let all = cases(&[], &[], Databases::Both);
-        assert_eq!(all.len(), 3 * (7 + 9));
+        let all = cases(&[], &[], &[]);
+        let on = |database| all.iter().filter(|case| case.database == database).count();
+        assert_eq!([Database::Sqlite, Database::Postgres].map(on), [3 * 7, 3 * 9]);
+        assert_eq!([Database::ClusterNotify, Database::Cluster].map(on), [3 * 14 + 2, 3 * 18 + 4]);
         let of = |fault| all.iter().filter(|case| case.fault == fault).count();
-        assert_eq!((of(Fault::Kill), of(Fault::PostgresRestart)), (6, 3));
-        let one = cases(&[Scenario::Stay], &[Fault::Kill], Databases::Sqlite);
+        assert!(of(Fault::Kill) > of(Fault::PostgresRestart));
+        let one = cases(&[Scenario::Stay], &[Fault::Kill], &[Database::Sqlite]);
         assert_eq!(one, [Case { scenario: Scenario::Stay, fault: Fault::Kill, database: Database::Sqlite }]);
-        assert_eq!(cases(&[], &[Fault::PostgresRestart], Databases::Sqlite), []);
+        assert_eq!(cases(&[], &[Fault::PostgresRestart], &[Database::Sqlite]), []);
+    }
+
+    #[test]
+    fn a_mix_has_nothing_that_ends_all_the_rest() {
+        let mix = Fault::mixed(Database::ClusterNotify);
+        assert!(mix.contains(&Fault::Kill) && !mix.contains(&Fault::Failover) && !mix.contains(&Fault::None));
     }
 }

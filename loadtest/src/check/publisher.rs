@@ -23,6 +23,8 @@ const BETWEEN: std::ops::Range<u64> = 1..40;
 const AGAIN: std::ops::Range<u64> = 5..60;
 /// One in so many open questions is left open.
 const GIVES_UP: u64 = 25;
+/// One in so many events goes over a connection of its own, perhaps to another node.
+const MOVES: u64 = 20;
 
 /// What an event is known by, wherever it turns up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,8 +78,8 @@ pub struct Progress {
 /// What publishers have in common.
 #[derive(Clone)]
 pub struct Press {
-    /// The nodes.
-    pub doors: Vec<Target>,
+    /// The way to the nodes.
+    pub door: Target,
     /// For the server API.
     pub api_key: String,
     /// Webhooks.
@@ -88,6 +90,10 @@ pub struct Press {
     pub padding: u64,
     /// Told after each event.
     pub progress: watch::Sender<Progress>,
+    /// How many times longer than usual the pauses are.
+    pub pace: u32,
+    /// The nemesis has done all it wanted: whoever has published its share may end.
+    pub enough: watch::Receiver<bool>,
     /// Nobody waits any longer.
     pub over: watch::Receiver<bool>,
 }
@@ -111,11 +117,10 @@ struct Place {
 }
 
 impl Press {
-    /// Publishes `count` webhooks.
-    pub async fn webhooks(self, count: u32, mut random: Random) -> Book {
-        let mut book = Book::default();
-        let mut request = Vec::new();
-        for _ in 0..count {
+    /// Publishes `share` webhooks at least.
+    pub async fn webhooks(self, share: u32, mut random: Random) -> Book {
+        let (mut book, mut request, mut connection) = (Book::default(), Vec::new(), None);
+        for _ in (0..).take_while(|count| self.goes_on(*count, share)) {
             let delivery = self.payloads.next(&mut request);
             let repo = format!("repo:{}/r{}", crate::payload::OWNER, delivery.repo);
             let judge = |status: u16, body: &[u8]| match status {
@@ -124,7 +129,8 @@ impl Press {
                 408 | 429 | 500..=599 => Answer::Open,
                 _ => Answer::Refused(said(status, body)),
             };
-            let outcome = self.deliver(&request, judge, &mut random, &mut book.refusals).await;
+            let refusals = &mut book.refusals;
+            let outcome = self.deliver(&request, judge, &mut random, &mut connection, refusals).await;
             let channels = vec![repo, format!("org:{}", crate::payload::OWNER)];
             let name = Name::Run(delivery.run_id);
             book.sent.push(Sent { name, channels, delivery: Some(delivery.id), outcome });
@@ -132,10 +138,10 @@ impl Press {
         book
     }
 
-    /// Publishes `count` numbered publications as publisher `number`.
-    pub async fn publications(self, number: u32, count: u32, mut random: Random) -> Book {
-        let mut book = Book::default();
-        for count in 0..count {
+    /// Publishes `share` numbered publications at least, as publisher `number`.
+    pub async fn publications(self, number: u32, share: u32, mut random: Random) -> Book {
+        let (mut book, mut connection) = (Book::default(), None);
+        for count in (0..).take_while(|count| self.goes_on(*count, share)) {
             let channel = &self.channels[random.within(0..self.channels.len() as u64) as usize];
             let padding = "x".repeat(random.within(0..self.padding) as usize);
             let body = json!({
@@ -149,11 +155,16 @@ impl Press {
                 self.api_key,
                 body.len()
             );
-            let outcome = self.deliver(request.as_bytes(), published, &mut random, &mut book.refusals).await;
+            let (request, refusals) = (request.as_bytes(), &mut book.refusals);
+            let outcome = self.deliver(request, published, &mut random, &mut connection, refusals).await;
             let name = Name::Number(number, count);
             book.sent.push(Sent { name, channels: vec![channel.clone()], delivery: None, outcome });
         }
         book
+    }
+
+    fn goes_on(&self, count: u32, share: u32) -> bool {
+        count < share || !*self.enough.borrow()
     }
 
     async fn deliver(
@@ -161,15 +172,15 @@ impl Press {
         request: &[u8],
         judge: impl Fn(u16, &[u8]) -> Answer,
         random: &mut Random,
+        connection: &mut Option<Connection>,
         refusals: &mut Vec<String>,
     ) -> Outcome {
         let mut body = Vec::new();
-        let mut connection: Option<Connection> = None;
+        if random.once_in(MOVES) {
+            *connection = None;
+        }
         let outcome = loop {
-            let door = connection.get_or_insert_with(|| {
-                let door = random.within(0..self.doors.len() as u64) as usize;
-                Connection::to(&self.doors[door])
-            });
+            let door = connection.get_or_insert_with(|| Connection::to(&self.door));
             match door.exchange(request, &mut body).await.map(|status| judge(status, &body)) {
                 Ok(Answer::Accepted(offset)) => break Outcome::Accepted(offset),
                 Ok(Answer::Refused(words)) => {
@@ -177,7 +188,7 @@ impl Press {
                     break Outcome::Unknown;
                 }
                 Ok(Answer::Open) | Err(_) => {
-                    connection = None;
+                    *connection = None;
                     self.progress.send_modify(|progress| progress.put_off += 1);
                     if *self.over.borrow() || random.once_in(GIVES_UP) {
                         break Outcome::Unknown;
@@ -187,7 +198,7 @@ impl Press {
             }
         };
         self.progress.send_modify(|progress| progress.settled += 1);
-        sleep(random.millis(BETWEEN)).await;
+        sleep(random.millis(BETWEEN) * self.pace).await;
         outcome
     }
 }

@@ -44,7 +44,7 @@ impl Report {
         }
         if !self.rows.is_empty() {
             println!(
-                "{:<9} {:<8} {:<18} {:>6} {:>7} {:>8} {:>7} {:>9}  verdict",
+                "{:<14} {:<8} {:<18} {:>6} {:>7} {:>8} {:>7} {:>9}  verdict",
                 "database", "scenario", "fault", "logged", "conns", "put off", "signals", "checked"
             );
         }
@@ -53,7 +53,10 @@ impl Report {
                 Ran::Done(outcome) => line(*fault, outcome),
                 Ran::NotHere(reason) => format!("{:>41}  could not run here: {reason}", ""),
             };
-            println!("{database:<9} {scenario:<8} {fault:<18} {row}");
+            println!("{database:<14} {scenario:<8} {fault:<18} {row}");
+            if let Ran::Done(outcome) = ran {
+                outcome.figures.iter().for_each(|(name, value)| println!("    {name:<50} {value:>9}"));
+            }
         }
         let (checked, violated) = (self.checked().sum(), self.violated());
         let carried: Vec<String> =
@@ -128,6 +131,7 @@ fn row(Case { scenario, fault, database }: &Case, ran: &Ran) -> Value {
                 "acts": outcome.acts, "signals": outcome.signals, "gone": outcome.gone, "slow": outcome.slow,
                 "told_slow": outcome.told_slow,
                 "checked": outcome.checked.sum(), "checked_over": by_name(&outcome.checked), "violated": outcome.violated, "violations": violations,
+                "figures": outcome.figures.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<Value>(),
                 "seconds": outcome.took.as_secs_f64(),
             })
         }

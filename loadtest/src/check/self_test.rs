@@ -77,8 +77,8 @@ fn expected(lie: Lie) -> Breach {
 
 async fn found(seed: u64, lie: Option<Lie>, transports: Vec<Transport>) -> Result<Vec<Breach>> {
     let settling = if lie.is_some() { DEADLINE } else { PATIENCE };
-    let effort =
-        Effort { seed, subscribers: SUBSCRIBERS, events: EVENTS, transports, settling, talks_as: None };
+    let (subscribers, events, nodes) = (SUBSCRIBERS, EVENTS, 1);
+    let effort = Effort { seed, subscribers, events, nodes, transports, settling, talks_as: None };
     match case::run(CASE, lie, &effort).await? {
         Ran::Done(outcome) => {
             if lie.is_none() {

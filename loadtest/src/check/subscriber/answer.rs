@@ -41,7 +41,7 @@ impl Subscriber {
         } else {
             (self.connect(), Some(self.subscribes()))
         };
-        let door = self.door();
+        let door = self.around.door.clone();
         let request = opening(transport, &door, &first, events && !self.random.once_in(4));
         let (status, mut stream) = Connection::to(&door).stream(request.as_bytes()).await?;
         match status {
@@ -54,9 +54,10 @@ impl Subscriber {
             }
         }
         let talk = Talk::new(listens, self.follows.len());
-        let (parser, other) = (events.then(Parser::default), self.door());
-        let posts = Connection::to(&other);
-        Ok(Answer { stream, input: Vec::new(), parser, unsaid, host: other.host, posts, talk })
+        let parser = events.then(Parser::default);
+        // In a cluster posts may well come to another node.
+        let posts = Connection::to(&door);
+        Ok(Answer { stream, input: Vec::new(), parser, unsaid, host: door.host, posts, talk })
     }
 }
 

@@ -34,7 +34,7 @@ struct Reset {
 
 impl Subscriber {
     pub(super) async fn open_events(&mut self) -> Result<EventStream> {
-        let door = self.door();
+        let door = self.around.door.clone();
         let names: Vec<&str> =
             self.follows.iter().map(|follow| &*self.around.channels[follow.index].name).collect();
         let request = format!(
@@ -79,10 +79,13 @@ fn handle(message: &Message, follows: &mut [Follow], around: &Around) -> Result<
             let of = follows.iter_mut().find(|f| around.channels[f.index].name == reset.channel);
             let Some(follow) = of else { return Ok(()) };
             match Position::parse(&reset.head) {
-                Some(head) if head.epoch.as_str() == around.channels[follow.index].epoch => {
+                Some(head) => {
+                    if head.epoch.as_str() != follow.epoch {
+                        follow.turn(head.epoch.as_str());
+                    }
                     follow.signal(u32::try_from(head.offset)?);
                 }
-                _ => follow.broken(format!("a reset to {}", reset.head)),
+                None => follow.broken(format!("a reset to {}", reset.head)),
             }
         }
         "stream:closing" | "stream:expired" => bail!(Ended("the stream ends")),
@@ -99,8 +102,8 @@ fn handle(message: &Message, follows: &mut [Follow], around: &Around) -> Result<
                 }
                 Err(_) => None,
             };
-            let Some(position) = position.filter(|position| position.epoch.as_str() == channel.epoch) else {
-                follow.broken(format!("an event has the id {:?}", message.id));
+            let Some(position) = position.filter(|position| position.epoch.as_str() == follow.epoch) else {
+                follow.broken(format!("an event behind {} has the id {:?}", follow.epoch, message.id));
                 return Ok(());
             };
             let offset = u32::try_from(position.offset)?;
@@ -122,7 +125,7 @@ fn handle(message: &Message, follows: &mut [Follow], around: &Around) -> Result<
 fn cursor(follows: &[Follow], around: &Around) -> Result<String> {
     let place = |follow: &Follow| {
         let channel = &around.channels[follow.index];
-        let epoch = Epoch::parse(&channel.epoch)?;
+        let epoch = Epoch::parse(&follow.epoch)?;
         Some((ChannelName::parse(&channel.name).ok()?, Position::new(epoch, follow.at.into())))
     };
     let mut places: Vec<(ChannelName, Position)> = follows.iter().filter_map(place).collect();

@@ -41,7 +41,7 @@ const ABSENCE: std::ops::Range<u64> = 200..2500;
 pub struct Channel {
     /// Its name.
     pub name: String,
-    /// The epoch of all its positions.
+    /// The epoch of its positions, until it gets another one.
     pub epoch: String,
     /// Configured namespaces show their events in other words than built-in ones.
     pub built_in: bool,
@@ -52,8 +52,8 @@ pub struct Channel {
 pub enum Phase {
     /// Events are being published.
     Publishing,
-    /// No more will come: these are the heads, by channel.
-    Settling(Arc<Vec<u32>>),
+    /// No more will come: these are the epochs and heads, by channel.
+    Settling(Arc<Vec<(String, u32)>>),
     /// Nobody waits any longer.
     Over,
 }
@@ -61,8 +61,8 @@ pub enum Phase {
 /// What subscribers have in common.
 #[derive(Clone)]
 pub struct Around {
-    /// The ways to the nodes.
-    pub doors: Vec<Target>,
+    /// The way to the nodes.
+    pub door: Target,
     /// All channels.
     pub channels: Arc<Vec<Channel>>,
     /// How they behave.
@@ -93,6 +93,8 @@ pub struct Counters {
 pub struct Follow {
     /// Which of the channels.
     pub index: usize,
+    /// Of its position.
+    epoch: String,
     /// The last offset seen.
     at: u32,
     /// `ETag` of the last page.
@@ -134,8 +136,8 @@ enum Line {
 
 impl Follow {
     /// At the beginning of a channel.
-    pub fn new(index: usize) -> Self {
-        Self { index, at: 0, tag: None, owed: Vec::new(), history: Vec::new() }
+    pub fn new(index: usize, epoch: &str) -> Self {
+        Self { index, epoch: epoch.to_owned(), at: 0, tag: None, owed: Vec::new(), history: Vec::new() }
     }
 
     fn event(&mut self, offset: u32, data: &str) {
@@ -149,6 +151,14 @@ impl Follow {
             self.owed.push((self.at, head));
         }
         self.at = head;
+    }
+
+    /// The channel has another history, of which nothing is known yet.
+    fn turn(&mut self, epoch: &str) {
+        self.history.push(Entry::Turned(Box::new(epoch.to_owned())));
+        epoch.clone_into(&mut self.epoch);
+        (self.at, self.tag) = (0, None);
+        self.owed.clear();
     }
 
     fn broken(&mut self, words: impl Into<String>) {
@@ -249,19 +259,16 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Where this subscriber goes next.
-    fn door(&mut self) -> Target {
-        let door = self.random.within(0..self.around.doors.len() as u64) as usize;
-        self.around.doors[door].clone()
-    }
-
     fn is_over(&self) -> bool {
         matches!(*self.around.phase.borrow(), Phase::Over)
     }
 
     fn is_at_head(&self) -> bool {
         match &*self.around.phase.borrow() {
-            Phase::Settling(heads) => self.follows.iter().all(|follow| follow.at >= heads[follow.index]),
+            Phase::Settling(heads) => self.follows.iter().all(|follow| {
+                let (epoch, head) = &heads[follow.index];
+                follow.epoch == *epoch && follow.at >= *head
+            }),
             Phase::Publishing | Phase::Over => false,
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::history::{Entry, Said};
 use super::super::plan::Scenario;
-use super::{Ended, Subscriber};
+use super::{Ended, Follow, Subscriber};
 use crate::http::Connection;
 
 const LIMIT: u32 = 100;
@@ -51,12 +51,22 @@ enum Found {
     Events(Vec<(u32, Said)>),
     /// Everything up to the first offset is gone; the second is the head.
     Gone(u32, u32),
+    /// The same of another history, which begins there.
+    Turned(u32, u32),
+}
+
+impl Follow {
+    /// It goes on behind `to`; nothing before is left to be read.
+    fn gone(&mut self, to: u32, head: u32) {
+        self.history.extend([Entry::Signal { head: to }, Entry::Gone { to, head }]);
+        self.at = to;
+    }
 }
 
 impl Subscriber {
     /// Polls until this leg is over.
     pub(super) async fn poll(&mut self, until: Instant) -> Result<()> {
-        let mut connection = Connection::to(&self.door());
+        let mut connection = Connection::to(&self.around.door);
         let stays = self.around.scenario == Scenario::Stay;
         loop {
             let mut news = false;
@@ -73,13 +83,7 @@ impl Subscriber {
                             self.follows[of].at = offset;
                         }
                     }
-                    Found::Gone(to, head) => {
-                        // It goes on behind `to`; nothing of it is left to be read.
-                        self.follows[of]
-                            .history
-                            .extend([Entry::Signal { head: to }, Entry::Gone { to, head }]);
-                        self.follows[of].at = to;
-                    }
+                    Found::Gone(to, head) | Found::Turned(to, head) => self.follows[of].gone(to, head),
                 }
             }
             let time_is_up = !stays && Instant::now() >= until;
@@ -95,7 +99,7 @@ impl Subscriber {
 
     /// Reads what signals have left out.
     pub(super) async fn read_owed(&mut self) -> Result<()> {
-        let mut connection = Connection::to(&self.door());
+        let mut connection = Connection::to(&self.around.door);
         for of in 0..self.follows.len() {
             while let Some((from, to)) = self.follows[of].owed.pop() {
                 // Back on the list until it is done: the way there may break.
@@ -113,6 +117,10 @@ impl Subscriber {
                         (read, last.unwrap_or(to))
                     }
                     Found::Gone(oldest, head) => (vec![Entry::Gone { to: oldest, head }], oldest),
+                    Found::Turned(oldest, head) => {
+                        self.follows[of].gone(oldest, head);
+                        break;
+                    }
                 };
                 let follow = &mut self.follows[of];
                 follow.history.extend(history);
@@ -138,15 +146,15 @@ impl Subscriber {
             "GET /api/events?channel={}&cursor={}.{from}&limit={LIMIT} HTTP/1.1\r\nHost: localhost\r\n\
              Authorization: Bearer {}\r\n{}\r\n",
             channel.name,
-            channel.epoch,
+            self.follows[of].epoch,
             self.token,
             known.map(|tag| format!("If-None-Match: {tag}\r\n")).unwrap_or_default()
         );
         let mut body = Vec::new();
         let status = connection.exchange(request.as_bytes(), &mut body).await?;
-        let offset_of = |cursor: &str| {
-            let position = Position::parse(cursor).filter(|p| p.epoch.as_str() == channel.epoch)?;
-            u32::try_from(position.offset).ok()
+        let place_of = |cursor: &str| {
+            let position = Position::parse(cursor)?;
+            Some((position.epoch.as_str().to_owned(), u32::try_from(position.offset).ok()?))
         };
         match status {
             200 => {
@@ -168,7 +176,7 @@ impl Subscriber {
                     });
                 }
                 let end = events.last().map_or(from, |(offset, _)| *offset);
-                if offset_of(&page.cursor) != Some(end) {
+                if place_of(&page.cursor) != Some((self.follows[of].epoch.clone(), end)) {
                     let words = format!("a page from {from} to {end} has the cursor {}", page.cursor);
                     self.follows[of].broken(words);
                     bail!(Ended("a page has another cursor"));
@@ -179,10 +187,17 @@ impl Subscriber {
             410 => {
                 let problem: Problem = serde_json::from_slice(&body).context("410 without details")?;
                 let Bounds { oldest, head } = problem.error.details;
-                match (offset_of(&oldest), offset_of(&head)) {
-                    (Some(oldest), Some(head)) if oldest > from => Ok(Found::Gone(oldest, head)),
+                let follow = &mut self.follows[of];
+                match (place_of(&oldest), place_of(&head)) {
+                    (Some((epoch, oldest)), Some((same, head))) if epoch == same && epoch != follow.epoch => {
+                        follow.turn(&epoch);
+                        Ok(Found::Turned(oldest, head))
+                    }
+                    (Some((epoch, place)), Some((same, end))) if epoch == same && place > from => {
+                        Ok(Found::Gone(place, end))
+                    }
                     _ => {
-                        self.follows[of].broken(format!("{from} is gone, with {oldest} and {head}"));
+                        follow.broken(format!("{from} is gone, with {oldest} and {head}"));
                         bail!(Ended("the cursor is lost"))
                     }
                 }

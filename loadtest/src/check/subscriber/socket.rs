@@ -32,7 +32,7 @@ impl Subscriber {
             first = Some(self.request());
         }
         let manner = if listens { "uni_" } else { "" };
-        let door = self.door();
+        let door = self.around.door.clone();
         let mut stream = TcpStream::connect(door.address).await?;
         stream.set_nodelay(true)?;
         let request = format!(

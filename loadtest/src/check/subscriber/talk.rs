@@ -113,7 +113,7 @@ impl Subscriber {
     /// A subscribe for each channel, from its cursor.
     pub(super) fn subscribes(&self) -> String {
         let one = |(id, follow): (u32, &Follow)| {
-            let mut place = self.place(follow);
+            let mut place = Self::place(follow);
             place["channel"] = json!(self.around.channels[follow.index].name);
             json!({ "id": id, "subscribe": place }).to_string()
         };
@@ -131,13 +131,13 @@ impl Subscriber {
 
     /// All that one who only listens ever says.
     pub(super) fn request(&self) -> String {
-        let place = |follow: &Follow| (self.around.channels[follow.index].name.clone(), self.place(follow));
+        let place = |follow: &Follow| (self.around.channels[follow.index].name.clone(), Self::place(follow));
         let subs: Map<String, Value> = self.follows.iter().map(place).collect();
         json!({ "token": self.token, "subs": subs }).to_string()
     }
 
-    fn place(&self, follow: &Follow) -> Value {
-        json!({ "recover": true, "epoch": self.around.channels[follow.index].epoch, "offset": follow.at })
+    fn place(follow: &Follow) -> Value {
+        json!({ "recover": true, "epoch": follow.epoch, "offset": follow.at })
     }
 }
 
@@ -184,7 +184,7 @@ impl Talk {
             self.session = Some(session);
         } else if let (Some(of), Some(reply)) = (of, message.subscribe) {
             self.joined[of] = true;
-            subscribed(&mut follows[of], around, &reply);
+            subscribed(&mut follows[of], &reply);
         } else if message.id >= UNSUBSCRIBE {
             self.left += 1;
         }
@@ -198,7 +198,7 @@ impl Talk {
         if let Some(connected) = push.connect {
             for (of, follow) in follows.iter_mut().enumerate() {
                 match connected.subs.get(&around.channels[follow.index].name) {
-                    Some(reply) => subscribed(follow, around, reply),
+                    Some(reply) => subscribed(follow, reply),
                     None => follow.broken("left out of the channels, without a word"),
                 }
                 self.joined[of] = true;
@@ -223,10 +223,12 @@ impl Talk {
     }
 }
 
-fn subscribed(follow: &mut Follow, around: &Around, reply: &Subscribed<'_>) {
-    let epoch = &around.channels[follow.index].epoch;
-    if reply.epoch != *epoch {
-        return follow.broken(format!("the epoch is {}, not {epoch}", reply.epoch));
+fn subscribed(follow: &mut Follow, reply: &Subscribed<'_>) {
+    if reply.epoch != follow.epoch {
+        if reply.recovered {
+            follow.broken(format!("recovered from {} into {}", follow.epoch, reply.epoch));
+        }
+        follow.turn(&reply.epoch);
     }
     if !reply.recovered {
         return follow.signal(reply.offset);

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use super::Notice;
 use super::interests::Changes;
 use super::shared::{Message, Shared};
-use super::wire::{Packet, Said};
+use super::wire::Said;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::telemetry::count;
@@ -162,7 +162,7 @@ async fn live(shared: &Shared, saying: MultiplexedConnection, hearing: PubSub) -
 fn ping(shared: &Shared, link: &Arc<Link>, number: u64) {
     let Some(out) = shared.out() else { return };
     let name = out.name_of_node(shared.node());
-    let text = Packet { from: shared.node(), number, said: Said::Ping }.write();
+    let text = Said::Ping.write(shared.node(), number);
     let mut saying = link.saying.clone();
     tokio::spawn(async move {
         let _: redis::RedisResult<i64> =
@@ -232,6 +232,11 @@ pub(super) async fn publish(shared: &Shared, mut queue: mpsc::Receiver<Message>)
             shared.said_by_redis(message, taken);
         }
     }
+}
+
+/// Whether these fit one message.
+pub(super) fn is_small(events: &[Event]) -> bool {
+    events.len() == 1 || events.iter().map(|event| event.data.len()).sum::<usize>() <= LARGEST
 }
 
 /// Cuts events so that a message stays small.

@@ -18,6 +18,7 @@ use super::understudy::{self, Pieces, Understudy, cut};
 use super::wire::{Packet, Said, Unread};
 use super::{Announcement, Content, Deliver, Hear, Notice};
 use crate::domain::channel::ChannelName;
+use crate::domain::event::Event;
 use crate::store::Store;
 use crate::store::notices::Heard;
 use crate::telemetry::{Metrics, count};
@@ -218,7 +219,7 @@ impl Shared {
                 self.0.understudy.look([channel]);
             }
             said => {
-                let text = Packet { from: self.0.node, number, said }.write();
+                let text = said.write(self.0.node, number);
                 if !self.0.understudy.say(number, text.into()) {
                     count(&self.0.metrics.bus_said, "dropped");
                 }
@@ -350,7 +351,7 @@ impl Shared {
             let mut notifications = Vec::new();
             for said in &looks {
                 let number = self.number();
-                let text = Packet { from: self.0.node, number, said: said.clone() }.write();
+                let text = said.write(self.0.node, number);
                 notifications.extend(cut(self.0.node, number, &text));
             }
             for text in &whole {
@@ -429,7 +430,7 @@ impl Shared {
 
 impl Said {
     fn weight(&self) -> usize {
-        let event = |event: &crate::domain::event::Event| event.data.len() + MESSAGE;
+        let event = |event: &Event| event.data.len() + MESSAGE;
         MESSAGE
             + match self {
                 Self::Appended(announcement) => match &announcement.content {
@@ -457,22 +458,18 @@ impl Message {
     /// What goes out on it, in the order in which it must.
     pub(super) fn texts(&self, shared: &Shared) -> Vec<String> {
         let from = shared.node();
-        let packet = |number, said: &Said| Packet { from, number, said: said.clone() }.write();
         match &self.said {
-            Said::Appended(announcement) => {
-                let Content::Logged { epoch, events } = &announcement.content else {
-                    return vec![packet(self.number, &self.said)];
+            Said::Appended(Announcement { channel, content: Content::Logged { epoch, events }, .. })
+                if !link::is_small(events) =>
+            {
+                let part = |events: &[Event]| {
+                    let content = Content::Logged { epoch: epoch.clone(), events: events.to_vec() };
+                    let channel = channel.clone();
+                    Said::Appended(Announcement { channel, content, accepted: None }).write(from, self.number)
                 };
-                link::in_bounds(events)
-                    .map(|events| {
-                        let content = Content::Logged { epoch: epoch.clone(), events: events.to_vec() };
-                        let channel = announcement.channel.clone();
-                        let said = Said::Appended(Announcement { channel, content, accepted: None });
-                        packet(self.number, &said)
-                    })
-                    .collect()
+                link::in_bounds(events).map(part).collect()
             }
-            said => vec![packet(self.number, said)],
+            said => vec![said.write(from, self.number)],
         }
     }
 }

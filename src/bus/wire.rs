@@ -52,10 +52,11 @@ pub(super) enum Unread {
     Malformed,
 }
 
-impl Packet {
-    pub(super) fn write(&self) -> String {
-        let mut out = format!("{VERSION} {} {}\n", self.from.simple(), self.number);
-        push_object(&mut out, |body| match &self.said {
+impl Said {
+    /// The text of it, as the node `from` says it under `number`.
+    pub(super) fn write(&self, from: Uuid, number: u64) -> String {
+        let mut out = format!("{VERSION} {} {number}\n", from.simple());
+        push_object(&mut out, |body| match self {
             Said::Appended(announcement) => push_object(body.key("appended"), |object| {
                 object.always_text("channel", announcement.channel.as_str());
                 let events = match &announcement.content {
@@ -86,7 +87,9 @@ impl Packet {
         });
         out
     }
+}
 
+impl Packet {
     pub(super) fn read(text: &str) -> Result<Self, Unread> {
         let (head, body) = text.split_once('\n').ok_or(Unread::Malformed)?;
         let mut head = head.split(' ');
@@ -225,8 +228,7 @@ mod tests {
     }
 
     fn again(said: Said) -> Packet {
-        let packet = Packet { from: Uuid::from_u128(7), number: 9, said };
-        Packet::read(&packet.write()).expect("what is said is understood")
+        Packet::read(&said.write(Uuid::from_u128(7), 9)).expect("what is said is understood")
     }
 
     fn announced(content: Content) -> Said {

@@ -93,3 +93,47 @@ pub struct NodeInfo {
     /// Seconds since it started.
     pub uptime: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::directive::{Admission, Life};
+    use crate::domain::principal::SubClaim;
+    use crate::protocol::code::DisconnectCode;
+
+    fn again(message: &Message) -> String {
+        let text = serde_json::to_string(message).unwrap();
+        let read: Message = serde_json::from_str(&text).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{message:?}"));
+        text
+    }
+
+    #[test]
+    fn what_is_said_is_understood() {
+        let user = || Target::all_of("ana \"x\"".into());
+        let channel = ChannelName::parse("news:a").unwrap();
+        let claim = SubClaim { info: Some("{\"a\": 1.0}".into()), ..SubClaim::default() };
+        let admission =
+            Admission { channel: channel.clone(), claim, expires_at: None, since: Some(("e".into(), 3)) };
+        let member = Member { client: Uuid::nil(), user: "ana".into(), info: "{\"user\":\"ana\"}".into() };
+        let asked = |question| again(&Message::Ask { id: 1, question });
+        asked(Question::Dismiss { target: user(), disconnect: DisconnectCode::ForceDisconnect.into() });
+        asked(Question::Dismiss {
+            target: Target::Older { user: "ana".into(), than: Uuid::max() },
+            disconnect: Disconnect::custom(4000, "because").unwrap(),
+        });
+        asked(Question::Direct { target: user(), directive: Directive::Subscribe(Box::new(admission)) });
+        asked(Question::Direct { target: user(), directive: Directive::Unsubscribe(Some(channel)) });
+        let until = Life::Until(chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap());
+        asked(Question::Direct { target: user(), directive: Directive::Refresh { life: until, info: None } });
+        again(&Message::Answer { id: 1, answer: Answer::Members(vec![member]) });
+        again(&Message::Gone {});
+    }
+
+    #[test]
+    fn a_newer_node_may_say_more() {
+        let alive = r#"{"alive":{"name":"n","version":"9","hears":true,"mood":"good"}}"#;
+        assert!(matches!(serde_json::from_str(alive).unwrap(), Message::Alive(_)));
+        assert!(serde_json::from_str::<Message>(r#"{"sing":{"song":1}}"#).is_err(), "it is passed over");
+    }
+}

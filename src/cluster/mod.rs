@@ -40,8 +40,9 @@ const SIGN: Duration = Duration::from_secs(1);
 /// How long a node that starts waits for the bus, and for others to answer its first sign.
 const SETTLING: Duration = Duration::from_secs(2);
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
-/// Questions of other nodes that are worked on at once. More get no answer.
-const AT_ONCE: usize = 256;
+/// Questions of other nodes that are worked on at once, and that wait for it. More get no answer.
+const AT_ONCE: usize = 64;
+const WAITING: usize = 8_192;
 /// Channels in one answer, and one more to say that there are more.
 pub const MOST_CHANNELS: usize = 100_000;
 
@@ -87,6 +88,7 @@ struct Inner {
     control: Control,
     registry: Registry,
     asked: Asked,
+    room: Arc<Semaphore>,
     answering: Arc<Semaphore>,
     post: OnceLock<Post>,
     count: OnceLock<Count>,
@@ -104,6 +106,7 @@ impl Cluster {
             control,
             registry: Registry::default(),
             asked: Asked::default(),
+            room: Arc::new(Semaphore::new(WAITING)),
             answering: Arc::new(Semaphore::new(AT_ONCE)),
             post: OnceLock::new(),
             count: OnceLock::new(),
@@ -246,15 +249,16 @@ impl Cluster {
                 }
             }
             Message::Ask { id, question } => {
-                let Ok(turn) = self.0.answering.clone().try_acquire_owned() else {
+                let Ok(room) = self.0.room.clone().try_acquire_owned() else {
                     tracing::warn!("other nodes ask more than can be answered");
                     return;
                 };
                 let cluster = self.clone();
                 tokio::spawn(async move {
+                    let turn = cluster.0.answering.acquire().await;
                     let answer = cluster.answer(question).await;
+                    drop((turn, room));
                     cluster.send(Some(from), &Message::Answer { id, answer });
-                    drop(turn);
                 });
             }
         }

@@ -13,6 +13,7 @@ mod line;
 mod log;
 mod migrate;
 mod publish;
+mod ready;
 mod remote;
 mod serve;
 mod sign_in;
@@ -77,6 +78,7 @@ enum Command {
     Unblock(clients::Unblock),
     Revoke(clients::Revoke),
     Backup(backup::Backup),
+    Ready(ready::Ready),
     CheckConfig(check_config::CheckConfig),
     Log(log::Log),
 }
@@ -126,6 +128,7 @@ impl Cli {
             Command::Unblock(unblock) => unblock.run(source),
             Command::Revoke(revoke) => revoke.run(source),
             Command::Backup(backup) => backup.run(source),
+            Command::Ready(ready) => ready.run(source),
             Command::CheckConfig(check) => check.run(source),
             Command::Log(log) => log.run(source),
         };

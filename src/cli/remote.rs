@@ -63,6 +63,11 @@ impl Remote {
         self.client.ws(self.base.join(path))
     }
 
+    /// Begins a GET of `path`.
+    pub(super) fn get(&self, path: &str) -> ClientRequest {
+        self.client.get(self.base.join(path))
+    }
+
     /// Begins a POST to `path`.
     pub(super) fn post(&self, path: &str) -> ClientRequest {
         self.client.post(self.base.join(path))

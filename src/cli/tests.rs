@@ -13,6 +13,7 @@ use follow::{Credential, Follower, Output, Pauses};
 use remote::{Remote, block_on};
 
 mod publishing;
+mod readiness;
 mod signing_in;
 mod tailing;
 mod webhooks;
@@ -35,6 +36,7 @@ fn the_names_that_scripts_rely_on_are_there() {
         "tail org:acme --since k.1 --json --count 3 --token t --url http://127.0.0.1:1",
         "webhook ping - --delivery d-1",
         "check-config --quiet",
+        "ready --url http://127.0.0.1:1",
         "log new-epoch --yes",
         "--config c.toml log new-epoch",
     ];

@@ -1,6 +1,9 @@
 //! What lies under `deploy/` fits the gateway: a real Prometheus scrapes a real node, loads the
 //! alerts and answers every question of the dashboard, and none of them names a metric that the
-//! node does not have.
+//! node does not have. The examples of proxies and of containers have files of their own.
+
+mod files;
+mod proxies;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,0 +1,155 @@
+//! The examples of proxies, run: a real nginx and a real HAProxy with our files, their addresses
+//! alone replaced, before two real nodes that share a PostgreSQL and a Redis.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::app::stream_request;
+use crate::support::client::Request;
+use crate::support::lines::Lines;
+use crate::support::process::{API_KEY, Gateway, Home, on_postgres, token};
+use crate::support::server::{Server, ordinary};
+use crate::support::sse::Stream;
+use crate::support::websocket;
+
+const CHANNEL: &str = "repo:acme/api";
+
+#[test]
+fn everything_goes_through_nginx() {
+    on_postgres(async |home| everything_goes_through(home, nginx).await);
+}
+
+#[test]
+fn everything_goes_through_haproxy() {
+    on_postgres(async |home| everything_goes_through(home, haproxy).await);
+}
+
+/// `file` with these replacements, each of which must have something to replace.
+fn adapted(file: &str, replacements: &[(&str, &str)]) -> String {
+    let mut text = std::fs::read_to_string(file).expect(file);
+    for (from, to) in replacements {
+        assert!(text.contains(from), "{file} has no {from}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+fn nginx(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Command {
+    let place = folder.display();
+    let config = adapted(
+        "deploy/nginx.conf",
+        &[
+            ("node-1:8080", &nodes[0].to_string()),
+            ("node-2:8080", &nodes[1].to_string()),
+            ("listen 80 ", &format!("listen 127.0.0.1:{port} ")),
+            ("/dev/stdout", &format!("{place}/access.log")),
+            ("/dev/stderr", &format!("{place}/error.log")),
+            // Where an ordinary user may write.
+            (
+                "http {",
+                &format!(
+                    "http {{ client_body_temp_path {place}/body; proxy_temp_path {place}/proxy; \
+                     fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;"
+                ),
+            ),
+        ],
+    );
+    std::fs::write(folder.join("nginx.conf"), config).expect("a configuration");
+    let mut command = ordinary("nginx", folder);
+    let more = format!("daemon off; pid {place}/pid;");
+    command.arg("-p").arg(folder).args(["-c", "nginx.conf", "-e", "error.log", "-g", &more]);
+    command
+}
+
+fn haproxy(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Command {
+    let config = adapted(
+        "deploy/haproxy.cfg",
+        &[
+            ("node-1:8080", &nodes[0].to_string()),
+            ("node-2:8080", &nodes[1].to_string()),
+            ("bind :80\n", &format!("bind 127.0.0.1:{port}\n")),
+            // As many files as an ordinary user may open.
+            ("maxconn 200000", "maxconn 100"),
+        ],
+    );
+    std::fs::write(folder.join("haproxy.cfg"), config).expect("a configuration");
+    let mut command = ordinary("haproxy", folder);
+    command.args(["-f", "haproxy.cfg"]);
+    command
+}
+
+async fn everything_goes_through(home: Home, proxy: fn(&Path, [SocketAddr; 2], u16) -> Command) {
+    let redis = std::env::var("TEST_REDIS_URL").expect("TEST_REDIS_URL is missing: run tests/run");
+    let home = home
+        .with("REDIS_URL", &redis)
+        .with("CAMPANILE_BUS__PREFIX", &uuid::Uuid::new_v4().to_string())
+        .with("CAMPANILE_SERVER__TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
+        .with("CAMPANILE_SERVER__DRAIN_TIMEOUT", "2s")
+        .with("CAMPANILE_LIMITS__INVALID_SIGNATURES_PER_MINUTE", "2");
+    let (first, second) = (Gateway::start(&home).await, Gateway::start(&home).await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = [first.address, second.address];
+    let proxy = Server::start(folder.path(), |port| proxy(folder.path(), nodes, port)).await;
+    let door = proxy.address;
+
+    let token = token();
+    let mut socket = websocket::Client::open(door).await;
+    socket.connect(&token).await;
+    socket.subscribe(CHANNEL).await;
+    // Its posts go to any node, and find the one that has the stream.
+    let mut streamed = Lines::connected(door, "http_stream", &token).await;
+    streamed.subscribe(CHANNEL).await;
+    let mut events = Lines::connected(door, "sse", &token).await;
+    events.subscribe(CHANNEL).await;
+    let mut stream = Stream::open(door, &stream_request(CHANNEL, &token, None)).await.expect("a stream");
+
+    for number in 0..6 {
+        let mark = format!("event number {number}");
+        publish(door, &mark).await;
+        for push in [socket.push().await, streamed.push().await, events.push().await] {
+            assert!(push.to_string().contains(&mark), "{push} has no {mark}");
+        }
+        let frame = stream.next_event().await;
+        assert!(frame.data.as_deref().is_some_and(|data| data.contains(&mark)), "{frame:?} has no {mark}");
+    }
+
+    // Whoever says that it comes from elsewhere is counted as who it is.
+    let forged = |number: u8| {
+        let delivery = Request::post("/webhooks/github").header("Content-Type", "application/json");
+        let delivery = delivery.header("X-GitHub-Event", "ping").header("X-GitHub-Delivery", "a-delivery");
+        let delivery = delivery.header("X-Hub-Signature-256", &format!("sha256={}", "0".repeat(64)));
+        delivery.header("X-Forwarded-For", &format!("198.51.100.{number}")).body(vec![b' '; 4 << 20])
+    };
+    let mut statuses = Vec::new();
+    for number in 0..5 {
+        statuses.push(forged(number).send(door).await.status);
+    }
+    assert!(statuses.contains(&401) && statuses.contains(&429), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
+    Request::get("/metrics").send(door).await.expect(404);
+
+    // A node goes, in peace: its clients are told, and the door stays open.
+    let (code, _) = second.terminate().await;
+    assert_eq!(code, Some(0));
+    for number in 0..4 {
+        publish(door, &format!("afterwards {number}")).await;
+    }
+    let mut again = websocket::Client::open(door).await;
+    again.connect(&token).await;
+    again.subscribe(CHANNEL).await;
+
+    let in_query = Request::get(&format!("/api/events/stream?channels={CHANNEL}&token={token}"));
+    drop(Stream::open(door, &in_query).await.expect("a stream"));
+    let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_else(|_| proxy.log());
+    assert!(log.contains("/api/publish") && !log.contains(&token[..40]), "{log}");
+}
+
+async fn publish(door: SocketAddr, mark: &str) {
+    let event = json!({ "channel": CHANNEL, "data": { "type": "build:done", "data": { "mark": mark } } });
+    let request = Request::post("/api/publish").header("X-API-Key", API_KEY).json(&event);
+    let answer = request.send(door).await.expect(200);
+    assert!(answer.json()["result"].is_object(), "{}", answer.text());
+}

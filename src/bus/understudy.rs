@@ -257,8 +257,7 @@ mod tests {
         assert_eq!(whole.len(), 1);
         let mut named = Vec::new();
         for said in looks {
-            let text =
-                super::super::wire::Packet { from: NODE, number: u64::MAX, said: said.clone() }.write();
+            let text = said.write(NODE, u64::MAX);
             assert_eq!(cut(NODE, u64::MAX, &text).len(), 1, "{} bytes", text.len());
             match said {
                 Said::Check(channels) => named.extend(channels),

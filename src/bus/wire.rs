@@ -293,7 +293,7 @@ mod tests {
             "hello".into(),
             format!("1 {id} 1\n"),
             format!("1 {id} x\n{{\"ping\":{{}}}}"),
-            format!("1 nobody 1\n{{\"ping\":{{}}}}"),
+            "1 nobody 1\n{\"ping\":{}}".into(),
             appended(String::new()),
             appended(event(0)),
             appended(format!("{},{}", event(1), event(3))),

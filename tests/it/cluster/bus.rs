@@ -66,7 +66,12 @@ fn events_go_on_while_redis_is_away_and_when_it_comes_back() {
                 nodes.until(node, "campanile_bus_up", 0).await;
             }
             let ready = nodes.nodes[1].get("/readyz").await;
-            assert_eq!((ready.status, ready.body.contains(r#""degraded":["bus"]"#)), (200, true), "{}", ready.body);
+            assert_eq!(
+                (ready.status, ready.body.contains(r#""degraded":["bus"]"#)),
+                (200, true),
+                "{}",
+                ready.body
+            );
             all_hear_all(&nodes, &mut clients, 20, 10).await;
             // Who comes now is let in as well.
             clients.push(nodes.subscriber(1, "ben", "news:a").await);
@@ -151,8 +156,12 @@ fn what_a_newer_version_says_makes_a_node_look_into_the_log() {
             redis::cmd("PUBSUB").arg("CHANNELS").arg("*:c:news:a").query_async(&mut redis).await.unwrap();
         for name in names {
             for text in ["2 from the future", "1 nonsense", "", "\n\n"] {
-                let _: i64 =
-                    redis::cmd("PUBLISH").arg(&name).arg(format!("{text}\n{{}}")).query_async(&mut redis).await.unwrap();
+                let _: i64 = redis::cmd("PUBLISH")
+                    .arg(&name)
+                    .arg(format!("{text}\n{{}}"))
+                    .query_async(&mut redis)
+                    .await
+                    .unwrap();
             }
         }
         nodes.publish(0, "news:a", json!(2)).await;

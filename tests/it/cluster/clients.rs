@@ -109,7 +109,8 @@ async fn until(client: &mut Client, kind: &str) -> Value {
 fn what_is_revoked_on_one_node_ends_at_once_on_all() {
     for joined in BOTH {
         with_nodes(joined, 2, async |nodes| {
-            let (mut ana, mut ben) = (Client::open(nodes.address(1)).await, Client::open(nodes.address(1)).await);
+            let (mut ana, mut ben) =
+                (Client::open(nodes.address(1)).await, Client::open(nodes.address(1)).await);
             let hers = token("ana");
             ana.connect(&hers).await;
             ben.connect(&token("ben")).await;

@@ -7,6 +7,7 @@ pub mod demo;
 mod listen;
 mod reload;
 mod serve;
+mod together;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -18,8 +19,6 @@ use actix_server::ServerHandle;
 use actix_web::web;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,16 +26,15 @@ use uuid::Uuid;
 
 use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
-use crate::bus::shared::Redis;
-use crate::bus::{Bus, Shared};
 use crate::cluster::{Cluster, Identity};
 use crate::config::{
-    Backend, BusBackend, Config, Origin, PersonalChannelConfig, RepoRule as ConfiguredRepo, Secret, Secrets,
+    Backend, Config, Origin, PersonalChannelConfig, RepoRule as ConfiguredRepo, Secret, Secrets,
 };
 use crate::connection::clients::Control;
 use crate::connection::replay::RecoveryLimit;
 use crate::connection::users::UserConnections;
 use crate::connection::{ConnectionOptions, Personal, Rules};
+use crate::counts::Counts;
 use crate::domain::gcra::Rate;
 use crate::domain::options::SharedNamespaces;
 use crate::http::access::{Access, Origins};
@@ -61,7 +59,6 @@ use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
-use crate::tls;
 use crate::transport::emulation::{Delivery, Sessions};
 use crate::transport::sse::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
@@ -69,6 +66,7 @@ use crate::vital;
 
 use reload::Reloadable;
 pub use serve::serve;
+use together::{count_users, open_bus, open_counts};
 
 /// Streams closed in a second while draining, unless the time is too short for that.
 const CLOSES_PER_SECOND: f64 = 500.0;
@@ -172,11 +170,12 @@ impl Node {
         }
         let fetching =
             jwks::run(keys.clone(), reloadable.key_set.subscribe(), jwks::Pace::default(), metrics.clone());
-        // By one id, whoever hears of the node.
+        let (counts, counting) = open_counts(config, uid, &store, &metrics, core)?;
         let (lease, keeping) = Lease::keep(store.clone(), "janitor", uid, metrics.clone());
         let carrying = core.spawn(carrying);
         let mut tasks = vec![
             core.spawn(keeping),
+            core.spawn(counting),
             core.spawn(fetching),
             core.spawn(revoker.clone().run()),
             core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
@@ -187,8 +186,10 @@ impl Node {
 
         let stopping = watch::Sender::new(None);
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let rules = Arc::new(rules(config, keys, namespaces, revocations, &metrics));
-        let doors = Doors::new(config, secrets, &cluster, address, &rules, &stopping)?;
+        let (users, telling) = count_users(config, &counts, &cluster);
+        tasks.push(core.spawn(telling));
+        let rules = Arc::new(rules(config, keys, namespaces, revocations, users, &metrics));
+        let doors = Doors::new(config, secrets, &cluster, address, &counts, &rules, &stopping)?;
         let sign_in = doors.sign_in.clone();
         let rates = Arc::new(doors.rates());
         if let Err(error) = rates::restore(&store, &rates).await {
@@ -312,29 +313,6 @@ impl Node {
     }
 }
 
-/// The bus that the config asks for, and its work.
-fn open_bus(
-    config: &Config,
-    uid: Uuid,
-    store: &Store,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<(Bus, BoxFuture<'static, ()>)> {
-    let redis = match config.bus_backend() {
-        BusBackend::InProcess => {
-            metrics.bus_up.set(1);
-            return Ok((Bus::local(uid), std::future::pending().boxed()));
-        }
-        BusBackend::Postgres => None,
-        BusBackend::Redis { url, ca_file, prefix } => {
-            let client = tls::redis(url.expose(), ca_file.as_deref()).context("Redis cannot be reached")?;
-            let store = store.id().unwrap_or_default();
-            Some(Redis { client, prefix: format!("{prefix}:{store}") })
-        }
-    };
-    let (shared, work) = Shared::new(uid, store.clone(), redis, metrics.clone());
-    Ok((Bus::shared(shared), work.boxed()))
-}
-
 /// What each door knows.
 #[derive(Clone)]
 struct Doors {
@@ -357,10 +335,12 @@ impl Doors {
         secrets: &Secrets,
         cluster: &Cluster,
         address: SocketAddr,
+        counts: &Counts,
         rules: &Rules,
         stopping: &watch::Sender<Option<Duration>>,
     ) -> anyhow::Result<Self> {
         let limits = &config.limits;
+        let rate = |name, limit: u32| RateLimit::new(name, Rate::per_minute(limit.into()), counts.clone());
         let repos =
             config.github.repos.iter().map(|(name, rule)| (name.as_str().to_owned(), repo_rule(rule)));
         let (webhook_bytes, build_bytes) =
@@ -402,18 +382,14 @@ impl Doors {
                 max_body: limits.webhook_body.0,
                 body_timeout: limits.webhook_body_timeout.0,
                 in_flight: webhook_bytes,
-                invalid_signatures: RateLimit::new(Rate::per_minute(
-                    limits.invalid_signatures_per_minute.into(),
-                )),
+                invalid_signatures: rate("invalid_signatures", limits.invalid_signatures_per_minute),
             }),
-            polls: web::Data::new(PollDoor {
-                rate: RateLimit::new(Rate::per_minute(limits.polls_per_minute.into())),
-            }),
+            polls: web::Data::new(PollDoor { rate: rate("polls", limits.polls_per_minute) }),
             builds: web::Data::new(BuildDoor {
                 max_publication: limit_of(config.channel.max_publication_size.0),
                 body_timeout: limits.webhook_body_timeout.0,
                 in_flight: build_bytes,
-                rate: RateLimit::new(Rate::per_minute(limits.build_events_per_minute.into())),
+                rate: rate("build_events", limits.build_events_per_minute),
             }),
             transports: web::Data::new(TransportDoors {
                 doors: Form::ALL.map(|form| door_of(config, form)),
@@ -442,7 +418,7 @@ impl Doors {
                 secure: config.server.public_url.as_ref().is_some_and(|own| own.scheme() == "https"),
                 session_ttl: config.server.session_ttl.0,
                 max_sessions: limits.sessions,
-                failures: RateLimit::new(Rate::per_minute(limits.invalid_sign_ins_per_minute.into())),
+                failures: rate("invalid_sign_ins", limits.invalid_sign_ins_per_minute),
                 signing: ArcSwap::from_pointee(signing(config, &secrets.jwt)),
                 signed_out: watch::Sender::new(()),
             }),
@@ -466,12 +442,9 @@ impl Doors {
 
     /// The rates that a restart must not reset, by the names that they have in the store.
     fn rates(&self) -> rates::Rates {
-        vec![
-            ("polls", Box::new(self.polls.rate.clone())),
-            ("build_events", Box::new(self.builds.rate.clone())),
-            ("invalid_signatures", Box::new(self.webhooks.invalid_signatures.clone())),
-            ("invalid_sign_ins", Box::new(self.sign_in.failures.clone())),
-        ]
+        let rates =
+            [&self.polls.rate, &self.builds.rate, &self.webhooks.invalid_signatures, &self.sign_in.failures];
+        rates.into_iter().map(|rate| (rate.name(), Box::new(rate.clone()) as _)).collect()
     }
 }
 
@@ -497,6 +470,7 @@ fn rules(
     keys: KeyRing,
     namespaces: SharedNamespaces,
     revocations: Revocations,
+    users: UserConnections,
     metrics: &Metrics,
 ) -> Rules {
     let client = &config.client;
@@ -504,7 +478,7 @@ fn rules(
         keys,
         revocations,
         namespaces,
-        users: UserConnections::new(client.user_connection_limit),
+        users,
         errors: metrics.errors.clone(),
         options: ConnectionOptions {
             ping_interval: client.ping_interval.0,

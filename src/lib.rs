@@ -19,6 +19,7 @@ pub mod vital;
 pub mod store;
 
 pub mod bus;
+pub mod counts;
 
 pub mod hub;
 pub mod publish;

@@ -135,6 +135,10 @@ pub struct Metrics {
     pub traffic: Traffic,
     /// Whether this node does the work that one node does for all, by lease: 1 or 0.
     pub leases_held: Family<Name, Level>,
+    /// Whether Redis counts for all nodes now: 1 or 0.
+    pub counts_shared: Level,
+    /// Counts asked of Redis, by who decided: `shared`; `alone`, as it was away or late.
+    pub counts: Family<Kind, Count>,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
     /// Whether other nodes are heard at once: 1 or 0. Always 1 for a single node.
@@ -189,6 +193,8 @@ impl Metrics {
             store_up: Level::default(),
             traffic: Traffic::default(),
             leases_held: Family::default(),
+            counts_shared: Level::default(),
+            counts: Family::default(),
             trimmed: Family::default(),
             bus_up: Level::default(),
             bus_said: Family::default(),
@@ -274,6 +280,8 @@ impl Metrics {
             "Whether this node does what one does for all, by lease",
             metrics.leases_held.clone(),
         );
+        r.register("counts_shared", "Whether Redis counts for all nodes now", metrics.counts_shared.clone());
+        r.register("counts", "Counts asked of Redis by who decided", metrics.counts.clone());
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
         r.register("bus_up", "Whether other nodes are heard at once", metrics.bus_up.clone());
         r.register("bus_said", "Messages to other nodes by carrier", metrics.bus_said.clone());
@@ -299,7 +307,7 @@ impl Metrics {
     /// A count that appears with its first event looks as if it had always been there: whoever
     /// watches its growth misses that one. So the usual kinds are there from the start.
     fn begin_at_zero(&self) {
-        let kinds: [(&Family<Kind, Count>, &[&'static str]); 14] = [
+        let kinds: [(&Family<Kind, Count>, &[&'static str]); 15] = [
             (&self.connects, &["open", "refused", "failed"]),
             (&self.deliveries, &TRANSPORTS),
             (&self.delivered_bytes, &TRANSPORTS),
@@ -314,6 +322,7 @@ impl Metrics {
             (&self.bus_heard, &["redis", "postgres", "unread"]),
             (&self.bus_reconnects, &["redis"]),
             (&self.questions, &["answered", "incomplete"]),
+            (&self.counts, &["shared", "alone"]),
         ];
         for (family, kinds) in kinds {
             kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));

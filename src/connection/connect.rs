@@ -10,11 +10,19 @@ use super::session::{Connection, VERSION};
 use super::state::{Pending, Performed, Phase};
 use super::subscribe::{Wanted, has_missed, live_from, say_missed};
 use super::subscriptions::{Subscription, Wishes};
+use super::users::Room;
 use crate::domain::access::{Action, KnownItem, Principal};
 use crate::domain::channel::ChannelName;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, TokenUse};
 use crate::protocol::command::Connect;
 use crate::protocol::reply::ConnectResult;
+
+/// A connect that may begin if there is room for it: the channels that it begins with.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    id: u32,
+    channels: Vec<(ChannelName, KnownItem, Asked)>,
+}
 
 /// A connect whose subscriptions are being joined.
 #[derive(Debug)]
@@ -54,23 +62,61 @@ impl Connection {
     ) -> Performed {
         self.principal = Rc::new(self.authenticate(&command.token, now)?);
         let mut asked = self.asked(&command)?;
-        let Some(admitted) = self.check_server_side(&asked, effects)? else { return Ok(()) };
-        let counted = self.rules.users.open(self.user());
-        self.counted = Some(counted.ok_or(DisconnectCode::ConnectionLimit)?);
+        let Some(channels) = self.check_server_side(&asked, effects)? else { return Ok(()) };
+        let channels = channels.into_iter().map(|(channel, item)| {
+            let asked = asked.remove(&channel).unwrap_or_default();
+            (channel, item, asked)
+        });
+        let admitted = Admitted { id, channels: channels.collect() };
+        let (counted, claim) = self.rules.users.open(self.user()).ok_or(DisconnectCode::ConnectionLimit)?;
+        self.counted = Some(counted);
+        let pending = match claim {
+            None => self.connect_admitted(admitted, now, effects),
+            Some(claim) => {
+                effects.push(Effect::Claim(claim));
+                Some(Pending::Claim(admitted))
+            }
+        };
+        self.pending = pending.map(Box::new);
+        Ok(())
+    }
+
+    /// Whether there is room on all nodes is known, as far as it can be.
+    pub(super) fn connect_claimed(
+        &mut self,
+        admitted: Admitted,
+        room: Room,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Pending> {
+        let code = match room {
+            Room::Fits => return self.connect_admitted(admitted, now, effects),
+            Room::Full => DisconnectCode::ConnectionLimit,
+            // Later somebody knows.
+            Room::InDoubt => DisconnectCode::TooManyRequests,
+        };
+        self.close(code, effects);
+        None
+    }
+
+    /// Begins with the subscriptions.
+    fn connect_admitted(
+        &mut self,
+        Admitted { id, channels }: Admitted,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Pending> {
         let principal = self.principal.clone();
-        let mut subscriptions = Vec::with_capacity(admitted.len());
-        for (channel, item) in admitted {
+        let mut subscriptions = Vec::with_capacity(channels.len());
+        for (channel, item, (since, delta)) in channels {
             let claim = principal.sub_claim(&channel).cloned().unwrap_or_default();
             let subscription = Subscription { server_side: true, ..Subscription::default() }.of_item(item);
-            let (since, delta) = asked.remove(&channel).unwrap_or_default();
             let wishes = Wishes { delta, ..Wishes::default() };
             let (wanted, join) = self.want(channel, subscription, claim, wishes, since);
             effects.push(Effect::Join(join));
             subscriptions.push((wanted, Answer::Awaited));
         }
-        let connecting = Connecting { id, subscriptions };
-        self.pending = self.connect_going_on(connecting, now, effects).map(Box::new);
-        Ok(())
+        self.connect_going_on(Connecting { id, subscriptions }, now, effects)
     }
 
     fn authenticate(&self, token: &str, now: Moment) -> Result<Principal, Refusal> {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::users::{Claim, Room};
 use crate::domain::access::KnownItem;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
@@ -38,6 +39,8 @@ pub enum Effect {
     ReadHistory(ReadHistory),
     /// Who is on the channel? Answered by [`Outcome::Presence`].
     ReadPresence(ChannelName),
+    /// Is there room for this connection on all nodes together? Answered by [`Outcome::Claimed`].
+    Claim(Claim),
     /// End the other connections of the same user that came before this one.
     EndOlder,
     /// So many bytes of frames were handled: the client may send as many more.
@@ -101,6 +104,8 @@ pub enum Outcome {
     History(Stored),
     /// Of [`Effect::ReadPresence`].
     Presence(Vec<Member>),
+    /// Of [`Effect::Claim`].
+    Claimed(Room),
 }
 
 /// What stands behind a channel, as far as anybody can say.

@@ -112,6 +112,9 @@ impl Connection {
                 self.lookups.add(channel, found);
                 None
             }
+            (Pending::Claim(admitted), Outcome::Claimed(room)) => {
+                self.connect_claimed(admitted, room, now, effects)
+            }
             (Pending::Connect(connecting), Outcome::Joined(channel, joined)) => {
                 self.connect_joined(connecting, channel, joined, now, effects)
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 
-use super::connect::Connecting;
+use super::connect::{Admitted, Connecting};
 use super::effect::LookedUp;
 use super::subscribe::Wanted;
 use crate::domain::channel::ChannelName;
@@ -29,6 +29,7 @@ pub(super) enum Phase {
 pub(super) enum Pending {
     /// The command stands at the front of what waits and will be handled again.
     LookUp(ChannelName),
+    Claim(Admitted),
     Connect(Connecting),
     Subscribe {
         id: u32,

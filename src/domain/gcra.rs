@@ -46,14 +46,23 @@ impl Rate {
     /// Judges a request at `now`. `arrival` is the key's state, 0 for a new one: the instant at
     /// which all that was used has been earned again. It moves only if the request is allowed.
     pub fn check(&self, arrival: &mut u64, now: u64) -> Decision {
-        let cost = self.period_us / self.burst.max(1);
         let base = (*arrival).max(now);
-        let next = base + cost;
+        let next = base + self.cost_us();
         let allowed = next <= now + self.period_us;
         if allowed {
             *arrival = next;
         }
-        let used = (*arrival).saturating_sub(now);
+        self.decision(allowed, (*arrival).saturating_sub(now))
+    }
+
+    /// What one request takes of the period.
+    pub fn cost_us(&self) -> u64 {
+        self.period_us / self.burst.max(1)
+    }
+
+    /// The decision of whoever keeps the state; `used` of the period is to be earned again.
+    pub fn decision(&self, allowed: bool, used: u64) -> Decision {
+        let cost = self.cost_us();
         let free = self.period_us.saturating_sub(used);
         Decision {
             allowed,

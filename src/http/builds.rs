@@ -73,7 +73,7 @@ pub async fn tell(
     if principal.is_anonymous() || principal.user.contains('\0') {
         return Err(ApiError::forbidden("a build has an owner: this needs a token with `sub`"));
     }
-    let decision = door.rate.check(&access::of(&request).rate_key(&request, &principal));
+    let decision = door.rate.check(&access::of(&request).rate_key(&request, &principal)).await;
     if !decision.allowed {
         let message = "too many events of builds: wait, or tell more at once";
         let error = ApiError::too_many("rate_limited", message, decision.retry_secs());

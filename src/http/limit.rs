@@ -1,5 +1,6 @@
-//! Limits at the doors, counted in this process: rates by key, and bytes in flight. Rates are
-//! written behind to the store (`tasks::rates`), which never has a say in a decision.
+//! Limits at the doors: rates by key, which nodes count together where they can, and bytes in
+//! flight of this process. What a node has counted of rates is written behind to the store
+//! (`tasks::rates`), which never has a say in a decision.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::HeaderName;
 
 use super::error::ApiError;
+use crate::counts::Counts;
 use crate::domain::gcra::{Decision, Rate, Rates};
 use crate::tasks::rates::Remembered;
 
@@ -17,19 +19,33 @@ const MAX_KEYS: usize = 100_000;
 /// A rate for each of many keys. Cheap to clone: clones count together.
 #[derive(Clone)]
 pub struct RateLimit {
+    name: &'static str,
+    rate: Rate,
     start: Instant,
     rates: Arc<Mutex<Rates>>,
+    counts: Counts,
 }
 
 impl RateLimit {
-    /// No key has used anything yet.
-    pub fn new(rate: Rate) -> Self {
-        Self { start: Instant::now(), rates: Arc::new(Mutex::new(Rates::new(rate, MAX_KEYS))) }
+    /// No key has used anything yet. Nodes that share `counts` count by `name` as one.
+    pub fn new(name: &'static str, rate: Rate, counts: Counts) -> Self {
+        let rates = Arc::new(Mutex::new(Rates::new(rate, MAX_KEYS)));
+        Self { name, rate, start: Instant::now(), rates, counts }
     }
 
-    /// Counts one for `key`.
-    pub fn check(&self, key: &str) -> Decision {
-        self.rates().check(key, self.now())
+    /// What the store knows it by.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Counts one for `key`. What this node alone has let through is too much already if it is too
+    /// much here: then nobody else is asked.
+    pub async fn check(&self, key: &str) -> Decision {
+        let own = self.rates().check(key, self.now());
+        if !own.allowed {
+            return own;
+        }
+        self.counts.check_rate(self.name, key, self.rate).await.map_or(own, |(decision, _)| decision)
     }
 
     fn now(&self) -> u64 {

@@ -71,7 +71,7 @@ pub(super) async fn limited(
     metrics: &Metrics,
     poll: impl Future<Output = ApiResult>,
 ) -> ApiResult {
-    let decision = door.rate.check(&access::of(request).rate_key(request, principal));
+    let decision = door.rate.check(&access::of(request).rate_key(request, principal)).await;
     if !decision.allowed {
         count(&metrics.polls, "limited");
         let message = "too many polls: wait, or use the stream";

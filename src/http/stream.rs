@@ -17,7 +17,7 @@ use super::error::{self, ApiError, ApiResult};
 use super::limit::Budget;
 use super::line::{self, Socket};
 use crate::connection::clients::Clients;
-use crate::connection::users::UserConnections;
+use crate::connection::users::{Room, UserConnections};
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -96,9 +96,18 @@ async fn try_open(
     if !counted.grow(1) {
         return Err(ApiError::unavailable("too_many_streams", "this node has no room for another stream"));
     }
-    let by_user = door.by_user.open(&principal.user).ok_or_else(|| {
-        ApiError::too_many("connection_limit", "this user has too many streams open: close one", 5)
-    })?;
+    let full = || ApiError::too_many("connection_limit", "this user has too many streams open: close one", 5);
+    let (by_user, claim) = door.by_user.open(&principal.user).ok_or_else(full)?;
+    if let Some(claim) = claim {
+        match door.by_user.settle(claim).await {
+            Room::Fits => {}
+            Room::Full => return Err(full()),
+            Room::InDoubt => {
+                let message = "it is not known how many streams this user has on another node: try again";
+                return Err(ApiError::unavailable("connection_count_unknown", message));
+            }
+        }
+    }
     let starts = channels.into_iter().map(|channel| Start {
         kept: namespaces.retention_of(&channel),
         from: positions.remove(&channel),

@@ -98,7 +98,7 @@ async fn take(
     let bounds = body::Bounds { bytes: door.max_body, time: door.body_timeout };
     let body = body::read(headers, body, bounds, &mut reserved, |chunk| hasher.update(chunk)).await?;
     if !hasher.matches() {
-        let decision = door.invalid_signatures.check(&address.to_string());
+        let decision = door.invalid_signatures.check(&address.to_string()).await;
         if !decision.allowed {
             let (code, after) = ("too_many_invalid_signatures", decision.retry_secs());
             return Err(ApiError::too_many(code, "too many wrong signatures", after));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::connect::connect;
 use super::error::{Result, StoreError};
@@ -32,6 +32,8 @@ pub(super) struct Manager {
     settings: String,
     on_connect: OnConnect,
     runtime: Handle,
+    /// Why the last connection could not be opened. bb8 leaves those who wait for it in the dark.
+    failed: watch::Sender<String>,
 }
 
 impl bb8::ManageConnection for Manager {
@@ -48,7 +50,8 @@ impl bb8::ManageConnection for Manager {
             on_connect(&mut conn).await?;
             Ok(Link { conn, in_use: false })
         });
-        task.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
+        let opened = task.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())));
+        opened.inspect_err(|error| drop(self.failed.send_replace(error.to_string())))
     }
 
     /// Costs no round trip: asks only whether the server has closed the connection meanwhile.
@@ -70,6 +73,7 @@ impl bb8::ManageConnection for Manager {
 pub(super) struct Pool {
     pool: bb8::Pool<Manager>,
     turns: Arc<Semaphore>,
+    failed: watch::Receiver<String>,
 }
 
 impl Pool {
@@ -87,24 +91,32 @@ impl Pool {
              SET idle_in_transaction_session_timeout = {}; SET client_min_messages = warning",
             2 * ms
         );
-        let manager = Manager { url: url.to_owned(), settings, on_connect, runtime };
+        let (sender, failed) = watch::channel(String::new());
+        let manager = Manager { url: url.to_owned(), settings, on_connect, runtime, failed: sender };
         let pool = bb8::Pool::builder()
             .max_size(size)
             .test_on_check_out(true)
             .connection_timeout(deadline)
             .retry_connection(false)
             .build_unchecked(manager);
-        Ok(Self { pool, turns: Arc::new(Semaphore::new(size as usize)) })
+        Ok(Self { pool, turns: Arc::new(Semaphore::new(size as usize)), failed })
     }
 
     /// Lends a connection; waits in order for one to be free.
     pub(super) async fn lend(&self) -> Result<Lease> {
         let closed = |_| StoreError::Unavailable("the store has stopped".into());
         let turn = self.turns.clone().acquire_owned().await.map_err(closed)?;
-        let link = self.pool.get_owned().await.map_err(|error| match error {
-            bb8::RunError::User(error) => error,
-            bb8::RunError::TimedOut => StoreError::Unavailable("no connection within the deadline".into()),
-        })?;
+        // Who has a turn waits for a connection only where one must be opened.
+        let mut failed = self.failed.clone();
+        failed.mark_unchanged();
+        let link = tokio::select! {
+            biased;
+            link = self.pool.get_owned() => link.map_err(|error| match error {
+                bb8::RunError::User(error) => error,
+                bb8::RunError::TimedOut => StoreError::Unavailable("no connection within the deadline".into()),
+            })?,
+            Ok(()) = failed.changed() => return Err(StoreError::Unavailable(failed.borrow().clone())),
+        };
         let mut lease = Lease { link, _turn: turn };
         lease.link.in_use = true;
         Ok(lease)

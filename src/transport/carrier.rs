@@ -255,6 +255,13 @@ pub(super) trait Carrier: Actor<Context: AsyncContext<Self>> + Handler<Note> {
                     actor.hear(Outcome::Presence(members), ctx);
                 }));
             }
+            Effect::Claim(claim) => {
+                let users = all.rules.users.clone();
+                let settled = async move { users.settle(claim).await };
+                ctx.spawn(settled.into_actor(self).map(|room, actor, ctx| {
+                    actor.hear(Outcome::Claimed(room), ctx);
+                }));
+            }
             Effect::EndOlder => work::end_older(all, &carried.session),
             own @ (Effect::Say(_) | Effect::SayReplay(_) | Effect::Handled(_) | Effect::Close(_)) => {
                 return Some(own);

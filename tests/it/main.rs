@@ -12,6 +12,7 @@ mod builds;
 mod cent;
 mod channels;
 mod cluster;
+mod counts;
 mod crash;
 mod deliveries;
 mod deploy;

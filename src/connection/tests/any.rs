@@ -211,6 +211,7 @@ impl World {
                     assert!(self.entries.remove(channel.as_str()).is_some(), "{channel} is there to leave");
                 }
                 Effect::EndOlder => panic!("nobody is alone here"),
+                Effect::Claim(_) => panic!("there is no other node"),
                 Effect::Handled(bytes) => assert_eq!(self.unhandled.pop_front(), Some(bytes)),
                 Effect::Close(_) => self.over = true,
                 Effect::LookUp(_)

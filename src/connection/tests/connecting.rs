@@ -1,10 +1,14 @@
 //! The first command, tokens, and what a token brings.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::support::*;
-use crate::connection::effect::{Effect, Joined, Replay, Since};
+use crate::connection::effect::{Effect, Joined, Outcome, Replay, Since};
+use crate::connection::users::{Confirm, Room, UserConnections};
 use crate::connection::{ConnectionOptions, effect::Join};
+use crate::counts::Counts;
 
 fn insecure() -> ConnectionOptions {
     ConnectionOptions { insecure: true, ..ConnectionOptions::default() }
@@ -129,6 +133,36 @@ fn a_user_has_so_many_connections_and_a_closed_one_counts_no_more() {
     for _ in 0..5 {
         Client::of(rules.clone()).connect(json!({}));
     }
+}
+
+#[test]
+fn where_other_nodes_count_a_connect_waits_for_its_place() {
+    let nobody = tokio::sync::watch::channel(Vec::new()).1;
+    let confirm: Confirm = Arc::new(|_, _| panic!("nobody is asked here"));
+    let (users, _) = UserConnections::shared(2, Counts::none(), nobody, confirm);
+    let rules = rules_with(users.clone(), ConnectionOptions::default());
+    let connect = || {
+        let mut client = Client::of(rules.clone());
+        client.send("connect", json!({"token": token(json!({"sub": "42", "channels": ["kept:a"]}))}));
+        client.send("ping", json!({}));
+        assert_eq!((client.story(), client.due_in()), (vec!["claim".to_owned()], None));
+        client
+    };
+    let mut client = connect();
+    assert_eq!(client.outcome(Outcome::Claimed(Room::Fits)).story(), ["join kept:a"]);
+    assert!(client.joined("kept:a", fresh()).story()[0].contains("\"connect\""));
+    for (room, code) in [(Room::Full, 3504), (Room::InDoubt, 3013)] {
+        assert_eq!(connect().outcome(Outcome::Claimed(room)).closed(), code);
+        assert_eq!(users.count("42"), 1, "it counts no more");
+    }
+    let waiting = connect();
+    let mut third = Client::of(rules.clone());
+    third.send("connect", json!({"token": token(json!({"sub": "42"}))}));
+    assert_eq!(third.closed(), 3504, "those that wait are counted here");
+    drop(waiting);
+    let mut anonymous = Client::of(rules);
+    anonymous.send("connect", json!({"token": token(json!({}))}));
+    assert!(anonymous.connection.is_open(), "nobody is not counted");
 }
 
 #[test]

@@ -108,11 +108,15 @@ fn namespaces() -> Namespaces {
 }
 
 pub(super) fn rules(options: ConnectionOptions) -> Arc<Rules> {
+    rules_with(UserConnections::new(2), options)
+}
+
+pub(super) fn rules_with(users: UserConnections, options: ConnectionOptions) -> Arc<Rules> {
     Arc::new(Rules {
         keys: Keys::hmac([SECRET], None, None).into(),
         revocations: Revocations::default(),
         namespaces: namespaces().shared(),
-        users: UserConnections::new(2),
+        users,
         errors: Family::default(),
         options,
     })
@@ -305,6 +309,7 @@ pub(super) fn short(effect: &Effect) -> String {
         Effect::ReadHistory(wish) => format!("history {}", wish.channel),
         Effect::ReadPresence(channel) => format!("presence {channel}"),
         Effect::EndOlder => "end older".to_owned(),
+        Effect::Claim(_) => "claim".to_owned(),
         Effect::Handled(_) => "handled".to_owned(),
         Effect::Close(disconnect) => format!("close {}", disconnect.code()),
     }

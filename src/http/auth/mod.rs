@@ -148,12 +148,12 @@ async fn let_in(
 
     let (now, most) = (store.timestamp(), door.max_sessions);
     let Some(link) = SignInSecret::parse(given.expose()).map(|secret| secret.hash()) else {
-        return Err(refused(request, access, door));
+        return Err(refused(request, access, door).await);
     };
     // Looked at on the reading side first, so that guesses never wait for the writer.
     let open = store.read(move |conn| Box::pin(async move { sessions::is_open(conn, link, now).await }));
     if !open.await? {
-        return Err(refused(request, access, door));
+        return Err(refused(request, access, door).await);
     }
     let secret = SignInSecret::generate();
     let (hash, end) = (secret.hash(), now.plus(door.session_ttl));
@@ -163,12 +163,12 @@ async fn let_in(
             Box::pin(async move { sessions::redeem(conn, link, hash, session, now, most).await })
         })
         .await?;
-    if redeemed { Ok(secret) } else { Err(refused(request, access, door)) }
+    if redeemed { Ok(secret) } else { Err(refused(request, access, door).await) }
 }
 
 /// A link that lets nobody in; counted, so that an address cannot go on for ever.
-fn refused(request: &HttpRequest, access: &Access, door: &SignInDoor) -> ApiError {
-    let decision = door.failures.check(&access.address_of(request).to_string());
+async fn refused(request: &HttpRequest, access: &Access, door: &SignInDoor) -> ApiError {
+    let decision = door.failures.check(&access.address_of(request).to_string()).await;
     if !decision.allowed {
         let after = decision.retry_us.div_ceil(1_000_000);
         return ApiError::too_many("too_many_sign_ins", "too many wrong links: wait a minute", after);

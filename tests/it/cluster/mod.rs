@@ -4,6 +4,7 @@
 mod bus;
 mod clients;
 mod emulation;
+mod limits;
 
 use std::net::SocketAddr;
 

@@ -3,12 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use campanile::tls;
+use serde_json::json;
 
 use crate::support::certificates::Authority;
+use crate::support::client::Request;
+use crate::support::process::{API_KEY, Gateway, on_postgres, token};
 use crate::support::server::{Server, ordinary};
+use crate::support::store::eventually;
+use crate::support::websocket;
 
-/// What docs/OPERATIONS.md says that a user of ours needs, and nothing else.
-const RIGHTS: &str = "resetkeys resetchannels ~campanile:* &campanile:*";
+/// What docs/OPERATIONS.md says that a user of ours needs.
+const RIGHTS: &str = "resetkeys resetchannels ~campanile:* &campanile:* +@all -@dangerous";
 
 /// The server, with a certificate for `localhost` alone.
 pub struct Redis {
@@ -24,7 +29,7 @@ impl Redis {
         let path = folder.path();
         let (ours, others) = (Authority::new(path, "ours"), Authority::new(path, "others"));
         let (certificate, key) = ours.vouch("DNS:localhost");
-        let users = format!("user default off\nuser node on >secret {RIGHTS} +@all -@dangerous\n");
+        let users = format!("user default off\nuser node on >secret {RIGHTS}\n");
         let server = Server::start(path, |port| {
             let (certificate, key) = (certificate.display(), key.display());
             let config = format!(
@@ -70,4 +75,34 @@ async fn redis_is_believed_by_its_certificate_and_believes_by_a_password() {
         let error = redis.publish(user, host, authority).await.unwrap_err();
         assert!(error.contains(wrong), "{user} {host}: {error}");
     }
+}
+
+#[test]
+fn nodes_are_joined_by_a_redis_that_knows_a_user_of_ours_alone() {
+    on_postgres(async |home| {
+        let redis = Redis::start().await;
+        let home = home
+            .with("REDIS_URL", &redis.url("node:secret", "localhost"))
+            .with("CAMPANILE_BUS__CA_FILE", redis.ours.to_str().expect("a path"))
+            // Nothing is found by looking.
+            .with("CAMPANILE_CHANNEL__POSITION_CHECK_INTERVAL", "1h");
+        let (here, there) = (Gateway::start(&home).await, Gateway::start(&home).await);
+        for node in [&here, &there] {
+            eventually("the nodes hear each other", async || {
+                let metrics = node.get("/metrics").await.body;
+                metrics.contains("campanile_bus_up 1\n") && metrics.contains("campanile_nodes 2\n")
+            })
+            .await;
+        }
+        let mut client = websocket::Client::open(there.address).await;
+        client.connect(&token()).await;
+        client.subscribe("repo:acme/api").await;
+        let event = json!({ "channel": "repo:acme/api", "data": { "type": "build:done", "data": {} } });
+        let publish = Request::post("/api/publish").header("X-API-Key", API_KEY).json(&event);
+        publish.send(here.address).await.expect(200);
+        assert!(client.push().await.to_string().contains("build:done"));
+        // Counted when Redis has confirmed it.
+        let metrics = here.get("/metrics").await.body;
+        assert!(!metrics.contains("campanile_bus_said_total{kind=\"redis\"} 0\n"), "{metrics}");
+    });
 }

@@ -28,6 +28,8 @@ pub enum Lie {
     Delay,
     /// A publisher is answered 2xx, and nothing was committed.
     Forget,
+    /// Nodes do not hear each other, and do not look into the log either.
+    Deaf,
 }
 
 /// Rewrites what a server says on one connection.

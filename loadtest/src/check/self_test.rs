@@ -30,6 +30,9 @@ pub async fn run(seed: u64, thorough: bool, report: &mut Report) -> Result<()> {
     for lie in Lie::value_variants() {
         let pushing = Transport::pushing();
         match lie {
+            // Takes a database and Redis, and so a while.
+            Lie::Deaf if !thorough => {}
+            Lie::Deaf => runs.push((Some(*lie), pushing)),
             Lie::Forget => runs.push((Some(*lie), Transport::ALL.to_vec())),
             _ if thorough => {
                 runs.extend(pushing.into_iter().map(|transport| (Some(*lie), vec![transport])));
@@ -70,16 +73,18 @@ fn expected(lie: Lie) -> Breach {
         Lie::Drop => Breach::Gap,
         Lie::Repeat => Breach::Repeat,
         Lie::Reorder => Breach::OutOfOrder,
-        Lie::Delay => Breach::Missing,
+        Lie::Delay | Lie::Deaf => Breach::Missing,
         Lie::Forget => Breach::Lost,
     }
 }
 
 async fn found(seed: u64, lie: Option<Lie>, transports: Vec<Transport>) -> Result<Vec<Breach>> {
     let settling = if lie.is_some() { DEADLINE } else { PATIENCE };
-    let (subscribers, events, nodes) = (SUBSCRIBERS, EVENTS, 1);
+    let (subscribers, events, nodes) = (SUBSCRIBERS, EVENTS, 2);
+    let database = if lie == Some(Lie::Deaf) { Database::Cluster } else { CASE.database };
+    let case = Case { database, ..CASE };
     let effort = Effort { seed, subscribers, events, nodes, transports, settling, talks_as: None };
-    match case::run(CASE, lie, &effort).await? {
+    match case::run(case, lie, &effort).await? {
         Ran::Done(outcome) => {
             if lie.is_none() {
                 outcome.violations.iter().for_each(|violation| eprintln!("  VIOLATION {violation}"));

@@ -136,13 +136,22 @@ impl World {
             _watchman: None,
             folder,
         };
-        world.populate(case, room, nodes, random).await?;
+        let deaf = lie == Some(Lie::Deaf);
+        world.losses.want(if deaf { u64::MAX } else { 0 });
+        world.populate(case, deaf, room, nodes, random).await?;
         world.shield(case, lie, random).await?;
         Ok(Ok(world))
     }
 
     /// Starts the nodes: the first alone, because it prepares the database.
-    async fn populate(&mut self, case: Case, room: PathBuf, nodes: usize, random: &Random) -> Result<()> {
+    async fn populate(
+        &mut self,
+        case: Case,
+        deaf: bool,
+        room: PathBuf,
+        nodes: usize,
+        random: &Random,
+    ) -> Result<()> {
         let folder = self.folder.path().to_owned();
         if !case.database.is_cluster() {
             let data = if self.postgres.is_some() { folder.join("data") } else { room.join("data") };
@@ -150,7 +159,7 @@ impl World {
                 Source::Postgres(url) => vec![("DATABASE_URL", url.clone())],
                 Source::Sqlite(_) => Vec::new(),
             };
-            let setting = setting(case, &self.secrets, address, data, folder.join("node"));
+            let setting = setting(case, deaf, &self.secrets, address, data, folder.join("node"));
             self.nodes.push(Node::start(setting).await?);
             return Ok(());
         }
@@ -169,7 +178,7 @@ impl World {
             }
             self.links.push(Links { postgres, redis: link });
             let (data, place) = (folder.join(format!("data{number}")), folder.join(format!("node{number}")));
-            let start = Node::start(setting(case, &self.secrets, addresses, data, place));
+            let start = Node::start(setting(case, deaf, &self.secrets, addresses, data, place));
             if number == 0 {
                 self.nodes.push(start.await?);
             } else {
@@ -191,7 +200,10 @@ impl World {
         if lie == Some(Lie::Forget) {
             self.forgetful = Some(Forgetful::start(addresses[0]).await?);
         } else if cluster || lie.is_some() || case.fault.needs_proxy() {
-            let (backends, change) = (Backends::new(&addresses), lie.map_or(Change::None, Change::Lie));
+            let (backends, change) = (
+                Backends::new(&addresses),
+                lie.filter(|lie| *lie != Lie::Deaf).map_or(Change::None, Change::Lie),
+            );
             self._watchman = cluster.then(|| backends.watch());
             let small = case.fault == Fault::Slow;
             self.proxy = Some(Proxy::start(backends, small, change, random).await?);
@@ -241,6 +253,7 @@ impl World {
 
 fn setting(
     case: Case,
+    deaf: bool,
     secrets: &Secrets,
     addresses: Vec<(&'static str, String)>,
     data: PathBuf,
@@ -262,7 +275,11 @@ fn setting(
     let (ping, pong) = if case.fault == Fault::Slow { (8, 7) } else { (4, 3) };
     // What the bus loses on a channel that then falls silent is found by this alone.
     let quick = case.database.is_cluster() && !case.fault.is_measured();
-    let look = if quick { "2s" } else { "10s" };
+    let look = match quick {
+        _ if deaf => "24h",
+        true => "2s",
+        false => "10s",
+    };
     let limit = if case.fault == Fault::NodeDeath { measure::LIMIT } else { 0 };
     let config = format!(
         "[server]\ndrain_timeout = \"2s\"\n\

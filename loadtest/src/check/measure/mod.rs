@@ -30,7 +30,7 @@ const BEFORE: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_secs(6);
 /// How long Redis is away, and PostgreSQL.
 const REDIS_AWAY: Duration = Duration::from_secs(30);
-const POSTGRES_AWAY: Duration = Duration::from_secs(12);
+const POSTGRES_AWAY: Duration = Duration::from_secs(20);
 /// How soon events have to be at other nodes, whatever carries them.
 const HEARD: Duration = Duration::from_secs(1);
 /// How soon after something has come back all is as before.
@@ -139,6 +139,8 @@ async fn postgres_away(world: &mut World) -> Result<Findings> {
     let (put_off, others): (Vec<_>, Vec<_>) =
         during.partition(|knock| knock.status == Some(503) && knock.retry_after);
     found.figure("webhooks answered 503 with Retry-After", put_off.len() as f64);
+    let slowest = put_off.iter().map(|knock| knock.answered - knock.sent).max().unwrap_or_default();
+    found.figure("the slowest of these answers, ms", millis(slowest));
     found.never("webhooks answered otherwise", others.len());
     if let Some(other) = others.first() {
         found.breaches.push(format!("a webhook was answered {:?} while PostgreSQL was away", other.status));

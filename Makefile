@@ -4,6 +4,8 @@ CARGO ?= cargo
 # More arguments: make test ARGS='-- webhooks', make run ARGS='--no-worker',
 # make bench ARGS='--only fanout', make chaos ARGS='--fault kill'
 ARGS ?=
+# How long make chaos goes on.
+CHAOS_MINUTES ?= 20
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench counts chaos fmt
@@ -32,9 +34,10 @@ counts: ## count the instructions of the pure parts, and compare them with those
 	@tests/services --install
 	@$(CARGO) bench --locked --quiet --bench counts
 
-chaos: ## check the promise under faults, on SQLite and PostgreSQL; some ten minutes
+chaos: ## check the promise under faults, alone and as a cluster, for CHAOS_MINUTES (20)
 	@$(CARGO) build --release --locked --workspace
-	@$(CARGO) run --quiet --release --locked -p loadtest -- --threads 2 check $(ARGS)
+	@$(CARGO) run --quiet --release --locked -p loadtest -- --threads 2 check \
+		--minutes $(CHAOS_MINUTES) --at-once 2 $(ARGS)
 
 fmt: ## format everything
 	@$(CARGO) fmt --all

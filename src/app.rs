@@ -135,7 +135,7 @@ impl Node {
         let publishing = core.spawn(publishing);
         let interval = config.channel.position_check_interval.0;
         let (control, revocations) = (Control::default(), Revocations::default());
-        let identity = Identity { uid, name: address.to_string(), since: Instant::now() };
+        let identity = Identity { uid, name: name_of(config, address), since: Instant::now() };
         let cluster = Cluster::new(identity, bus.clone(), hub.clone(), control.clone(), metrics.clone());
         let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone(), {
             let cluster = cluster.clone();
@@ -562,6 +562,16 @@ fn own_origins(config: &Config, address: SocketAddr) -> Vec<Origin> {
 fn signing(config: &Config, secret: &Secret) -> Signing {
     let token = &config.client.token;
     Signing { secret: secret.clone(), audience: token.audience.clone(), issuer: token.issuer.clone() }
+}
+
+/// What people call this node. Containers say by HOSTNAME where they run; all listen on one address.
+fn name_of(config: &Config, address: SocketAddr) -> String {
+    let host = || std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
+    let unset = || match host() {
+        Some(host) if address.ip().is_unspecified() => format!("{host}:{}", address.port()),
+        _ => address.to_string(),
+    };
+    config.server.name.clone().unwrap_or_else(unset)
 }
 
 /// Where a browser on this machine, or by the public URL anywhere, finds us.

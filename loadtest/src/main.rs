@@ -69,6 +69,7 @@ enum Scenario {
     Resume(scenario::resume::Options),
     Originals(scenario::originals::Options),
     Mixed(scenario::mixed::Options),
+    Cluster(scenario::cluster::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -127,6 +128,7 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Resume(options) => scenario::resume::run(options).await,
         Scenario::Originals(options) => scenario::originals::run(options).await,
         Scenario::Mixed(options) => scenario::mixed::run(options).await,
+        Scenario::Cluster(options) => scenario::cluster::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

@@ -14,7 +14,8 @@ everybody who may see them.
 
 Embedded (SQLite), secrets that are not set are generated at the first start and kept in the data \
 folder; a second `serve` on the same folder is refused. On Postgres any number of nodes may run, and \
-CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET must be set to the same values on all.
+CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET must be set to the same values on all; \
+with the same REDIS_URL events go from node to node at once.
 
 On a terminal it prints a link that signs a browser in; `campanile sign-in` makes further ones.";
 
@@ -23,6 +24,7 @@ Examples:
   campanile serve --demo
   campanile serve --listen 0.0.0.0:8080 --data-dir /var/lib/campanile
   DATABASE_URL=postgres://db/campanile campanile serve --config /etc/campanile.toml
+  DATABASE_URL=postgres://db/campanile REDIS_URL=redis://:secret@cache campanile serve
 
 Logs go to standard error (CAMPANILE_LOG=info,campanile::store=debug for more, CAMPANILE_LOG_FORMAT=json \
 for machines). The gateway is ready when they say `listening` and /readyz answers 200. SIGTERM and \

@@ -126,6 +126,7 @@ pub(super) fn schema() -> Value {
     let secret = || Some(Secret::new("example"));
     let mut config = Config::default();
     config.server.public_url = "https://live.example.com".parse().ok();
+    config.server.name = Some("node-1".to_owned());
     config.server.workers = Some(4);
     config.store.url = Some(StoreUrl::Postgres(Secret::new("postgres://example")));
     config.store.direct_url = secret();

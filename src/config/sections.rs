@@ -25,6 +25,8 @@ pub struct ServerConfig {
     /// Address and port to listen on; port 0 takes a free one.
     #[serde(deserialize_with = "socket_address")]
     pub listen: SocketAddr,
+    /// What people call this node; its host and port if unset.
+    pub name: Option<String>,
     /// The origin under which browsers reach this gateway; always an allowed origin.
     pub public_url: Option<Origin>,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -44,6 +46,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            name: None,
             public_url: None,
             trusted_proxies: Vec::new(),
             drain_timeout: Span::secs(30),

@@ -208,6 +208,32 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
 }
 
 impl Outcome {
+    /// Adds another run; of what was measured the largest stays.
+    pub fn add(&mut self, other: Self) {
+        self.checked.add(&other.checked);
+        for (sum, more) in [
+            (&mut self.logged, other.logged),
+            (&mut self.signals, other.signals),
+            (&mut self.gone, other.gone),
+            (&mut self.connections, other.connections),
+            (&mut self.slow, other.slow),
+            (&mut self.told_slow, other.told_slow),
+            (&mut self.put_off, other.put_off),
+            (&mut self.acts, other.acts),
+            (&mut self.violated, other.violated),
+        ] {
+            *sum += more;
+        }
+        self.violations.extend(other.violations);
+        for (name, value) in other.figures {
+            match self.figures.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, most)) => *most = most.max(value),
+                None => self.figures.push((name, value)),
+            }
+        }
+        self.took += other.took;
+    }
+
     fn violate(&mut self, violation: Violation) {
         self.violated += 1;
         let same = self.violations.iter().filter(|known| known.breach == violation.breach).count();

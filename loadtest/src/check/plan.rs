@@ -1,9 +1,12 @@
 //! What there is to check: how subscribers behave, what goes wrong, on which database. A case is
 //! one of each. More faults join here; nothing else lists them.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use clap::ValueEnum;
+
+use super::random::Random;
 
 /// How subscribers behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
@@ -154,6 +157,22 @@ pub fn cases(scenarios: &[Scenario], faults: &[Fault], databases: &[Database]) -
     cases
 }
 
+/// Each fault of these once for each database, in an order and with scenarios by seed.
+pub fn draw(cases: &[Case], seed: u64) -> Vec<Case> {
+    let mut random = Random::new(seed).of("order", 0);
+    let mut drawn: Vec<Case> = Vec::new();
+    let mut known = HashSet::new();
+    for Case { fault, database, .. } in cases {
+        if known.insert((*fault, *database)) {
+            let alike: Vec<Case> =
+                cases.iter().copied().filter(|c| c.fault == *fault && c.database == *database).collect();
+            let place = random.within(0..drawn.len() as u64 + 1) as usize;
+            drawn.insert(place, random.pick(&alike));
+        }
+    }
+    drawn
+}
+
 fn all_or<T: ValueEnum + Clone>(chosen: &[T]) -> Vec<T> {
     if chosen.is_empty() { T::value_variants() } else { chosen }.to_vec()
 }
@@ -195,6 +214,16 @@ mod tests {
         let one = cases(&[Scenario::Stay], &[Fault::Kill], &[Database::Sqlite]);
         assert_eq!(one, [Case { scenario: Scenario::Stay, fault: Fault::Kill, database: Database::Sqlite }]);
         assert_eq!(cases(&[], &[Fault::PostgresRestart], &[Database::Sqlite]), []);
+    }
+
+    #[test]
+    fn a_round_has_every_fault_on_every_database() {
+        let (all, rounds) = (cases(&[], &[], &[]), [1, 2].map(|seed| draw(&cases(&[], &[], &[]), seed)));
+        assert_ne!(rounds[0], rounds[1]);
+        for round in rounds {
+            let kinds = |cases: &[Case]| cases.iter().map(|c| (c.fault, c.database)).collect::<HashSet<_>>();
+            assert_eq!((kinds(&round), round.len()), (kinds(&all), kinds(&all).len()));
+        }
     }
 
     #[test]

@@ -27,9 +27,19 @@ impl Report {
         self.lies.push((what, convicted));
     }
 
-    /// Adds a case.
+    /// Adds a case; what has run before is counted together.
     pub fn add(&mut self, case: Case, ran: Ran) {
-        self.rows.push((case, ran));
+        let known = self.rows.iter_mut().find(|(known, _)| *known == case);
+        match (known, ran) {
+            (None, ran) => self.rows.push((case, ran)),
+            (Some((_, Ran::Done(all))), Ran::Done(outcome)) => all.add(*outcome),
+            (Some(_), _) => {}
+        }
+    }
+
+    /// Everything could run.
+    pub fn is_whole(&self) -> bool {
+        self.rows.iter().all(|(_, ran)| matches!(ran, Ran::Done(_)))
     }
 
     /// No promise was broken, and every lie noticed.

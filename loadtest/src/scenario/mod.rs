@@ -1,5 +1,6 @@
 //! The scenarios, one file each: its options, its invariant, its report.
 
+pub mod cluster;
 pub mod connect;
 pub mod crowd;
 pub mod depth;

@@ -11,3 +11,4 @@ pub mod line;
 pub mod swarm;
 pub mod traffic;
 pub mod visitors;
+pub mod wire;

@@ -9,12 +9,12 @@ use serde_json::json;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::wire::Wire;
 use super::{CHANNEL, NAMESPACE};
 use crate::check::world::World;
 use crate::http::Connection;
 use crate::target::Target;
 use crate::token;
+use crate::ws::wire::Wire;
 
 /// Between two events.
 const BEAT: Duration = Duration::from_millis(40);

@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::wire::Wire;
 use super::{Findings, LIMIT, LOOK_AGAIN, NAMESPACE};
 use crate::check::world::World;
 use crate::http::Connection;
 use crate::target::Target;
 use crate::token;
+use crate::ws::wire::Wire;
 
 const ROOM: &str = "room";
 /// How soon the killed node's presence has to be gone, and how soon its users have to be in again.

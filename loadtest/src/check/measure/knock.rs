@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::check::world::World;
+use crate::framing::Head;
 use crate::target::Target;
 
 /// Between an answer and the next webhook.
@@ -96,11 +97,13 @@ async fn ask(target: &Target, request: &[u8]) -> Result<(u16, bool)> {
     let mut stream = TcpStream::connect(target.address).await?;
     stream.write_all(request).await?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
-    let head = text.split("\r\n\r\n").next().unwrap_or_default();
-    let status = head.split(' ').nth(1).unwrap_or_default().parse()?;
-    Ok((status, head.contains("\r\nretry-after:")))
+    loop {
+        if let Some((head, length)) = Head::parse(&answer)? {
+            let text = String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase();
+            return Ok((head.status, text.contains("\r\nretry-after:")));
+        }
+        ensure!(stream.read_buf(&mut answer).await? > 0, "closed instead of an answer");
+    }
 }
 
 fn lock(knocks: &Mutex<Vec<Knock>>) -> MutexGuard<'_, Vec<Knock>> {

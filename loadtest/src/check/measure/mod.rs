@@ -5,7 +5,6 @@
 mod beat;
 mod death;
 mod knock;
-mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -163,7 +162,8 @@ async fn postgres_away(world: &mut World) -> Result<Findings> {
     Ok(found)
 }
 
-/// Events in three parts of the run; with an empty name a part is left out.
+/// Events in three parts of the run, and how long after their 2xx they were heard; with an empty name
+/// a part is left out.
 fn judge_pulses(
     found: &mut Findings,
     book: &Book,
@@ -173,11 +173,10 @@ fn judge_pulses(
     end: Instant,
 ) {
     let of = |pulse: &&Pulse| match pulse.sent {
-        sent if sent < gone => 0,
-        sent if sent < back => 1,
-        // Between the two everything finds its way back.
-        sent if sent < back + BACK => 3,
-        sent if sent < end => 2,
+        sent if sent + HEARD < gone => 0,
+        sent if sent >= gone && sent < back => 1,
+        sent if sent >= back + BACK && sent < end => 2,
+        // What was under way when it went, and while everything finds its way back.
         _ => 3,
     };
     for (part, name) in names.into_iter().enumerate().filter(|(_, name)| !name.is_empty()) {
@@ -186,11 +185,12 @@ fn judge_pulses(
         found.figure(format!("published {name}"), pulses.len() as f64);
         found.never(&format!("refused {name}"), refused);
         let (mut here, mut elsewhere, mut never) = (Vec::new(), Vec::new(), 0);
-        for pulse in pulses.iter().filter(|pulse| pulse.taken.is_some()) {
+        for (pulse, taken) in pulses.iter().filter_map(|pulse| Some((pulse, pulse.taken?))) {
             for (node, heard) in pulse.heard.iter().enumerate() {
+                let times = if node == pulse.node { &mut here } else { &mut elsewhere };
                 match heard {
-                    Some(heard) if node == pulse.node => here.push(*heard - pulse.sent),
-                    Some(heard) => elsewhere.push(*heard - pulse.sent),
+                    // Behind the answer; how long the commit took does not count.
+                    Some(heard) => times.push(heard.saturating_duration_since(taken)),
                     None => never += 1,
                 }
             }

@@ -1,5 +1,6 @@
 //! A client of one certain node, over WebSocket and past everything that lies between: it is there,
-//! follows one channel, and hears.
+//! follows one channel, and hears. For a few hundred of them; where the tool must cost nothing there
+//! is the swarm.
 
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::frame::{self, Kind};
 use crate::framing::Head;
 use crate::target::Target;
-use crate::ws::frame::{self, Kind};
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);

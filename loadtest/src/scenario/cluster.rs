@@ -1,0 +1,320 @@
+//! `cluster`: several nodes on one PostgreSQL and one Redis, subscribers at each, and events at a steady
+//! rate to each in turn. Every subscriber must hear everything of its channel in order; how much later
+//! that is at the other nodes than at the one that was published to is the figure.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::http::Connection;
+use crate::postgres::Postgres;
+use crate::redis::Redis;
+use crate::server::{Launch, Spawned, new_secret};
+use crate::stats::Histogram;
+use crate::target::Target;
+use crate::token;
+use crate::ws::wire::Wire;
+
+/// Publishers at each node, each with one event at a time.
+const PUBLISHERS: usize = 16;
+/// Events that wait for a publisher. More: the rate cannot be kept.
+const WAITING: usize = 1024;
+/// How long the last events may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Connections that are being opened at once.
+const WINDOW: usize = 32;
+
+/// Measures delivery on the node that was published to, and on the others, in one run.
+///
+/// Starts the nodes, a PostgreSQL and a Redis. Events go to the nodes in turn, over the channels in
+/// turn; each subscriber follows one channel and must hear all of it, in order. Times are from the
+/// request to the subscriber's socket, with the commit in them.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  loadtest --threads 2 cluster
+  loadtest --threads 2 cluster --nodes 2 --rate 1000 --no-redis
+
+Exit codes:
+  0  nobody missed anything
+  1  an event was refused, or did not come, or came out of order")]
+#[group(skip)]
+pub struct Options {
+    /// Nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=5))]
+    nodes: u8,
+    /// Subscribers of each node.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    subscribers: u16,
+    /// Channels.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    channels: u16,
+    /// Events a second.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
+    /// Measured seconds.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Seconds before them that are checked but not measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=60))]
+    warmup: u64,
+    /// Let PostgreSQL carry what the nodes say to each other.
+    #[arg(long)]
+    no_redis: bool,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// The nodes, and before them what they drain into.
+struct Cluster {
+    nodes: Vec<Spawned>,
+    jwt: String,
+    api_key: String,
+    _redis: Option<Redis>,
+    _postgres: Postgres,
+}
+
+/// When an event was sent, and to which node.
+#[derive(Clone, Copy)]
+struct Sent {
+    node: usize,
+    at: Instant,
+}
+
+/// What one subscriber heard.
+struct Heard {
+    /// From the node that was published to, and from another one.
+    here: Histogram,
+    elsewhere: Histogram,
+}
+
+type Book = Arc<Mutex<Vec<Sent>>>;
+
+/// Runs it.
+pub async fn run(options: Options) -> Result<()> {
+    let mut cluster = Cluster::start(&options).await?;
+    let (book, begin) = (Book::default(), Instant::now() + Duration::from_secs(options.warmup));
+    let heads = watch::Sender::new(None);
+    let mut subscribers = subscribe(&options, &cluster, &book, begin, &heads).await?;
+    eprintln!("{} subscribers are there", subscribers.len());
+
+    let began = Instant::now();
+    let published = publish(&options, &cluster, &book).await?;
+    let took = began.elapsed().as_secs_f64();
+    let count: u64 = published.iter().sum();
+    heads.send_replace(Some(published));
+    let (mut here, mut elsewhere) = (Histogram::new(), Histogram::new());
+    let all = async {
+        while let Some(heard) = subscribers.join_next().await {
+            let heard = heard.context("a subscriber panicked")??;
+            here.merge(&heard.here);
+            elsewhere.merge(&heard.elsewhere);
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    timeout(PATIENCE, all).await.context("a subscriber still misses something")??;
+    for node in &mut cluster.nodes {
+        node.drain().await?;
+    }
+
+    let rate = count as f64 / took;
+    ensure!(
+        rate > 0.95 * f64::from(options.rate),
+        "{rate:.0} of {} events a second were reached",
+        options.rate
+    );
+    println!("published    {count} events, {rate:.0} a second, over {} nodes", options.nodes);
+    println!("heard        {} deliveries measured, none missing", here.count() + elsewhere.count());
+    let mut figures = json!({ "scenario": "cluster", "events": count, "rate": rate });
+    let mut times = Vec::new();
+    for (name, histogram) in [("same node", &here), ("other nodes", &elsewhere)] {
+        let [p50, p99] = [50, 99].map(|percent| histogram.percentile(percent));
+        let (p50, p99) = (p50.context("nothing was measured")?, p99.context("nothing was measured")?);
+        println!("{name:<12} p50 {p50:.2} ms, p99 {p99:.2} ms");
+        figures[name] = json!({ "p50_ms": p50, "p99_ms": p99, "deliveries": histogram.count() });
+        times.push((p50, p99));
+    }
+    if let [(p50, p99), (other_p50, other_p99)] = times[..] {
+        let (middle, most) = (other_p50 / p50, other_p99 / p99);
+        println!("ratio        p50 {middle:.2}, p99 {most:.2}");
+        figures["ratio"] = json!({ "p50": middle, "p99": most });
+    }
+    super::write_json(options.json.as_ref(), &figures)
+}
+
+impl Cluster {
+    async fn start(options: &Options) -> Result<Self> {
+        let postgres = Postgres::start().await?;
+        let url = postgres.create_database("campanile").await?;
+        let redis = if options.no_redis { None } else { Some(Redis::start().await?) };
+        let (jwt, api_key) = (new_secret(), new_secret());
+        let config = "[server]\ndrain_timeout = \"2s\"\n[client]\nuser_connection_limit = 0\n\
+                      [[channel.namespaces]]\nname = \"load\"\nhistory_size = 100000\nhistory_ttl = \"1h\"\n\
+                      force_recovery = true\nallow_subscribe_for_client = true\n";
+        let mut nodes = Vec::new();
+        for _ in 0..options.nodes {
+            let mut environment = vec![
+                ("GITHUB_WEBHOOK_SECRET", new_secret()),
+                ("CAMPANILE_JWT_SECRET", jwt.clone()),
+                ("CAMPANILE_API_KEY", api_key.clone()),
+                ("DATABASE_URL", url.clone()),
+            ];
+            environment.extend(redis.iter().map(|redis| ("REDIS_URL", format!("redis://{}", redis.address))));
+            let launch = Launch { config: Some(config), environment, ..Launch::default() };
+            nodes.push(launch.start().await?);
+        }
+        Ok(Self { nodes, jwt, api_key, _redis: redis, _postgres: postgres })
+    }
+}
+
+/// Opens all connections, each with a task that listens until it has heard all.
+async fn subscribe(
+    options: &Options,
+    cluster: &Cluster,
+    book: &Book,
+    begin: Instant,
+    heads: &watch::Sender<Option<Vec<u64>>>,
+) -> Result<JoinSet<Result<Heard>>> {
+    let (mut opening, mut listening) = (JoinSet::new(), JoinSet::new());
+    for number in 0..usize::from(options.subscribers) * cluster.nodes.len() {
+        let node = number % cluster.nodes.len();
+        let channel = number / cluster.nodes.len() % usize::from(options.channels);
+        let token = token::mint_for(&cluster.jwt, &format!("subscriber-{number}"), None);
+        let target = cluster.nodes[node].target.clone();
+        opening.spawn(async move {
+            let wire = Wire::open(&target, &token, &format!("load:{channel}")).await;
+            (node, channel, wire)
+        });
+        if opening.len() == WINDOW {
+            listen(&mut opening, &mut listening, book, begin, heads).await?;
+        }
+    }
+    while !opening.is_empty() {
+        listen(&mut opening, &mut listening, book, begin, heads).await?;
+    }
+    Ok(listening)
+}
+
+async fn listen(
+    opening: &mut JoinSet<(usize, usize, Result<Wire>)>,
+    listening: &mut JoinSet<Result<Heard>>,
+    book: &Book,
+    begin: Instant,
+    heads: &watch::Sender<Option<Vec<u64>>>,
+) -> Result<()> {
+    let Some(opened) = opening.join_next().await else { return Ok(()) };
+    let (node, channel, wire) = opened.context("opening panicked")?;
+    listening.spawn(follow(node, channel, wire?, book.clone(), begin, heads.subscribe()));
+    Ok(())
+}
+
+/// Hears everything of a channel, in order, until nothing more will come.
+async fn follow(
+    node: usize,
+    channel: usize,
+    mut wire: Wire,
+    book: Book,
+    begin: Instant,
+    mut heads: watch::Receiver<Option<Vec<u64>>>,
+) -> Result<Heard> {
+    let mut heard = Heard { here: Histogram::new(), elsewhere: Histogram::new() };
+    let mut last = 0;
+    loop {
+        if heads.borrow().as_ref().is_some_and(|heads| last >= heads[channel]) {
+            return Ok(heard);
+        }
+        let messages = tokio::select! {
+            messages = wire.next() => messages?,
+            changed = heads.changed() => {
+                changed.context("publishing failed")?;
+                continue;
+            }
+        };
+        let now = Instant::now();
+        for message in &messages {
+            let publication: &Value = &message["push"]["pub"];
+            let Some(offset) = publication["offset"].as_u64() else {
+                bail!("something else came: {message}");
+            };
+            ensure!(offset == last + 1, "load:{channel} at node {node}: {offset} came after {last}");
+            last = offset;
+            let number = publication["data"]["number"].as_u64().context("an event of somebody else")?;
+            let sent = book.lock().expect("nobody panics with the book in hand")[number as usize];
+            if sent.at >= begin {
+                let times = if sent.node == node { &mut heard.here } else { &mut heard.elsewhere };
+                times.record(now - sent.at);
+            }
+        }
+    }
+}
+
+/// Publishes at the rate; says how many events each channel has.
+async fn publish(options: &Options, cluster: &Cluster, book: &Book) -> Result<Vec<u64>> {
+    let mut publishers = JoinSet::new();
+    let mut queues = Vec::new();
+    for (node, spawned) in cluster.nodes.iter().enumerate() {
+        let (queue, events) = mpsc::channel::<(usize, usize)>(WAITING);
+        let events = Arc::new(tokio::sync::Mutex::new(events));
+        queues.push(queue);
+        for _ in 0..PUBLISHERS {
+            let (target, key) = (spawned.target.clone(), cluster.api_key.clone());
+            publishers.spawn(deliver(node, target, key, events.clone(), book.clone()));
+        }
+    }
+    let mut counts = vec![0; options.channels.into()];
+    let events = (options.seconds + options.warmup) * u64::from(options.rate);
+    let mut ticks = interval(Duration::from_secs(1) / options.rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0..events as usize {
+        ticks.tick().await;
+        let (channel, node) = (number % counts.len(), number % queues.len());
+        // The place in the book is taken in order, and filled in by whoever sends it.
+        book.lock().expect("nobody panics with the book in hand").push(Sent { node, at: Instant::now() });
+        if queues[node].try_send((number, channel)).is_err() {
+            // One that failed says why.
+            while let Some(ended) = publishers.try_join_next() {
+                ended.context("a publisher panicked")??;
+            }
+            bail!("{WAITING} events wait for a publisher: the rate is not reached");
+        }
+        counts[channel] += 1;
+    }
+    drop(queues);
+    while let Some(ended) = publishers.join_next().await {
+        ended.context("a publisher panicked")??;
+    }
+    Ok(counts)
+}
+
+async fn deliver(
+    node: usize,
+    target: Target,
+    key: String,
+    events: Arc<tokio::sync::Mutex<mpsc::Receiver<(usize, usize)>>>,
+    book: Book,
+) -> Result<()> {
+    let (mut connection, mut answer) = (Connection::to(&target), Vec::new());
+    loop {
+        let Some((number, channel)) = events.lock().await.recv().await else { return Ok(()) };
+        let body = json!({ "channel": format!("load:{channel}"), "data": { "number": number } }).to_string();
+        let request = format!(
+            "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        book.lock().expect("nobody panics with the book in hand")[number] = Sent { node, at: Instant::now() };
+        let status = connection.exchange(request.as_bytes(), &mut answer).await?;
+        ensure!(
+            status == 200 && answer.starts_with(b"{\"result\""),
+            "publishing was answered {status} {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}

@@ -20,7 +20,7 @@ use crate::target::Target;
 const SMALL_BUFFER: u32 = 8 * 1024;
 /// Between two looks at a server's health, and how long the answer may take.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether bytes get through to a server and back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +79,15 @@ impl Backends {
         self.0.all[index].way.send_modify(|way| way.address = address);
     }
 
-    /// Connects to the next one that takes it.
+    /// Connects to the next one that takes it; while none is ready, to any.
     pub async fn connect(&self, small: bool) -> Option<(TcpStream, watch::Receiver<Way>)> {
         let all = &self.0.all;
         let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        let any = !all.iter().any(|backend| backend.ready.load(Ordering::Relaxed));
         for backend in (0..all.len()).map(|more| &all[(turn + more) % all.len()]) {
             let way = backend.way.subscribe();
             let Way { address, passage } = *way.borrow();
-            if passage == Passage::Refused || !backend.ready.load(Ordering::Relaxed) {
+            if passage == Passage::Refused || !(any || backend.ready.load(Ordering::Relaxed)) {
                 continue;
             }
             match connect(address, small).await {

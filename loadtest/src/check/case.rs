@@ -171,6 +171,12 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     phase.send_replace(Phase::Settling(Arc::new(heads)));
     let settled = cast::settle(&mut subscribers, &phase, effort.settling).await?;
 
+    // One that has ended meanwhile says why.
+    for node in &mut world.nodes {
+        if let Err(error) = node.wait_until_ready().await {
+            outcome.violate(health(format!("{error:#}")));
+        }
+    }
     stages.push(("settled", began.elapsed()));
     let log = Log::read(&world.source).await?;
     let kept = |channel: &str| world.kept.filter(|_| channel.starts_with(NAMESPACE));
@@ -192,7 +198,7 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
     outcome.logged = log.count();
     outcome.connections = counters.connections.load(Ordering::Relaxed);
     outcome.told_slow = counters.slow.load(Ordering::Relaxed);
-    outcome.slow = world.too_slow().await?.max(outcome.told_slow);
+    outcome.slow = world.too_slow().await.unwrap_or_default().max(outcome.told_slow);
     outcome.put_off = progress.borrow().put_off;
     for node in &mut world.nodes {
         if let Err(error) = node.end().await {

@@ -127,10 +127,7 @@ impl Node {
             ..HubOptions::default()
         };
         let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.clone(), hub_thread.handle());
-        bus.deliver_to({
-            let hub = hub.clone();
-            Arc::new(move |notice| hub.deliver(notice))
-        });
+        bus.deliver_to(hub.ear());
         let (publisher, publishing) = Publisher::new(store.clone(), bus.clone(), metrics.clone());
         let publishing = core.spawn(publishing);
         let interval = config.channel.position_check_interval.0;
@@ -138,8 +135,8 @@ impl Node {
         let identity = Identity { uid, name: name_of(config, address), since: Instant::now() };
         let cluster = Cluster::new(identity, bus.clone(), hub.clone(), control.clone(), metrics.clone());
         let revoker = Revoker::new(store.clone(), revocations.clone(), control.clone(), {
-            let cluster = cluster.clone();
-            move || cluster.tell_revoked()
+            let cluster = cluster.weak();
+            move || _ = cluster.upgrade().inspect(Cluster::tell_revoked)
         });
         cluster.on_revocation({
             let revoker = revoker.clone();

@@ -11,7 +11,7 @@ mod message;
 mod registry;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
@@ -81,6 +81,17 @@ type Look = Box<dyn Fn() + Send + Sync>;
 #[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
 
+/// A handle that does not keep the cluster alive.
+#[derive(Clone)]
+pub struct WeakCluster(Weak<Inner>);
+
+impl WeakCluster {
+    /// The cluster, if anybody still has it.
+    pub fn upgrade(&self) -> Option<Cluster> {
+        self.0.upgrade().map(Cluster)
+    }
+}
+
 struct Inner {
     me: Identity,
     bus: Bus,
@@ -115,10 +126,15 @@ impl Cluster {
         }));
         cluster.0.metrics.nodes.set(1);
         if bus.is_shared() {
-            let hears = cluster.clone();
-            bus.heard_by(Arc::new(move |from, text| hears.hear(from, text)));
+            let hears = cluster.weak();
+            bus.heard_by(Arc::new(move |from, text| _ = hears.upgrade().inspect(|all| all.hear(from, text))));
         }
         cluster
+    }
+
+    /// For those whom the cluster knows, too.
+    pub fn weak(&self) -> WeakCluster {
+        WeakCluster(Arc::downgrade(&self.0))
     }
 
     /// Where posts for sessions of this node go. To be called once.

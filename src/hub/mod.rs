@@ -19,7 +19,7 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 
-use crate::bus::{Announcement, Bus, Movement, Notice};
+use crate::bus::{Announcement, Bus, Deliver, Movement, Notice};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
@@ -102,6 +102,16 @@ impl Hub {
     ) -> Self {
         let (channels, check_wanted) = (RwLock::default(), AtomicBool::new(false));
         Self(Arc::new(Inner { channels, store, bus, options, metrics, arbiter, check_wanted }))
+    }
+
+    /// Where the bus delivers. It does not keep the hub, which knows the bus.
+    pub fn ear(&self) -> Deliver {
+        let inner = Arc::downgrade(&self.0);
+        Arc::new(move |notice| {
+            if let Some(inner) = inner.upgrade() {
+                Self(inner).deliver(notice);
+            }
+        })
     }
 
     /// Takes a notice from the bus. Never waits.

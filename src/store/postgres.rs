@@ -13,6 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::connect::connect;
 use super::error::{Result, StoreError};
 
+/// How long somebody waits for a connection before bb8 is asked anew whether one must be opened.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What is done with each new connection before it is lent: session settings, and a look at the
 /// store's generation.
 pub(super) type OnConnect = Arc<
@@ -109,13 +112,17 @@ impl Pool {
         // Who has a turn waits for a connection only where one must be opened.
         let mut failed = self.failed.clone();
         failed.mark_unchanged();
-        let link = tokio::select! {
-            biased;
-            link = self.pool.get_owned() => link.map_err(|error| match error {
-                bb8::RunError::User(error) => error,
-                bb8::RunError::TimedOut => StoreError::Unavailable("no connection within the deadline".into()),
-            })?,
-            Ok(()) = failed.changed() => return Err(StoreError::Unavailable(failed.borrow().clone())),
+        let link = loop {
+            tokio::select! {
+                biased;
+                link = self.pool.get_owned() => break link.map_err(|error| match error {
+                    bb8::RunError::User(error) => error,
+                    bb8::RunError::TimedOut => StoreError::Unavailable("no connection within the deadline".into()),
+                })?,
+                Ok(()) = failed.changed() => return Err(StoreError::Unavailable(failed.borrow().clone())),
+                // It may have counted on an attempt that failed in the same moment: it looks again.
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         };
         let mut lease = Lease { link, _turn: turn };
         lease.link.in_use = true;

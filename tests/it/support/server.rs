@@ -76,8 +76,9 @@ pub fn free_address() -> SocketAddr {
 
 /// `program` as an ordinary user, which needs `folder`: PostgreSQL refuses root.
 pub fn ordinary(program: impl AsRef<Path>, folder: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "INT"]);
+    // Whoever runs tests in the background may have it ignored, and children inherit that.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", "setpriv", "--pdeathsig", "INT"]);
     if let Some(user) = unprivileged() {
         let owner = Command::new("chown").args(["-R", user]).arg(folder).status();
         assert!(owner.expect("chown").success());

@@ -257,12 +257,12 @@ async fn what_a_dead_node_has_left_locks_nobody_out() {
 async fn who_is_refused_for_others_is_refused_by_their_word() {
     let nodes = Nodes::new(2, 2, &server(), LONG).await;
     let _one = nodes.open(1, "ana").await.unwrap();
-    // Of a write that was lost.
+    // Of a write that was lost, and newer than all that the node may still write.
     let field = (format!("{}:user:ana", nodes.prefix), nodes.ids[1].to_string());
     let _: () = redis::cmd("HSET")
         .arg(&field.0)
         .arg(&field.1)
-        .arg("9:1")
+        .arg("9:900000000000000")
         .query_async(&mut session().await)
         .await
         .unwrap();

@@ -248,10 +248,12 @@ async fn a_server_that_goes_away_says_so_and_the_reader_comes_back(backend: Back
     let mut sleeping = a_reader_that_sleeps(&app, &stream_request("repo:acme/api", &ana, None)).await;
     app.until_metric("connections", "sse", 6).await;
     app.post_runs(1..=1).await;
+    for stream in &mut streams {
+        assert_eq!(stream.runs(1).await, [1]);
+    }
     app.stop().await;
     let mut last = None;
     for stream in &mut streams {
-        assert_eq!(stream.runs(1).await, [1]);
         let closing = stream.next_event().await;
         assert_eq!((closing.name(), closing.id.as_deref()), ("stream:closing", None));
         stream.ends().await;

@@ -34,6 +34,8 @@ allow_publish_for_client = true
 const CLIENTS: u64 = 30;
 const THREADS: u64 = 3;
 const STRESS: Duration = Duration::from_secs(6);
+/// Events that are published at least.
+const ENOUGH: u64 = 200;
 
 /// What the publishers share.
 #[derive(Default)]
@@ -148,6 +150,10 @@ async fn every_client_sees_all_of_its_channels_in_order(backend: Backend) {
     };
     let ends = async {
         sleep(STRESS).await;
+        // A machine that is busy with something else takes longer for as much.
+        while app.metric("events", "").await <= ENOUGH && began.elapsed() < 10 * STRESS {
+            sleep(STRESS / 10).await;
+        }
         press.stop.store(true, Ordering::Relaxed);
     };
     tokio::join!(publishing, ends);
@@ -180,7 +186,7 @@ async fn every_client_sees_all_of_its_channels_in_order(backend: Backend) {
     }
     let published: usize = logs.iter().map(Vec::len).sum();
     println!("{published} events, seen {events} times, {returns} returns, {:?}", began.elapsed());
-    assert!(published > 200 && events > 2_000 && returns > 200, "this was no stress");
+    assert!(published > ENOUGH as usize && events > 2_000 && returns > 200, "this was no stress");
     assert!(app.metric("gaps_healed", "").await > 0, "nothing was lost on the way");
     assert_eq!(app.metric("resets", "").await, 0);
     for code in ["3004", "3008", "3009", "3010", "3501"] {

@@ -66,7 +66,7 @@ pub enum Posted {
     TooMuch,
     /// There is no such node.
     NoNode,
-    /// The node does not answer now.
+    /// The node does not answer now, or it is not known yet whether it is there.
     NoAnswer,
 }
 
@@ -178,7 +178,7 @@ impl Cluster {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
-                    self.0.registry.round();
+                    self.0.registry.round(*live.borrow());
                     self.sign(None, false);
                 }
                 // Who comes to be heard again says so at once.
@@ -408,7 +408,8 @@ impl Cluster {
     pub async fn post(&self, node: &str, session: String, frame: String) -> Posted {
         let Ok(node) = Uuid::parse_str(node) else { return Posted::NoNode };
         if !self.0.registry.others().borrow().contains(&node) {
-            return Posted::NoNode;
+            let gone = self.0.registry.is_gone(node) || !self.0.bus.is_shared();
+            return if gone { Posted::NoNode } else { Posted::NoAnswer };
         }
         let (answers, _) = self.ask(vec![node], Question::Post { session, frame }).await;
         match answers.first() {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Joined, token, with_nodes};
 use crate::support::client::Request;
 use crate::support::lines::{Lines, opening};
+use crate::support::store::eventually;
 
 #[test]
 fn posts_reach_the_stream_over_any_node() {
@@ -27,8 +28,40 @@ fn posts_reach_the_stream_over_any_node() {
             // A session that is over is for its client to find out.
             post(node, &json!("nobody"), subscribe.clone()).send(nodes.address(1)).await.expect(204);
             let nowhere = json!("00000000-0000-4000-8000-000000000000");
-            post(&nowhere, session, subscribe.clone()).send(nodes.address(1)).await.refused(404, "not_found");
+            // Whoever has just come does not know yet who is there.
+            eventually("it knows that there is no such node", async || {
+                let answer = post(&nowhere, session, subscribe.clone()).send(nodes.address(1)).await;
+                let known = answer.status == 404;
+                if !known {
+                    answer.refused(503, "node_silent");
+                }
+                known
+            })
+            .await;
             post(&json!("x"), session, subscribe).send(nodes.address(1)).await.refused(404, "not_found");
         });
     }
+}
+
+#[test]
+fn a_node_that_fell_silent_is_not_said_to_be_gone() {
+    with_nodes(Joined::ByNotify, 2, async |nodes| {
+        let first = json!({ "id": 1, "connect": { "token": token("ana") } }).to_string();
+        let mut lines = Lines::open(nodes.address(0), &opening("http_stream", &first)).await;
+        let hello = lines.message().await;
+        let post = |data: &str| {
+            let whose = &hello["connect"];
+            let body = json!({ "session": whose["session"], "node": whose["node"], "data": data });
+            Request::post("/emulation").json(&body)
+        };
+        nodes.nodes[0].signal("STOP");
+        nodes.until(1, "campanile_nodes", 1).await;
+        post("{}").send(nodes.address(1)).await.refused(503, "node_silent");
+        nodes.nodes[0].signal("CONT");
+        nodes.until(1, "campanile_nodes", 2).await;
+        let subscribe = json!({ "id": 2, "subscribe": { "channel": "news:a" } }).to_string();
+        post(&subscribe).send(nodes.address(1)).await.expect(204);
+        let reply = lines.message().await;
+        assert_eq!(reply["id"], 2, "{reply}");
+    });
 }

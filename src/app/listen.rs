@@ -112,20 +112,17 @@ pub(super) fn listen(
             .app_data(doors.summaries.clone())
             .app_data(doors.health.clone())
             .app_data(doors.api)
-            .wrap(middleware::from_fn(origin::guard))
-            .wrap(middleware::from_fn(error::count_refusals))
-            .wrap(middleware::from_fn(move |request, next: middleware::Next<_>| {
+            .wrap(middleware::from_fn(move |request, next| {
                 let (counted, stopping) = (Counted::new(&in_flight), stopping.clone());
                 async move {
-                    let mut answer = next.call(request).await;
+                    let mut answer = origin::guard(request, next).await?;
+                    error::count_refusal(&answer);
                     // A busy connection would otherwise keep a node that stops alive.
-                    if let Ok(answer) = &mut answer
-                        && stopping.borrow().is_some()
-                    {
+                    if stopping.borrow().is_some() {
                         answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
                     }
                     drop(counted);
-                    answer
+                    Ok(answer)
                 }
             }))
             .configure(routes::routes)

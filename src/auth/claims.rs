@@ -126,8 +126,33 @@ enum Words {
     Many(Vec<String>),
 }
 
-/// The principal of a connection token. `now: None` does without times.
-pub(super) fn connection(json: &[u8], keys: &Keys, now: Option<Time>) -> Result<Principal, TokenError> {
+/// Between which seconds a token counts. Leeway is 0.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Life {
+    begins: Option<i64>,
+    ends: Option<i64>,
+}
+
+impl Life {
+    /// Whether the token counts at the time `now`.
+    pub(super) fn check(self, now: Time) -> Result<(), TokenError> {
+        let now = now.timestamp();
+        if self.ends.is_some_and(|end| now >= end) {
+            return Err(TokenError::Expired);
+        }
+        if self.begins.is_some_and(|start| now < start) {
+            return Err(TokenError::NotYetValid);
+        }
+        Ok(())
+    }
+}
+
+/// The principal of a connection token, and when the token counts. `now: None` does without times.
+pub(super) fn connection(
+    json: &[u8],
+    keys: &Keys,
+    now: Option<Time>,
+) -> Result<(Principal, Life), TokenError> {
     let common: Common = read(json)?;
     let claims: Connection<'_> = read(json)?;
     if claims.channel.is_some() {
@@ -143,8 +168,8 @@ pub(super) fn connection(json: &[u8], keys: &Keys, now: Option<Time>) -> Result<
     if meta.as_ref().is_some_and(|meta| !meta.starts_with('{')) {
         return Err(TokenError::Invalid);
     }
-    let expires_at = common.check(keys, now)?;
-    Ok(Principal {
+    let (expires_at, life) = common.check(keys, now)?;
+    let principal = Principal {
         user: common.sub.unwrap_or_default(),
         orgs: claims.orgs.unwrap_or_default(),
         repos: claims.repos.unwrap_or_default(),
@@ -156,7 +181,8 @@ pub(super) fn connection(json: &[u8], keys: &Keys, now: Option<Time>) -> Result<
         info,
         meta,
         jti: common.jti.map(String::into_boxed_str),
-    })
+    };
+    Ok((principal, life))
 }
 
 /// The grant of a subscription token.
@@ -164,7 +190,7 @@ pub(super) fn subscription(json: &[u8], keys: &Keys, now: Time) -> Result<Subscr
     let common: Common = read(json)?;
     let Subscription { channel, client } = read(json)?;
     let claim = read::<Sub<'_>>(json)?.into_claim()?;
-    let expires_at = common.check(keys, Some(now))?;
+    let (expires_at, _) = common.check(keys, Some(now))?;
     Ok(SubscriptionToken { user: common.sub.unwrap_or_default(), channel, client, expires_at, claim })
 }
 
@@ -175,8 +201,9 @@ pub fn sub_claim(json: &[u8]) -> Result<SubClaim, TokenError> {
 
 impl Common {
     /// Whom the token is for, then its times; the answer is when the connection or subscription
-    /// ends. Leeway is 0. `expire_at` overrides `exp` for the end alone, and 0 in it is never.
-    fn check(&self, keys: &Keys, now: Option<Time>) -> Result<Option<Time>, TokenError> {
+    /// ends, and when the token counts. `expire_at` overrides `exp` for the end alone, and 0 in it is
+    /// never.
+    fn check(&self, keys: &Keys, now: Option<Time>) -> Result<(Option<Time>, Life), TokenError> {
         let audience = keys.audience.as_ref().is_none_or(|ours| match &self.aud {
             Some(Words::One(aud)) => aud == ours,
             Some(Words::Many(auds)) => auds.contains(ours),
@@ -186,22 +213,21 @@ impl Common {
         if !audience || !issuer {
             return Err(TokenError::Invalid);
         }
-        let Some(now) = now.map(|now| now.timestamp()) else {
-            return Ok(None);
+        let Some(now) = now else {
+            return Ok((None, Life::default()));
         };
         let end = match self.expire_at {
             Some(Seconds(0)) => None,
             Some(end) => Some(end),
             None => self.exp,
         };
-        if [self.exp, end].into_iter().flatten().any(|Seconds(end)| now >= end) {
-            return Err(TokenError::Expired);
-        }
-        if self.nbf.is_some_and(|Seconds(start)| now < start) {
-            return Err(TokenError::NotYetValid);
-        }
+        let life = Life {
+            begins: self.nbf.map(|Seconds(start)| start),
+            ends: [self.exp, end].into_iter().flatten().map(|Seconds(end)| end).min(),
+        };
+        life.check(now)?;
         // What lies behind the last day of the calendar is never.
-        Ok(end.and_then(|Seconds(end)| Time::from_timestamp(end, 0)))
+        Ok((end.and_then(|Seconds(end)| Time::from_timestamp(end, 0)), life))
     }
 }
 

@@ -10,7 +10,8 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{KeySet, MAX_TOKEN, SubscriptionToken, TokenError, claims};
+use super::claims::{self, Life};
+use super::{KeySet, MAX_TOKEN, SubscriptionToken, TokenError};
 use crate::domain::access::Principal;
 use crate::domain::event::Time;
 
@@ -113,11 +114,12 @@ impl Keys {
 
     /// Who holds this connection token, at the time `now`.
     pub fn authenticate(&self, token: &str, now: Time) -> Result<Principal, TokenError> {
-        self.connection(&self.payload(token, None)?, Some(now))
+        Ok(self.connection(&self.payload(token, None)?, Some(now))?.0)
     }
 
-    /// The principal of claims whose signature is right. `now: None` does without times.
-    pub(super) fn connection(&self, json: &[u8], now: Option<Time>) -> Result<Principal, TokenError> {
+    /// The principal of claims whose signature is right, and when they count. `now: None` does without
+    /// times.
+    pub(super) fn connection(&self, json: &[u8], now: Option<Time>) -> Result<(Principal, Life), TokenError> {
         claims::connection(json, self, now)
     }
 

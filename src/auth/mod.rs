@@ -11,6 +11,7 @@ pub mod revocations;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod verified;
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;

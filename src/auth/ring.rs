@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use super::keys::Flaw;
+use super::verified::Verified;
 use super::{KeySet, Keys, SubscriptionToken, TokenError};
 use crate::domain::access::Principal;
 use crate::domain::event::Time;
@@ -39,6 +40,7 @@ struct Ring {
     fetched: ArcSwapOption<KeySet>,
     fetching: AtomicU8,
     asked: Notify,
+    verified: Verified,
 }
 
 impl From<Keys> for KeyRing {
@@ -48,6 +50,7 @@ impl From<Keys> for KeyRing {
             fetched: ArcSwapOption::empty(),
             fetching: AtomicU8::new(Fetching::Off as u8),
             asked: Notify::new(),
+            verified: Verified::default(),
         }))
     }
 }
@@ -56,13 +59,28 @@ impl KeyRing {
     /// Who holds this connection token, at the time `now`.
     pub fn authenticate(&self, token: &str, now: Time) -> Result<Principal, TokenError> {
         let (keys, json) = self.verify(token)?;
-        keys.connection(&json, Some(now))
+        Ok(keys.connection(&json, Some(now))?.0)
+    }
+
+    /// The same for those who show one token again and again, as pollers do: a token that was
+    /// verified by these keys is known when it comes back.
+    pub fn recognise(&self, token: &str, now: Time) -> Result<Arc<Principal>, TokenError> {
+        let known = &self.0.verified;
+        if let Some((principal, life)) = known.get(token) {
+            return life.check(now).map(|()| principal);
+        }
+        let moment = known.moment();
+        let (keys, json) = self.verify(token)?;
+        let (principal, life) = keys.connection(&json, Some(now))?;
+        let principal = Arc::new(principal);
+        known.remember(moment, token, &principal, life);
+        Ok(principal)
     }
 
     /// The same without looking at times, and with no expiry: only for `client.insecure`.
     pub fn authenticate_untimed(&self, token: &str) -> Result<Principal, TokenError> {
         let (keys, json) = self.verify(token)?;
-        keys.connection(&json, None)
+        Ok(keys.connection(&json, None)?.0)
     }
 
     /// What this subscription token (protocol §10.2) grants, at the time `now`. Whether it is for
@@ -98,6 +116,7 @@ impl KeyRing {
     /// Puts other configured keys in place of those before.
     pub fn replace(&self, keys: Keys) {
         self.0.configured.store(Arc::new(keys));
+        self.0.verified.forget();
     }
 
     /// Waits until a token with an unknown key asks for a fetch.
@@ -108,6 +127,7 @@ impl KeyRing {
     /// Takes a key set that was fetched, in place of the one before; `None` forgets it.
     pub fn set_fetched(&self, set: Option<KeySet>) {
         self.0.fetched.store(set.map(Arc::new));
+        self.0.verified.forget();
     }
 
     /// Says how it stands with the fetching.

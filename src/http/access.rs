@@ -1,12 +1,14 @@
 //! Who is asking, from where, and what they may do: the extractors and checks that stand at every
 //! door. A handler that takes a [`Caller`] cannot forget to authenticate.
 
+use std::future::{Ready, ready};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, web};
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
@@ -86,9 +88,9 @@ impl Access {
     }
 
     /// The principal of a token.
-    pub fn authenticate(&self, token: &str) -> Result<Principal, ApiError> {
+    pub fn authenticate(&self, token: &str) -> Result<Arc<Principal>, ApiError> {
         let now = chrono::Utc::now();
-        let principal = self.keys.authenticate(token, now)?;
+        let principal = self.keys.recognise(token, now)?;
         self.revocations.check(&principal, now)?;
         Ok(principal)
     }
@@ -118,22 +120,26 @@ pub fn of(request: &HttpRequest) -> &Access {
 }
 
 /// Whoever stands behind a request, by bearer token or by session.
-pub struct Caller(pub Principal);
+pub struct Caller(pub Arc<Principal>);
 
 impl FromRequest for Caller {
     type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+    type Future = Either<Ready<Result<Self, ApiError>>, LocalBoxFuture<'static, Result<Self, ApiError>>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        // A token is judged at once; a session has to be looked up.
+        if let Some(by_token) = by_token(request, None).transpose() {
+            return Either::Left(ready(by_token.map(Self)));
+        }
         let request = request.clone();
-        Box::pin(async move { Ok(Self(identify(&request, None).await?.principal)) })
+        Either::Right(Box::pin(async move { Ok(Self(by_session(&request).await?.0)) }))
     }
 }
 
 /// The same, for what depends on how they came in.
 pub struct Who {
     /// Who it is.
-    pub principal: Principal,
+    pub principal: Arc<Principal>,
     /// The session, if a cookie said it.
     pub session: Option<SecretHash>,
 }
@@ -150,16 +156,27 @@ impl FromRequest for Who {
 
 /// The caller by the `Authorization` header, or else by `token`, or else by the session cookie.
 pub async fn identify(request: &HttpRequest, token: Option<&str>) -> Result<Who, ApiError> {
+    if let Some(principal) = by_token(request, token)? {
+        return Ok(Who { principal, session: None });
+    }
+    let (principal, session) = by_session(request).await?;
+    Ok(Who { principal, session: Some(session) })
+}
+
+/// The caller by the `Authorization` header, or else by `token`; `None` without either.
+fn by_token(request: &HttpRequest, token: Option<&str>) -> Result<Option<Arc<Principal>>, ApiError> {
     let header = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or(""));
     let token = match header {
         Some(header) => Some(auth::bearer(header).ok_or(TokenError::Invalid)?),
         None => token,
     };
-    if let Some(token) = token {
-        return Ok(Who { principal: of(request).authenticate(token)?, session: None });
-    }
+    token.map(|token| of(request).authenticate(token)).transpose()
+}
+
+/// The caller by the session cookie.
+async fn by_session(request: &HttpRequest) -> Result<(Arc<Principal>, SecretHash), ApiError> {
     let (principal, session) = session::of(request).await?.ok_or(TokenError::Missing)?;
-    Ok(Who { principal, session: Some(session) })
+    Ok((Arc::new(principal), session))
 }
 
 /// A caller with the admin scope.

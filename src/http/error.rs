@@ -4,12 +4,10 @@
 
 use std::fmt;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse, ResponseError, web};
+use actix_web::{HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
 
 use crate::auth::TokenError;
@@ -71,8 +69,8 @@ impl ApiError {
     }
 
     /// Adds a header.
-    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    pub fn header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        if let Ok(value) = value.try_into() {
             self.headers.push((name, value));
         }
         self
@@ -89,7 +87,7 @@ impl ApiError {
     }
 
     fn retry_after(self, seconds: u64) -> Self {
-        self.header(header::RETRY_AFTER, &seconds.to_string())
+        self.header(header::RETRY_AFTER, seconds)
     }
 }
 
@@ -217,17 +215,12 @@ pub fn count_connect<T>(metrics: &Metrics, done: &Result<T, ApiError>) {
     count(&metrics.connects, outcome);
 }
 
-/// Counts every refusal by its code, wherever on the way it was made.
-pub async fn count_refusals<B: MessageBody + 'static>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
-    let response = next.call(request).await?;
+/// Counts an answer that is a refusal by its code, wherever on the way it was made.
+pub fn count_refusal<B>(response: &ServiceResponse<B>) {
     let refusal = response.response().error().and_then(|error| error.as_error::<ApiError>());
     if let (Some(error), Some(metrics)) = (refusal, response.request().app_data::<web::Data<Metrics>>()) {
         count(&metrics.refusals, error.code());
     }
-    Ok(response)
 }
 
 /// 500: logged here, never shown.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderName, HeaderValue};
 
 use super::error::ApiError;
 use crate::counts::Counts;
@@ -77,18 +77,18 @@ fn micros(length: Duration) -> u64 {
 }
 
 /// The header fields of draft-ietf-httpapi-ratelimit-headers, in seconds.
-pub fn rate_headers(decision: &Decision) -> [(HeaderName, String); 3] {
+pub fn rate_headers(decision: &Decision) -> [(HeaderName, HeaderValue); 3] {
     [
-        (HeaderName::from_static("ratelimit-limit"), decision.limit.to_string()),
-        (HeaderName::from_static("ratelimit-remaining"), decision.remaining.to_string()),
-        (HeaderName::from_static("ratelimit-reset"), decision.reset_us.div_ceil(1_000_000).to_string()),
+        (HeaderName::from_static("ratelimit-limit"), decision.limit.into()),
+        (HeaderName::from_static("ratelimit-remaining"), decision.remaining.into()),
+        (HeaderName::from_static("ratelimit-reset"), decision.reset_us.div_ceil(1_000_000).into()),
     ]
 }
 
 /// A refusal that also says how the caller stands.
 pub fn with_rate(error: ApiError, decision: &Decision) -> ApiError {
     let headers = rate_headers(decision).into_iter();
-    headers.fold(error, |error, (name, value)| error.header(name, &value))
+    headers.fold(error, |error, (name, value)| error.header(name, value))
 }
 
 /// A bounded number of bytes (or of anything) that may be in use at once.

@@ -44,8 +44,8 @@ pub async fn guard(
     let headers = response.headers_mut();
     for (name, value) in FIXED {
         // A page has a policy of its own, which lets it load its own files.
-        if !headers.contains_key(name) {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
         }
     }
     if let (true, Some(origin)) = (allowed, origin) {
@@ -70,10 +70,10 @@ pub fn forbidden() -> ApiError {
 }
 
 /// Sent with every answer.
-const FIXED: [(&str, &str); 3] = [
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+const FIXED: [(HeaderName, &str); 3] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
 ];
 
 fn allow(headers: &mut HeaderMap, origin: HeaderValue) {

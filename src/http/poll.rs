@@ -2,7 +2,7 @@
 //! Nothing new costs one look at the head: the answer is 304.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
@@ -14,6 +14,7 @@ use super::limit::{RateLimit, rate_headers, with_rate};
 use crate::domain::access::{Action, Denied};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
+use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::protocol::polled;
 use crate::store::log::{self, Bounds, Page};
@@ -90,9 +91,7 @@ pub(super) async fn limited(
     match done {
         Ok(mut answer) => {
             for (name, value) in rate_headers(&decision) {
-                if let Ok(value) = value.parse() {
-                    answer.headers_mut().insert(name, value);
-                }
+                answer.headers_mut().insert(name, value);
             }
             Ok(answer)
         }
@@ -129,9 +128,22 @@ pub(super) async fn page(
         let tag =
             etag(&channel, Some(from), limit, &Bounds { head: from.clone(), before_oldest: from.offset });
         if matches_tag(known, &tag) {
-            return Ok(not_modified(tag));
+            return Ok(not_modified(&tag));
         }
     }
+    // On the heap: who is at the end need not carry the memory for it.
+    Box::pin(read_page(channel, from, limit, known, retention, store)).await
+}
+
+/// What the store has to say.
+async fn read_page(
+    channel: ChannelName,
+    from: Option<Position>,
+    limit: u32,
+    known: Option<String>,
+    retention: Retention,
+    store: &Store,
+) -> ApiResult {
     let since = store.heads().map(Heads::moment);
     let asked = store.clone();
     let tag_of = {
@@ -159,7 +171,7 @@ pub(super) async fn page(
         })
         .await?;
     match found {
-        Found::NotModified(tag) => Ok(not_modified(tag)),
+        Found::NotModified(tag) => Ok(not_modified(&tag)),
         Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
         Found::Page(Page::Events { events, bounds }) => {
             let at = events.last().map(|event| event.offset);
@@ -181,13 +193,13 @@ pub(super) async fn page(
     }
 }
 
-fn not_modified(tag: String) -> HttpResponse {
+fn not_modified(tag: &str) -> HttpResponse {
     cacheable(HttpResponse::NotModified()).insert_header((header::ETAG, tag)).finish()
 }
 
 fn cacheable(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
-    answer.insert_header((header::CACHE_CONTROL, "private, max-age=0"));
-    answer.insert_header((header::VARY, "Authorization, Cookie"));
+    answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=0")));
+    answer.insert_header((header::VARY, HeaderValue::from_static("Authorization, Cookie")));
     answer
 }
 
@@ -211,9 +223,17 @@ fn cursor_lost(bounds: &Bounds) -> ApiError {
 
 /// What the answer depends on, and nothing else.
 fn etag(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bounds) -> String {
-    let from = from.map_or_else(|| format!("oldest {}", bounds.before_oldest), ToString::to_string);
-    let digest = Sha256::digest(format!("{channel}\n{from}\n{limit}\n{}", bounds.head).as_bytes());
-    format!("\"{}\"", hex::encode(&digest[..12]))
+    let (epoch, offset) = from.map_or(("", bounds.before_oldest), |from| (from.epoch.as_str(), from.offset));
+    let mut digest = Sha256::new_with_prefix(channel.as_str());
+    // No channel and no epoch has a line feed in it.
+    for (text, number) in [(epoch, offset), (bounds.head.epoch.as_str(), bounds.head.offset)] {
+        digest.update("\n");
+        digest.update(text);
+        digest.update("\n");
+        digest.update(number.to_be_bytes());
+    }
+    digest.update(limit.to_be_bytes());
+    format!("\"{}\"", hex::encode(&digest.finalize()[..12]))
 }
 
 /// `If-None-Match` (RFC 9110, section 13.1.2): a list of tags, perhaps weak, or `*`.

@@ -18,16 +18,17 @@ pub fn routes(app: &mut ServiceConfig) {
     app.app_data(web::QueryConfig::default().error_handler(|error, _| {
         ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}")).into()
     }))
+    // In this order they are tried, so what comes often stands first.
+    .service(only("/api/events").route(get().to(poll::events)))
+    .service(only("/webhooks/github").route(post().to(webhooks::receive)))
+    .service(only("/api/publish").route(post().to(server_api::of(Method::Publish))))
     .service(only("/").route(look().to(page::home)))
     .service(only("/sign-in").route(look().to(page::sign_in)))
-    .service(only("/page/{file}").route(look().to(page::file)))
     .service(only("/healthz").route(look().to(health::alive)))
     .service(only("/health").route(look().to(health::health)))
     .service(only("/readyz").route(look().to(health::ready)))
     .service(only("/metrics").route(get().to(health::metrics)))
-    .service(only("/webhooks/github").route(post().to(webhooks::receive)))
     .service(only("/api/openapi.json").route(get().to(openapi::document)))
-    .service(only("/api/events").route(get().to(poll::events)))
     .service(only("/api/events/stream").route(get().to(stream::open)))
     .service(only(socket::PATH).route(get().to(socket::no_upgrade)))
     .service(only(socket::UNI_PATH).route(get().to(socket::no_upgrade)))
@@ -42,7 +43,6 @@ pub fn routes(app: &mut ServiceConfig) {
             .route(get().to(transports::uni_sse))
             .route(post().to(transports::uni_sse_by_body)),
     )
-    .service(only("/api/publish").route(post().to(server_api::of(Method::Publish))))
     .service(only("/api/broadcast").route(post().to(server_api::of(Method::Broadcast))))
     .service(only("/api/subscribe").route(post().to(server_api::of(Method::Subscribe))))
     .service(only("/api/unsubscribe").route(post().to(server_api::of(Method::Unsubscribe))))
@@ -75,6 +75,7 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/auth/token").route(post().to(auth::token)))
     .service(only("/api/dashboard/summary").route(get().to(summary::summary)))
     .service(only("/api/dashboard/activity").route(get().to(dashboard::activity)))
+    .service(only("/page/{file}").route(look().to(page::file)))
     .default_service(web::to(not_found));
 }
 
@@ -91,5 +92,5 @@ async fn method_not_allowed(request: HttpRequest) -> ApiResult {
     let allowed = openapi::methods_of(request.match_pattern().as_deref().unwrap_or_default());
     let message = "this route takes another method";
     Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
-        .header(header::ALLOW, &allowed))
+        .header(header::ALLOW, allowed))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -127,7 +128,7 @@ async fn try_open(
         left,
         revoked: who.session.map(|secret| session::ended(&request, secret)),
         clients,
-        principal,
+        principal: Arc::unwrap_or_clone(principal),
         held: Box::new((counted, by_user)),
     };
     let body = sse::open(around, starts.collect(), lifetime).await?;

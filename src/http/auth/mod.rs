@@ -193,7 +193,7 @@ pub async fn sign_out(
 
 /// `GET /api/auth/me`: who is asking.
 pub async fn me(who: Who) -> ApiResult {
-    let Principal { user, orgs, repos, scopes, expires_at, .. } = &who.principal;
+    let Principal { user, orgs, repos, scopes, expires_at, .. } = &*who.principal;
     let words = [("scan", scopes.scan), ("publish", scopes.publish), ("admin", scopes.admin)];
     let scopes: Vec<&str> = words.iter().filter(|(_, has)| *has).map(|(word, _)| *word).collect();
     Ok(private(HttpResponse::Ok()).json(json!({
@@ -214,7 +214,7 @@ pub async fn token(who: Who, door: web::Data<SignInDoor>) -> ApiResult {
     let ttl = left.map_or(TOKEN_TTL, |left| left.min(TOKEN_TTL));
     let signing = door.signing.load();
     let claims = NewToken {
-        user: who.principal.user,
+        user: who.principal.user.clone(),
         scopes: vec![SCOPE.to_owned()],
         ttl: Some(ttl),
         audience: signing.audience.clone(),

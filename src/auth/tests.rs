@@ -3,6 +3,7 @@
 mod pairs;
 mod public;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -47,6 +48,26 @@ fn forged(claims: &str) -> String {
 
 fn read(claims: &str) -> Result<Principal, TokenError> {
     keys().authenticate(&token(claims), at(NOW))
+}
+
+#[test]
+fn a_token_that_is_known_is_judged_by_the_times_and_the_keys_of_now() {
+    let ring = KeyRing::from(keys());
+    let at_work = token(&format!(r#"{{"sub":"42","nbf":{NOW},"exp":{FUTURE},"expire_at":0}}"#));
+    let first = ring.recognise(&at_work, at(NOW)).expect("it is good");
+    let again = ring.recognise(&at_work, at(NOW)).expect("it is good");
+    assert!(Arc::ptr_eq(&first, &again), "it is not verified twice");
+    assert_eq!((first.user.as_str(), first.expires_at), ("42", None));
+    for (when, error) in [(FUTURE, TokenError::Expired), (NOW - 1, TokenError::NotYetValid)] {
+        assert_eq!(ring.recognise(&at_work, at(when)), Err(error));
+        assert_eq!(ring.authenticate(&at_work, at(when)), Err(error));
+    }
+    for _ in 0..2 {
+        assert_eq!(ring.recognise(&forged(r#"{"sub":"42"}"#), at(NOW)), Err(TokenError::Invalid));
+    }
+    ring.replace(Keys::hmac(["another secret"], None, None));
+    assert_eq!(ring.recognise(&at_work, at(NOW)), Err(TokenError::Invalid));
+    assert_eq!(ring.recognise(&forged(r#"{"sub":"7"}"#), at(NOW)).expect("its key is here").user, "7");
 }
 
 #[test]

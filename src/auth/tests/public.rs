@@ -271,8 +271,14 @@ fn an_unknown_key_is_awaited_as_long_as_it_may_turn_up() {
     assert_eq!(read(&named("new")), Ok("42".to_owned()));
     assert_eq!(read(&nameless), Ok("42".to_owned()));
     assert_eq!(read(&named("old")), Err(Invalid));
+    let known = || {
+        let token = with_claims(r#"{"alg":"EdDSA"}"#, r#"{"sub":"42"}"#, &ED.signer(), Algorithm::EdDSA);
+        ring.recognise(&token, at(NOW)).map(|who| who.user.clone())
+    };
+    assert_eq!([known(), known()], [Ok("42".to_owned()), Ok("42".to_owned())]);
     ring.set_fetched(None);
     assert_eq!(read(&named("new")), Err(Invalid));
+    assert_eq!(known(), Err(Invalid), "what an issuer has taken back is not known any more");
     ring.replace(by_pem(&ED));
     assert_eq!(read(&named("new")), Ok("42".to_owned()));
 }

@@ -134,14 +134,15 @@ pub struct RecoveryLimit {
 }
 
 /// What `channel` has for a client that comes back from `since`: everything up to the head, whole,
-/// or nothing (protocol §7.3).
+/// or nothing (protocol §7.3). Also where the log ends, which the channel here may not have heard
+/// yet: after a failover that is another history.
 pub async fn recover(
     store: &Store,
     channel: &ChannelName,
     retention: Retention,
     since: Since,
     limit: RecoveryLimit,
-) -> store::Result<Replay> {
+) -> store::Result<(Replay, Position)> {
     let (asked, channel) = (store.clone(), channel.clone());
     store
         .read(move |conn| {
@@ -152,7 +153,7 @@ pub async fn recover(
                 let known = since.epoch.is_empty() || since.epoch == epoch.as_str();
                 let start = Position::new(epoch, since.offset);
                 if !known || !bounds.covers(&start) || bounds.head.offset - start.offset > limit.events {
-                    return Ok(Replay::Lost);
+                    return Ok((Replay::Lost, bounds.head));
                 }
                 let (mut missed, mut bytes) = (Vec::new(), 0);
                 let mut after = start.offset;
@@ -162,12 +163,12 @@ pub async fn recover(
                     // The janitor may have trimmed since the bounds were read.
                     let whole = page.iter().zip(after + 1..).all(|(event, offset)| event.offset == offset);
                     let Some(last) = page.last().filter(|_| whole && bytes <= limit.bytes) else {
-                        return Ok(Replay::Lost);
+                        return Ok((Replay::Lost, bounds.head));
                     };
                     after = last.offset;
                     missed.extend(page);
                 }
-                Ok(Replay::Found(start, missed))
+                Ok((Replay::Found(start, missed), bounds.head))
             })
         })
         .await
@@ -179,7 +180,7 @@ pub async fn recover_latest(
     channel: &ChannelName,
     retention: Retention,
     since: Since,
-) -> store::Result<Replay> {
+) -> store::Result<(Replay, Position)> {
     let (asked, channel) = (store.clone(), channel.clone());
     store
         .read(move |conn| {
@@ -187,15 +188,15 @@ pub async fn recover_latest(
                 let (generation, now) = (asked.generation(), asked.timestamp());
                 let head = log::head(conn, &generation, &channel).await?;
                 if since.offset > 0 && since.offset == head.offset && since.epoch == head.epoch.as_str() {
-                    return Ok(Replay::Found(head, Vec::new()));
+                    return Ok((Replay::Found(head.clone(), Vec::new()), head));
                 }
                 let mut latest = log::latest(conn, &channel, retention, now, 1).await?;
                 // One that was appended since the head was read comes live.
                 latest.retain(|event| event.offset >= head.offset);
-                Ok(match latest.pop() {
-                    Some(event) => Replay::Found(Position::new(head.epoch, event.offset), vec![event]),
-                    None => Replay::Lost,
-                })
+                let replay = latest.pop().map_or(Replay::Lost, |event| {
+                    Replay::Found(Position::new(head.epoch.clone(), event.offset), vec![event])
+                });
+                Ok((replay, head))
             })
         })
         .await

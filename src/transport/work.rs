@@ -11,6 +11,7 @@ use crate::connection::replay::{self, RecoveryLimit};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
 use crate::domain::options::{ChannelOptions, Retention};
+use crate::domain::position::Position;
 use crate::hub::fanout::{Framing, Subscription, Tailor, Visitor};
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::DisconnectCode;
@@ -58,7 +59,7 @@ pub(super) async fn join_channel(
         (namespaces.retention_of(&channel), cache)
     };
     let subscribed = all.fanout.subscribe(channel.clone(), outbox.clone(), framing, visitor).await;
-    let (subscription, position) = match subscribed {
+    let (subscription, mut position) = match subscribed {
         Ok(subscribed) => subscribed,
         Err(error) => {
             tracing::warn!(%channel, %error, "a client cannot subscribe");
@@ -75,11 +76,15 @@ pub(super) async fn join_channel(
             let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { all.options.recovery };
             let missed = Missed { channel: channel.clone(), retention, since, limit, cache };
             let store = all.store.clone();
-            let Some(replay) =
+            let Some((replay, head)) =
                 all.missed.ask(missed, move |missed| missed.read(store.clone())).await.flatten()
             else {
                 return (channel, None);
             };
+            if replay == Replay::Lost {
+                // Whoever begins anew does so in the history that the log has now.
+                position = Some(head);
+            }
             replay
         }
     };
@@ -98,7 +103,7 @@ pub(super) struct Missed {
 }
 
 impl Missed {
-    async fn read(self, store: Store) -> Option<Replay> {
+    async fn read(self, store: Store) -> Option<(Replay, Position)> {
         let Self { channel, retention, since, limit, cache } = self;
         let found = match cache {
             true => replay::recover_latest(&store, &channel, retention, since).await,

@@ -24,6 +24,7 @@ use crate::connection::Rules;
 use crate::connection::clients::Clients;
 use crate::connection::effect::Replay;
 use crate::connection::replay::RecoveryLimit;
+use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::{Outbox, SocketOptions, Wire};
 use crate::protocol::code::{Disconnect, DisconnectCode};
@@ -93,7 +94,7 @@ pub struct Sockets {
     pub clients: Rc<Clients>,
     alarms: Rc<Alarms>,
     /// What returning clients have missed.
-    pub(super) missed: Rc<Gathered<Missed, Option<Replay>>>,
+    pub(super) missed: Rc<Gathered<Missed, Option<(Replay, Position)>>>,
     pub(super) options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     stopping: watch::Receiver<Option<Duration>>,

@@ -96,6 +96,26 @@ pub(super) async fn a_replaced_history_ends_who_follows_it(backend: Backend) {
     client.is_quiet().await;
 }
 
+async fn who_begins_anew_does_so_in_the_history_of_now(backend: Backend) {
+    let app = TestApp::with(backend, &SPACES.replace("100ms", "1h")).await;
+    let mut client = Client::connected(&app, &app.ana()).await;
+    let first = client.subscribe("kept:x").await;
+    for n in 1..=3 {
+        publish(&app, "kept:x", n).await;
+        assert_eq!(client.push().await["pub"]["data"], n);
+    }
+    // As after a failover: the channel that the first client keeps here has yet to hear of it.
+    app.sql().execute("UPDATE channels SET epoch = 'later' WHERE name = 'kept:x'").await;
+    let mut other = Client::connected(&app, &app.ana()).await;
+    for offset in [1, 3, 9] {
+        let from = json!({ "channel": "kept:x", "recover": true, "epoch": first["epoch"], "offset": offset });
+        let reply = other.ask(json!({ "subscribe": from })).await["subscribe"].clone();
+        assert_eq!((&reply["recovered"], &reply["offset"]), (&Value::Null, &json!(3)), "{reply}");
+        assert_ne!(reply["epoch"], first["epoch"], "{reply}");
+        other.ask(json!({ "unsubscribe": { "channel": "kept:x" } })).await;
+    }
+}
+
 pub(super) async fn what_is_not_renewed_ends(backend: Backend) {
     let app = TestApp::with(backend, SPACES).await;
     let mut client = Client::connected(&app, &app.ana()).await;
@@ -154,6 +174,7 @@ pub(super) async fn tokens_that_cannot_be_end_the_connection(backend: Backend) {
 on_both!(
     a_new_token_can_take_a_right_away,
     a_replaced_history_ends_who_follows_it,
+    who_begins_anew_does_so_in_the_history_of_now,
     what_is_not_renewed_ends,
     tokens_that_cannot_be_end_the_connection,
 );

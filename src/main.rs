@@ -6,7 +6,7 @@ use campanile::cli::Cli;
 use clap::Parser as _;
 
 /// A connection is some twenty small pieces of memory that live for hours. This allocator packs them
-/// closer than the C library's (docs/PERFORMANCE.md).
+/// closer than the C library's (docs/PERFORMANCE.md). SQLite and zstd use it too.
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -128,7 +128,7 @@ pub(super) async fn page(
         let tag =
             etag(&channel, Some(from), limit, &Bounds { head: from.clone(), before_oldest: from.offset });
         if matches_tag(known, &tag) {
-            return Ok(not_modified(&tag));
+            return Ok(not_modified(tag));
         }
     }
     // On the heap: who is at the end need not carry the memory for it.
@@ -171,7 +171,7 @@ async fn read_page(
         })
         .await?;
     match found {
-        Found::NotModified(tag) => Ok(not_modified(&tag)),
+        Found::NotModified(tag) => Ok(not_modified(tag)),
         Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
         Found::Page(Page::Events { events, bounds }) => {
             let at = events.last().map(|event| event.offset);
@@ -193,7 +193,7 @@ async fn read_page(
     }
 }
 
-fn not_modified(tag: &str) -> HttpResponse {
+fn not_modified(tag: String) -> HttpResponse {
     cacheable(HttpResponse::NotModified()).insert_header((header::ETAG, tag)).finish()
 }
 

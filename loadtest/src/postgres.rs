@@ -3,6 +3,8 @@
 //! started again on the same port, because that is what it is for. Never touches another server;
 //! a killed tool takes it along.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -59,6 +61,8 @@ pub struct Postgres {
     core: Option<usize>,
     /// The main process, while there is one.
     running: Option<Child>,
+    /// How long its log was when it was started last.
+    said: u64,
 }
 
 /// How a server is to go.
@@ -87,12 +91,12 @@ impl Postgres {
         let programs = find_programs()?;
         let folder = new_folder(parent)?;
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { programs, folder, port: 0, settings, core, running: None };
+        let mut server = Self { programs, folder, port: 0, settings, core, running: None, said: 0 };
         server.init().await?;
         for attempt in 1.. {
             // Someone may take the port before the server does: hence the attempts.
             server.port = port::free()?;
-            match server.up().await {
+            match server.start_once().await {
                 Ok(()) => break,
                 Err(error) if attempt == 3 => return Err(error),
                 Err(_) => server.down(Shutdown::Kill).await?,
@@ -120,8 +124,8 @@ impl Postgres {
     pub async fn copy(&self, way: SocketAddr) -> Result<Self> {
         let folder = new_folder(None)?;
         let (programs, settings) = (self.programs.clone(), self.settings.clone());
-        let mut copy =
-            Self { programs, folder, port: port::free()?, settings, core: self.core, running: None };
+        let (port, core) = (port::free()?, self.core);
+        let mut copy = Self { programs, folder, port, settings, core, running: None, said: 0 };
         copy.own().await?;
         let mut command = copy.command("pg_basebackup")?;
         command.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
@@ -165,8 +169,11 @@ impl Postgres {
         }
         let began = Instant::now();
         while let Err(error) = self.start_once().await {
-            // The children of a server that was killed live on for a moment.
-            let orphans = self.last_words().contains("is still in use");
+            // The children of a server that was killed live on for a moment, with its memory and, if
+            // they were new, its port.
+            let words = self.words_since(self.said);
+            let orphans =
+                ["is still in use", "Address already in use"].iter().any(|sign| words.contains(sign));
             let again = orphans && !self.is_running()? && began.elapsed() < PATIENCE;
             if !again {
                 return Err(error);
@@ -178,6 +185,7 @@ impl Postgres {
 
     async fn start_once(&mut self) -> Result<()> {
         let mut command = self.command("postgres")?;
+        self.said = self.log_length();
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]);
         let durable = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
         let sized = ["max_connections=200", "shared_buffers=64MB"];
@@ -260,7 +268,8 @@ impl Postgres {
     /// One of its programs, with its words in the log, as an ordinary user (it refuses root), and
     /// tied to this process so that it goes even if this one is killed.
     fn command(&self, program: &str) -> Result<Command> {
-        let log = std::fs::File::create(self.folder.join("log"))?;
+        // What was killed may still have a last word: whoever writes, writes at the end.
+        let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "INT"]);
         if let Some(user) = self.unprivileged() {
@@ -283,8 +292,25 @@ impl Postgres {
     }
 
     fn last_words(&self) -> String {
-        let log = std::fs::read(self.folder.join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned()
+        self.words_since(self.log_length().saturating_sub(4096))
+    }
+
+    /// What the log says from this byte on.
+    fn words_since(&self, start: u64) -> String {
+        let mut words = Vec::new();
+        let read = File::open(self.log()).and_then(|mut log| {
+            log.seek(SeekFrom::Start(start))?;
+            log.read_to_end(&mut words)
+        });
+        read.map_or_else(|error| error.to_string(), |_| String::from_utf8_lossy(&words).into_owned())
+    }
+
+    fn log_length(&self) -> u64 {
+        std::fs::metadata(self.log()).map_or(0, |log| log.len())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
     }
 }
 
@@ -380,6 +406,31 @@ mod tests {
         let writer = copy.session("kept").await.unwrap();
         writer.execute("INSERT INTO things VALUES (2)", &[]).await.unwrap();
         assert_eq!((count(&copy).await, count(&server).await), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn it_comes_back_although_what_was_killed_lives_on_and_has_a_last_word() {
+        let mut server = Postgres::start().await.unwrap();
+        let (mut sessions, mut children) = (Vec::new(), Vec::new());
+        for _ in 0..60 {
+            let session = server.session("postgres").await.unwrap();
+            let id: i32 = session.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+            // So that there is more in the log than what is read of it.
+            session.simple_query("SELECT 'which is not a number'::INT").await.unwrap_err();
+            children.push(Pid::from_raw(id).unwrap());
+            sessions.push(session);
+        }
+        for child in &children {
+            kill_process(*child, Signal::STOP).unwrap();
+        }
+        let waking = async {
+            for child in &children {
+                sleep(LOOK_AGAIN / 2).await;
+                kill_process(*child, Signal::CONT).unwrap();
+            }
+        };
+        let (restarted, ()) = tokio::join!(server.restart(Shutdown::Kill), waking);
+        restarted.unwrap();
     }
 
     #[tokio::test]

@@ -164,7 +164,7 @@ pub async fn run(case: Case, lie: Option<Lie>, effort: &Effort) -> Result<Ran> {
         }
     }
     stages.push(("published", began.elapsed()));
-    let log = Log::read(&world.source).await?;
+    let log = Log::read(&world.source).await.with_context(|| outcome.found_so_far())?;
     // The same channels; after a copy has taken over with another history.
     let last = cast::channels(&world).await?;
     let heads = last.iter().map(|Channel { name, epoch, .. }| (epoch.clone(), log.head(name))).collect();
@@ -238,6 +238,15 @@ impl Outcome {
             }
         }
         self.took += other.took;
+    }
+
+    /// Why there may be no log to read.
+    fn found_so_far(&self) -> String {
+        let found: Vec<&str> = self.violations.iter().map(|violation| violation.detail.as_str()).collect();
+        format!(
+            "cannot read the log; seen before: {}",
+            if found.is_empty() { "nothing" } else { &found.join("; ") }
+        )
     }
 
     fn violate(&mut self, violation: Violation) {

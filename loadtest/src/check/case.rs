@@ -242,11 +242,11 @@ impl Outcome {
 
     /// Why there may be no log to read.
     fn found_so_far(&self) -> String {
-        let found: Vec<&str> = self.violations.iter().map(|violation| violation.detail.as_str()).collect();
-        format!(
-            "cannot read the log; seen before: {}",
-            if found.is_empty() { "nothing" } else { &found.join("; ") }
-        )
+        let mut words = "cannot read the log".to_owned();
+        for violation in &self.violations {
+            words = words + "; before: " + &violation.detail;
+        }
+        words
     }
 
     fn violate(&mut self, violation: Violation) {

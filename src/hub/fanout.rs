@@ -12,8 +12,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::outbox::Outbox;
 use super::presence::Attendance;
@@ -30,6 +32,13 @@ pub use tailor::Tailor;
 
 /// Parcels that are handled before other tasks of the thread get a turn.
 const TURN: usize = 64;
+
+/// What part of a long turn the thread gives to its other tasks before the next one begins: they read
+/// what came meanwhile, and what is committed by then leaves in the same writes. A message that comes
+/// later than that after a turn waits for nothing.
+const REST: u32 = 8;
+/// A turn that is long: below it the timer, which counts in milliseconds, would take more than the part.
+const LONG: Duration = Duration::from_millis(2);
 
 /// Entries that are looked at together before each gets its bytes: a system call leaves little of
 /// the cache, so their memory has to come anew, and so it comes at once and not one by one.
@@ -75,7 +84,17 @@ impl Fanout {
 
     async fn run(self: Rc<Self>, mut parcels: mpsc::Receiver<Parcel>) {
         let mut turn = Vec::with_capacity(TURN);
+        let mut rested = Instant::now();
         while parcels.recv_many(&mut turn, TURN).await > 0 {
+            if Instant::now() < rested {
+                sleep_until(rested).await;
+                while turn.len() < TURN
+                    && let Ok(parcel) = parcels.try_recv()
+                {
+                    turn.push(parcel);
+                }
+            }
+            let began = Instant::now();
             // What came for one channel leaves together; between channels there is no order.
             turn.sort_by(|a, b| a.channel().cmp(b.channel()));
             for parcels in turn.chunk_by(|a, b| a.channel() == b.channel()) {
@@ -83,6 +102,11 @@ impl Fanout {
             }
             turn.clear();
             self.tally.tell();
+            rested = Instant::now();
+            let took = rested - began;
+            if took >= LONG {
+                rested += took / REST;
+            }
             tokio::task::yield_now().await;
         }
     }

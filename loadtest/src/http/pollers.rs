@@ -23,6 +23,8 @@ pub struct Pollers {
     events: Events,
     buffer: Vec<u8>,
     members: Vec<Member>,
+    /// Look for answers without ever sleeping.
+    spin: bool,
 }
 
 /// How often they ask.
@@ -32,8 +34,6 @@ pub enum Pace {
     Saturating {
         /// Requests under way on each connection.
         under_way: usize,
-        /// Look for answers without ever sleeping.
-        spin: bool,
     },
     /// At this interval. With `longest`, half as long again after each answer without news, up to it.
     Every {
@@ -71,8 +71,9 @@ pub struct Tally {
 }
 
 impl Pollers {
-    /// Connects so many, each a user of its own.
-    pub fn open(session: &Session, count: usize) -> Result<Self> {
+    /// Connects so many, each a user of its own. With `spin` they look for answers without ever
+    /// sleeping.
+    pub fn open(session: &Session, count: usize, spin: bool) -> Result<Self> {
         let poll = Poll::new()?;
         let now = Instant::now();
         let channel = session.channel(0);
@@ -92,13 +93,13 @@ impl Pollers {
         };
         let members = (0..count).map(member).collect::<Result<_>>()?;
         let buffer = vec![0; caller::BUFFER];
-        Ok(Self { poll, events: Events::with_capacity(EVENTS), buffer, members })
+        Ok(Self { poll, events: Events::with_capacity(EVENTS), buffer, members, spin })
     }
 
     /// Lets each read until nothing is left, and remember the tag of that place. Gives the numbers of
     /// the publications that each has read.
     pub fn catch_up(&mut self) -> Result<Vec<Vec<u32>>> {
-        let Self { poll, events, buffer, members } = self;
+        let Self { poll, events, buffer, members, .. } = self;
         let mut seen = vec![Vec::new(); members.len()];
         let mut reading = members.len();
         for member in members.iter_mut() {
@@ -132,14 +133,14 @@ impl Pollers {
 
     /// Asks for news for a while; there is none.
     pub fn run(&mut self, pace: Pace, time: Duration) -> Result<Tally> {
-        let Self { poll, events, buffer, members } = self;
+        let Self { poll, events, buffer, members, spin } = self;
         let mut tally = Tally { unchanged: 0, latencies: Histogram::new(), took: Duration::ZERO };
         let began = Instant::now();
         let end = began + time;
         let count = members.len() as u32;
         for (index, member) in members.iter_mut().enumerate() {
             match pace {
-                Pace::Saturating { under_way, .. } => member.ask(under_way, began)?,
+                Pace::Saturating { under_way } => member.ask(under_way, began)?,
                 Pace::Every { interval, .. } => {
                     // Spread from the start, as pollers are that came at different times.
                     member.due = began + interval * index as u32 / count;
@@ -168,8 +169,7 @@ impl Pollers {
                     wake = wake.min(member.due);
                 }
             }
-            let spins = matches!(pace, Pace::Saturating { spin: true, .. });
-            let patience = if spins { Duration::ZERO } else { wake.saturating_duration_since(now) };
+            let patience = if *spin { Duration::ZERO } else { wake.saturating_duration_since(now) };
             poll.poll(events, Some(patience))?;
             let now = Instant::now();
             for event in events.iter() {

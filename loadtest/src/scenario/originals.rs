@@ -26,7 +26,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 ///
 /// 1,000 connections over 10 repositories, one webhook for each: theirs within 2 s, ours within 50 ms.
 /// Then webhooks at once, none dropped: theirs 100, ours 10,000. Then 100 pollers every 4 s under 5 %
-/// of a core, and 500 that back off under 15 %: ours a tenth of that.
+/// of a core, and 500 that back off under 15 %: ours a tenth of that. While they poll the client never sleeps, if it has a core of its own:
+/// to wake it would be the server's work, as in poll.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest originals
@@ -74,6 +75,7 @@ pub async fn run(options: Options) -> Result<()> {
         pollers: pollers.into(),
         backing_off: backing_off.into(),
         polling: Duration::from_secs(seconds),
+        spin: servers.has_cores()?,
     };
     let all = load.connections + load.posters + load.pollers + load.backing_off;
     servers.gateway_alone()?.run(&title, all, move |session| load.measure(session)).await
@@ -88,6 +90,7 @@ struct Load {
     pollers: usize,
     backing_off: usize,
     polling: Duration,
+    spin: bool,
 }
 
 impl Load {
@@ -123,7 +126,7 @@ impl Load {
 
     /// The server's CPU while pollers ask, in percent of a core.
     fn poll(&self, session: &Session, count: usize, pace: Pace) -> Result<f64> {
-        let mut pollers = Pollers::open(session, count)?;
+        let mut pollers = Pollers::open(session, count, self.spin)?;
         pollers.catch_up()?;
         let before = session.cpu_time().context("the server's CPU is not known: give its --pid")?;
         let began = Instant::now();

@@ -58,25 +58,24 @@ pub async fn run(options: Options) -> Result<()> {
     let Options { pollers, pipeline, seconds, warmup, servers } = options;
     let title = format!("poll: {pollers} pollers, {pipeline} under way on each, {seconds} s a round");
     let spin = servers.has_cores()?;
-    let (pollers, pace) = (usize::from(pollers), Pace::Saturating { under_way: pipeline.into(), spin });
+    let (pollers, pace) = (usize::from(pollers), Pace::Saturating { under_way: pipeline.into() });
     let [warmup, measured] = [warmup, seconds].map(Duration::from_secs);
-    let measure = move |session: &Session| measure(session, pollers, pace, warmup, measured);
+    let measure = move |session: &Session| measure(session, (pollers, spin), pace, warmup, measured);
     servers.run(&title, pollers, measure).await
 }
 
 fn measure(
     session: &Session,
-    count: usize,
+    (count, spin): (usize, bool),
     pace: Pace,
     warmup: Duration,
     measured: Duration,
 ) -> Result<Vec<Figure>> {
-    let spins = matches!(pace, Pace::Saturating { spin: true, .. });
-    if spins {
+    if spin {
         session.spin();
     }
     publish(session, 0..BEFORE)?;
-    let mut pollers = Pollers::open(session, count)?;
+    let mut pollers = Pollers::open(session, count, spin)?;
     let seen = pollers.catch_up()?;
     ensure!(
         seen.iter().all(|seen| seen.ends_with(&[BEFORE - 1])),
@@ -98,7 +97,7 @@ fn measure(
         figures.push(figure("server CPU per poll, µs", used * 1e6 / polls));
         figures.push(aside("server CPU, %", percent));
     }
-    if !spins {
+    if !spin {
         figures.push(aside("client CPU, %", cost.client_percent()));
     }
     figures.push(aside("latency p50, ms", percentile(&tally.latencies, 50)?));

@@ -134,7 +134,7 @@ impl Load {
         // A place that pollers can come from.
         visitors.publish(CHANNELS)?;
         visitors.finish()?;
-        let mut pollers = Pollers::open(session, self.pollers)?;
+        let mut pollers = Pollers::open(session, self.pollers, false)?;
         pollers.catch_up()?;
         let mut mix = Mix {
             dashboards: Dashboards::open(session, seating, super::WINDOW, POSTERS, webhook)?,

@@ -6,16 +6,16 @@
 mod batch;
 mod entry;
 mod tailor;
+mod turns;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use super::presence::Attendance;
@@ -29,16 +29,7 @@ pub use batch::{Batch, Cursors, Framing, Parcel};
 pub use entry::{Entry, Release};
 use entry::{State, Tally};
 pub use tailor::Tailor;
-
-/// Parcels that are handled before other tasks of the thread get a turn.
-const TURN: usize = 64;
-
-/// What part of a long turn the thread gives to its other tasks before the next one begins: they read
-/// what came meanwhile, and what is committed by then leaves in the same writes. A message that comes
-/// later than that after a turn waits for nothing.
-const REST: u32 = 8;
-/// A turn that is long: below it the timer, which counts in milliseconds, would take more than the part.
-const LONG: Duration = Duration::from_millis(2);
+use turns::Turns;
 
 /// Entries that are looked at together before each gets its bytes: a system call leaves little of
 /// the cache, so their memory has to come anew, and so it comes at once and not one by one.
@@ -78,22 +69,13 @@ impl Fanout {
         let worker = Worker { id: NEXT.fetch_add(1, Ordering::Relaxed), inbox };
         let tally = Rc::new(Tally::new(metrics));
         let fanout = Rc::new(Self { worker, hub, routes: RefCell::default(), tally });
-        actix_rt::spawn(vital::part(fanout.clone().run(parcels)));
+        actix_rt::spawn(vital::part(fanout.clone().run(Turns::new(parcels))));
         fanout
     }
 
-    async fn run(self: Rc<Self>, mut parcels: mpsc::Receiver<Parcel>) {
-        let mut turn = Vec::with_capacity(TURN);
-        let mut rested = Instant::now();
-        while parcels.recv_many(&mut turn, TURN).await > 0 {
-            if Instant::now() < rested {
-                sleep_until(rested).await;
-                while turn.len() < TURN
-                    && let Ok(parcel) = parcels.try_recv()
-                {
-                    turn.push(parcel);
-                }
-            }
+    async fn run(self: Rc<Self>, mut turns: Turns<Parcel>) {
+        let mut turn = Vec::new();
+        while turns.next(&mut turn).await {
             let began = Instant::now();
             // What came for one channel leaves together; between channels there is no order.
             turn.sort_by(|a, b| a.channel().cmp(b.channel()));
@@ -102,11 +84,7 @@ impl Fanout {
             }
             turn.clear();
             self.tally.tell();
-            rested = Instant::now();
-            let took = rested - began;
-            if took >= LONG {
-                rested += took / REST;
-            }
+            turns.over(began);
             tokio::task::yield_now().await;
         }
     }

@@ -1,6 +1,6 @@
-//! When a worker thread's turns begin. A turn takes all that has come; after a long one the thread
-//! rests, so that what its other tasks read meanwhile leaves together: a system call for each
-//! subscriber is the price of a turn, whatever it carries.
+//! When a worker thread's turns begin. A turn takes all that has come. If after a long one more is
+//! there already, the thread rests first, so that what its other tasks read meanwhile leaves together:
+//! a system call for each subscriber is the price of a turn, whatever it carries.
 
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Parcels of one turn.
 const MOST: usize = 64;
-/// The part of a long turn that is given to the thread's other tasks after it. What comes later than
-/// that after a turn waits for nothing.
+/// The part of a long turn that is given to the thread's other tasks after it.
 const REST: u32 = 8;
 /// A turn that is long. After a shorter one the timer, which counts in milliseconds, would take more
 /// than the part.
@@ -43,10 +42,13 @@ impl<T> Turns<T> {
         true
     }
 
-    /// A turn that began then is over.
+    /// A turn that began then is over. Only who is behind rests: what comes to an idle thread waits
+    /// for nothing.
     pub(super) fn over(&mut self, began: Instant) {
-        let now = Instant::now();
-        self.rested = now + rest(now - began);
+        if !self.coming.is_empty() {
+            let now = Instant::now();
+            self.rested = now + rest(now - began);
+        }
     }
 }
 
@@ -59,7 +61,7 @@ fn rest(took: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    const FOR_EVER: Duration = Duration::from_secs(1_000_000);
+    const FOR_EVER: Duration = Duration::from_secs(1000);
 
     fn turns() -> (mpsc::Sender<usize>, Turns<usize>) {
         let (sender, coming) = mpsc::channel(1000);
@@ -88,12 +90,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_waits_for_a_thread_that_has_rested() {
+    async fn nothing_waits_for_a_thread_that_has_nothing_to_do() {
         let (sender, mut turns) = turns();
+        let (began, mut turn) = (Instant::now(), Vec::new());
+        turns.over(began - FOR_EVER / 2);
         sender.send(1).await.unwrap();
-        let mut turn = Vec::new();
         assert!(turns.next(&mut turn).await);
         assert_eq!(turn, [1]);
+
+        sender.send(2).await.unwrap();
+        turns.over(began - FOR_EVER / 2);
+        assert!(turns.rested > began + FOR_EVER / 2 / (REST + 1), "who is behind rests");
     }
 
     #[tokio::test]

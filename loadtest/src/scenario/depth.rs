@@ -64,7 +64,7 @@ pub async fn run(options: Options) -> Result<()> {
         let mut dashboards = Dashboards::open(session, seating, 1, concurrency, SIZE)?;
         let empty = post(session, &mut dashboards, warmup, measured)?;
         let began = Instant::now();
-        fill(session, channels)?;
+        fill(session, channels, &mut dashboards)?;
         let filled = began.elapsed().as_secs_f64();
         let deep = post(session, &mut dashboards, warmup, measured)?;
         Ok::<Vec<Figure>, anyhow::Error>(vec![
@@ -115,8 +115,8 @@ fn post(
     })
 }
 
-/// Writes beside the gateway, a transaction at a time.
-fn fill(session: &Session, channels: u32) -> Result<()> {
+/// Writes beside the gateway, a transaction at a time; between two of them its pings are answered.
+fn fill(session: &Session, channels: u32, dashboards: &mut Dashboards) -> Result<()> {
     let file = database(session)?;
     let mut conn = SqliteConnection::establish(&file.to_string_lossy())
         .with_context(|| format!("cannot open {}", file.display()))?;
@@ -139,6 +139,7 @@ fn fill(session: &Session, channels: u32) -> Result<()> {
              COMMIT;"
         ))
         .context("cannot fill the log")?;
+        dashboards.turn(Duration::ZERO)?;
     }
     // Whoever writes next would pay for it.
     conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE);").context("cannot finish the log")

@@ -49,6 +49,8 @@ enum Process {
 /// How to use a server.
 #[derive(Clone)]
 pub struct Session {
+    /// What it is.
+    pub side: Side,
     /// Where it listens.
     pub address: SocketAddr,
     /// The `Host` header.
@@ -62,7 +64,6 @@ pub struct Session {
     tokens: Tokens,
     webhook_secret: Option<String>,
     meter: Arc<Meter>,
-    dialect: Dialect,
 }
 
 #[derive(Clone)]
@@ -105,6 +106,7 @@ impl Host {
         BufReader::new(out).read_line(&mut line).await?;
         let address: SocketAddr = line.trim().parse().context("the floor does not start")?;
         let session = Session {
+            side: Side::Floor,
             address,
             host: address.to_string(),
             pid: child.id(),
@@ -114,7 +116,6 @@ impl Host {
             webhook_secret: Some(new_secret()),
             meter: Arc::new(Meter::new(child.id(), cores)),
             postgres: None,
-            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Floor(child) })
     }
@@ -140,6 +141,7 @@ impl Host {
         };
         let spawned = launch.start().await?;
         let session = Session {
+            side: Side::Gateway,
             address: spawned.target.address,
             host: spawned.target.host.clone(),
             pid: spawned.id(),
@@ -149,7 +151,6 @@ impl Host {
             webhook_secret: Some(webhook_secret),
             meter: Arc::new(Meter::new(spawned.id(), cores).beside(postgres.as_ref().and_then(Postgres::id))),
             postgres: postgres.as_ref().map(|postgres| postgres.url("postgres")),
-            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Gateway(Box::new((spawned, postgres))) })
     }
@@ -162,6 +163,7 @@ impl Host {
             (None, None) => bail!("--url needs --jwt-secret or --token"),
         };
         let session = Session {
+            side: Side::Gateway,
             address,
             host,
             pid: options.pid,
@@ -171,7 +173,6 @@ impl Host {
             webhook_secret: options.webhook_secret(),
             meter: Arc::new(Meter::new(options.pid, cores)),
             postgres: None,
-            dialect: Dialect::Centrifuge,
         };
         Ok(Self { session, process: Process::Foreign })
     }
@@ -179,6 +180,7 @@ impl Host {
     async fn peer(options: &Options, cores: Option<Cores>) -> Result<Self> {
         let Peer { dialect, target, pid, api_key, jwt_secret, channel } = options.peer.find().await?;
         let session = Session {
+            side: Side::Peer(dialect),
             address: target.address,
             host: target.host,
             pid,
@@ -188,16 +190,22 @@ impl Host {
             webhook_secret: None,
             meter: Arc::new(Meter::new(pid, cores)),
             postgres: None,
-            dialect,
         };
         Ok(Self { session, process: Process::Foreign })
     }
 }
 
 impl Session {
+    fn dialect(&self) -> Dialect {
+        match self.side {
+            Side::Floor | Side::Gateway => Dialect::Centrifuge,
+            Side::Peer(dialect) => dialect,
+        }
+    }
+
     /// Clients of this server, whatever it speaks; nobody yet.
     pub fn swarm(&self) -> Result<Swarm> {
-        Swarm::speaking(self.dialect, self.address, &self.host, &self.channel)
+        Swarm::speaking(self.dialect(), self.address, &self.host, &self.channel)
     }
 
     /// The first frames of these connections, spread over so many channels.
@@ -207,8 +215,8 @@ impl Session {
 
     /// The first frame of a connection to a channel.
     pub fn first_frame(&self, connection: usize, channel: usize) -> Vec<u8> {
-        if self.dialect != Dialect::Centrifuge {
-            return self.dialect.subscription(&self.channel(channel));
+        if self.dialect() != Dialect::Centrifuge {
+            return self.dialect().subscription(&self.channel(channel));
         }
         first_frame(&self.token(connection, None), &self.channel(channel))
     }
@@ -244,7 +252,7 @@ impl Session {
     /// How to publish data of `size` bytes.
     pub fn publishing(&self, size: usize) -> Publishing<'_> {
         let Self { address, host, api_key, channel, .. } = self;
-        Publishing { address: *address, host, api_key, channel, size, dialect: self.dialect }
+        Publishing { address: *address, host, api_key, channel, size, dialect: self.dialect() }
     }
 
     /// What the server says of itself.
@@ -254,7 +262,7 @@ impl Session {
 
     /// The processor time that the server has used, if its process is known.
     pub fn cpu_time(&self) -> Option<Duration> {
-        process::cpu_time(&self.pid?.to_string())
+        process::cpu_time(self.pid?)
     }
 
     /// Runs the measured part of a round, and says what it cost. What the machine did meanwhile is

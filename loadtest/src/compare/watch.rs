@@ -66,9 +66,9 @@ impl Watch {
             pid,
             cores,
             ticks: Ticks::read(&stat, cores),
-            server: pid.and_then(|pid| process::cpu_time(&pid.to_string())),
+            server: pid.and_then(process::cpu_time),
             database: database.and_then(|id| Some((id, process::family_time(id)?))),
-            client: process::cpu_time("self"),
+            client: process::cpu_time(std::process::id()),
             began: Instant::now(),
         }
     }

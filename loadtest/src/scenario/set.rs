@@ -26,7 +26,7 @@ const FULL: [&str; 18] = [
     "connect",
     "poll --seconds 4 --warmup 1",
     "storm",
-    "spread --seconds 1 --against gateway",
+    "spread --seconds 1",
     "resume",
     "crowd --seconds 5 --against gateway",
     "slow --before 2",

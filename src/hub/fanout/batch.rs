@@ -263,9 +263,14 @@ impl Framing {
     }
 }
 
-/// Batches of one channel that came together and follow each other.
+/// Batches of one channel that came together and follow each other. What each entry asks of them is
+/// summed up once.
 pub(super) struct Run<'a> {
     pub(super) batches: Vec<&'a Arc<Batch>>,
+    first: u64,
+    last: u64,
+    events: u64,
+    accepted: Option<Instant>,
     as_sse: OnceCell<Vec<Bytes>>,
     as_websocket: OnceCell<Vec<Bytes>>,
     as_form: [OnceCell<Vec<Bytes>>; Form::COUNT],
@@ -275,6 +280,10 @@ impl<'a> Run<'a> {
     pub(super) fn of(batch: &'a Arc<Batch>) -> Self {
         Self {
             batches: vec![batch],
+            first: batch.first(),
+            last: batch.last(),
+            events: batch.events.len() as u64,
+            accepted: batch.accepted,
             as_sse: OnceCell::new(),
             as_websocket: OnceCell::new(),
             as_form: Default::default(),
@@ -284,9 +293,12 @@ impl<'a> Run<'a> {
     /// Takes one more batch, if it follows.
     pub(super) fn extend(&mut self, next: &'a Arc<Batch>) -> bool {
         let follows =
-            next.epoch.as_ref() == self.epoch() && (next.epoch.is_none() || next.first() == self.last() + 1);
+            next.epoch.as_ref() == self.epoch() && (next.epoch.is_none() || next.first() == self.last + 1);
         if follows {
             self.batches.push(next);
+            self.last = next.last();
+            self.events += next.events.len() as u64;
+            self.accepted = self.accepted.into_iter().chain(next.accepted).min();
         }
         follows
     }
@@ -296,19 +308,20 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn first(&self) -> u64 {
-        self.batches.first().map_or(0, |batch| batch.first())
+        self.first
     }
 
     pub(super) fn last(&self) -> u64 {
-        self.batches.last().map_or(0, |batch| batch.last())
+        self.last
     }
 
     pub(super) fn events(&self) -> u64 {
-        self.batches.iter().map(|batch| batch.events.len() as u64).sum()
+        self.events
     }
 
+    /// When the oldest of it was accepted.
     pub(super) fn accepted(&self) -> Option<Instant> {
-        self.batches.iter().filter_map(|batch| batch.accepted).min()
+        self.accepted
     }
 
     /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all entries.

@@ -319,15 +319,22 @@ impl Entry {
         Continuity::Whole
     }
 
-    /// Whether a delivery goes straight to the socket.
+    /// Whether a delivery takes what stands and goes straight to the socket. Looks at all that
+    /// [`Self::take_run`] will look at then.
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.state.try_borrow().as_deref(), Ok(State::Live(_))) && self.outbox.is_clear()
+        self.takes_all()
+            && matches!(self.state.try_borrow().as_deref(), Ok(State::Live(_)))
+            && self.outbox.is_clear()
+    }
+
+    /// Whether it gets what all get.
+    fn takes_all(&self) -> bool {
+        self.tailor.is_none() && self.framing.is_shared()
     }
 
     /// Takes several batches that follow each other, in one piece if the entry stands before them.
     pub(super) fn take_run(&self, run: &Run<'_>) {
-        let at_start = self.tailor.is_none()
-            && self.framing.is_shared()
+        let at_start = self.takes_all()
             && match (&mut *self.state.borrow_mut(), run.epoch()) {
                 (State::Live(Some(position)), Some(epoch))
                     if position.offset + 1 == run.first() && position.epoch == *epoch =>

@@ -129,7 +129,7 @@ impl Node {
         let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.clone(), hub_thread.handle());
         bus.deliver_to(hub.ear());
         let (publisher, publishing) = Publisher::new(store.clone(), bus.clone(), metrics.clone());
-        let publishing = core.spawn(publishing);
+        let publishing = store.writing_thread().unwrap_or(core).spawn(vital::part(publishing));
         let interval = config.channel.position_check_interval.0;
         let (control, revocations) = (Control::default(), Revocations::default());
         let identity = Identity { uid, name: name_of(config, address), since: Instant::now() };

@@ -114,14 +114,18 @@ struct Request {
 pub struct Publisher {
     queue: mpsc::Sender<Request>,
     metrics: Arc<Metrics>,
+    /// By whose deadline callers wait, where the publisher itself may be held up by a disk that does
+    /// not answer.
+    clock: Option<Store>,
 }
 
 impl Publisher {
     /// A publisher and its work, which ends when the last handle is dropped and the queue is empty.
     pub fn new(store: Store, bus: Bus, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
+        let clock = store.writing_thread().is_some().then(|| store.clone());
         let worker = Worker { store, bus, metrics: metrics.clone() };
-        (Self { queue, metrics }, worker.run(requests))
+        (Self { queue, metrics, clock }, worker.run(requests))
     }
 
     /// Commits `unit`; returns when it is durable. It goes on even if the caller stops waiting.
@@ -142,7 +146,13 @@ impl Publisher {
             mpsc::error::TrySendError::Closed(_) => PublishError::Unconfirmed("shutting down".into()),
         })?;
         self.metrics.publish_queue.inc();
-        answer.await.unwrap_or_else(|_| Err(PublishError::Unconfirmed("the publisher stopped".into())))
+        let answer = match &self.clock {
+            Some(store) => {
+                store.wait_for(answer).await.map_err(|error| PublishError::Unconfirmed(error.to_string()))?
+            }
+            None => answer.await,
+        };
+        answer.unwrap_or_else(|_| Err(PublishError::Unconfirmed("the publisher stopped".into())))
     }
 }
 

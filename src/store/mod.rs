@@ -42,6 +42,7 @@ use std::time::Duration;
 use diesel_async::AsyncConnection as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 pub use conn::{Conn, Rows, Statement};
@@ -61,6 +62,8 @@ use generation::Probe;
 use notices::Line;
 use sqlite::{Side, Threads};
 use traffic::Meter;
+
+const EXPIRED: &str = "no answer within the deadline";
 
 /// Where the data is.
 #[derive(Debug, Clone)]
@@ -318,6 +321,24 @@ impl Store {
         self.state.line.as_ref().map(Line::id)
     }
 
+    /// Where who does little else than write runs best, if that matters: on SQLite's own thread, which
+    /// then wakes nobody between two transactions. While one is being written everything there waits,
+    /// deadlines as well.
+    pub fn writing_thread(&self) -> Option<&Handle> {
+        match &self.backend {
+            Backend::Lite(threads) => threads.writing(),
+            Backend::Pg(_) => None,
+        }
+    }
+
+    /// Waits for what others do with the store, and no longer than a call may take.
+    pub async fn wait_for<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout(self.deadline, work).await.map_err(|_| {
+            self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, false));
+            StoreError::Unavailable(EXPIRED.into())
+        })
+    }
+
     /// `sqlite` or `postgres`.
     pub fn backend_name(&self) -> &'static str {
         match self.backend {
@@ -327,7 +348,7 @@ impl Store {
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let expired = |_| Err(StoreError::Unavailable("no answer within the deadline".into()));
+        let expired = |_| Err(StoreError::Unavailable(EXPIRED.into()));
         let done = tokio::time::timeout(self.deadline, work).await.unwrap_or_else(expired);
         let reached = !matches!(done, Err(StoreError::Unavailable(_)));
         self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, reached) != reached);

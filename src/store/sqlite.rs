@@ -1,14 +1,18 @@
 //! SQLite: one thread that writes and several that read, each with a connection of its own. Work
 //! is handed over whole (a transaction is one hand-over), runs without waiting for anything, and
 //! is finished even when its caller has gone away.
+//!
+//! The thread that writes has a runtime, for who does little else than write: between two of its
+//! transactions nobody has to be woken on another thread.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use tokio::runtime::{self, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::conn::Conn;
@@ -35,6 +39,8 @@ struct Running {
 struct Queues {
     writer: mpsc::Sender<Job>,
     readers: mpsc::Sender<Job>,
+    /// Of the thread that writes.
+    writing: Handle,
 }
 
 impl Drop for Running {
@@ -82,11 +88,22 @@ impl Threads {
     ) -> Result<Self, diesel::ConnectionError> {
         let place = Arc::new(Place { path: path.to_path_buf(), traffic, _lock: lock });
         let mut threads = Vec::new();
-        let writer = spawn("store-write", vec![place.open(Side::Write)?], &place, &mut threads);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime that only tells the time needs nothing of the system");
+        let writing = runtime.handle().clone();
+        let writer = spawn_writer(runtime, place.open(Side::Write)?, &place, &mut threads);
         let connections =
             (0..readers.max(1)).map(|_| place.open(Side::Read)).collect::<Result<Vec<_>, _>>()?;
-        let readers = spawn("store-read", connections, &place, &mut threads);
-        Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers }), threads })))
+        let readers = spawn_readers(connections, &place, &mut threads);
+        Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers, writing }), threads })))
+    }
+
+    /// The runtime of the thread that writes. A task on it must not keep the thread, and gets its
+    /// turn after each piece of work.
+    pub(super) fn writing(&self) -> Option<&Handle> {
+        self.0.queues.as_ref().map(|queues| &queues.writing)
     }
 
     /// Hands `work` to a thread and waits for its result.
@@ -129,52 +146,79 @@ pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::
     Ok(conn)
 }
 
-fn spawn(
-    name: &str,
+fn spawn_writer(
+    runtime: Runtime,
+    conn: SqliteConnection,
+    place: &Arc<Place>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> mpsc::Sender<Job> {
+    let (sender, mut jobs) = mpsc::channel(QUEUE);
+    let mut desk = Desk { conn: Conn::Lite(conn), place: place.clone(), side: Side::Write, broken: false };
+    threads.push(start("store-write", move || {
+        runtime.block_on(async {
+            while let Some(job) = jobs.recv().await {
+                desk.work(job);
+                tokio::task::yield_now().await;
+            }
+        });
+    }));
+    sender
+}
+
+fn spawn_readers(
     connections: Vec<SqliteConnection>,
     place: &Arc<Place>,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> mpsc::Sender<Job> {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let receiver = Arc::new(Mutex::new(receiver));
+    let (sender, jobs) = mpsc::channel::<Job>(QUEUE);
+    let jobs = Arc::new(Mutex::new(jobs));
     for conn in connections {
-        let (receiver, place) = (receiver.clone(), place.clone());
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || serve(Conn::Lite(conn), &receiver, &place))
-            .expect("the system can start a thread");
-        threads.push(thread);
+        let jobs = jobs.clone();
+        let mut desk = Desk { conn: Conn::Lite(conn), place: place.clone(), side: Side::Read, broken: false };
+        threads.push(start("store-read", move || {
+            loop {
+                // The lock is held while waiting: the thread that has it takes the next job.
+                let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+                let Some(job) = next else { return };
+                desk.work(job);
+            }
+        }));
     }
     sender
 }
 
-fn serve(mut conn: Conn, jobs: &Mutex<mpsc::Receiver<Job>>, place: &Place) {
-    let side = if std::thread::current().name() == Some("store-write") { Side::Write } else { Side::Read };
-    let mut broken = false;
-    loop {
-        // The lock is held while waiting: the thread that has it takes the next job.
-        let next = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).blocking_recv();
-        let Some(job) = next else { return };
-        if broken {
-            broken = !replace(&mut conn, place, side);
-        }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut conn)));
-        // A rollback fails when SQLite has rolled back by itself (the disk is full), and work that
-        // panicked or waited leaves its transaction open: neither connection can begin another.
-        if outcome.is_err() || !conn.is_idle() {
-            tracing::error!(panicked = outcome.is_err(), "work on the store broke its connection");
-            broken = !replace(&mut conn, place, side);
-        }
-    }
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).expect("the system can start a thread")
 }
 
-fn replace(conn: &mut Conn, place: &Place, side: Side) -> bool {
-    match place.open(side) {
-        Ok(fresh) => *conn = Conn::Lite(fresh),
-        Err(error) => {
-            tracing::error!(%error, "cannot reopen the database");
-            return false;
+/// A thread's connection.
+struct Desk {
+    conn: Conn,
+    place: Arc<Place>,
+    side: Side,
+    /// The connection cannot be used.
+    broken: bool,
+}
+
+impl Desk {
+    fn work(&mut self, job: Job) {
+        if self.broken {
+            self.replace();
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut self.conn)));
+        // A rollback fails when SQLite has rolled back by itself (the disk is full), and work that
+        // panicked or waited leaves its transaction open: neither connection can begin another.
+        if outcome.is_err() || !self.conn.is_idle() {
+            tracing::error!(panicked = outcome.is_err(), "work on the store broke its connection");
+            self.replace();
         }
     }
-    true
+
+    fn replace(&mut self) {
+        let fresh = self.place.open(self.side).inspect_err(|error| {
+            tracing::error!(%error, "cannot reopen the database");
+        });
+        self.broken = fresh.map(|fresh| self.conn = Conn::Lite(fresh)).is_err();
+    }
 }

@@ -131,6 +131,45 @@ fn a_sqlite_file_that_another_holds_is_unavailable_until_it_lets_go() {
 }
 
 #[test]
+fn callers_hear_in_time_of_a_disk_that_holds_up_the_publisher_too() {
+    in_folder(async |place| {
+        let deadline = Duration::from_millis(300);
+        let store = TestStore::open(Options { deadline, ..options(place) }).await;
+        let news = channel("news");
+        let (publisher, ear, work) = store.idle_publisher();
+        let publishing = store.store.writing_thread().expect("SQLite has one").spawn(work);
+        let (holds, held) = std::sync::mpsc::channel::<()>();
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let writer = store.store.clone();
+        let disk = tokio::spawn(async move {
+            writer
+                .write(move |_| {
+                    let _ = began.send(());
+                    let _ = held.recv();
+                    async { Ok(()) }.boxed()
+                })
+                .await
+        });
+        begun.await.expect("the writer is held up");
+        let since = Instant::now();
+        let blocked = publisher.commit(unit(&news, "1")).await;
+        assert!(matches!(blocked, Err(PublishError::Unconfirmed(_))), "{blocked:?}");
+        assert!(since.elapsed() < 10 * deadline);
+        assert!(!*store.store.health().borrow());
+        assert!(matches!(disk.await.expect("no panic"), Err(StoreError::Unavailable(_))));
+
+        // What was taken is committed once the disk answers, and announced.
+        drop(holds);
+        let next = publisher.commit(unit(&news, "2")).await.expect("it commits again");
+        let Committed::Done(positions) = next else { panic!("{next:?}") };
+        assert_eq!(positions[0].offset, 2);
+        assert_eq!(ear.logged(&news).len(), 2);
+        drop(publisher);
+        publishing.await.expect("it ends with its last handle");
+    });
+}
+
+#[test]
 fn a_commit_that_waits_too_long_for_a_row_is_unconfirmed_and_its_channel_checked() {
     in_schema(async |place| {
         let deadline = Duration::from_millis(400);

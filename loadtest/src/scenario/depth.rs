@@ -141,8 +141,10 @@ fn fill(session: &Session, channels: u32, dashboards: &mut Dashboards) -> Result
         .context("cannot fill the log")?;
         dashboards.turn(Duration::ZERO)?;
     }
-    // Whoever writes next would pay for it.
-    conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE);").context("cannot finish the log")
+    // Whoever writes next would pay for it: for what is still in the other file, and for what the
+    // kernel has not written yet.
+    conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE);").context("cannot finish the log")?;
+    std::fs::File::open(&file)?.sync_all().context("cannot write the log to the disk")
 }
 
 /// The file of the gateway, which runs in a folder of its own.

@@ -127,6 +127,9 @@ impl Load {
 
     /// The server's CPU while pollers ask, in percent of a core.
     fn poll(&self, session: &Session, count: usize, pace: Pace) -> Result<f64> {
+        if self.spin {
+            session.spin();
+        }
         let mut pollers = Pollers::open(session, count, self.spin)?;
         pollers.catch_up()?;
         let before = session.cpu_time().context("the server's CPU is not known: give its --pid")?;

@@ -580,17 +580,12 @@ fn link_base(config: &Config, address: SocketAddr) -> String {
     }
 }
 
-/// A runtime for the store, the publisher and the tasks. On SQLite, whose work is done on threads of
-/// its own, it only passes things on: a second thread would be woken by each to look for more.
-pub fn core_runtime(config: &Config) -> std::io::Result<Runtime> {
-    let threads = match config.backend() {
-        Backend::Sqlite { .. } => 1,
-        Backend::Postgres { .. } => cores().clamp(2, 4),
-    };
+/// A runtime for the store, the publisher and the tasks.
+pub fn core_runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .thread_name("campanile-core")
         .on_thread_start(vital::mark_thread)
-        .worker_threads(threads)
+        .worker_threads(cores().clamp(2, 4))
         .enable_all()
         .build()
 }

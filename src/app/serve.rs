@@ -32,7 +32,7 @@ pub fn serve(
     vital::mark_thread();
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     raise_file_limit();
-    let core = core_runtime(config).context("cannot start threads")?;
+    let core = core_runtime().context("cannot start threads")?;
     let done = actix_rt::System::new().block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(config, secrets, core.handle()).await?;

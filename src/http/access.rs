@@ -84,7 +84,7 @@ impl Access {
         }
         let user = &principal.user;
         let short = user.len() <= MAX_USER && user.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-        if short { ["u:", user].concat() } else { format!("h:{}", hex::encode(Sha256::digest(user))) }
+        if short { format!("u:{user}") } else { format!("h:{}", hex::encode(Sha256::digest(user))) }
     }
 
     /// The principal of a token.

@@ -63,8 +63,6 @@ use notices::Line;
 use sqlite::{Side, Threads};
 use traffic::Meter;
 
-const EXPIRED: &str = "no answer within the deadline";
-
 /// Where the data is.
 #[derive(Debug, Clone)]
 pub enum Place {
@@ -335,7 +333,7 @@ impl Store {
     pub async fn wait_for<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         tokio::time::timeout(self.deadline, work).await.map_err(|_| {
             self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, false));
-            StoreError::Unavailable(EXPIRED.into())
+            StoreError::Unavailable("no answer within the deadline".into())
         })
     }
 
@@ -348,8 +346,7 @@ impl Store {
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let expired = |_| Err(StoreError::Unavailable(EXPIRED.into()));
-        let done = tokio::time::timeout(self.deadline, work).await.unwrap_or_else(expired);
+        let done = self.wait_for(work).await.flatten();
         let reached = !matches!(done, Err(StoreError::Unavailable(_)));
         self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, reached) != reached);
         done

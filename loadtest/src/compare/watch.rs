@@ -68,7 +68,7 @@ impl Watch {
             ticks: Ticks::read(&stat, cores),
             server: pid.and_then(process::cpu_time),
             database: database.and_then(|id| Some((id, process::family_time(id)?))),
-            client: process::cpu_time(std::process::id()),
+            client: process::own_time(),
             began: Instant::now(),
         }
     }

@@ -101,13 +101,12 @@ impl Load {
             let firsts = self.firsts(session);
             // Signing is no pause of the server's: the schedule begins anew.
             traffic.finish(&mut swarm)?;
-            let (server_before, own_before) = (session.cpu_time(), process::cpu_time(std::process::id()));
+            let (server_before, own_before) = (session.cpu_time(), process::own_time());
             let storm = self.storm(&mut swarm, &mut traffic, firsts)?;
             took += storm;
             longest = longest.max(storm);
             cpu += session.cpu_time().zip(server_before).map_or(Duration::ZERO, |(a, b)| a - b);
-            own +=
-                process::cpu_time(std::process::id()).zip(own_before).map_or(Duration::ZERO, |(a, b)| a - b);
+            own += process::own_time().zip(own_before).map_or(Duration::ZERO, |(a, b)| a - b);
             traffic.run(&mut swarm, SETTLING)?;
         }
         let stormy = traffic.take_latencies();

@@ -256,7 +256,7 @@ impl Running {
         let (started, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            let core = app::core_runtime(&config).expect("threads");
+            let core = app::core_runtime().expect("threads");
             actix_rt::System::new().block_on(async {
                 match Node::start(&config, &secrets, core.handle()).await {
                     Ok(node) => {

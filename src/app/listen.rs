@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix_http::HttpService;
+use actix_http::{HttpService, Request};
 use actix_server::Server;
-use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::dev::{AppConfig, Extensions};
+use actix_service::{
+    IntoServiceFactory as _, Service as _, ServiceFactoryExt as _, apply_fn_factory, fn_service, map_config,
+};
+use actix_web::body::EitherBody;
+use actix_web::dev::{AppConfig, Extensions, ServiceResponse};
 use actix_web::http::ConnectionType;
-use actix_web::{App, Error, middleware, web};
+use actix_web::{App, Error, HttpResponse, middleware, web};
+use futures_util::future::{Either, TryFutureExt as _, ready};
 use tokio::sync::watch;
 
 use super::{Doors, cores};
@@ -21,6 +25,7 @@ use crate::config::Config;
 use crate::connection::Rules;
 use crate::connection::clients::{Clients, Control};
 use crate::http::line::Socket;
+use crate::http::poll::AtEnd;
 use crate::http::{error, origin, routes, socket};
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
@@ -91,6 +96,13 @@ pub(super) fn listen(
             let (door, access, sockets) = (socket_door.clone(), access.clone(), sockets.clone());
             async move { socket::upgrade(request, framed, &door, &access, sockets).await }
         });
+        let at_end = AtEnd {
+            access: doors.access.clone(),
+            door: doors.polls.clone(),
+            store: parts.store.clone(),
+            metrics: parts.metrics.clone(),
+        };
+        let running = parts.stopping.clone();
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
         let app = App::new()
             .app_data(fanout)
@@ -128,6 +140,17 @@ pub(super) fn listen(
             .configure(routes::routes)
             .into_factory()
             .map_err(|error: Error| error.error_response());
+        let app = map_config(app, |()| AppConfig::default());
+        let app = apply_fn_factory(app, move |request: Request, app: &_| {
+            // A node that stops says so with every answer, which is the app's to do.
+            let answer = if running.borrow().is_none() { at_end.answer(&request) } else { None };
+            match answer {
+                Some(answer) => Either::Left(ready(Ok(answer.map_body(|_, body| EitherBody::right(body))))),
+                None => Either::Right(app.call(request).map_ok(|answer: ServiceResponse<_>| {
+                    HttpResponse::from(answer).map_body(|_, body| EitherBody::left(body))
+                })),
+            }
+        });
         HttpService::build()
             .graceful_shutdown_signal(move || {
                 let draining = draining.clone();
@@ -137,7 +160,7 @@ pub(super) fn listen(
             .local_addr(address)
             .on_connect_ext(keep_socket)
             .upgrade(upgrade)
-            .finish(map_config(app, |()| AppConfig::default()))
+            .finish(app)
             .tcp()
     })?;
     Ok(server.run())

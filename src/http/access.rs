@@ -17,7 +17,7 @@ use super::error::ApiError;
 use crate::auth::revocations::Revocations;
 use crate::auth::{self, KeyRing, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
-use crate::domain::access::{self, Action, Facts};
+use crate::domain::access::{self, Action, Facts, KnownItem};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
@@ -70,6 +70,17 @@ impl Access {
         channel: &ChannelName,
     ) -> Result<(), ApiError> {
         let item = items::behind(store, channel).await?;
+        self.judge(principal, action, channel, &item)
+    }
+
+    /// The same, of whoever knows what stands behind the channel.
+    pub fn judge(
+        &self,
+        principal: &Principal,
+        action: Action,
+        channel: &ChannelName,
+        item: &KnownItem,
+    ) -> Result<(), ApiError> {
         let namespaces = self.namespaces.load();
         let options = namespaces.options_of(channel);
         let facts = Facts { options, item: item.as_item(), ..Facts::default() };
@@ -79,12 +90,17 @@ impl Access {
     /// Under what the rates of a principal count: its user, or its address if nobody said who it
     /// is. Short and printable, whatever the id is like.
     pub fn rate_key(&self, request: &HttpRequest, principal: &Principal) -> String {
+        Self::user_key(principal).unwrap_or_else(|| self.address_of(request).to_string())
+    }
+
+    /// The same; `None` for nobody in particular.
+    pub fn user_key(principal: &Principal) -> Option<String> {
         if principal.is_anonymous() {
-            return self.address_of(request).to_string();
+            return None;
         }
         let user = &principal.user;
         let short = user.len() <= MAX_USER && user.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-        if short { format!("u:{user}") } else { format!("h:{}", hex::encode(Sha256::digest(user))) }
+        Some(if short { format!("u:{user}") } else { format!("h:{}", hex::encode(Sha256::digest(user))) })
     }
 
     /// The principal of a token.

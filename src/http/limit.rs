@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::ApiError;
 use crate::counts::Counts;
@@ -48,6 +48,15 @@ impl RateLimit {
         self.counts.check_rate(self.name, key, self.rate).await.map_or(own, |(decision, _)| decision)
     }
 
+    /// Counts one for `key` if this node alone counts and lets it through. `None`: nothing was
+    /// counted, and [`check`](Self::check) has to be asked.
+    pub fn check_here(&self, key: &str) -> Option<Decision> {
+        if self.counts.is_shared() {
+            return None;
+        }
+        Some(self.rates().check(key, self.now())).filter(|decision| decision.allowed)
+    }
+
     fn now(&self) -> u64 {
         micros(self.start.elapsed()).saturating_add(1)
     }
@@ -77,12 +86,19 @@ fn micros(length: Duration) -> u64 {
 }
 
 /// The header fields of draft-ietf-httpapi-ratelimit-headers, in seconds.
-pub fn rate_headers(decision: &Decision) -> [(HeaderName, HeaderValue); 3] {
+fn rate_headers(decision: &Decision) -> [(HeaderName, HeaderValue); 3] {
     [
         (HeaderName::from_static("ratelimit-limit"), decision.limit.into()),
         (HeaderName::from_static("ratelimit-remaining"), decision.remaining.into()),
         (HeaderName::from_static("ratelimit-reset"), decision.reset_us.div_ceil(1_000_000).into()),
     ]
+}
+
+/// Says on an answer how the caller stands.
+pub fn add_rate(headers: &mut HeaderMap, decision: &Decision) {
+    for (name, value) in rate_headers(decision) {
+        headers.insert(name, value);
+    }
 }
 
 /// A refusal that also says how the caller stands.

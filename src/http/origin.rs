@@ -42,16 +42,21 @@ pub async fn guard(
         next.call(request).await?.map_into_left_body()
     };
     let headers = response.headers_mut();
+    protect(headers);
+    if let (true, Some(origin)) = (allowed, origin) {
+        allow(headers, origin);
+    }
+    Ok(response)
+}
+
+/// Adds what every answer carries.
+pub fn protect(headers: &mut HeaderMap) {
     for (name, value) in FIXED {
         // A page has a policy of its own, which lets it load its own files.
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(value));
         }
     }
-    if let (true, Some(origin)) = (allowed, origin) {
-        allow(headers, origin);
-    }
-    Ok(response)
 }
 
 /// What a preflight for one of the transports is told (protocol §3.3); they answer it to anybody.

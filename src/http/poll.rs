@@ -1,8 +1,10 @@
 //! `GET /api/events`: reads a channel page by page with the cursor that SSE and WebSocket use.
 //! Nothing new costs one look at the head: the answer is 304.
 
+mod at_end;
+
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
@@ -10,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::access::{self, Caller};
 use super::error::{ApiError, ApiResult};
-use super::limit::{RateLimit, rate_headers, with_rate};
+use super::limit::{RateLimit, add_rate, with_rate};
 use crate::domain::access::{Action, Denied};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -21,6 +23,10 @@ use crate::store::log::{self, Bounds, Page};
 use crate::store::{self, Heads, Store};
 use crate::telemetry::{Metrics, count};
 
+pub use at_end::AtEnd;
+
+/// Where it is.
+pub const PATH: &str = "/api/events";
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
@@ -90,13 +96,27 @@ pub(super) async fn limited(
     );
     match done {
         Ok(mut answer) => {
-            for (name, value) in rate_headers(&decision) {
-                answer.headers_mut().insert(name, value);
-            }
+            add_rate(answer.headers_mut(), &decision);
             Ok(answer)
         }
         Err(error) => Err(with_rate(error, &decision)),
     }
+}
+
+/// The tag of `channel` for a reader at its end, if `from` is that and the reader knows the tag.
+fn tag_at_end(
+    heads: &Heads,
+    channel: &ChannelName,
+    from: &Position,
+    limit: u32,
+    known: &str,
+) -> Option<String> {
+    if heads.of(channel)? != *from {
+        return None;
+    }
+    let bounds = Bounds { head: from.clone(), before_oldest: from.offset };
+    let tag = etag(channel, Some(from), limit, &bounds);
+    matches_tag(known, &tag).then_some(tag)
 }
 
 enum Found {
@@ -123,13 +143,9 @@ pub(super) async fn page(
         request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
     // A reader at the end that knows it: the database has nothing to add.
     if let (Some(heads), Some(from), Some(known)) = (store.heads(), &from, &known)
-        && heads.of(&channel).is_some_and(|head| head == *from)
+        && let Some(tag) = tag_at_end(heads, &channel, from, limit, known)
     {
-        let tag =
-            etag(&channel, Some(from), limit, &Bounds { head: from.clone(), before_oldest: from.offset });
-        if matches_tag(known, &tag) {
-            return Ok(not_modified(tag));
-        }
+        return Ok(not_modified(tag));
     }
     // On the heap: who is at the end need not carry the memory for it.
     Box::pin(read_page(channel, from, limit, known, retention, store)).await
@@ -186,21 +202,23 @@ async fn read_page(
             let cursor = Position::new(bounds.head.epoch.clone(), at);
             let has_next = at < bounds.head.offset;
             body.push_str(&format!("],\"cursor\":\"{cursor}\",\"hasNext\":{has_next}}}"));
-            let mut answer = cacheable(HttpResponse::Ok());
-            answer.insert_header((header::ETAG, tag_of(&bounds)));
-            Ok(answer.content_type("application/json").body(body))
+            let mut answer = HttpResponse::Ok().content_type("application/json").body(body);
+            cacheable(answer.headers_mut(), &tag_of(&bounds));
+            Ok(answer)
         }
     }
 }
 
 fn not_modified(tag: String) -> HttpResponse {
-    cacheable(HttpResponse::NotModified()).insert_header((header::ETAG, tag)).finish()
+    let mut answer = HttpResponse::new(StatusCode::NOT_MODIFIED);
+    cacheable(answer.headers_mut(), &tag);
+    answer
 }
 
-fn cacheable(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
-    answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=0")));
-    answer.insert_header((header::VARY, HeaderValue::from_static("Authorization, Cookie")));
-    answer
+fn cacheable(headers: &mut HeaderMap, tag: &str) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=0"));
+    headers.insert(header::VARY, HeaderValue::from_static("Authorization, Cookie"));
+    headers.insert(header::ETAG, HeaderValue::from_str(tag).expect("a tag is hexadecimal"));
 }
 
 /// The place of `cursor` on `channel`; a cursor of several channels must hold it.

@@ -19,7 +19,7 @@ pub fn routes(app: &mut ServiceConfig) {
         ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}")).into()
     }))
     // In this order they are tried, so what comes often stands first.
-    .service(only("/api/events").route(get().to(poll::events)))
+    .service(only(poll::PATH).route(get().to(poll::events)))
     .service(only("/webhooks/github").route(post().to(webhooks::receive)))
     .service(only("/api/publish").route(post().to(server_api::of(Method::Publish))))
     .service(only("/").route(look().to(page::home)))

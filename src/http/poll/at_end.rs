@@ -1,0 +1,65 @@
+//! A poll of who is at the end of a channel and knows it: most polls are so, and nothing about them
+//! has to wait. They are answered before the routes; whatever else is asked goes on to them, and
+//! nothing was counted or changed on the way.
+
+use std::sync::Arc;
+
+use actix_http::Request;
+use actix_web::http::{Method, header};
+use actix_web::{HttpResponse, web};
+
+use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollDoor, Query, not_modified, parse_cursor, tag_at_end};
+use crate::auth;
+use crate::domain::access::Action;
+use crate::domain::channel::ChannelName;
+use crate::http::access::Access;
+use crate::http::limit::add_rate;
+use crate::http::{origin, parse_limit};
+use crate::store::{Store, items};
+use crate::telemetry::{Metrics, count};
+
+/// What such a poll needs.
+#[derive(Clone)]
+pub struct AtEnd {
+    /// Who may what.
+    pub access: web::Data<Access>,
+    /// The rate of polls.
+    pub door: web::Data<PollDoor>,
+    /// Knows the ends, if this process alone writes to it.
+    pub store: Store,
+    /// Where the poll is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl AtEnd {
+    /// 304, if `request` is a poll by token from the end of a channel, with the tag of that end, to
+    /// which its caller is admitted by the claims alone and within its rate.
+    pub fn answer(&self, request: &Request) -> Option<HttpResponse> {
+        let headers = &request.head().headers;
+        let is_poll = *request.method() == Method::GET && request.uri().path() == PATH;
+        // What pages of other sites are told is the guard's to say.
+        if !is_poll || headers.contains_key(header::ORIGIN) {
+            return None;
+        }
+        let heads = self.store.heads()?;
+        let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
+        let token = auth::bearer(headers.get(header::AUTHORIZATION)?.to_str().ok()?)?;
+        let query = web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
+        let channel = ChannelName::parse(&query.channel?).ok()?;
+        let limit = parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT).ok()?;
+        let from = parse_cursor(&query.cursor?, &channel).ok()?;
+        let tag = tag_at_end(heads, &channel, &from, limit, known)?;
+
+        let principal = self.access.authenticate(token).ok()?;
+        let item = items::unless_asked(&channel)?;
+        self.access.judge(&principal, Action::History, &channel, &item).ok()?;
+        self.access.namespaces.load().retention_of(&channel)?;
+        let decision = self.door.rate.check_here(&Access::user_key(&principal)?)?;
+
+        count(&self.metrics.polls, "not_modified");
+        let mut answer = not_modified(tag);
+        add_rate(answer.headers_mut(), &decision);
+        origin::protect(answer.headers_mut());
+        Some(answer)
+    }
+}

@@ -100,7 +100,7 @@ impl Access {
         }
         let user = &principal.user;
         let short = user.len() <= MAX_USER && user.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-        Some(if short { format!("u:{user}") } else { format!("h:{}", hex::encode(Sha256::digest(user))) })
+        Some(if short { ["u:", user].concat() } else { ["h:", &hex::encode(Sha256::digest(user))].concat() })
     }
 
     /// The principal of a token.

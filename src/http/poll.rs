@@ -251,7 +251,7 @@ fn etag(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bou
         digest.update(number.to_be_bytes());
     }
     digest.update(limit.to_be_bytes());
-    format!("\"{}\"", hex::encode(&digest.finalize()[..12]))
+    ["\"", &hex::encode(&digest.finalize()[..12]), "\""].concat()
 }
 
 /// `If-None-Match` (RFC 9110, section 13.1.2): a list of tags, perhaps weak, or `*`.

@@ -48,12 +48,13 @@ impl AtEnd {
         let channel = ChannelName::parse(&query.channel?).ok()?;
         let limit = parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT).ok()?;
         let from = parse_cursor(&query.cursor?, &channel).ok()?;
-        let tag = tag_at_end(heads, &channel, &from, limit, known)?;
 
         let principal = self.access.authenticate(token).ok()?;
         let item = items::unless_asked(&channel)?;
         self.access.judge(&principal, Action::History, &channel, &item).ok()?;
         self.access.namespaces.load().retention_of(&channel)?;
+        // Not before: how long an answer takes tells strangers nothing of a channel.
+        let tag = tag_at_end(heads, &channel, &from, limit, known)?;
         let decision = self.door.rate.check_here(&Access::user_key(&principal)?)?;
 
         count(&self.metrics.polls, "not_modified");

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::app::{Backend, TestApp, on_both, run_of, stream_request, token_by};
-use crate::support::client::Request;
+use crate::support::client::{Answer, Request};
 use crate::support::sse::Stream;
 
 const CHANNEL: &str = "/api/events?channel=repo:acme/api";
@@ -237,6 +237,48 @@ async fn nothing_new_is_304_until_something_is(backend: Backend) {
     ask(&format!("{CHANNEL}&cursor=other.1"), "*").await.refused(410, "cursor_lost");
 }
 
+async fn who_waits_at_the_end_is_held_to_what_holds_for_all(backend: Backend) {
+    let app = TestApp::with(backend, "limits.polls_per_minute = 6").await;
+    app.post_runs(1..=1).await;
+    let own = format!("http://{}", app.address());
+    let ana = app.token(json!({ "sub": "ana", "jti": "t-ana", "orgs": ["acme"] }));
+    let cursor =
+        app.poll("channel=repo:acme/api", &ana).await["cursor"].as_str().expect("a cursor").to_owned();
+    let path = format!("{CHANNEL}&cursor={cursor}");
+    let tag = app.get(&path, &ana).await.expect(200).header("etag").expect("a tag").to_owned();
+    let ask = |token: &str| Request::get(&path).bearer(token).header("If-None-Match", &tag);
+
+    // Bare, and by a way that leads through the routes: the same but for what pages are told.
+    let bare = app.send(ask(&ana)).await.expect(304);
+    let page = app.send(ask(&ana).header("Origin", &own)).await.expect(304);
+    let rest = |answer: &Answer| {
+        let told = |name: &str| name.starts_with("access-control-") || name.starts_with("ratelimit-");
+        let mut rest = answer.headers.clone();
+        rest.retain(|(name, value)| !told(name) && name != "date" && value != "Origin");
+        rest.sort();
+        rest
+    };
+    assert_eq!(rest(&bare), rest(&page));
+    let remaining = |answer: &Answer| answer.header("ratelimit-remaining").map(str::to_owned);
+    assert_eq!((remaining(&bare).as_deref(), remaining(&page).as_deref()), (Some("3"), Some("2")));
+
+    let stranger = app.token(json!({ "sub": "eve" }));
+    app.send(ask(&stranger)).await.refused(403, "forbidden");
+    app.send(ask("no.good.token")).await.refused(401, "token_invalid");
+    app.send(Request::post(&path).bearer(&ana).header("If-None-Match", &tag)).await.expect(405);
+    for remaining in ["1", "0"] {
+        let answer = app.send(ask(&ana)).await.expect(304);
+        assert_eq!(answer.header("ratelimit-remaining"), Some(remaining));
+    }
+    app.send(ask(&ana)).await.refused(429, "rate_limited");
+    assert_eq!((app.metric("polls", "not_modified").await, app.metric("polls", "limited").await), (4, 1));
+
+    let ben = app.token(json!({ "sub": "ben", "jti": "t-ben", "orgs": ["acme"] }));
+    app.send(ask(&ben)).await.expect(304);
+    app.call("revoke_token", json!({ "uid": "t-ben" })).await.expect(200);
+    app.send(ask(&ben)).await.refused(401, "token_revoked");
+}
+
 async fn a_user_who_polls_too_often_is_told_when_to_come_back(backend: Backend) {
     let app = TestApp::with(backend, "limits.polls_per_minute = 5").await;
     let ana = app.ana();
@@ -286,6 +328,7 @@ on_both!(
     a_cursor_whose_place_is_gone_gets_410_with_the_oldest,
     configured_namespaces_are_polled_with_the_history_right,
     nothing_new_is_304_until_something_is,
+    who_waits_at_the_end_is_held_to_what_holds_for_all,
     a_user_who_polls_too_often_is_told_when_to_come_back,
     a_cursor_of_several_channels_counts_for_each,
 );

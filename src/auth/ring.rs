@@ -65,16 +65,22 @@ impl KeyRing {
     /// The same for those who show one token again and again, as pollers do: a token that was
     /// verified by these keys is known when it comes back.
     pub fn recognise(&self, token: &str, now: Time) -> Result<Arc<Principal>, TokenError> {
-        let known = &self.0.verified;
-        if let Some((principal, life)) = known.get(token) {
-            return life.check(now).map(|()| principal);
+        if let Some(known) = self.known(token, now) {
+            return known;
         }
+        let known = &self.0.verified;
         let moment = known.moment();
         let (keys, json) = self.verify(token)?;
         let (principal, life) = keys.connection(&json, Some(now))?;
         let principal = Arc::new(principal);
         known.remember(moment, token, &principal, life);
         Ok(principal)
+    }
+
+    /// The same, of a token that was shown before; `None` if it has to be verified.
+    pub fn known(&self, token: &str, now: Time) -> Option<Result<Arc<Principal>, TokenError>> {
+        let (principal, life) = self.0.verified.get(token)?;
+        Some(life.check(now).map(|()| principal))
     }
 
     /// The same without looking at times, and with no expiry: only for `client.insecure`.

@@ -48,6 +48,7 @@ mod tests {
         let routes = services.iter().map(|service| {
             let (path, rest) = service.split_once(')').expect("a path");
             let path = match path {
+                "poll::PATH" => crate::http::poll::PATH,
                 "socket::PATH" => crate::http::socket::PATH,
                 "socket::UNI_PATH" => crate::http::socket::UNI_PATH,
                 path => path.trim_matches('"'),

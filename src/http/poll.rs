@@ -133,6 +133,7 @@ pub(super) async fn page(
     store: &Store,
     hidden: impl FnOnce(ApiError) -> ApiError,
 ) -> ApiResult {
+    // What is asked for here, `AtEnd::answer` asks for too.
     let access = access::of(request);
     access.permit(store, principal, Action::History, &channel).await.map_err(hidden)?;
     let retention = access.namespaces.load().retention_of(&channel).ok_or(Denied::NotAvailable)?;

@@ -8,10 +8,11 @@ use actix_http::Request;
 use actix_web::http::{Method, header};
 use actix_web::{HttpResponse, web};
 
-use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollDoor, Query, not_modified, parse_cursor, tag_at_end};
+use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollDoor, Query, not_modified, tag_at_end};
 use crate::auth;
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
+use crate::domain::position::Position;
 use crate::http::access::Access;
 use crate::http::limit::add_rate;
 use crate::http::{origin, parse_limit};
@@ -32,8 +33,9 @@ pub struct AtEnd {
 }
 
 impl AtEnd {
-    /// 304, if `request` is a poll by token from the end of a channel, with the tag of that end, to
-    /// which its caller is admitted by the claims alone and within its rate.
+    /// 304, if `request` is a poll by a token that was shown before, from the end of a channel, with the
+    /// tag of that end, to which its caller is admitted by the claims alone and within its rate. What
+    /// is dear (a signature, a cursor of many channels) is looked at by the route alone, behind its rate.
     pub fn answer(&self, request: &Request) -> Option<HttpResponse> {
         let headers = &request.head().headers;
         let is_poll = *request.method() == Method::GET && request.uri().path() == PATH;
@@ -44,13 +46,13 @@ impl AtEnd {
         let heads = self.store.heads()?;
         let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
         let token = auth::bearer(headers.get(header::AUTHORIZATION)?.to_str().ok()?)?;
+        let principal = self.access.known(token)?;
         let query = web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
         let channel = ChannelName::parse(&query.channel?).ok()?;
         let limit = parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT).ok()?;
-        let from = parse_cursor(&query.cursor?, &channel).ok()?;
+        let from = Position::parse(&query.cursor?)?;
 
-        let principal = self.access.authenticate(token).ok()?;
-        let item = items::unless_asked(&channel)?;
+        let item = items::unless_asked(&channel).ok()?;
         self.access.judge(&principal, Action::History, &channel, &item).ok()?;
         self.access.namespaces.load().retention_of(&channel)?;
         // Not before: how long an answer takes tells strangers nothing of a channel.

@@ -163,6 +163,16 @@ async fn a_node_that_drains_is_not_ready_and_finishes_what_it_began(backend: Bac
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut kept = TcpStream::connect(app.address()).await.expect("a connection");
     ask(&mut kept, &request("/readyz"), "200").await;
+    // Who polls at the end of a channel is answered without a look at the routes.
+    let ana = app.ana();
+    let cursor = app.poll("channel=org:acme", &ana).await["cursor"].as_str().expect("a cursor").to_owned();
+    let path = format!("/api/events?channel=org:acme&cursor={cursor}");
+    let tag = app.get(&path, &ana).await.expect(200).header("etag").expect("a tag").to_owned();
+    let poll = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ana}\r\nIf-None-Match: {tag}\r\n\r\n"
+    );
+    let mut poller = TcpStream::connect(app.address()).await.expect("a connection");
+    ask(&mut poller, &poll, "304").await;
     // A delivery whose second half comes during the drain.
     let delivery = app.webhook("star", "{}      ").header("Expect", "100-continue").bytes();
     let mut slow = TcpStream::connect(app.address()).await.expect("a connection");
@@ -184,6 +194,11 @@ async fn a_node_that_drains_is_not_ready_and_finishes_what_it_began(backend: Bac
                 break;
             }
         }
+        poller.write_all(poll.as_bytes()).await.expect("kept");
+        let mut bytes = Vec::new();
+        read_answer(&mut poller, &mut bytes).await;
+        let answer = String::from_utf8_lossy(&bytes);
+        assert!(answer.starts_with("HTTP/1.1 304") && answer.contains("connection: close"), "{answer}");
         let rest = &delivery[delivery.len() - 4..];
         let mut bytes = Vec::new();
         slow.write_all(rest).await.expect("written");

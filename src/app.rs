@@ -124,6 +124,7 @@ impl Node {
         let hub_options = HubOptions {
             namespaces: namespaces.clone(),
             linger: config.channel.linger.0,
+            io_uring: config.server.io_uring,
             ..HubOptions::default()
         };
         let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.clone(), hub_thread.handle());

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub limit_max: Family<Kind, Level>,
     /// Channels that streams of this node follow, counted once for each stream.
     pub subscriptions: Level,
+    /// Worker threads whose deliveries share system calls.
+    pub io_uring_workers: Level,
     /// Channels with a live actor on this node.
     pub channels: Level,
     /// Events handed to connections, by transport.
@@ -170,6 +172,7 @@ impl Metrics {
             limit_used: Family::default(),
             limit_max: Family::default(),
             subscriptions: Level::default(),
+            io_uring_workers: Level::default(),
             channels: Level::default(),
             deliveries: Family::default(),
             delivered_bytes: Family::default(),
@@ -216,6 +219,11 @@ impl Metrics {
             "subscriptions",
             "Channels followed by streams, once for each stream",
             metrics.subscriptions.clone(),
+        );
+        r.register(
+            "io_uring_workers",
+            "Worker threads whose deliveries share system calls",
+            metrics.io_uring_workers.clone(),
         );
         r.register("channels", "Channels with a live actor", metrics.channels.clone());
         r.register("deliveries", "Events handed to connections by transport", metrics.deliveries.clone());

@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub drain_timeout: Span,
     /// HTTP worker threads; as many as there are cores if unset.
     pub workers: Option<u32>,
+    /// Let deliveries to many sockets share system calls, where the system allows io_uring.
+    pub io_uring: bool,
     /// How long a browser stays signed in.
     pub session_ttl: Span,
     /// Folder of the SQLite file and of generated secrets; relative to where the process starts.
@@ -51,6 +53,7 @@ impl Default for ServerConfig {
             trusted_proxies: Vec::new(),
             drain_timeout: Span::secs(30),
             workers: None,
+            io_uring: true,
             session_ttl: Span::secs(7 * 24 * 60 * 60),
             data_dir: PathBuf::from("./data"),
         }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod entry;
+mod sender;
 mod tailor;
 mod turns;
 
@@ -28,12 +29,9 @@ use batch::Run;
 pub use batch::{Batch, Cursors, Framing, Parcel};
 pub use entry::{Entry, Release};
 use entry::{State, Tally};
+use sender::Sender;
 pub use tailor::Tailor;
 use turns::Turns;
-
-/// Entries that are looked at together before each gets its bytes: a system call leaves little of
-/// the cache, so their memory has to come anew, and so it comes at once and not one by one.
-const NEAR: usize = 16;
 
 /// The subscribers of one worker thread.
 pub struct Fanout {
@@ -75,12 +73,13 @@ impl Fanout {
 
     async fn run(self: Rc<Self>, mut turns: Turns<Parcel>) {
         let mut turn = Vec::new();
+        let mut sender = Sender::new(self.hub.0.options.io_uring, self.tally.metrics.clone());
         while turns.next(&mut turn).await {
             let began = Instant::now();
             // What came for one channel leaves together; between channels there is no order.
             turn.sort_by(|a, b| a.channel().cmp(b.channel()));
             for parcels in turn.chunk_by(|a, b| a.channel() == b.channel()) {
-                self.deliver(parcels);
+                self.deliver(parcels, &mut sender);
             }
             turn.clear();
             self.tally.tell();
@@ -90,7 +89,7 @@ impl Fanout {
     }
 
     /// Delivers parcels of one channel, in their order.
-    fn deliver(&self, parcels: &[Parcel]) {
+    fn deliver(&self, parcels: &[Parcel], sender: &mut Sender) {
         let mut routes = self.routes.borrow_mut();
         let Some(route) = parcels.first().and_then(|parcel| routes.get_mut(parcel.channel())) else { return };
         let mut parcels = parcels.iter().peekable();
@@ -103,10 +102,7 @@ impl Fanout {
                     {
                         parcels.next();
                     }
-                    for near in route.entries.chunks(NEAR) {
-                        std::hint::black_box(near.iter().filter(|entry| entry.is_ready()).count());
-                        near.iter().for_each(|entry| entry.take_run(&run));
-                    }
+                    sender.hand_out(&route.entries, &run);
                     if let Some(epoch) = run.epoch() {
                         route.reach(Some(Position::new(epoch.clone(), run.last())));
                     }

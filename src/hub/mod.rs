@@ -48,6 +48,8 @@ pub struct HubOptions {
     pub mailbox: usize,
     /// Parcels that may wait for a worker thread; more make a channel behind for it.
     pub inbox: usize,
+    /// Let deliveries share system calls where the system allows it.
+    pub io_uring: bool,
 }
 
 impl Default for HubOptions {
@@ -57,6 +59,7 @@ impl Default for HubOptions {
             linger: Duration::from_secs(30),
             mailbox: 256,
             inbox: 1024,
+            io_uring: true,
         }
     }
 }

@@ -7,10 +7,12 @@
 //! out of the dispatcher, which is written to at once; there the queue and a task that empties it
 //! exist only after the socket would have blocked.
 
+pub mod ring;
 mod socket;
 
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -295,9 +297,12 @@ impl Outbox {
         }
     }
 
-    /// Whether bytes may go straight to an open socket.
-    pub(super) fn is_clear(&self) -> bool {
-        self.clear.get() && matches!(&self.way, Way::Socket(wire, _) if wire.is_open())
+    /// The open socket, where bytes may go straight to it.
+    pub(super) fn clear_socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.way {
+            Way::Socket(wire, _) if self.clear.get() => Some(wire.socket()),
+            _ => None,
+        }
     }
 
     /// Whether nothing can be pushed any more.

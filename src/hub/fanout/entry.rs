@@ -2,6 +2,8 @@
 //! holds back while its connection catches up, and goes on hold by itself when it sees a hole.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -324,7 +326,7 @@ impl Entry {
     pub(super) fn is_ready(&self) -> bool {
         self.takes_all()
             && matches!(self.state.try_borrow().as_deref(), Ok(State::Live(_)))
-            && self.outbox.is_clear()
+            && self.outbox.clear_socket().is_some_and(|socket| socket.as_raw_fd() >= 0)
     }
 
     /// Whether it gets what all get.
@@ -332,9 +334,9 @@ impl Entry {
         self.tailor.is_none() && self.framing.is_shared()
     }
 
-    /// Takes several batches that follow each other, in one piece if the entry stands before them.
-    pub(super) fn take_run(&self, run: &Run<'_>) {
-        let at_start = self.takes_all()
+    /// Moves behind `run`, if the entry stands before it and takes all of it.
+    fn pass(&self, run: &Run<'_>) -> bool {
+        self.takes_all()
             && match (&mut *self.state.borrow_mut(), run.epoch()) {
                 (State::Live(Some(position)), Some(epoch))
                     if position.offset + 1 == run.first() && position.epoch == *epoch =>
@@ -344,8 +346,12 @@ impl Entry {
                 }
                 (State::Live(_), None) => true,
                 _ => false,
-            };
-        if !at_start {
+            }
+    }
+
+    /// Takes several batches that follow each other, in one piece if the entry stands before them.
+    pub(super) fn take_run(&self, run: &Run<'_>) {
+        if !self.pass(run) {
             return run.batches.iter().for_each(|batch| self.take(batch));
         }
         self.count(run.events());
@@ -354,6 +360,28 @@ impl Entry {
                 return;
             }
         }
+    }
+
+    /// The same for an entry that is ready, where `run` is one write: it has taken it, and whoever asks
+    /// sends these bytes to this socket and tells [`Self::sent`] if not all of them went.
+    pub(super) fn take_send<'a>(&'a self, run: &'a Run<'_>) -> Option<(BorrowedFd<'a>, &'a Bytes)> {
+        let socket = self.outbox.clear_socket()?;
+        let [piece] = run.pieces(&self.framing) else { return None };
+        if piece.is_empty() || !self.pass(run) {
+            return None;
+        }
+        self.count(run.events());
+        self.count_bytes(piece);
+        Some((socket, piece))
+    }
+
+    /// How many of the bytes of [`Self::take_send`] the socket took; `None` if it was not asked.
+    pub(super) fn sent(&self, piece: &Bytes, written: Option<io::Result<usize>>) {
+        // A refusal closes the connection, which then lets go of this entry.
+        let _ = match written {
+            Some(written) => self.outbox.settle(piece, true, written),
+            None => self.outbox.push_shared(piece, None),
+        };
     }
 
     /// Somebody else came or left.
@@ -442,11 +470,7 @@ impl Entry {
     }
 
     fn hand(&self, bytes: &Bytes, accepted: Option<Instant>) -> Result<(), Refused> {
-        match self.framing {
-            Framing::WebSocket => self.tally.websocket_bytes.add(bytes.len() as u64),
-            Framing::Form(Form::UniWebsocket) => self.tally.uni_websocket_bytes.add(bytes.len() as u64),
-            _ => {}
-        }
+        self.count_bytes(bytes);
         let done = self.outbox.push_shared(bytes, accepted);
         // The keeper of a socket counts, because replies overflow too.
         if done == Err(Refused::Overflow) && !self.is_told_by_keeper() {
@@ -454,6 +478,14 @@ impl Entry {
             tracing::info!(channel = %self.channel, "a reader is too slow and was disconnected");
         }
         done
+    }
+
+    fn count_bytes(&self, bytes: &Bytes) {
+        match self.framing {
+            Framing::WebSocket => self.tally.websocket_bytes.add(bytes.len() as u64),
+            Framing::Form(Form::UniWebsocket) => self.tally.uni_websocket_bytes.add(bytes.len() as u64),
+            _ => {}
+        }
     }
 
     fn count(&self, events: u64) {

@@ -6,7 +6,7 @@
 use std::cell::RefMut;
 use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::net::Shutdown;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -58,9 +58,9 @@ impl Wire {
         stream.poll_read_ready(cx)
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Plain(stream) => stream.as_fd().as_raw_fd() >= 0,
+            Self::Plain(stream) => stream.as_fd(),
         }
     }
 
@@ -109,7 +109,17 @@ pub struct SocketOptions {
 impl Outbox {
     /// The way of nearly every delivery: the socket takes all of it at once.
     pub(super) fn write(self: &Rc<Self>, wire: &Wire, bytes: &Bytes, live: bool) -> Result<(), Refused> {
-        let written = match wire.try_write(bytes) {
+        self.settle(bytes, live, wire.try_write(bytes))
+    }
+
+    /// The same for who has tried already to write to the socket: `written` is what came of it.
+    pub(in crate::hub) fn settle(
+        self: &Rc<Self>,
+        bytes: &Bytes,
+        live: bool,
+        written: io::Result<usize>,
+    ) -> Result<(), Refused> {
+        let written = match written {
             Ok(count) if count == bytes.len() => return Ok(()),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use campanile::hub::outbox::ring::Ring;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -57,6 +58,24 @@ async fn publish_until(app: &TestApp, swift: &mut Client, from: u64, code: &str)
     panic!("{MANY} events wait for a client that does not read");
 }
 
+/// Reads what `slow` left lying after `last`: every frame is whole, also the one that was on its way;
+/// then comes the reason. The last offset.
+async fn read_to_the_reason(slow: &mut Client, mut last: u64) -> u64 {
+    let (code, reason) = loop {
+        match slow.next().await {
+            Said::Message(message) => {
+                assert_eq!(offset(&message["push"]), last + 1);
+                last += 1;
+            }
+            Said::Close(code, reason) => break (code, reason),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((code, reason.as_str()), (3008, "slow"));
+    assert_eq!(slow.next().await, Said::End(true));
+    last
+}
+
 fn median(times: &[Duration]) -> Duration {
     let mut times = times.to_vec();
     times.sort();
@@ -81,20 +100,7 @@ pub(super) async fn a_slow_reader_is_told_so_and_nobody_else_feels_it(backend: B
     assert!(beside < alone * 8 + Duration::from_millis(20), "{beside:?}, alone {alone:?}");
     assert_eq!(app.metric("slow_disconnects", "queue").await, 1);
     assert_eq!(app.metric("subscriptions", "").await, 1, "it follows nothing any more");
-    // Now it reads: every frame is whole, also the one that was on its way; then the reason.
-    let mut last = 40;
-    let (code, reason) = loop {
-        match slow.next().await {
-            Said::Message(message) => {
-                assert_eq!(offset(&message["push"]), last + 1);
-                last += 1;
-            }
-            Said::Close(code, reason) => break (code, reason),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!((code, reason.as_str()), (3008, "slow"));
-    assert_eq!(slow.next().await, Said::End(true));
+    let last = read_to_the_reason(&mut slow, 40).await;
     assert!(last < published, "nothing was held back");
     // It comes back, and has lost nothing.
     let epoch = swift.ask(json!({ "unsubscribe": { "channel": "news:x" } })).await;
@@ -107,6 +113,45 @@ pub(super) async fn a_slow_reader_is_told_so_and_nobody_else_feels_it(backend: B
     let missed = reply["publications"].as_array().expect("publications");
     let missed: Vec<_> = missed.iter().map(|event| event["offset"].as_u64().expect("an offset")).collect();
     assert_eq!(missed, (last + 1..=published).collect::<Vec<_>>());
+}
+
+/// So many on each of two threads that their deliveries can share system calls.
+async fn slow_readers_among_swift_ones(io_uring: bool) {
+    let config = format!("client.user_connection_limit = 0\nserver.io_uring = {io_uring}\n{SLOW}");
+    let app = TestApp::with(Backend::Sqlite, &config).await;
+    let shared = io_uring && Ring::open().is_ok();
+    assert_eq!(app.metric("io_uring_workers", "").await, 2 * u64::from(shared));
+    let (mut swift, mut slow) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        slow.push(a_client_that_stands_still(&app).await);
+        for _ in 0..3 {
+            let mut client = Client::connected(&app, &app.ana()).await;
+            client.subscribe("news:x").await;
+            swift.push(client);
+        }
+    }
+    let mut published = 0;
+    while app.metric("slow_disconnects", "queue").await < slow.len() as u64 {
+        published += 1;
+        assert!(published < MANY, "{MANY} events wait for clients that do not read");
+        publish(&app, published, 30_000).await;
+        for client in &mut swift {
+            assert_eq!(offset(&client.push().await), published);
+        }
+    }
+    for client in &mut slow {
+        assert!(read_to_the_reason(client, 0).await < published);
+    }
+}
+
+#[tokio::test]
+async fn slow_readers_hold_up_nobody_who_shares_a_system_call_with_them() {
+    slow_readers_among_swift_ones(true).await;
+}
+
+#[tokio::test]
+async fn slow_readers_hold_up_nobody_without_io_uring() {
+    slow_readers_among_swift_ones(false).await;
 }
 
 async fn who_never_reads_is_reset_and_forgotten(backend: Backend) {

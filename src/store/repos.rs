@@ -95,27 +95,9 @@ pub async fn record(conn: &mut Conn, all: &[RepoFacts], now: Ts) -> Result<()> {
         let stored = stored.get(&facts.github_id);
         let row = merge(stored, facts, id_of(facts.github_id), now);
         if stored != Some(&row) {
-            let has_name =
-                |old: &&Row| old.removed_at.is_none() && (&old.owner, &old.name) == (&row.owner, &row.name);
-            if stored.filter(has_name).is_none() {
-                release_name(conn, facts, now).await?;
-            }
             upsert(conn, Row { updated_at: now, ..row }, facts, now).await?;
         }
     }
-    Ok(())
-}
-
-/// Hides who else has the name that `facts` bring: at GitHub it belongs to one repository at a time,
-/// so that one was renamed or deleted unheard. It is back with its next delivery.
-async fn release_name(conn: &mut Conn, facts: &RepoFacts, now: Ts) -> Result<()> {
-    let others = table::table
-        .filter(table::owner.eq(&facts.owner))
-        .filter(table::name.eq(&facts.name))
-        .filter(table::github_id.ne(facts.github_id))
-        .filter(table::removed_at.is_null());
-    conn.execute(diesel::update(others).set((table::removed_at.eq(Some(now)), table::updated_at.eq(now))))
-        .await?;
     Ok(())
 }
 

@@ -65,15 +65,15 @@ impl Fanout {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let (inbox, parcels) = mpsc::channel(hub.0.options.inbox);
         let worker = Worker { id: NEXT.fetch_add(1, Ordering::Relaxed), inbox };
+        let sender = Sender::new(hub.0.options.io_uring, metrics.clone());
         let tally = Rc::new(Tally::new(metrics));
         let fanout = Rc::new(Self { worker, hub, routes: RefCell::default(), tally });
-        actix_rt::spawn(vital::part(fanout.clone().run(Turns::new(parcels))));
+        actix_rt::spawn(vital::part(fanout.clone().run(Turns::new(parcels), sender)));
         fanout
     }
 
-    async fn run(self: Rc<Self>, mut turns: Turns<Parcel>) {
+    async fn run(self: Rc<Self>, mut turns: Turns<Parcel>, mut sender: Sender) {
         let mut turn = Vec::new();
-        let mut sender = Sender::new(self.hub.0.options.io_uring, self.tally.metrics.clone());
         while turns.next(&mut turn).await {
             let began = Instant::now();
             // What came for one channel leaves together; between channels there is no order.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::support::app::{API_KEY, Backend, TestApp, on_both};
+use crate::support::app::{API_KEY, Backend, TestApp, on_both, run_of};
 use crate::support::client::Request;
 use crate::support::script::Script;
 
@@ -40,6 +40,17 @@ async fn perform(request: &Value, app: &mut TestApp) -> Value {
             return app.send(links).await.expect(201).json()["link"].take();
         }
         "webhooks" => app.post_runs(number("from")..=number("to")).await,
+        "namesake" => {
+            let mut run = run_of("acme/api", number("run"));
+            run["repository"]["id"] = 99.into();
+            if request["passed"] == true {
+                run["action"] = "completed".into();
+                run["workflow_run"]["status"] = "completed".into();
+                run["workflow_run"]["conclusion"] = "success".into();
+                run["workflow_run"]["updated_at"] = "2026-11-21T08:01:00Z".into();
+            }
+            app.post_webhook("workflow_run", &run).await.expect(202);
+        }
         "publish" => {
             let body = json!({ "channel": "org:acme", "data": request["data"] });
             app.publish(body).await.expect(200);
@@ -80,4 +91,5 @@ on_sqlite!(
     nothing_jumps_and_nothing_sticks_out,
     a_tab_that_nobody_sees_gives_its_connection_back,
     markup_in_an_event_is_text,
+    two_repositories_of_one_name_are_two_rows,
 );

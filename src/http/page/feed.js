@@ -141,7 +141,10 @@ function rowOf(event) {
 
 export class Repos {
   #list;
+  // By id: a repository keeps it when it gets another name, and a name can be given again.
   #rows = new Map();
+  // By name, as events have it; of two the one that was heard of last.
+  #named = new Map();
 
   constructor(list) {
     this.#list = list;
@@ -156,10 +159,14 @@ export class Repos {
   show(repos) {
     this.#list.removeAttribute('aria-busy');
     const rows = new Map();
+    this.#named.clear();
     for (const repo of repos) {
+      const row = this.#rows.get(repo.id) ?? repoRow();
+      rows.set(repo.id, row);
       const name = `${repo.owner}/${repo.name}`;
-      const row = this.#rows.get(name) ?? repoRow(name);
-      rows.set(name, row);
+      row.querySelector('.repo').textContent = name;
+      const other = this.#named.get(name);
+      if (!other || other.at < repo.updatedAt) this.#named.set(name, { row, at: repo.updatedAt });
       const run = repo.latestRun;
       if (run) set(row, toneOf(run.status, run.conclusion), run.workflowName ?? '', run.updatedAt);
     }
@@ -169,13 +176,14 @@ export class Repos {
 
   clear() {
     this.#rows.clear();
+    this.#named.clear();
     this.#list.replaceChildren();
   }
 
   // A run has moved; `false` if its repository is not in the list.
   moved(event) {
     if (!event.type?.startsWith('workflow:') || event.type === 'workflow:job') return true;
-    const row = this.#rows.get(event.repo);
+    const row = this.#named.get(event.repo)?.row;
     if (row) set(row, toneOf(event.data.status, event.data.conclusion), event.data.workflowName ?? '', event.at);
     return row !== undefined;
   }
@@ -185,11 +193,11 @@ export class Repos {
   }
 }
 
-function repoRow(name) {
+function repoRow() {
   const row = element('li', 'row plain');
   const dot = element('span', 'dot');
   dot.setAttribute('aria-hidden', 'true');
-  row.append(dot, element('span', 'repo', name), element('span', 'subject'), element('time', 'time'));
+  row.append(dot, element('span', 'repo'), element('span', 'subject'), element('time', 'time'));
   return row;
 }
 

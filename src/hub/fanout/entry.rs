@@ -365,6 +365,9 @@ impl Entry {
     /// The same for an entry that is ready, where `run` is one write: it has taken it, and whoever asks
     /// sends these bytes to this socket and tells [`Self::sent`] if not all of them went.
     pub(super) fn take_send<'a>(&'a self, run: &'a Run<'_>) -> Option<(BorrowedFd<'a>, &'a Bytes)> {
+        if !self.is_ready() {
+            return None;
+        }
         let socket = self.outbox.clear_socket()?;
         let [piece] = run.pieces(&self.framing) else { return None };
         if piece.is_empty() || !self.pass(run) {

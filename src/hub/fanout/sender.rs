@@ -6,7 +6,7 @@ use std::sync::{Arc, Once};
 
 use super::batch::Run;
 use super::entry::Entry;
-use crate::hub::outbox::ring::{self, Ring, Send};
+use crate::hub::outbox::ring::{self, Outgoing, Ring};
 use crate::telemetry::Metrics;
 
 /// Entries that are looked at together before each gets its bytes: a system call leaves little of
@@ -17,7 +17,7 @@ const FEW: usize = 4;
 
 /// A thread's way to the sockets.
 pub(super) struct Sender {
-    ring: Option<Ring>,
+    ring: Ring,
     metrics: Arc<Metrics>,
 }
 
@@ -25,65 +25,61 @@ impl Sender {
     /// One that shares system calls if it is to, and may.
     pub(super) fn new(io_uring: bool, metrics: Arc<Metrics>) -> Self {
         static ONCE: Once = Once::new();
-        let opened = io_uring.then(Ring::open).transpose();
+        let opened = if io_uring { Ring::open() } else { Ok(Ring::closed()) };
         let ring = opened.unwrap_or_else(|error| {
-            // All threads hear the same.
+            // Once is enough: the metric says how many threads have none.
             ONCE.call_once(
                 || tracing::info!(%error, "no io_uring: each delivery has a system call of its own"),
             );
-            None
+            Ring::closed()
         });
-        metrics.io_uring_workers.inc_by(i64::from(ring.is_some()));
+        metrics.io_uring_workers.inc_by(ring.is_open().into());
         Self { ring, metrics }
     }
 
     /// Gives `run` to all `entries` of a channel.
     pub(super) fn hand_out(&mut self, entries: &[Rc<Entry>], run: &Run<'_>) {
-        let near = if self.ring.is_some() { ring::MOST } else { NEAR };
-        for near in entries.chunks(near) {
+        let was_open = self.ring.is_open();
+        for near in entries.chunks(if was_open { ring::MOST } else { NEAR }) {
             std::hint::black_box(near.iter().filter(|entry| entry.is_ready()).count());
-            match &mut self.ring {
-                Some(ring) => together(near, run, ring),
-                None => near.iter().for_each(|entry| entry.take_run(run)),
+            match was_open {
+                true => self.together(near, run),
+                false => near.iter().for_each(|entry| entry.take_run(run)),
             }
         }
-        if self.ring.as_ref().is_some_and(|ring| !ring.is_open()) {
-            self.give_up();
+        if was_open && !self.ring.is_open() {
+            self.metrics.io_uring_workers.dec();
         }
     }
 
-    fn give_up(&mut self) {
-        self.metrics.io_uring_workers.dec_by(i64::from(self.ring.take().is_some()));
+    /// Gives `run` to those whose sockets are free with one system call, and then to the others: between
+    /// the look at a socket and its bytes nothing else may go there.
+    fn together(&mut self, entries: &[Rc<Entry>], run: &Run<'_>) {
+        let (mut takers, mut sends) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+        let mut others = Vec::new();
+        for entry in entries {
+            match entry.take_send(run) {
+                Some((socket, bytes)) => {
+                    takers.push((entry, bytes));
+                    sends.push(Outgoing { socket, bytes });
+                }
+                None => others.push(entry),
+            }
+        }
+        if sends.len() < FEW {
+            takers.iter().for_each(|(entry, bytes)| entry.sent(bytes, None));
+        } else {
+            self.ring.send(&sends, |i, written| {
+                let (entry, bytes) = takers[i];
+                entry.sent(bytes, written);
+            });
+        }
+        others.into_iter().for_each(|entry| entry.take_run(run));
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.give_up();
+        self.metrics.io_uring_workers.dec_by(self.ring.is_open().into());
     }
-}
-
-/// Gives `run` to those whose sockets are free with one system call, and then to the others: between
-/// the look at a socket and its bytes nothing else may go there.
-fn together(entries: &[Rc<Entry>], run: &Run<'_>, ring: &mut Ring) {
-    let (mut takers, mut sends) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-    let mut others = Vec::new();
-    for entry in entries {
-        match entry.take_send(run) {
-            Some((socket, bytes)) => {
-                takers.push((entry, bytes));
-                sends.push(Send { socket, bytes });
-            }
-            None => others.push(entry),
-        }
-    }
-    if sends.len() < FEW {
-        takers.iter().for_each(|(entry, bytes)| entry.sent(bytes, None));
-    } else {
-        ring.send(&sends, |i, written| {
-            let (entry, bytes) = takers[i];
-            entry.sent(bytes, written);
-        });
-    }
-    others.into_iter().for_each(|entry| entry.take_run(run));
 }

@@ -14,14 +14,14 @@ pub const MOST: usize = 64;
 const UNTRIED: i32 = i32::MIN;
 
 /// Bytes for a socket.
-pub struct Send<'a> {
+pub struct Outgoing<'a> {
     /// The socket. It occurs once in a call: a part of one frame would be followed by another.
     pub socket: BorrowedFd<'a>,
     /// What it is to take.
     pub bytes: &'a [u8],
 }
 
-/// A thread's queue to the kernel. Without one, after a failure, it tries nothing.
+/// A thread's queue to the kernel. Without one it tries nothing.
 pub struct Ring(Option<system::Queue>);
 
 impl Ring {
@@ -30,14 +30,19 @@ impl Ring {
         system::open().map(|queue| Self(Some(queue)))
     }
 
-    /// Whether it sends anything.
+    /// One that tries nothing.
+    pub fn closed() -> Self {
+        Self(None)
+    }
+
+    /// Whether it sends anything. After a failure it does not, for good.
     pub fn is_open(&self) -> bool {
         self.0.is_some()
     }
 
     /// Does `sends`, at most [`MOST`], as far as the sockets take them at once. Those of them that did
     /// not take all are told afterwards: how many bytes they took, or `None` where nothing was tried.
-    pub fn send(&mut self, sends: &[Send<'_>], mut short: impl FnMut(usize, Option<io::Result<usize>>)) {
+    pub fn send(&mut self, sends: &[Outgoing<'_>], mut short: impl FnMut(usize, Option<io::Result<usize>>)) {
         let mut results = [UNTRIED; MOST];
         if let Some(queue) = &mut self.0
             && let Err(error) = system::run(queue, sends, &mut results)
@@ -57,14 +62,14 @@ impl Ring {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod system {
     use std::io;
     use std::os::fd::AsRawFd as _;
 
     use io_uring::{Probe, opcode, types};
 
-    use super::{MOST, Send};
+    use super::{MOST, Outgoing};
 
     pub(super) type Queue = io_uring::IoUring;
 
@@ -79,9 +84,13 @@ mod system {
     }
 
     /// Returns when nothing is under way: after an error the rest has not begun.
-    pub(super) fn run(queue: &mut Queue, sends: &[Send<'_>], results: &mut [i32; MOST]) -> io::Result<()> {
+    pub(super) fn run(
+        queue: &mut Queue,
+        sends: &[Outgoing<'_>],
+        results: &mut [i32; MOST],
+    ) -> io::Result<()> {
         let mut sending = queue.submission();
-        for (i, Send { socket, bytes }) in sends.iter().enumerate() {
+        for (i, Outgoing { socket, bytes }) in sends.iter().enumerate() {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let send = opcode::Send::new(types::Fd(socket.as_raw_fd()), bytes.as_ptr(), length).flags(FLAGS);
             #[expect(unsafe_code, reason = "the kernel reads through a pointer")]
@@ -113,12 +122,12 @@ mod system {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 mod system {
     use std::convert::Infallible;
     use std::io;
 
-    use super::{MOST, Send};
+    use super::{MOST, Outgoing};
 
     pub(super) type Queue = Infallible;
 
@@ -126,7 +135,7 @@ mod system {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) fn run(queue: &mut Queue, _: &[Send<'_>], _: &mut [i32; MOST]) -> io::Result<()> {
+    pub(super) fn run(queue: &mut Queue, _: &[Outgoing<'_>], _: &mut [i32; MOST]) -> io::Result<()> {
         match *queue {}
     }
 }

@@ -119,6 +119,7 @@ impl Outbox {
         live: bool,
         written: io::Result<usize>,
     ) -> Result<(), Refused> {
+        debug_assert!(self.clear.get(), "only to a socket that has nothing else to come");
         let written = match written {
             Ok(count) if count == bytes.len() => return Ok(()),
             Ok(count) => count,

@@ -123,6 +123,25 @@ async function a_tab_that_nobody_sees_gives_its_connection_back() {
   check('and nothing was missed', await events(page, 3), [3, 2, 1]);
 }
 
+// A name can be given again: the list has as many rows as the count says, and what happens moves the
+// row of who has the name now.
+async function two_repositories_of_one_name_are_two_rows() {
+  const page = await signIn(await browser());
+  await webhooks(1);
+  await page.locator('#repos .row').waitFor();
+  await ask('namesake', { run: 2 });
+  await page.locator('#count-repositories', { hasText: '2' }).waitFor();
+  const rows = page.locator('#repos .row:not([aria-hidden])');
+  await page.reload();
+  await rows.nth(1).waitFor();
+  check('both are there', await rows.locator('.repo').allTextContents(), ['acme/api', 'acme/api']);
+  await state(page, 'live');
+  await ask('namesake', { run: 2, passed: true });
+  await page.locator('#repos .dot[data-tone="good"]').waitFor();
+  const tones = await rows.locator('.dot').evaluateAll((dots) => dots.map((dot) => dot.dataset.tone));
+  check('one has moved', tones.sort(), ['good', 'waiting']);
+}
+
 // A text from outside is shown, not obeyed.
 async function markup_in_an_event_is_text() {
   const page = await signIn(await browser());
@@ -141,4 +160,5 @@ export default {
   nothing_jumps_and_nothing_sticks_out,
   a_tab_that_nobody_sees_gives_its_connection_back,
   markup_in_an_event_is_text,
+  two_repositories_of_one_name_are_two_rows,
 };

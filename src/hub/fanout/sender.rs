@@ -39,15 +39,11 @@ impl Sender {
 
     /// Gives `run` to all `entries` of a channel.
     pub(super) fn hand_out(&mut self, entries: &[Rc<Entry>], run: &Run<'_>) {
-        let was_open = self.ring.is_open();
-        for near in entries.chunks(if was_open { ring::MOST } else { NEAR }) {
-            std::hint::black_box(near.iter().filter(|entry| entry.is_ready()).count());
-            match was_open {
-                true => self.together(near, run),
-                false => near.iter().for_each(|entry| entry.take_run(run)),
-            }
+        if !self.ring.is_open() {
+            return one_by_one(entries, run);
         }
-        if was_open && !self.ring.is_open() {
+        entries.chunks(ring::MOST).for_each(|entries| self.together(entries, run));
+        if !self.ring.is_open() {
             self.metrics.io_uring_workers.dec();
         }
     }
@@ -75,6 +71,14 @@ impl Sender {
             });
         }
         others.into_iter().for_each(|entry| entry.take_run(run));
+    }
+}
+
+/// The same with a system call for each.
+fn one_by_one(entries: &[Rc<Entry>], run: &Run<'_>) {
+    for near in entries.chunks(NEAR) {
+        std::hint::black_box(near.iter().filter(|entry| entry.is_ready()).count());
+        near.iter().for_each(|entry| entry.take_run(run));
     }
 }
 

@@ -142,17 +142,20 @@ impl Rates {
         self.keys.len() < self.most
     }
 
-    /// Takes up to `most` keys that changed since they were taken last, each with the time until
-    /// it has earned everything again.
-    pub fn take_changed(&mut self, most: usize, now: u64) -> Vec<(Arc<str>, u64)> {
-        let rest = self.changed.len().saturating_sub(most);
-        let taken = self.changed.split_off(rest).into_iter();
+    /// Takes up to `most` keys that changed since they were taken last, and gives those that need
+    /// longer than `rest` to earn everything again, each with that time. `None`: none had changed.
+    pub fn take_changed(&mut self, most: usize, rest: u64, now: u64) -> Option<Vec<(Arc<str>, u64)>> {
+        if self.changed.is_empty() {
+            return None;
+        }
+        let kept = self.changed.len().saturating_sub(most);
+        let taken = self.changed.split_off(kept).into_iter();
         let left = taken.filter_map(|key| {
             let state = self.keys.get_mut(&key)?;
             state.changed = false;
             Some((key, state.arrival.saturating_sub(now)))
         });
-        left.filter(|(_, left)| *left > 0).collect()
+        Some(left.filter(|(_, left)| *left > rest).collect())
     }
 
     /// What was taken could not be written down: it counts as changed again.
@@ -179,8 +182,8 @@ impl Rates {
 mod tests {
     use super::*;
 
-    fn names(taken: &[(Arc<str>, u64)]) -> Vec<&str> {
-        let mut names: Vec<&str> = taken.iter().map(|(key, _)| &**key).collect();
+    fn names(taken: &Option<Vec<(Arc<str>, u64)>>) -> Vec<&str> {
+        let mut names: Vec<&str> = taken.iter().flatten().map(|(key, _)| &**key).collect();
         names.sort_unstable();
         names
     }
@@ -191,10 +194,10 @@ mod tests {
         let mut rates = Rates::new(rate, 10);
         assert!((0..3).all(|_| rates.check("ana", 5_000).allowed));
         assert!(rates.check("ben", 5_500).allowed);
-        let taken = rates.take_changed(10, 6_000);
+        let taken = rates.take_changed(10, 0, 6_000);
         assert_eq!(names(&taken), ["ana", "ben"]);
         let mut later = Rates::new(rate, 10);
-        for (key, left) in &taken {
+        for (key, left) in taken.iter().flatten() {
             later.restore(key, *left, 100);
         }
         assert!(later.check("ana", 100).allowed, "the time in between was earned");
@@ -209,14 +212,26 @@ mod tests {
         let mut rates = Rates::new(Rate { burst: 1, period_us: 1_000 }, 10);
         assert!(rates.check("ana", 1).allowed && !rates.check("ana", 1).allowed);
         assert!(rates.check("ben", 1).allowed);
-        let first = rates.take_changed(1, 2);
-        assert_eq!((first.len(), rates.take_changed(9, 2).len(), rates.take_changed(9, 2).len()), (1, 1, 0));
+        let first = rates.take_changed(1, 0, 2);
+        let rest = [(); 2].map(|()| rates.take_changed(9, 0, 2));
+        assert_eq!([names(&first).len(), names(&rest[0]).len()], [1, 1]);
+        assert_eq!(rest[1], None);
         assert!(!rates.check("ana", 2).allowed);
-        assert!(rates.take_changed(9, 2).is_empty(), "a refusal changes nothing");
-        rates.put_back(first.into_iter().map(|(key, _)| key));
-        assert_eq!(rates.take_changed(9, 2).len(), 1);
+        assert_eq!(rates.take_changed(9, 0, 2), None, "a refusal changes nothing");
+        rates.put_back(first.into_iter().flatten().map(|(key, _)| key));
+        assert_eq!(names(&rates.take_changed(9, 0, 2)).len(), 1);
         assert!(rates.check("ana", 5_000).allowed);
-        assert!(rates.take_changed(9, 9_000).is_empty(), "it has earned everything meanwhile");
+        assert_eq!(rates.take_changed(9, 0, 9_000), Some(vec![]), "it has earned everything meanwhile");
+    }
+
+    #[test]
+    fn who_is_soon_at_rest_is_not_taken_before_counting_on() {
+        let mut rates = Rates::new(Rate { burst: 3, period_us: 3_000 }, 10);
+        assert!(rates.check("ana", 1).allowed && rates.check("ben", 1).allowed);
+        assert!(rates.check("ben", 1).allowed);
+        assert_eq!(names(&rates.take_changed(9, 1_000, 2)), ["ben"]);
+        assert!(rates.check("ana", 500).allowed);
+        assert_eq!(names(&rates.take_changed(9, 1_000, 501)), ["ana"]);
     }
 
     #[test]
@@ -226,7 +241,7 @@ mod tests {
         assert!(!rates.check("eve", 900_001).allowed);
         assert!(!rates.check("ana", 900_002).allowed, "who is known is judged by the rate");
         assert!(rates.check("eve", 1_000_002).allowed, "ana is at rest");
-        assert_eq!(names(&rates.take_changed(9, 1_000_003)), ["ben", "eve"]);
+        assert_eq!(names(&rates.take_changed(9, 0, 1_000_003)), ["ben", "eve"]);
     }
 
     #[test]

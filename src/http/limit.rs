@@ -67,9 +67,9 @@ impl RateLimit {
 }
 
 impl Remembered for RateLimit {
-    fn take_changed(&self, most: usize) -> Vec<(Arc<str>, Duration)> {
-        let taken = self.rates().take_changed(most, self.now());
-        taken.into_iter().map(|(key, left)| (key, Duration::from_micros(left))).collect()
+    fn take_changed(&self, most: usize, rest: Duration) -> Option<Vec<(Arc<str>, Duration)>> {
+        let taken = self.rates().take_changed(most, micros(rest), self.now())?;
+        Some(taken.into_iter().map(|(key, left)| (key, Duration::from_micros(left))).collect())
     }
 
     fn put_back(&self, keys: Vec<Arc<str>>) {

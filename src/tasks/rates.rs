@@ -9,7 +9,8 @@ use tokio::time::MissedTickBehavior;
 
 use crate::store::{self, Store, rate_limits};
 
-/// Between two writes.
+/// Between two writes. Who has earned everything again by the next one is not written: clients that
+/// keep to their pace cause no write at all, and a crash gives back what is earned in a second.
 const ROUND: Duration = Duration::from_secs(1);
 /// Rows in one transaction: small, because on SQLite it stands in line with everything else.
 const BATCH: usize = 500;
@@ -18,9 +19,9 @@ const MAX_KEYS: u32 = 100_000;
 
 /// A rate for many keys whose state outlives the process.
 pub trait Remembered: Send + Sync {
-    /// Takes up to `most` keys that changed since they were taken last, each with the time until
-    /// it has earned everything again.
-    fn take_changed(&self, most: usize) -> Vec<(Arc<str>, Duration)>;
+    /// Takes up to `most` keys that changed since they were taken last, and gives those that need
+    /// longer than `rest` to earn everything again, each with that time. `None`: none changed.
+    fn take_changed(&self, most: usize, rest: Duration) -> Option<Vec<(Arc<str>, Duration)>>;
     /// These could not be written.
     fn put_back(&self, keys: Vec<Arc<str>>);
     /// A key as it was written.
@@ -56,14 +57,13 @@ pub async fn run(store: Store, rates: Arc<Rates>) {
     }
 }
 
-/// Writes all that changed.
+/// Writes all that changed and is worth it.
 pub async fn write(store: &Store, rates: &Rates) -> store::Result<()> {
     for (name, rate) in rates {
         let name: &'static str = name;
-        loop {
-            let changed = rate.take_changed(BATCH);
+        while let Some(changed) = rate.take_changed(BATCH, ROUND) {
             if changed.is_empty() {
-                break;
+                continue;
             }
             let now = store.timestamp();
             let rows = changed.iter().map(|(key, left)| (key.to_string(), now.plus(*left))).collect();

@@ -36,6 +36,12 @@ impl Seating {
         (0..channels * fan_out).map(move |seat| (seat / fan_out, seat % connections))
     }
 
+    /// How many channels a connection follows at most: the first does, so that these add up where there
+    /// are several seatings of the same connections.
+    pub fn most_followed(&self) -> usize {
+        (self.channels * self.fan_out).div_ceil(self.connections)
+    }
+
     /// Which of the subscribers of `channel` a connection is.
     fn seat(&self, connection: usize, channel: usize) -> Option<usize> {
         let first = channel * self.fan_out % self.connections;
@@ -110,6 +116,17 @@ mod tests {
         known.sort_unstable();
         assert_eq!(seats, known);
         assert!((0..4).all(|channel| seats.iter().filter(|(of, _)| *of == channel).count() == 3));
+    }
+
+    #[test]
+    fn no_connection_follows_more_than_the_first() {
+        for connections in 3..20 {
+            let seating = Seating { connections, ..SEATING };
+            let mut follows = vec![0; connections];
+            seating.seats().for_each(|(_, connection)| follows[connection] += 1);
+            assert_eq!(Some(&seating.most_followed()), follows.iter().max(), "{connections} connections");
+            assert_eq!(seating.most_followed(), follows[0], "{connections} connections");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod dashboards;
 pub mod dialect;
 pub mod door;
 pub mod frame;
+pub mod groups;
 pub mod ledger;
 pub mod line;
 pub mod swarm;

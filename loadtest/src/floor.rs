@@ -27,6 +27,8 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const MERGED: usize = 64 * 1024;
 /// A socket that leaves more than this unread is closed.
 const BACKLOG: usize = 4 * 1024 * 1024;
+/// The longest request or frame: who follows many channels asks for all of them in one.
+const LONGEST: usize = 1024 * 1024;
 const POLL: &[u8] = b"GET /api/events?";
 const COMMAND: &[u8] = b"{\"id\":";
 /// What stands before the name of the channel, which is known here with its quotes.
@@ -121,7 +123,7 @@ impl Floor {
             journal: Journal::default(),
             last: Vec::new(),
             polled: None,
-            buffer: vec![0; 64 * 1024],
+            buffer: vec![0; LONGEST],
         })
     }
 

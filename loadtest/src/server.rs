@@ -85,6 +85,8 @@ pub struct Launch<'a> {
     pub config: Option<&'a str>,
     /// Its secrets and addresses; it inherits nothing but the path.
     pub environment: Vec<(&'static str, String)>,
+    /// Options of it, as its environment has them.
+    pub settings: &'a [(String, String)],
     /// The one processor core it may use.
     pub core: Option<usize>,
 }
@@ -144,6 +146,7 @@ impl Launch<'_> {
         command.arg("serve").current_dir(&folder).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.settings.iter().cloned());
         command.env("CAMPANILE_LISTEN", address.to_string());
         command.env("CAMPANILE_DATA_DIR", folder.join("data"));
         command.envs(self.environment);

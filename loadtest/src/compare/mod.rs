@@ -60,6 +60,10 @@ pub struct Options {
     /// The gateway's REDIS_URL [default: none].
     #[arg(long, conflicts_with = "url", value_name = "URL")]
     redis_url: Option<String>,
+    /// An option of the gateway, as its environment has it, such as CAMPANILE_SERVER__IO_URING=false; as
+    /// often as needed. Its secrets and addresses are the tool's.
+    #[arg(long = "set", conflicts_with = "url", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
     /// A namespace without history, so without positions; presence stays on.
     #[arg(long, conflicts_with = "url")]
     no_history: bool,
@@ -121,6 +125,12 @@ impl Side {
             Self::Peer(dialect) => dialect.name(),
         }
     }
+}
+
+fn setting(text: &str) -> Result<(String, String)> {
+    let (name, value) = text.split_once('=').context("write NAME=VALUE")?;
+    ensure!(name.starts_with("CAMPANILE_"), "the names of options begin with CAMPANILE_");
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Options {

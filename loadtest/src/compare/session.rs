@@ -137,6 +137,7 @@ impl Host {
             data_in: options.data_in.as_deref(),
             config: Some(&config),
             environment,
+            settings: &options.settings,
             core,
         };
         let spawned = launch.start().await?;

@@ -37,9 +37,17 @@ pub fn split(input: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
         _ => anyhow::bail!("a frame starts with {first:#04x}, which is none that a gateway sends"),
     };
     ensure!(second & 0x80 == 0, "the server masked a frame");
-    let (head, length) = match second {
+    let Some((head, length)) = head(input)? else { return Ok(None) };
+    let end = head + length;
+    Ok(input.get(head..end).map(|payload| (kind, payload, end)))
+}
+
+/// The lengths of a frame's head, without a mask, and of its payload (RFC 6455, section 5.2).
+fn head(input: &[u8]) -> Result<Option<(usize, usize)>> {
+    let Some(second) = input.get(1) else { return Ok(None) };
+    let (head, length) = match second & 0x7f {
         126 => match input.get(2..4) {
-            Some(bytes) => (4, u16::from_be_bytes([bytes[0], bytes[1]]).into()),
+            Some(bytes) => (4, u16::from_be_bytes(bytes.try_into()?).into()),
             None => return Ok(None),
         },
         127 => match input.get(2..10) {
@@ -49,8 +57,7 @@ pub fn split(input: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
         short => (2, u64::from(short)),
     };
     ensure!(length <= MAX_PAYLOAD, "a frame of {length} bytes");
-    let end = head + length as usize;
-    Ok(input.get(head..end).map(|payload| (kind, payload, end)))
+    Ok(Some((head, length as usize)))
 }
 
 /// Appends the head of a server's text frame of `length` bytes.
@@ -73,12 +80,7 @@ pub fn masked(kind: Kind, payload: &[u8]) -> Vec<u8> {
 pub fn unmask(input: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>> {
     let [first, second, ..] = *input else { return Ok(None) };
     ensure!(second & 0x80 != 0, "a client must mask");
-    let (head, length) = match (second & 0x7f, input.get(2..4)) {
-        (126, None) => return Ok(None),
-        (126, Some(bytes)) => (4, usize::from(u16::from_be_bytes([bytes[0], bytes[1]]))),
-        (127, _) => anyhow::bail!("a frame beyond 64 KiB"),
-        (short, _) => (2, usize::from(short)),
-    };
+    let Some((head, length)) = head(input)? else { return Ok(None) };
     let Some(bytes) = input.get(head..head + 4 + length) else { return Ok(None) };
     let (mask, payload) = bytes.split_at(4);
     let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_masked_frame_is_read_back() {
-        for length in [0, 5, 125, 126, 65_535] {
+        for length in [0, 5, 125, 126, 65_535, 65_536] {
             let payload = vec![b'z'; length];
             let frame = masked(Kind::Text, &payload);
             assert_eq!(unmask(&frame).unwrap(), Some((1, payload, frame.len())), "{length}");

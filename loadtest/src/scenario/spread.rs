@@ -66,7 +66,7 @@ const TOGETHER: usize = 64;
 #[command(after_help = "Examples:
   loadtest spread
   loadtest spread --database postgres
-  loadtest spread --connections 25 --follow 12400 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=12400 \
+  loadtest spread --connections 25 --follow 12400 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=12400 \\
     --set CAMPANILE_WEBSOCKET__MESSAGE_SIZE_LIMIT=4MiB --set CAMPANILE_CLIENT__QUEUE_MAX_SIZE=16MiB
 
 Exit codes:

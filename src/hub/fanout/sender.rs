@@ -54,10 +54,7 @@ impl Sender {
     fn together(&mut self, entries: &[Rc<Entry>], run: &Run<'_>) {
         let (mut takers, mut sends) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         let mut others = Vec::new();
-        for (i, entry) in entries.iter().enumerate() {
-            if i % NEAR == 0 {
-                look_at(&entries[i..entries.len().min(i + NEAR)]);
-            }
+        for entry in at_hand(entries) {
             match entry.take_send(run) {
                 Some((socket, bytes)) => {
                     takers.push((entry, bytes));
@@ -78,16 +75,17 @@ impl Sender {
     }
 }
 
-fn look_at(near: &[Rc<Entry>]) {
-    std::hint::black_box(near.iter().filter(|entry| entry.is_ready()).count());
-}
-
 /// The same with a system call for each.
 fn one_by_one(entries: &[Rc<Entry>], run: &Run<'_>) {
-    for near in entries.chunks(NEAR) {
-        look_at(near);
-        near.iter().for_each(|entry| entry.take_run(run));
-    }
+    at_hand(entries).for_each(|entry| entry.take_run(run));
+}
+
+/// All of them, each when it was looked at beside those near it.
+fn at_hand(entries: &[Rc<Entry>]) -> impl Iterator<Item = &Rc<Entry>> {
+    let look_at = |near: &&[Rc<Entry>]| {
+        std::hint::black_box(near.iter().filter(|entry| entry.is_ready()).count());
+    };
+    entries.chunks(NEAR).inspect(look_at).flatten()
 }
 
 impl Drop for Sender {

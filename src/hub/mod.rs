@@ -226,7 +226,10 @@ impl Hub {
                     for (handle, position) in known {
                         let base = Position::new(self.0.store.generation(), 0);
                         let head = heads.remove(handle.name().as_str()).unwrap_or(base);
-                        handle.compare(head, position);
+                        // Nearly all of them are where they should be, and need not be woken for it.
+                        if position.as_ref() != Some(&head) {
+                            handle.compare(head, position);
+                        }
                     }
                 }
                 Err(error) => {

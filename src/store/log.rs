@@ -23,7 +23,7 @@ pub use append::{Append, Appended, Version, append};
 pub use change::{clear, leave_epoch, renew_epoch, trim};
 pub use keys::{IdempotencyKey, forget_keys, known_keys};
 pub use read::{
-    Bounds, Page, bounds, event_id_at, first_stored, head, heads, last_stored, latest, names_after, page,
+    Bounds, Page, bounds, event_id_at, first_stored, head, heads, last_stored, latest, oldest_after, page,
     read_after, recent_channels,
 };
 

@@ -183,4 +183,5 @@ diesel::table! {
     }
 }
 
+diesel::allow_tables_to_appear_in_same_query!(channels, events);
 diesel::allow_tables_to_appear_in_same_query!(repos, workflow_runs, workflow_jobs);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::leases::Lease;
 use crate::domain::channel::ChannelName;
-use crate::domain::options::{Namespaces, SharedNamespaces};
+use crate::domain::options::{Namespaces, Retention, SharedNamespaces};
 use crate::store::{self, Conn, Store, Ts, builds, deliveries, log, rate_limits, revocations, sessions};
 use crate::telemetry::{Kind, Metrics};
 
@@ -18,8 +18,10 @@ use crate::telemetry::{Kind, Metrics};
 const ROUND: Duration = Duration::from_secs(60);
 /// Rows in one transaction.
 const BATCH: u32 = 500;
-/// Channel names in one read.
-const NAMES: u32 = 500;
+/// Channels in one read.
+const CHANNELS: u32 = 500;
+/// Channels in one transaction.
+const TRIMMED_AT_ONCE: usize = 50;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Delivery ids are known for so long: a replay of an older one would count as new.
@@ -126,45 +128,48 @@ impl Round<'_> {
         let mut after = String::new();
         while self.lease.is_held() {
             let from = after.clone();
-            let names = self
+            let oldest = self
                 .store
-                .read(move |conn| Box::pin(async move { log::names_after(conn, &from, NAMES).await }))
+                .read(move |conn| Box::pin(async move { log::oldest_after(conn, &from, CHANNELS).await }))
                 .await?;
-            let Some(last) = names.last() else { break };
-            after = last.as_str().to_owned();
-            for name in names {
-                self.trim(namespaces, name).await?;
-            }
+            let Some(last) = oldest.last() else { break };
+            after = last.channel.as_str().to_owned();
+            let now = self.store.timestamp();
+            let due = oldest.into_iter().filter_map(|oldest| {
+                let retention = namespaces.retention_of(&oldest.channel)?;
+                oldest.has_expired(retention, now).then_some((oldest.channel, retention))
+            });
+            self.trim(due.collect()).await?;
         }
         Ok(())
     }
 
-    async fn trim(&self, namespaces: &Namespaces, name: ChannelName) -> store::Result<()> {
-        let Some(retention) = namespaces.retention_of(&name) else { return Ok(()) };
-        while self.lease.is_held() {
-            let (asked, channel) = (self.store.clone(), name.clone());
-            let (first, bounds) = self
+    /// Removes what is too much from each of the channels, many of them in one transaction: a
+    /// channel that is in use has a few events too many in each round.
+    async fn trim(&self, mut due: Vec<(ChannelName, Retention)>) -> store::Result<()> {
+        while self.lease.is_held() && !due.is_empty() {
+            let asked = self.store.clone();
+            let some: Vec<_> = due.iter().take(TRIMMED_AT_ONCE).cloned().collect();
+            let (rows, done) = self
                 .store
-                .read(move |conn| {
+                .write(move |conn| {
                     Box::pin(async move {
                         let (generation, now) = (asked.generation(), asked.timestamp());
-                        let bounds = log::bounds(conn, &generation, &channel, retention, now).await?;
-                        store::Result::Ok((log::first_stored(conn, &channel).await?, bounds))
+                        let (mut left, mut done) = (BATCH, 0);
+                        for (channel, retention) in &some {
+                            let bounds = log::bounds(conn, &generation, channel, *retention, now).await?;
+                            left -= log::trim(conn, channel, &bounds, left).await? as u32;
+                            if left == 0 {
+                                break;
+                            }
+                            done += 1;
+                        }
+                        store::Result::Ok((BATCH - left, done))
                     })
                 })
                 .await?;
-            if first.is_none_or(|first| first > bounds.before_oldest) {
-                break;
-            }
-            let channel = name.clone();
-            let rows = self
-                .store
-                .write(move |conn| Box::pin(async move { log::trim(conn, &channel, &bounds, BATCH).await }))
-                .await?;
-            if rows == 0 {
-                break;
-            }
-            self.count("events", rows as u64);
+            self.count("events", rows.into());
+            due.drain(..done);
         }
         Ok(())
     }

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
+use campanile::domain::channel::ChannelName;
 use campanile::domain::event::NewEvent;
-use campanile::domain::options::Retention;
+use campanile::domain::options::{ChannelOptions, Namespaces, Retention};
 use campanile::domain::position::{Epoch, Position};
+use campanile::domain::units::Span;
 use campanile::publish::Committed;
 use campanile::store::log::{self, Append, IdempotencyKey};
 use campanile::store::{StoreError, generation};
+use campanile::tasks::janitor;
+use campanile::tasks::leases::Lease;
+use campanile::telemetry::{Kind, Metrics};
 use futures_util::FutureExt as _;
+use uuid::Uuid;
 
 use crate::support::store::*;
 
@@ -30,6 +36,7 @@ on_both![
     the_latest_events_are_within_retention,
     the_longest_retention_is_longer_than_any_calendar,
     trimming_takes_the_oldest_a_batch_at_a_time,
+    a_round_trims_what_is_too_much_or_too_old_of_many_channels,
     expired_keys_are_forgotten_a_batch_at_a_time,
     channels_are_found_by_name,
 ];
@@ -356,6 +363,35 @@ async fn trimming_takes_the_oldest_a_batch_at_a_time(store: TestStore) {
     assert_eq!(store.fill(&news, 1).await[0].offset, 11, "an empty log goes on where it was");
 }
 
+async fn a_round_trims_what_is_too_much_or_too_old_of_many_channels(store: TestStore) {
+    let kept = ChannelOptions { history_size: 3, history_ttl: Span::secs(3600), ..ChannelOptions::default() };
+    let namespaces = Namespaces { without: Some(kept), ..Namespaces::default() };
+    // More of them, and one with more to remove, than fit into one transaction.
+    let busy: Vec<ChannelName> = (0..60).map(|n| channel(&format!("busy{n:02}"))).collect();
+    for name in &busy {
+        store.fill(name, 5).await;
+    }
+    let [long, old, fresh, foreign] = ["busy30x", "old", "fresh", "other:x"].map(channel);
+    for (name, count) in [(&long, 600), (&old, 3), (&fresh, 3), (&foreign, 9)] {
+        store.fill(name, count).await;
+    }
+    store.age(&old, 2, Duration::from_secs(2 * 3600)).await;
+    let metrics = Metrics::new();
+    let sweep = async || {
+        let lease = Lease::of_one();
+        janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.unwrap();
+        metrics.trimmed.get_or_create(&Kind { kind: "events" }).get()
+    };
+    assert_eq!(sweep().await, 60 * 2 + 597 + 2);
+    for name in busy.iter().chain([&long, &fresh]) {
+        let head = store.head(name).await.offset;
+        assert_eq!(offsets(&store.stored(name).await), [head - 2, head - 1, head], "{name}");
+    }
+    assert_eq!(offsets(&store.stored(&old).await), [3]);
+    assert_eq!(store.stored(&foreign).await.len(), 9, "of a namespace that is gone nothing is known");
+    assert_eq!(sweep().await, 60 * 2 + 597 + 2, "nothing is left to do");
+}
+
 async fn expired_keys_are_forgotten_a_batch_at_a_time(store: TestStore) {
     let news = channel("news");
     let (old, new) = (ago(&store.store, Duration::from_secs(10)), store.store.timestamp());
@@ -378,8 +414,8 @@ async fn channels_are_found_by_name(store: TestStore) {
     }
     store.fill(&channel("repo:b/a"), 1).await;
     let names = async |after: &'static str, limit| {
-        let read = store.read(move |conn| log::names_after(conn, after, limit).boxed()).await;
-        read.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+        let read = store.read(move |conn| log::oldest_after(conn, after, limit).boxed()).await;
+        read.iter().map(|oldest| oldest.channel.as_str().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names("", 3).await, ["Repo:c/c", "jobs:x", "repo:a/Z"], "byte for byte on both");
     assert_eq!(names("repo:a/Z", 9).await, ["repo:a/z", "repo:b/a", "repo;d"]);

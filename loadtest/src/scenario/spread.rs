@@ -89,7 +89,7 @@ pub struct Options {
     /// Measured seconds of a group; there are three for each number of channels.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Seconds before them that are checked but not counted.
+    /// Seconds before them that are checked but not counted; longer if a channel had no message yet.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=60))]
     warmup: u64,
     #[command(flatten)]
@@ -194,7 +194,7 @@ impl Load {
     /// Opens connections of its own, and closes them behind it.
     fn fit(&self, session: &Session, channels: usize) -> Result<Fit> {
         let mut groups = self.open(session, &self.groups(channels), 1)?;
-        groups.take_turns(session, self.warmup)?;
+        groups.warm_up(self.warmup)?;
         let points = groups.take_turns(session, self.measured)?;
         groups.close()?;
         Fit::of(&points)

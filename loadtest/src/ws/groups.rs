@@ -95,6 +95,26 @@ impl Groups {
         self.swarm.listen(Duration::from_millis(100))
     }
 
+    /// Lets each group have turns for so long, and until each of its channels has had a message: a
+    /// channel's first one is dearer, and groups with fewer messages would pay for more of them.
+    pub fn warm_up(&mut self, time: Duration) -> Result<()> {
+        let turns = time.as_millis() / TURN.as_millis();
+        for turn in 0.. {
+            let mut warm = true;
+            for group in 0..self.groups.len() {
+                let Group { names, books, .. } = &self.groups[group];
+                if turn < turns || books.published() < names.len() {
+                    self.publish(group, TURN)?;
+                    warm = false;
+                }
+            }
+            if warm {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets each group have so much time, in short turns, and says what each cost.
     pub fn take_turns(&mut self, session: &Session, time: Duration) -> Result<Vec<Point>> {
         let mut points = vec![Point::default(); self.groups.len()];

@@ -178,15 +178,47 @@ pub async fn recent_channels(conn: &mut Conn, prefix: &str, limit: u32) -> Resul
     Ok(names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect())
 }
 
-/// Up to `limit` channel names after `after`, in order: how the janitor walks over them all.
-pub async fn names_after(conn: &mut Conn, after: &str, limit: u32) -> Result<Vec<ChannelName>> {
+/// A channel and the oldest event that it stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Oldest {
+    /// The channel.
+    pub channel: ChannelName,
+    /// The offset of its last event.
+    pub head: u64,
+    /// The offset of the oldest one that is stored, and when it was appended.
+    pub stored: Option<(u64, Ts)>,
+}
+
+impl Oldest {
+    /// Whether there is one that `retention` no longer covers.
+    pub fn has_expired(&self, retention: Retention, now: Ts) -> bool {
+        self.stored.is_some_and(|(offset, created_at)| {
+            offset <= self.head.saturating_sub(retention.events) || created_at <= now.minus(retention.age)
+        })
+    }
+}
+
+/// The oldest events of up to `limit` channels after `after`, in the order of their names; a channel
+/// that stores none comes with its name alone. How the janitor walks over them all.
+pub async fn oldest_after(conn: &mut Conn, after: &str, limit: u32) -> Result<Vec<Oldest>> {
+    // Not a join: however little Postgres knows of the tables, it looks up the first one of each.
+    let first = events::table.filter(events::channel.eq(channels::name)).order(events::offset.asc());
     let query = channels::table
         .filter(channels::name.gt(after))
         .order(channels::name.asc())
         .limit(i64::from(limit))
-        .select(channels::name);
-    let names: Vec<String> = conn.load(query).await?;
-    Ok(names.iter().filter_map(|name| ChannelName::parse(name).ok()).collect())
+        .select((
+            channels::name,
+            channels::head,
+            first.select(events::offset).single_value(),
+            first.select(events::created_at).single_value(),
+        ));
+    let rows: Vec<(String, i64, Option<i64>, Option<Ts>)> = conn.load(query).await?;
+    let oldest = |(name, head, offset, created_at): (String, i64, Option<i64>, Option<Ts>)| {
+        let stored = offset.map(to_u64).zip(created_at);
+        Some(Oldest { channel: ChannelName::parse(&name).ok()?, head: to_u64(head), stored })
+    };
+    Ok(rows.into_iter().filter_map(oldest).collect())
 }
 
 /// The id of the event at `offset`, if it is still there.

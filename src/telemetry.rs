@@ -365,6 +365,11 @@ pub fn count(family: &Family<Kind, Count>, kind: &'static str) {
     family.get_or_create(&Kind { kind }).inc();
 }
 
+/// The counter of `kind`, for who counts often.
+pub fn counter(family: &Family<Kind, Counter>, kind: &'static str) -> Counter {
+    family.get_or_create(&Kind { kind }).clone()
+}
+
 /// The level of `kind`.
 pub fn level(family: &Family<Kind, Level>, kind: &'static str) -> Level {
     family.get_or_create(&Kind { kind }).clone()

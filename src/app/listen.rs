@@ -32,7 +32,7 @@ use crate::hub::fanout::Fanout;
 use crate::publish::Publisher;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, counter};
 use crate::transport::stream::Streams;
 use crate::transport::websocket::{Sockets, WebsocketOptions};
 
@@ -100,7 +100,7 @@ pub(super) fn listen(
             access: doors.access.clone(),
             door: doors.polls.clone(),
             store: parts.store.clone(),
-            metrics: parts.metrics.clone(),
+            not_modified: counter(&parts.metrics.polls, "not_modified"),
         };
         let running = parts.stopping.clone();
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());

@@ -147,49 +147,52 @@ impl ChannelName {
 
 /// No declared namespace begins with `#`, so a colon behind it belongs to a user's id.
 fn namespace_of(text: &str) -> Option<&str> {
+    split(text).map(|(namespace, _)| namespace)
+}
+
+/// The namespace without a leading `$`, and what stands behind its colon.
+fn split(text: &str) -> Option<(&str, &str)> {
     if text.starts_with('#') {
         return None;
     }
-    text.strip_prefix('$').unwrap_or(text).split_once(':').map(|(ns, _)| ns)
+    let text = text.strip_prefix('$').unwrap_or(text);
+    // Names are short, and a search made for long texts is slower.
+    let colon = text.bytes().position(|b| b == b':')?;
+    Some((&text[..colon], &text[colon + 1..]))
 }
 
 /// `None` when a built-in namespace has the wrong shape behind it.
 fn classify(text: &str) -> Option<ChannelKind<'_>> {
     let private = text.starts_with('$');
-    let Some(namespace) = namespace_of(text) else {
+    let Some((namespace, rest)) = split(text) else {
         return Some(match text.strip_prefix('#') {
             Some(user) if single_user(user) => ChannelKind::Personal { namespace: None, user },
             _ => ChannelKind::Plain { namespace: None, private },
         });
     };
-    if BUILT_IN.contains(&namespace) {
-        return if private { None } else { built_in(namespace, &text[namespace.len() + 1..]) };
-    }
-    let rest = text.split_once(':').map_or("", |(_, rest)| rest);
-    Some(match rest.strip_prefix('#') {
-        Some(user) if !private && single_user(user) => {
-            ChannelKind::Personal { namespace: Some(namespace), user }
-        }
-        _ => ChannelKind::Plain { namespace: Some(namespace), private },
-    })
-}
-
-fn single_user(user: &str) -> bool {
-    !user.is_empty() && !user.contains(',')
-}
-
-fn built_in<'a>(namespace: &str, rest: &'a str) -> Option<ChannelKind<'a>> {
-    match namespace {
-        "repo" => {
-            let (owner, name) = rest.split_once('/')?;
-            (is_owner(owner) && is_repo_name(name)).then_some(ChannelKind::Repo { owner, name })
-        }
+    let built_in = match namespace {
+        "repo" => rest
+            .split_once('/')
+            .filter(|(owner, name)| is_owner(owner) && is_repo_name(name))
+            .map(|(owner, name)| ChannelKind::Repo { owner, name }),
         "org" => is_owner(rest).then_some(ChannelKind::Org { owner: rest }),
         "job" => uuid(rest).map(ChannelKind::Job),
         "build" => uuid(rest).map(ChannelKind::Build),
         "db" => is_table(rest).then_some(ChannelKind::Db { table: rest }),
-        _ => None,
-    }
+        _ => {
+            return Some(match rest.strip_prefix('#') {
+                Some(user) if !private && single_user(user) => {
+                    ChannelKind::Personal { namespace: Some(namespace), user }
+                }
+                _ => ChannelKind::Plain { namespace: Some(namespace), private },
+            });
+        }
+    };
+    built_in.filter(|_| !private)
+}
+
+fn single_user(user: &str) -> bool {
+    !user.is_empty() && !user.contains(',')
 }
 
 /// Only the hyphenated lower-case form, so that one id has one channel.

@@ -15,19 +15,20 @@ use crate::report::{self, Report, Section, closing, text};
 
 /// What is measured: all at full size, and as long as three rounds of it take twenty minutes.
 /// Options that all have in common come behind.
-const FULL: [&str; 19] = [
+const FULL: [&str; 20] = [
     "webhooks --seconds 4 --warmup 1",
     "latency --seconds 4",
     "fanout --seconds 4 --warmup 1",
     "fanout --subscribers 5000 --seconds 4 --warmup 1",
     "fanout --rate 200 --subscribers 500 --seconds 4 --warmup 1",
     "fanout --saturate --seconds 4 --warmup 1",
+    "fanout --saturate --in-flight 48 --seconds 4 --warmup 1",
     "idle --seconds 5",
     "connect",
     "poll --seconds 4 --warmup 1",
     "storm",
     "spread --seconds 1",
-    "spread --seconds 1 --connections 25 --follow 12400 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=12400 \
+    "spread --seconds 1 --subscribers 50 --connections 50 --follow 17000 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=17000 \
      --set CAMPANILE_WEBSOCKET__MESSAGE_SIZE_LIMIT=4MiB --set CAMPANILE_CLIENT__QUEUE_MAX_SIZE=16MiB",
     "resume",
     "crowd --seconds 5 --against gateway",

@@ -2,10 +2,9 @@
 //! has to wait. They are answered before the routes; whatever else is asked goes on to them, and
 //! nothing was counted or changed on the way.
 
-use std::sync::Arc;
-
 use actix_http::Request;
-use actix_web::http::{Method, header};
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, web};
 
 use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollDoor, Query, not_modified, tag_at_end};
@@ -17,7 +16,7 @@ use crate::http::access::Access;
 use crate::http::limit::add_rate;
 use crate::http::{origin, parse_limit};
 use crate::store::{Store, items};
-use crate::telemetry::{Metrics, count};
+use crate::telemetry::Counter;
 
 /// What such a poll needs.
 #[derive(Clone)]
@@ -28,8 +27,8 @@ pub struct AtEnd {
     pub door: web::Data<PollDoor>,
     /// Knows the ends, if this process alone writes to it.
     pub store: Store,
-    /// Where the poll is counted.
-    pub metrics: Arc<Metrics>,
+    /// Counts such polls.
+    pub not_modified: Counter,
 }
 
 impl AtEnd {
@@ -44,8 +43,8 @@ impl AtEnd {
             return None;
         }
         let heads = self.store.heads()?;
-        let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
-        let token = auth::bearer(headers.get(header::AUTHORIZATION)?.to_str().ok()?)?;
+        let known = text(headers.get(header::IF_NONE_MATCH)?)?;
+        let token = auth::bearer(text(headers.get(header::AUTHORIZATION)?)?)?;
         let principal = self.access.known(token)?;
         let query = web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
         let channel = ChannelName::parse(&query.channel?).ok()?;
@@ -59,10 +58,15 @@ impl AtEnd {
         let tag = tag_at_end(heads, &channel, &from, limit, known)?;
         let decision = self.door.rate.check_here(&Access::user_key(&principal)?)?;
 
-        count(&self.metrics.polls, "not_modified");
+        self.not_modified.inc();
         let mut answer = not_modified(tag);
         add_rate(answer.headers_mut(), &decision);
         origin::protect(answer.headers_mut());
         Some(answer)
     }
+}
+
+/// What is compared with texts that are plain ASCII, and so need not be looked at byte by byte.
+fn text(value: &HeaderValue) -> Option<&str> {
+    str::from_utf8(value.as_bytes()).ok()
 }

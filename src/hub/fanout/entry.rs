@@ -23,7 +23,7 @@ use crate::protocol::form::Form;
 use crate::protocol::push::{OnChannel, Push};
 use crate::protocol::sse;
 use crate::store::log::Bounds;
-use crate::telemetry::{Counter, Family, Kind, Metrics, count};
+use crate::telemetry::{Counter, Family, Kind, Metrics, count, counter};
 
 /// Events that an entry on hold keeps; with more it reads the log again instead.
 pub(super) const MAX_HELD: usize = 1024;
@@ -62,7 +62,7 @@ struct Count {
 
 impl Count {
     fn of(family: &Family<Kind, Counter>, kind: &'static str) -> Self {
-        Self { counter: family.get_or_create(&Kind { kind }).clone(), untold: Cell::new(0) }
+        Self { counter: counter(family, kind), untold: Cell::new(0) }
     }
 
     fn add(&self, more: u64) {

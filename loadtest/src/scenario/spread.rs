@@ -57,8 +57,10 @@ const TOGETHER: usize = 64;
 /// channels have 1, half and all of --subscribers. The same connections follow all of them, and the
 /// groups take turns of 100 ms. The client never sleeps, if it has a core of its own. The server's CPU for
 /// each group is fitted by least squares to a × events + b × deliveries. The figure to look at is how much
-/// dearer a delivery is over the most channels than over one, and that beside the floor: one channel has
-/// --subscribers sockets, many have all, and what the kernel takes for a socket that it has not seen for
+/// dearer a delivery is over the most channels than over one, and that beside the floor. For it the groups
+/// of both take turns with each other, because a machine has seconds in which all that is sent costs a
+/// third more. One channel has --subscribers sockets, many have all, and what the kernel takes for a socket
+/// that it has not seen for
 /// long is not ours. With few connections that follow very many channels the sockets are the same ones;
 /// the gateway needs other limits then, see the examples. Statements and commits an event are counted
 /// by the gateway, also with 64 under way, over the most channels with one subscriber each and no others.
@@ -112,7 +114,8 @@ pub async fn run(options: Options) -> Result<()> {
         spin: servers.has_cores()?,
     };
     let most = SPREADS.iter().map(|(count, _)| *count).filter(|count| *count <= load.channels).max();
-    let follows = load.groups(most.unwrap_or(1)).iter().map(Seating::most_followed).sum::<usize>();
+    let together = [load.groups(most.unwrap_or(1)), load.groups(1)].concat();
+    let follows = together.iter().map(Seating::most_followed).sum::<usize>();
     ensure!(
         load.subscribers <= load.connections,
         "{connections} connections are too few for {subscribers} subscribers of one channel"
@@ -157,19 +160,20 @@ impl Load {
             session.spin();
         }
         let mut figures = Vec::new();
-        let mut fits = Vec::new();
-        let mut most = 1;
-        for (channels, [b, a, error]) in SPREADS.into_iter().filter(|(count, _)| *count <= self.channels) {
-            let fit = self.fit(session, channels).with_context(|| format!("{channels} channels"))?;
+        let spreads: Vec<_> = SPREADS.into_iter().filter(|(count, _)| *count <= self.channels).collect();
+        let most = spreads.last().context("no points")?.0;
+        for (channels, [b, a, error]) in spreads {
+            let counts = if channels == most { &[channels, 1][..] } else { &[channels] };
+            let fits = self.fit(session, counts).with_context(|| format!("{channels} channels"))?;
+            let fit = fits[0];
             figures.push(figure(b, fit.b));
             figures.push(figure(a, fit.a));
             figures.push(aside(error, fit.error * 100.0));
-            fits.push(fit);
-            most = channels;
+            if let [fit, one] = fits[..] {
+                figures.push(figure("b over the most channels, of b over 1", fit.b / one.b));
+                figures.push(figure("a over the most channels, of a over 1", fit.a / one.a));
+            }
         }
-        let (first, last) = (fits.first().context("no points")?, fits.last().context("no points")?);
-        figures.push(figure("b over the most channels, of b over 1", last.b / first.b));
-        figures.push(figure("a over the most channels, of a over 1", last.a / first.a));
         for ([statements, commits], in_flight) in [
             (["statements per event", "commits per event"], 1),
             (["statements per event, 64 under way", "commits per event, 64 under way"], TOGETHER),
@@ -191,13 +195,14 @@ impl Load {
         Groups::open(session, groups, in_flight, super::WINDOW, self.spin)
     }
 
-    /// Opens connections of its own, and closes them behind it.
-    fn fit(&self, session: &Session, channels: usize) -> Result<Fit> {
-        let mut groups = self.open(session, &self.groups(channels), 1)?;
+    /// A fit for each number of channels, over connections that are opened for it and closed behind it.
+    fn fit(&self, session: &Session, counts: &[usize]) -> Result<Vec<Fit>> {
+        let seatings: Vec<Seating> = counts.iter().flat_map(|channels| self.groups(*channels)).collect();
+        let mut groups = self.open(session, &seatings, 1)?;
         groups.warm_up(self.warmup)?;
         let points = groups.take_turns(session, self.measured)?;
         groups.close()?;
-        Fit::of(&points)
+        points.chunks(seatings.len() / counts.len()).map(Fit::of).collect()
     }
 }
 

@@ -60,8 +60,7 @@ const TOGETHER: usize = 64;
 /// dearer a delivery is over the most channels than over one, and that beside the floor. For it the groups
 /// of both take turns with each other, because a machine has seconds in which all that is sent costs a
 /// third more. One channel has --subscribers sockets, many have all, and what the kernel takes for a socket
-/// that it has not seen for
-/// long is not ours. With few connections that follow very many channels the sockets are the same ones;
+/// that it has not seen for long is not ours. With few connections that follow very many channels the sockets are the same ones;
 /// the gateway needs other limits then, see the examples. Statements and commits an event are counted
 /// by the gateway, also with 64 under way, over the most channels with one subscriber each and no others.
 #[derive(Debug, Args)]

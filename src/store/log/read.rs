@@ -199,7 +199,7 @@ impl Oldest {
 }
 
 /// The oldest events of up to `limit` channels after `after`, in the order of their names; a channel
-/// that stores none comes with its name alone. How the janitor walks over them all.
+/// that stores none comes without. How the janitor walks over them all.
 pub async fn oldest_after(conn: &mut Conn, after: &str, limit: u32) -> Result<Vec<Oldest>> {
     // Not a join: however little Postgres knows of the tables, it looks up the first one of each.
     let first = events::table.filter(events::channel.eq(channels::name)).order(events::offset.asc());

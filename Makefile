@@ -8,10 +8,10 @@ ARGS ?=
 CHAOS_MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench counts chaos fmt
+.PHONY: help run test check bench instructions chaos fmt
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## build what is stale and serve demo data on http://127.0.0.1:8080
 	@$(CARGO) build --release --locked --bin campanile
@@ -30,9 +30,9 @@ bench: ## measure the set of scenarios next to the floor; the report goes to tar
 	@$(CARGO) run --quiet --release --locked -p loadtest -- set \
 		--json target/bench/report.json --html target/bench/report.html $(ARGS)
 
-counts: ## count the instructions of the pure parts, and compare them with those of the last time
+instructions: ## count the instructions of the pure parts, and compare them with those of the last time
 	@tests/services --install
-	@$(CARGO) bench --locked --quiet --bench counts
+	@$(CARGO) bench --locked --quiet --bench instructions
 
 chaos: ## check the promise under faults, alone and as a cluster, for CHAOS_MINUTES (20)
 	@$(CARGO) build --release --locked --workspace

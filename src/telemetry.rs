@@ -143,7 +143,7 @@ pub struct Metrics {
     pub counts: Family<Kind, Count>,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
-    /// Whether other nodes are heard at once: 1 or 0. Always 1 for a single node.
+    /// Whether messages of other nodes arrive directly: 1 or 0. Always 1 for a single node.
     pub bus_up: Level,
     /// Messages to other nodes, by what carried them; `dropped` could not be said at all.
     pub bus_said: Family<Kind, Count>,
@@ -291,7 +291,7 @@ impl Metrics {
         r.register("counts_shared", "Whether Redis counts for all nodes now", metrics.counts_shared.clone());
         r.register("counts", "Counts asked of Redis by who decided", metrics.counts.clone());
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
-        r.register("bus_up", "Whether other nodes are heard at once", metrics.bus_up.clone());
+        r.register("bus_up", "Whether messages of other nodes arrive directly", metrics.bus_up.clone());
         r.register("bus_said", "Messages to other nodes by carrier", metrics.bus_said.clone());
         r.register("bus_heard", "Messages of other nodes by carrier", metrics.bus_heard.clone());
         r.register(

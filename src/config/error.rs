@@ -1,5 +1,4 @@
-//! What is wrong with a configuration, told to the person who wrote it: where it stands,
-//! which option, what is wrong, and what to do. Everything found is reported at once.
+//! Errors in a configuration, for its author: where it is, which option, what is wrong, and what to do. Everything found is reported at once.
 //! A message never contains a secret.
 
 use std::fmt;

@@ -73,7 +73,7 @@ impl Config {
             tracing::warn!(
                 option = FILE,
                 skipped = set.skipped(),
-                "keys of the set verify no token: another use, algorithm or size, or private"
+                "some keys of the set cannot verify tokens: unsupported use, algorithm or size, or private keys"
             );
         }
         Ok(set)

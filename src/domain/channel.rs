@@ -124,8 +124,8 @@ impl ChannelName {
         !matches!(self.kind(), ChannelKind::Personal { .. } | ChannelKind::Plain { .. })
     }
 
-    /// Whether the access rule must know what stands behind this channel (`job:`, `build:`).
-    pub fn has_item(&self) -> bool {
+    /// Whether the access rule needs the resource behind this channel (`job:`, `build:`).
+    pub fn has_resource(&self) -> bool {
         matches!(self.kind(), ChannelKind::Job(_) | ChannelKind::Build(_))
     }
 

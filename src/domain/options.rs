@@ -147,7 +147,7 @@ impl TryFrom<String> for NameRegex {
         let regex = regex_lite::Regex::new(&text);
         regex
             .map(|regex| Self(Some(regex)))
-            .map_err(|error| format!("this is no regular expression: {error}"))
+            .map_err(|error| format!("this is not a regular expression: {error}"))
     }
 }
 

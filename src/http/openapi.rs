@@ -49,8 +49,8 @@ mod tests {
             let (path, rest) = service.split_once(')').expect("a path");
             let path = match path {
                 "poll::PATH" => crate::http::poll::PATH,
-                "socket::PATH" => crate::http::socket::PATH,
-                "socket::UNI_PATH" => crate::http::socket::UNI_PATH,
+                "websocket::PATH" => crate::http::websocket::PATH,
+                "websocket::UNI_PATH" => crate::http::websocket::UNI_PATH,
                 path => path.trim_matches('"'),
             };
             let methods =

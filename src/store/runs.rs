@@ -12,7 +12,7 @@ use super::error::Result;
 use super::schema::{workflow_jobs as jobs, workflow_runs as runs};
 use super::types::{Id, Ts};
 use crate::domain::event::Time;
-use crate::domain::facts::{JobFacts, RunFacts, status_rank};
+use crate::domain::workflow::{WorkflowJob, WorkflowRun, status_rank};
 
 /// A run as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,26 +112,26 @@ struct JobRow {
 }
 
 /// Records what was said about runs, each named once, unless a row is further already.
-pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, RunFacts)>, now: Ts) -> Result<()> {
-    let row = |(repo, facts): (Uuid, RunFacts)| {
-        let started = facts.started_at.map(Ts::from);
+pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, WorkflowRun)>, now: Ts) -> Result<()> {
+    let row = |(repo, run): (Uuid, WorkflowRun)| {
+        let started = run.started_at.map(Ts::from);
         RunRow {
-            run_id: facts.run_id,
+            run_id: run.run_id,
             repo_id: Id(repo),
-            workflow_id: facts.workflow_id,
-            workflow_name: facts.workflow_name,
-            run_number: facts.run_number,
-            status_rank: status_rank(&facts.status),
-            status: facts.status,
-            conclusion: facts.conclusion,
-            event: facts.event,
-            branch: facts.branch,
-            commit_sha: facts.commit_sha,
-            attempt: facts.attempt,
-            url: facts.url,
+            workflow_id: run.workflow_id,
+            workflow_name: run.workflow_name,
+            run_number: run.run_number,
+            status_rank: status_rank(&run.status),
+            status: run.status,
+            conclusion: run.conclusion,
+            event: run.event,
+            branch: run.branch,
+            commit_sha: run.commit_sha,
+            attempt: run.attempt,
+            url: run.url,
             started_at: started,
-            updated_at: facts.updated_at.map_or(now, Ts::from),
-            created_at: facts.created_at.map(Ts::from).or(started).unwrap_or(now),
+            updated_at: run.updated_at.map_or(now, Ts::from),
+            created_at: run.created_at.map(Ts::from).or(started).unwrap_or(now),
         }
     };
     let rows: Vec<RunRow> = all.map(row).collect();
@@ -171,21 +171,21 @@ pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, RunFacts)>
 
 /// Records what was said about jobs, each named once, unless a row is further already. Their runs
 /// may be unknown: deliveries come in any order.
-pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, JobFacts)>) -> Result<()> {
-    let row = |(repo, facts): (Uuid, JobFacts)| JobRow {
-        job_id: facts.job_id,
-        run_id: facts.run_id,
+pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, WorkflowJob)>) -> Result<()> {
+    let row = |(repo, job): (Uuid, WorkflowJob)| JobRow {
+        job_id: job.job_id,
+        run_id: job.run_id,
         repo_id: Id(repo),
-        attempt: facts.attempt,
-        name: facts.name,
-        workflow_name: facts.workflow_name,
-        status_rank: status_rank(&facts.status),
-        status: facts.status,
-        conclusion: facts.conclusion,
-        url: facts.url,
-        steps: facts.steps,
-        started_at: facts.started_at.map(Ts::from),
-        completed_at: facts.completed_at.map(Ts::from),
+        attempt: job.attempt,
+        name: job.name,
+        workflow_name: job.workflow_name,
+        status_rank: status_rank(&job.status),
+        status: job.status,
+        conclusion: job.conclusion,
+        url: job.url,
+        steps: job.steps,
+        started_at: job.started_at.map(Ts::from),
+        completed_at: job.completed_at.map(Ts::from),
     };
     let rows: Vec<JobRow> = all.map(row).collect();
     write_rows!(conn, rows, i64, |values| {

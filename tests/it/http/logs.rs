@@ -15,9 +15,9 @@ use crate::support::websocket::Client;
 
 /// All lines of this process. Other tests may write here too.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct StreamClient(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Lines {
+impl Write for StreamClient {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("nobody panics while writing").extend(bytes);
         Ok(bytes.len())
@@ -29,10 +29,10 @@ impl Write for Lines {
 }
 
 /// Starts logging for the whole process, as loud as our own code can be.
-fn lines() -> Lines {
-    static LINES: std::sync::OnceLock<Lines> = std::sync::OnceLock::new();
+fn lines() -> StreamClient {
+    static LINES: std::sync::OnceLock<StreamClient> = std::sync::OnceLock::new();
     let start = || {
-        let lines = Lines::default();
+        let lines = StreamClient::default();
         let writer = lines.clone();
         let filter = EnvFilter::new("info,campanile=trace");
         let logging = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
@@ -104,7 +104,7 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
     let mut client = Client::connected(&app, &good).await;
     client.ask(json!({ "subscribe": { "channel": "MARK:channel", "token": forged } })).await;
     client.ask(json!({ "publish": { "channel": "org:acme", "data": "MARK-data" } })).await;
-    client.say("{\"id\":9,\"MARK\":{}}").await;
+    client.send_text("{\"id\":9,\"MARK\":{}}").await;
     client.closed().await;
     let mut stranger = Client::open(app.address()).await;
     stranger.command(json!({ "connect": { "token": forged } })).await;

@@ -75,7 +75,7 @@ impl Press {
             });
             let commands: Vec<String> = commands.collect();
             if !commands.is_empty() {
-                client.say(&commands.join("\n")).await;
+                client.send_text(&commands.join("\n")).await;
             }
             for _ in commands {
                 assert_eq!(client.message().await["publish"], json!({}));

@@ -132,7 +132,7 @@ mod tests {
         for (json, wrong) in [
             (None, "cannot be read"),
             (Some(r#"{"keys":[]}"#), "no public key"),
-            (Some("hunter2"), "no JSON Web Key Set"),
+            (Some("hunter2"), "not a JSON Web Key Set"),
             (Some(&*"x".repeat(100_000)), "larger than 64 KiB"),
         ] {
             json.inspect(|json| std::fs::write(&file, json).unwrap());

@@ -440,7 +440,7 @@ fn a_subscription_that_ends_for_a_while_is_begun_again_at_the_position() {
 
 #[test]
 fn the_code_decides_whether_it_comes_back() {
-    let back = [(3001, "is going away"), (3008, "slow (code 3008)"), (3005, "a new one is made")];
+    let back = [(3001, "is going away"), (3008, "slow (code 3008)"), (3005, "a new one is created")];
     for (code, said) in back {
         let gateway = Gateway::start([
             turn(move |peer| {
@@ -458,7 +458,7 @@ fn the_code_decides_whether_it_comes_back() {
         assert!(tailed.diagnostics.contains(said), "{}", tailed.diagnostics);
     }
     for (code, said) in
-        [(3500, "does it belong to this gateway?"), (3503, "so (code 3503)"), (4500, "so (code 4500)")]
+        [(3500, "if it belongs to another gateway"), (3503, "so (code 3503)"), (4500, "so (code 4500)")]
     {
         let gateway = Gateway::start([turn(move |peer| {
             peer.hear();

@@ -24,7 +24,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[server]\ntrusted_proxies = \"10.0.0.0/8\"", &["this is not a list", "as JSON in the environment"]),
     (
         "[client.token]\nrsa_public_key = \"hunter2\"",
-        &["campanile.toml:2: client.token.rsa_public_key: this is no PEM; write the public key", "-pubout"],
+        &["campanile.toml:2: client.token.rsa_public_key: this is not PEM; write the public key", "-pubout"],
     ),
     (
         "[client.token]\necdsa_public_key = \"\"\"\n-----BEGIN PRIVATE KEY-----\nhunter2\n\"\"\"",
@@ -32,7 +32,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ),
     (
         "[client.token]\ned25519_public_key = \"-----BEGIN PUBLIC KEY-----\\nhunter2\"",
-        &["client.token.ed25519_public_key: this is no key of this kind, or it is damaged"],
+        &["client.token.ed25519_public_key: this is not a key of this kind, or it is damaged"],
     ),
     (
         "[client.token]\njwks_public_endpoint = \"login.example.com\"",
@@ -44,16 +44,19 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ),
     (
         "[client.token]\njwks_public_endpoint = \"https://me:hunter2@login.example.com\"",
-        &["client.token.jwks_public_endpoint: credentials in a URL"],
+        &["client.token.jwks_public_endpoint: the URL must not contain credentials"],
     ),
     (
         "[client.token]\njwks_public_endpoint = \"http://login.example.com/jwks\"",
         &[
-            "client.token.jwks_public_endpoint: a key set that comes without TLS",
+            "client.token.jwks_public_endpoint: a key set that is fetched without TLS",
             "client.token.jwks_allow_http",
         ],
     ),
-    ("[server]\npublic_url = \"live.example.com\"", &["server.public_url", "no origin", "SCHEME://HOST"]),
+    (
+        "[server]\npublic_url = \"live.example.com\"",
+        &["server.public_url", "is not an origin", "SCHEME://HOST"],
+    ),
     ("[server]\npublic_url = \"ftp://live.example.com\"", &["server.public_url", "by http or https"]),
     (
         "[server]\ndrain_timeout = \"25q\"",
@@ -67,7 +70,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[store]\npool_size = \"many\"", &["store.pool_size: `\"many\"` is not a whole number from 0 to"]),
     ("[store]\npool_size = -1", &["store.pool_size: `-1` is not a whole number"]),
     ("[store]\nreaders = 0", &["campanile.toml:2: store.readers: 0 is not allowed here; write more than 0"]),
-    ("[store]\ndeadline = 0", &["store.deadline: 0 would stop"]),
+    ("[store]\ndeadline = 0", &["store.deadline: 0 is not allowed"]),
     ("[store]\nallow_data_loss = \"yes\"", &["store.allow_data_loss: `\"yes\"` is neither true nor false"]),
     ("[store]\nurl = \"mysql://u:hunter2@h/d\"", &["store.url", "no", "write postgres://… or sqlite:PATH"]),
     ("[store]\nurl = \"sqlite::memory:\"", &["store.url: a database in memory would lose every event"]),
@@ -81,26 +84,29 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ("[bus]\nprefix = \"a b\"", &["bus.prefix: the prefix is invalid"]),
     (
         "[client]\nallowed_origins = [\"https://a.example\", \"b\"]",
-        &["client.allowed_origins[1]", "`b` is no pattern"],
+        &["client.allowed_origins[1]", "`b` is not a pattern"],
     ),
     ("[client]\nqueue_max_size = 1", &["client.queue_max_size: 1B does not hold one event", "256KiB"]),
     ("[client]\nunsafe = true", &["client.unsafe: there is no such option"]),
     ("[client]\nchannel_limit = 0", &["client.channel_limit: 0 is not allowed here"]),
     (
         "[client]\nhistory_max_publication_limit = 10001",
-        &["client.history_max_publication_limit: so many", "at most 10000"],
+        &["client.history_max_publication_limit: this is more than can be read", "at most 10000"],
     ),
-    ("[client]\nrecovery_max_publication_limit = 0", &["client.recovery_max_publication_limit: 0 would"]),
-    ("[client]\nping_interval = 0", &["client.ping_interval: 0 would stop"]),
+    (
+        "[client]\nrecovery_max_publication_limit = 0",
+        &["client.recovery_max_publication_limit: 0 is not allowed"],
+    ),
+    ("[client]\nping_interval = 0", &["client.ping_interval: 0 is not allowed"]),
     (
         "[client]\nping_interval = \"900ms\"\npong_timeout = \"1ms\"",
         &["client.ping_interval: clients are told the interval in whole seconds", "\"1s\" or more"],
     ),
     ("[client]\npong_timeout = 25", &["client.pong_timeout: 25s is not below client.ping_interval, 25s"]),
     ("[client]\nping_interval = 8", &["client.pong_timeout: 8s is not below client.ping_interval, 8s"]),
-    ("[client]\nstale_close_delay = 0", &["client.stale_close_delay: 0 would stop"]),
+    ("[client]\nstale_close_delay = 0", &["client.stale_close_delay: 0 is not allowed"]),
     ("[client]\nexpired_close_delay = \"9999999d\"", &["client.expired_close_delay", "ten years"]),
-    ("[websocket]\nmessage_size_limit = 0", &["websocket.message_size_limit: 0 would stop"]),
+    ("[websocket]\nmessage_size_limit = 0", &["websocket.message_size_limit: 0 is not allowed"]),
     ("[websocket]\nmessage_size_limit = \"65MiB\"", &["held in memory; write at most \"64MiB\""]),
     (
         "[channel.without_namespace]\nforce_recovery = true",
@@ -129,7 +135,10 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         "[[channel.namespaces]]\nname = \"repo\"",
         &["campanile.toml:2: channel.namespaces[0].name", "fills itself"],
     ),
-    ("[[channel.namespaces]]\nname = \"a:b\"", &["channel.namespaces[0].name", "no name for a namespace"]),
+    (
+        "[[channel.namespaces]]\nname = \"a:b\"",
+        &["channel.namespaces[0].name", "is not a valid name for a namespace"],
+    ),
     (
         "[[channel.namespaces]]\nname = \"aa\"\n[[channel.namespaces]]\nname = \"aa\"",
         &["campanile.toml:4: channel.namespaces[1].name: the namespace `aa` is declared twice"],
@@ -189,7 +198,7 @@ const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
     (
         "CAMPANILE_STORE__POOL_SIZE",
         "many",
-        &["CAMPANILE_STORE__POOL_SIZE: store.pool_size: `\"many\"` is no whole"],
+        &["CAMPANILE_STORE__POOL_SIZE: store.pool_size: `\"many\"` is not a whole"],
     ),
     ("CAMPANILE_SSE__ENABLED", "1", &["sse.enabled: `1` is neither true nor false"]),
     (
@@ -203,15 +212,19 @@ const BAD_VARIABLES: &[(&str, &str, &[&str])] = &[
         &["CAMPANILE_GITHUB__REPOS", "github.repos.\"a/b\".nam"],
     ),
     ("CAMPANILE_GITHUB__REPOS", r#"["a/b"]"#, &["github.repos: this is a table of entries"]),
-    ("CAMPANILE_CHANNEL__NAMESPACES", r#"[{"name":"x"}]"#, &["channel.namespaces[0].name: `x` is no name"]),
+    (
+        "CAMPANILE_CHANNEL__NAMESPACES",
+        r#"[{"name":"x"}]"#,
+        &["channel.namespaces[0].name: `x` is not a valid name"],
+    ),
     ("DATABASE_URL", "hunter2", &["DATABASE_URL: store.url", "write postgres://… or sqlite:PATH"]),
     (
         "DATABASE_URL",
         "postgres://u:hunter2@db/c?sslmode=allow",
         &["DATABASE_URL: store.url: sslmode is one of", "sslmode=verify-full"],
     ),
-    ("CAMPANILE_STORE__CA_FILE", "ca.pem", &["store.ca_file: nobody has to be believed"]),
-    ("CAMPANILE_BUS__CA_FILE", "ca.pem", &["bus.ca_file: nobody has to be believed"]),
+    ("CAMPANILE_STORE__CA_FILE", "ca.pem", &["store.ca_file: a certificate authority has no use"]),
+    ("CAMPANILE_BUS__CA_FILE", "ca.pem", &["bus.ca_file: a certificate authority has no use without TLS"]),
     ("REDIS_URL", "redis://hunter2", &["REDIS_URL: bus.url", "cannot share a SQLite store"]),
     ("CAMPANILE_LOG_FORMAT", "yaml", &["CAMPANILE_LOG_FORMAT: telemetry.log_format", "text, json or auto"]),
 ];

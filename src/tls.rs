@@ -1,6 +1,6 @@
 //! TLS as a client: how the addresses of PostgreSQL and Redis are read, and which servers are
-//! believed. For PostgreSQL the words are libpq's (`sslmode`, `sslrootcert`). Where libpq would quietly check less than
-//! somebody who names an authority can mean, the address is refused instead.
+//! believed. For PostgreSQL the words are libpq's (`sslmode`, `sslrootcert`). Where libpq would quietly
+//! check less than somebody who names an authority can mean, the address is refused instead.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! `serve --demo`: signs realistic GitHub payloads and posts them to its own webhook endpoint, as GitHub would. There is no shortcut, so the demo shows what a webhook does.
+//! `serve --demo`: signs realistic GitHub payloads and posts them to its own webhook endpoint, as
+//! GitHub would. There is no shortcut, so the demo shows what a webhook does.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -77,7 +77,7 @@ impl KeyRing {
         Ok(principal)
     }
 
-    /// The cached result of a token that was token_cache before; `None` if it is not in the cache.
+    /// The cached result of a token that was verified before; `None` if it is not in the cache.
     pub fn cached(&self, token: &str, now: Time) -> Option<Result<Arc<Principal>, TokenError>> {
         let (principal, validity) = self.0.token_cache.get(token)?;
         Some(validity.check(now).map(|()| principal))

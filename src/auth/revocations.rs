@@ -1,5 +1,6 @@
-//! Revocations: tokens, by their `jti`, and users that are refused although their tokens are valid. A value that every endpoint consults; the list itself is the store's, and `tasks::revocations` keeps this one
-//! like it.
+//! Revocations: tokens, by their `jti`, and users that are refused although their tokens are valid. A
+//! value that every endpoint consults; the list itself is the store's, and `tasks::revocations` keeps
+//! this one like it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};

@@ -363,7 +363,8 @@ impl ChannelReader<'_> {
             Err(failure) if failure.is_temporary() => return Err(Disconnected::from(failure).into()),
             Err(failure) if failure.code == UNRECOVERABLE => position_lost(self.channel, None, &head),
             Err(failure) => format!(
-                "some events of {} are missing here: there are more than a subscription recovers, and reading the history failed: {}; the stream continues live from {head}",
+                "some events of {} are missing here: there are more than a subscription recovers, and \
+                 reading the history failed: {}; the stream continues live from {head}",
                 self.channel,
                 failure.text()
             ),
@@ -430,7 +431,8 @@ impl Credential {
         match self {
             Self::Given(_) => "Create another token with `campanile token` on the machine of the gateway",
             Self::Own { .. } => {
-                "The token was made with the secret of this configuration and data folder: if it belongs to another gateway, set CAMPANILE_TOKEN to a token of this one"
+                "The token was made with the secret of this configuration and data folder: does it belong to \
+                 this gateway? If not, set CAMPANILE_TOKEN to a token that does"
             }
         }
     }
@@ -442,13 +444,14 @@ fn position_lost(channel: &ChannelName, oldest: Option<&Position>, head: &Positi
         oldest.map(|oldest| format!(". What is retained: campanile tail {channel} --since {oldest}"));
     let retained = retained.unwrap_or_default();
     format!(
-        "the position in {channel} is no longer retained, so some events are missing here; the stream continues live from \
+        "the position in {channel} is no longer retained, so some events are missing here; \
+         the stream continues live from \
          {head}{retained}"
     )
 }
 
-/// How long to wait between connections: doubled with each failure in a row, half of it random, so
-/// that many readers do not come back in the same moment.
+/// The pause between connections: doubled with each consecutive failure, half of it random, so that many
+/// readers do not reconnect at the same time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Backoff {
     first: Duration,
@@ -458,7 +461,7 @@ pub(super) struct Backoff {
 impl Backoff {
     const LONGEST: Duration = Duration::from_secs(30);
 
-    /// Backoff that begin with `first`.
+    /// A backoff that starts with `first`.
     pub(super) fn starting_with(first: Duration) -> Self {
         Self { first, failures: 0 }
     }

@@ -309,7 +309,7 @@ impl Failure {
         self.client_action() == ClientAction::Retry
     }
 
-    /// What the gateway message.
+    /// The message of the gateway.
     pub(super) fn text(&self) -> String {
         printable(&format!("the gateway says: {} (code {})", self.message, self.code))
     }

@@ -1,4 +1,5 @@
-//! `connections`, `disconnect`, `block`, `unblock` and `revoke`: commands that manage clients through the server API of a running gateway.
+//! `connections`, `disconnect`, `block`, `unblock` and `revoke`: commands that manage clients through
+//! the server API of a running gateway.
 
 use std::process::ExitCode;
 

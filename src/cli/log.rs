@@ -24,7 +24,8 @@ again from the oldest retained event.
 On SQLite the gateway must be stopped. On Postgres a restore to an earlier time and a failover change the \
 generation by themselves; nodes that run notice a change when they connect to the store again.
 
-The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret is needed except the one in DATABASE_URL.";
+The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret \
+is needed except the one in DATABASE_URL.";
 
 const AFTER_HELP: &str = "\
 Examples:

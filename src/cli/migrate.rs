@@ -14,7 +14,8 @@ const ABOUT: &str = "\
 Brings the schema of the store up to date and lists its migrations. `campanile serve` does the same \
 when it starts, so this is for those who want to do it before, or with other rights.
 
-The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret is needed except the one in DATABASE_URL.";
+The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret \
+is needed except the one in DATABASE_URL.";
 
 const AFTER_HELP: &str = "\
 Examples:

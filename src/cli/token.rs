@@ -19,7 +19,7 @@ It is signed with CAMPANILE_JWT_SECRET, or client.token.hmac_secret_key of the c
 with the secret that `campanile serve` generated in the data folder. If the configuration names an \
 audience or an issuer, the token has them.
 
-A token admits to what its claims print_line and to nothing else: --org to all repositories of an owner, \
+A token admits to what its claims say and to nothing else: --org to all repositories of an owner, \
 --repo to one, --scope admin to all. The scopes scan and publish allow to start scans and to publish.";
 
 const AFTER_HELP: &str = "\

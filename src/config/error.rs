@@ -1,5 +1,5 @@
-//! Errors in a configuration, for its author: where it is, which option, what is wrong, and what to do. Everything found is reported at once.
-//! A message never contains a secret.
+//! Errors in a configuration, for its author: where it is, which option, what is wrong, and what to do.
+//! Everything found is reported at once. A message never contains a secret.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -52,7 +52,7 @@ impl Config {
         })
     }
 
-    /// Says nothing of what stands there: it may be a private key.
+    /// Does not repeat the text: it may be a private key.
     fn bad_pem(&self, option: &str, bad: BadKey) -> Problem {
         let remedy = "write the public key as PEM, what `openssl pkey -in KEY.pem -pubout` prints";
         Problem::new(self.source(option), option, bad.to_string(), remedy)

@@ -106,7 +106,7 @@ pub enum Backend {
 /// The bus to open. There is none over Redis without Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusBackend {
-    /// One node has nobody to tell.
+    /// A single node needs no other bus.
     InProcess,
     /// NOTIFY and reading the log.
     Postgres,

@@ -165,7 +165,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     problems
 }
 
-/// What options say against each other.
+/// Contradictions between options.
 pub(super) fn together(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |option: &str, wrong: String, remedy: &str| {

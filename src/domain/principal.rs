@@ -102,7 +102,7 @@ pub struct Overrides {
 }
 
 impl Principal {
-    /// Whether nobody said who this is.
+    /// Whether the user is anonymous.
     pub fn is_anonymous(&self) -> bool {
         self.user.is_empty()
     }

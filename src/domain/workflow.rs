@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::event::Time;
 
-/// A repository, as one delivery describes it. `None` means that the delivery did not say.
+/// A repository, as one delivery describes it. `None` means that the delivery did not contain it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoUpdate {
     /// GitHub's number for it; renames and transfers keep it.
@@ -17,7 +17,7 @@ pub struct RepoUpdate {
     pub name: String,
     /// The branch that scans follow.
     pub default_branch: Option<String>,
-    /// Whether it is hidden from strangers.
+    /// Whether it is private.
     pub private: Option<bool>,
     /// The installation of our GitHub App that sent the delivery.
     pub installation_id: Option<i64>,
@@ -147,7 +147,8 @@ pub struct EventDraft {
     pub data: Box<RawValue>,
 }
 
-/// How far a run or a job is within one attempt. A status that GitHub may add later ranks 0, so it never overrides a known one.
+/// How far a run or a job is within one attempt. A status that GitHub may add later ranks 0, so it
+/// never overrides a known one.
 pub fn status_rank(status: &str) -> i16 {
     match status {
         "completed" => 2,
@@ -161,7 +162,8 @@ pub fn status_rank(status: &str) -> i16 {
 pub type Progress = (i32, i16, Option<Time>);
 
 /// Whether a row at `stored` may become `new`. Rows never go back: a later attempt always wins,
-/// then the status that is further on, then the later change. On a tie, or when one side has no time, `new` wins, because GitHub sent it last.
+/// then the status that is further on, then the later change. On a tie, or when one side has no time,
+/// `new` wins, because GitHub sent it last.
 pub fn advances(stored: Progress, new: Progress) -> bool {
     let rank = |p: Progress| (p.0, p.1);
     match rank(new).cmp(&rank(stored)) {

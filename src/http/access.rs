@@ -1,4 +1,5 @@
-//! Who is asking, from where, and what they may do: the extractors and checks of every endpoint. A handler that takes a [`Caller`] cannot forget to authenticate.
+//! Who is asking, from where, and what they may do: the extractors and checks of every endpoint. A
+//! handler that takes a [`Caller`] cannot forget to authenticate.
 
 use std::future::{Ready, ready};
 use std::net::IpAddr;

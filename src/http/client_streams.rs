@@ -1,6 +1,7 @@
 //! The endpoints of the streams that speak the client protocol: `/connection/http_stream` and
-//! `/connection/sse`, their unidirectional variants, and `/emulation` for the later commands of the clients of the
-//! first two (protocol §3.3 to §3.6). The client authenticates with its first command; an endpoint looks only at the request. Origins are judged by `origin`, for all routes.
+//! `/connection/sse`, their unidirectional variants, and `/emulation` for the later commands of the
+//! clients of the first two (protocol §3.3 to §3.6). The client authenticates with its first command;
+//! an endpoint looks only at the request. Origins are judged by `origin`, for all routes.
 
 use std::rc::Rc;
 use std::time::Duration;

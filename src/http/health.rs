@@ -1,5 +1,5 @@
-//! `/healthz`, `/health`, `/readyz` and `/metrics`. Ready means that this node can keep its promise; a node that is stopping or cannot reach its
-//! store is not ready.
+//! `/healthz`, `/health`, `/readyz` and `/metrics`. Ready means that this node can keep its promise; a
+//! node that is stopping or cannot reach its store is not ready.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Limits of the endpoints: rates by key, which nodes count together where they can, and bytes in
 //! flight of this process. What a node has counted of rates is written behind to the store
-//! (`tasks::rates`), which never has a say in a decision.
+//! (`tasks::rates`), which is never part of a decision.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -61,7 +61,7 @@ impl RateLimit {
     }
 
     fn rates(&self) -> MutexGuard<'_, Rates> {
-        self.rates.lock().expect("nobody panics while counting")
+        self.rates.lock().expect("the lock is not poisoned")
     }
 }
 

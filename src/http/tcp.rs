@@ -42,8 +42,8 @@ impl TcpHandle {
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 
-    /// Resolves when the peer has closed its side, or the connection is broken. A second handle on the socket notices that although the dispatcher, which has the first one, does
-    /// not read.
+    /// Resolves when the peer has closed its side, or the connection is broken. A second handle on the
+    /// socket notices that although the dispatcher, which has the first one, does not read.
     async fn closed(self) {
         let Ok(watched) = self.0.try_clone().and_then(|socket| TcpStream::from_std(socket.into())) else {
             // Out of file descriptors: the next ping that cannot be written ends the stream.

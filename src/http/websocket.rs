@@ -1,7 +1,7 @@
-//! `GET /connection/websocket` and `/connection/uni_websocket`: the endpoint at which sockets leave the HTTP dispatcher. It sees
-//! every request for an upgrade before any route or middleware does, so it checks itself what
-//! those check elsewhere: path, method, version, origin, limits. Who the client is comes with its
-//! first command.
+//! `GET /connection/websocket` and `/connection/uni_websocket`: the endpoint at which sockets leave the
+//! HTTP dispatcher. It sees every request for an upgrade before any route or middleware does, so it
+//! checks itself what those check elsewhere: path, method, version, origin, limits. Who the client is
+//! comes with its first command.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -93,7 +93,7 @@ impl Scripted {
             let answer = |answer: String| {
                 let (mut stream, _) = listener.accept().expect("a client");
                 let request = read_request(&mut stream);
-                // The client may have heard enough.
+                // The client may have closed the connection.
                 let _ = stream.write_all(answer.as_bytes());
                 request
             };

@@ -45,7 +45,7 @@ impl Peer {
     }
 
     /// The next message; `Null` if the client has left.
-    fn hear(&mut self) -> Value {
+    fn receive(&mut self) -> Value {
         let mut piece = [0; 4096];
         loop {
             match self.codec.decode(&mut self.bytes).expect("a frame") {
@@ -64,7 +64,7 @@ impl Peer {
     fn write(&mut self, message: Message) {
         let mut bytes = BytesMut::new();
         self.codec.encode(message, &mut bytes).unwrap();
-        // The client may have heard enough.
+        // The client may have closed the connection.
         let _ = self.stream.write_all(&bytes);
     }
 
@@ -78,7 +78,7 @@ impl Peer {
 
     /// Lets the client in; gives what it said.
     fn welcome(&mut self) -> Value {
-        let mut said = self.hear();
+        let mut said = self.receive();
         assert_eq!(said["id"], 1, "{said}");
         self.send_text(
             json!({ "id": 1, "connect": { "client": "c", "version": "1", "ping": 25, "pong": true } }),
@@ -88,14 +88,14 @@ impl Peer {
 
     /// Answers the command `method` with `result`; gives what was asked.
     fn answer(&mut self, method: &str, result: Value) -> Value {
-        let mut said = self.hear();
+        let mut said = self.receive();
         self.send_text(json!({ "id": said["id"], method: result }));
         assert!(said[method].is_object(), "{said}");
         said[method].take()
     }
 
     fn refuse(&mut self, code: u32, message: &str) {
-        let said = self.hear();
+        let said = self.receive();
         self.send_text(json!({ "id": said["id"], "error": { "code": code, "message": message } }));
     }
 
@@ -217,7 +217,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
             peer.stream.write_all(b"\x81\x7d{\"push\":").unwrap();
         }),
         turn(|peer| {
-            peer.hear();
+            peer.receive();
         }),
         turn(|peer| {
             peer.welcome();
@@ -255,7 +255,7 @@ fn pings_are_answered_and_messages_may_come_in_pieces_and_together() {
         peer.welcome();
         peer.answer("subscribe", at(0));
         peer.send_text("{}");
-        assert_eq!(peer.hear(), json!({}));
+        assert_eq!(peer.receive(), json!({}));
         peer.write(Message::Ping(Bytes::from_static(b"p")));
         let push = |offset: u64| {
             json!({ "push": { "channel": "repo:acme/api", "pub": publication(offset) } }).to_string()
@@ -342,7 +342,7 @@ fn a_connection_that_breaks_before_the_loss_was_told_loses_no_word_of_it() {
         turn(|peer| {
             peer.welcome();
             peer.answer("subscribe", lost("m", 2));
-            peer.hear();
+            peer.receive();
         }),
         turn(|peer| {
             peer.welcome();
@@ -404,7 +404,7 @@ fn a_channel_without_history_is_followed_live() {
 #[test]
 fn what_the_token_subscribed_to_is_subscribed_to_again_with_the_position() {
     let gateway = Gateway::start([turn(|peer| {
-        peer.hear();
+        peer.receive();
         peer.send_text(json!({ "id": 1, "connect": { "client": "c", "subs": { "repo:acme/api": {} } } }));
         peer.push(2);
         peer.answer("unsubscribe", json!({}));
@@ -458,10 +458,10 @@ fn the_code_decides_whether_it_comes_back() {
         assert!(tailed.diagnostics.contains(said), "{}", tailed.diagnostics);
     }
     for (code, said) in
-        [(3500, "if it belongs to another gateway"), (3503, "so (code 3503)"), (4500, "so (code 4500)")]
+        [(3500, "does it belong to this gateway?"), (3503, "so (code 3503)"), (4500, "so (code 4500)")]
     {
         let gateway = Gateway::start([turn(move |peer| {
-            peer.hear();
+            peer.receive();
             peer.close(code, "so");
         })]);
         let tailed = gateway.tail(own(), None, None);
@@ -546,7 +546,7 @@ fn an_answer_that_is_no_websocket_is_final_or_waited_out() {
     assert!(tailed.diagnostics.contains("503 Service Unavailable; retrying"), "{}", tailed.diagnostics);
     assert!(tailed.error().contains("403"));
     let strange = Gateway::start([turn(|peer| {
-        peer.hear();
+        peer.receive();
         peer.send_text("<html>");
     })]);
     assert!(strange.tail(own(), None, None).error().contains("not the client protocol"));

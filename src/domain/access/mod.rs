@@ -1,5 +1,6 @@
 //! Who may do what on which channel: one pure function over the claims of a token and some context.
-//! Whatever no line here allows is denied. Reads no store and no clock: the caller provides the context, refuses expired principals, and asks again for each subscription after a refresh.
+//! Whatever no line here allows is denied. Reads no store and no clock: the caller provides the
+//! context, refuses expired principals, and asks again for each subscription after a refresh.
 //! Must hold: nothing but being that user opens a personal channel, nothing lets a client
 //! publish to a built-in one, and `insecure` opens neither.
 

@@ -100,7 +100,8 @@ struct Since {
     epoch: String,
 }
 
-/// `POST /api/subscribe`: connections that are subscribed already stay subscribed. `body` has the same fields as a subscription token.
+/// `POST /api/subscribe`: connections that are subscribed already stay subscribed. `body` has the same
+/// fields as a subscription token.
 pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> MethodResult {
     let (channel, _) = channel_of(&api.access().namespaces.load(), &asked.channel)?;
     let claim = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?;

@@ -131,7 +131,7 @@ fn buffered_events_follow_the_replay_without_repeating_it() {
     let reader = Reader::paused();
     reader.subscriber.deliver(&batch("e", [3, 4]));
     reader.subscriber.deliver(&batch("e", [5]));
-    assert_eq!(reader.pushed(), [], "nothing leaves while the subscriber is on buffer");
+    assert_eq!(reader.pushed(), [], "nothing leaves while the subscriber is paused");
     reader.subscriber.replay(&epoch("e"), events([1, 2, 3])).unwrap();
     assert_eq!(reader.subscriber.resume(Some(at("e", 3))), Resume::Live);
     assert_eq!(reader.pushed(), pushes("e", 1..=5));
@@ -178,7 +178,7 @@ fn more_than_a_paused_subscriber_may_buffer_is_read_from_the_log() {
     reader.subscriber.deliver(&batch("e", 1..=most));
     reader.subscriber.deliver(&batch("e", [most + 1]));
     reader.subscriber.deliver(&batch("e", [most + 2]));
-    let State::Paused(buffer) = &*reader.subscriber.state.borrow() else { panic!("it is on buffer") };
+    let State::Paused(buffer) = &*reader.subscriber.state.borrow() else { panic!("it is paused") };
     assert!(buffer.items.is_empty() && buffer.incomplete);
     assert_eq!(reader.pushed(), []);
 }

@@ -1,7 +1,7 @@
 //! GitHub as a source: is a delivery genuine ([`signature`]), is it JSON ([`body_text`]), which
-//! repositories count ([`RepoMap`]), how is it interpreted ([`interpret`](interpret())), and which unit of work is committed for it
-//! ([`unit_of`]).
-//! In this order: nothing is interpreted before its signature was found right.
+//! repositories count ([`RepoMap`]), how is it interpreted ([`interpret`](interpret())), and which unit
+//! of work is committed for it ([`unit_of`]). In this order: nothing is interpreted before its
+//! signature was found right.
 
 mod body;
 mod installations;

@@ -57,7 +57,8 @@ pub fn unit_of(received: Received<'_>, map: &RepoMap) -> std::io::Result<(UnitOf
     ))
 }
 
-/// The unit of work that processes a stored delivery again. It refuses if the delivery was processed already, so its events are published only once.
+/// The unit of work that processes a stored delivery again. It refuses if the delivery was processed
+/// already, so its events are published only once.
 pub fn reprocessing_unit(
     id: Uuid,
     event: &str,

@@ -1,5 +1,6 @@
-//! What the log and the metrics must never say: secrets, tokens, payloads, query strings. Every route is driven
-//! with marked values, good and bad, and the marks are looked for in all that was logged and counted.
+//! What the log and the metrics must never say: secrets, tokens, payloads, query strings. Every route
+//! is driven with marked values, good and bad, and the marks are looked for in all that was logged and
+//! counted.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -15,9 +16,9 @@ use crate::support::websocket::Client;
 
 /// All lines of this process. Other tests may write here too.
 #[derive(Clone, Default)]
-struct StreamClient(Arc<Mutex<Vec<u8>>>);
+struct Lines(Arc<Mutex<Vec<u8>>>);
 
-impl Write for StreamClient {
+impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("nobody panics while writing").extend(bytes);
         Ok(bytes.len())
@@ -29,10 +30,10 @@ impl Write for StreamClient {
 }
 
 /// Starts logging for the whole process, as loud as our own code can be.
-fn lines() -> StreamClient {
-    static LINES: std::sync::OnceLock<StreamClient> = std::sync::OnceLock::new();
+fn lines() -> Lines {
+    static LINES: std::sync::OnceLock<Lines> = std::sync::OnceLock::new();
     let start = || {
-        let lines = StreamClient::default();
+        let lines = Lines::default();
         let writer = lines.clone();
         let filter = EnvFilter::new("info,campanile=trace");
         let logging = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);

@@ -1,6 +1,6 @@
-//! A process that plays a scenario of `tests/sdk` or `tests/browser`, in Node or in Python. It says a JSON value a line on stdout; what
-//! it asks for is answered by a line on stdin. It is ended by its own process id, at the latest
-//! when its [`Script`] is dropped.
+//! A process that plays a scenario of `tests/sdk` or `tests/browser`, in Node or in Python. It says a
+//! JSON value a line on stdout; what it asks for is answered by a line on stdin. It is ended by its own
+//! process id, at the latest when its [`Script`] is dropped.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! The order rules of design §5 under stress: many clients that come, go, drop their sockets and
 //! come back with their positions, while events come over HTTP, over sockets, and some unannounced,
 //! as if the bus had lost them. Each client is checked event by event, and all of them against the
-//! log as SQL reads it. The plan is seeded; the seed is shown when the test fails, and `TEST_SEED` is another one.
+//! log as SQL reads it. The plan is seeded; the seed is shown when the test fails, and `TEST_SEED` is
+//! another one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -133,7 +133,6 @@ async fn read(
 /// How much a returning client can recover; a client that has missed more must start over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecoveryLimit {
-    /// Events.
     pub events: u64,
     /// Bytes of their data.
     pub bytes: usize,

@@ -15,7 +15,6 @@ pub use prometheus_client::metrics::family::Family;
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
     Text,
     /// For machines: one JSON object a line.
     Json,
@@ -49,14 +48,12 @@ pub struct Kind {
 /// One of a few things as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Name {
-    /// Which.
     pub name: &'static str,
 }
 
 /// A code of the client protocol as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
-    /// The number.
     pub code: u32,
 }
 

@@ -28,7 +28,6 @@ pub enum TlsError {
     /// The file of the authorities is of no use.
     #[error("{path}: {wrong}")]
     Authorities {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         wrong: String,
@@ -44,7 +43,6 @@ pub enum TlsError {
 /// How far a server is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// No TLS.
     Plain,
     /// TLS if the server has it, with anybody.
     Prefer,

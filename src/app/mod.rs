@@ -252,7 +252,6 @@ impl Node {
         self.address
     }
 
-    /// The store.
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -262,12 +261,10 @@ impl Node {
         Ok(self.sign_in.new_link(&self.store).await?.0)
     }
 
-    /// The hub.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// The metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }

@@ -31,7 +31,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct SubscriptionToken {
     /// The user it was made for; empty for anonymous.
     pub user: String,
-    /// The channel.
     pub channel: ChannelName,
     /// The connection it was made for, if any.
     pub client: Option<String>,

@@ -27,7 +27,6 @@ pub enum KeyKind {
     Rsa,
     /// ES256 by a key on P-256, ES384 by one on P-384.
     Ecdsa,
-    /// EdDSA.
     Ed25519,
 }
 
@@ -73,7 +72,6 @@ pub enum BadKeySet {
     Empty,
 }
 
-/// Public keys.
 #[derive(Debug, Clone, Default)]
 pub struct KeySet {
     pub(super) keys: Vec<Key>,

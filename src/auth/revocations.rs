@@ -17,7 +17,6 @@ pub enum Subject {
     User(String),
 }
 
-/// One revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
     /// What it revokes.

@@ -37,7 +37,6 @@ const MAX_NODES: usize = 1_024;
 
 /// Where Redis is and how names begin there.
 pub struct RedisOptions {
-    /// The client.
     pub client: ::redis::Client,
     /// The configured prefix and the store's id: `campanile:1f…`.
     pub prefix: String,

@@ -27,7 +27,6 @@ use crate::domain::position::Epoch;
 /// What one committed unit of work (or several) added to one channel.
 #[derive(Debug, Clone)]
 pub struct Announcement {
-    /// The channel.
     pub channel: ChannelName,
     /// What was added.
     pub content: Content,

@@ -19,9 +19,14 @@ pub(super) enum Message {
     /// The sender stops.
     Leaving {},
     /// A request; the response carries its number.
-    Request { id: u64, request: Request },
-    /// The answer.
-    Response { id: u64, response: Response },
+    Request {
+        id: u64,
+        request: Request,
+    },
+    Response {
+        id: u64,
+        response: Response,
+    },
     /// The list of revocations in the store has changed.
     RevocationsChanged {},
 }
@@ -41,22 +46,39 @@ pub(super) struct Heartbeat {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
-    /// End connections.
-    Disconnect { target: Target, disconnect: Disconnect },
+    Disconnect {
+        target: Target,
+        disconnect: Disconnect,
+    },
     /// Apply a command to connections.
-    Command { target: Target, command: ServerCommand },
+    Command {
+        target: Target,
+        command: ServerCommand,
+    },
     /// What does the node look like?
     Info {},
     /// Which channels have subscribers?
-    Channels { pattern: Option<String> },
+    Channels {
+        pattern: Option<String>,
+    },
     /// Who is connected?
-    Connected { user: Option<String>, limit: usize },
+    Connected {
+        user: Option<String>,
+        limit: usize,
+    },
     /// Who is on this channel?
-    Members { channel: ChannelName },
+    Members {
+        channel: ChannelName,
+    },
     /// How many connections does this user have?
-    Connections { user: String },
+    Connections {
+        user: String,
+    },
     /// A client's frame for a session.
-    Post { session: String, frame: String },
+    Post {
+        session: String,
+        frame: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,17 +100,14 @@ pub(super) enum Response {
 pub struct NodeInfo {
     /// New after each start.
     pub uid: Uuid,
-    /// Human-readable name.
     pub name: String,
     /// Version of the binary.
     pub version: String,
-    /// Connections.
     pub num_clients: usize,
     /// Users of these connections.
     pub num_users: usize,
     /// Channels with subscribers.
     pub num_channels: usize,
-    /// Subscriptions.
     pub num_subs: usize,
     /// Seconds since it started.
     pub uptime: u64,

@@ -52,7 +52,6 @@ pub const MAX_CHANNELS: usize = 100_000;
 pub struct Identity {
     /// New after each start.
     pub uid: Uuid,
-    /// Human-readable name.
     pub name: String,
     /// When it started.
     pub started_at: Instant,

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 pub enum Source {
     /// Nobody set it.
     Default,
-    /// A file.
     File {
         /// The file, as it was named.
         path: PathBuf,

@@ -63,7 +63,6 @@ pub struct Config {
     pub http_api: HttpApiConfig,
     /// The webhook source.
     pub github: GithubConfig,
-    /// Bounds.
     pub limits: LimitsConfig,
     /// `/connection/websocket`.
     pub websocket: WebsocketConfig,
@@ -112,7 +111,6 @@ pub enum BusBackend {
     Postgres,
     /// Redis, with Postgres as the way around it.
     Redis {
-        /// Its address.
         url: Secret,
         /// The authorities that it is believed by; the public ones if unset.
         ca_file: Option<PathBuf>,

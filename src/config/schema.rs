@@ -65,13 +65,11 @@ pub(super) fn bare_or_quoted(key: &str) -> String {
 
 /// What stands at one place of the tree.
 pub(super) enum Shape<'a> {
-    /// Known keys.
     Table(&'a Map<String, Value>),
     /// Any key, and behind each one of these.
     MapOf(&'a Value),
     /// Any number of these.
     ListOf(&'a Value),
-    /// An option.
     Leaf,
 }
 

@@ -49,10 +49,7 @@ pub enum ChannelKind<'a> {
         name: &'a str,
     },
     /// `org:{owner}`: events of all repositories of an owner.
-    Org {
-        /// The account.
-        owner: &'a str,
-    },
+    Org { owner: &'a str },
     /// `job:{uuid}`: progress of one job.
     Job(Uuid),
     /// `build:{uuid}`: events of one build.

@@ -75,7 +75,6 @@ pub struct Event {
 /// How the data of an event relates to the event before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delta {
-    /// Nothing.
     #[default]
     No,
     /// It may be sent as a delta.

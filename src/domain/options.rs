@@ -94,13 +94,11 @@ pub enum DeltaType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataFormat {
-    /// Anything.
     #[default]
     #[serde(rename = "")]
     Any,
     /// The same, by its name.
     Json,
-    /// Objects alone.
     JsonObject,
     /// Anything; bytes that are no JSON have no client here.
     Binary,

@@ -54,9 +54,7 @@ pub struct Scopes {
 /// Some rights on all channels that fit one of some patterns.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capability {
-    /// Which channels.
     pub channels: Vec<ChannelPattern>,
-    /// Which rights.
     pub allow: Rights,
 }
 

@@ -9,7 +9,6 @@ pub fn serialize<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(text)
 }
 
-/// Reads it.
 pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     String::deserialize(deserializer).map(Into::into)
 }
@@ -26,7 +25,6 @@ pub mod option {
         }
     }
 
-    /// Reads it.
     pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
         Ok(Option::<String>::deserialize(deserializer)?.map(Into::into))
     }

@@ -30,7 +30,6 @@ pub enum ServerCommand {
 /// A server-side subscription that is to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
-    /// The channel.
     pub channel: ChannelName,
     /// The info, data and overrides of the subscription.
     pub claim: SubClaim,
@@ -43,9 +42,7 @@ pub struct Admission {
 /// When a connection expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiry {
-    /// Now.
     Expired,
-    /// Never.
     Never,
     /// At this time, unless it is refreshed.
     At(Time),

@@ -29,7 +29,6 @@ const MAX_USER: usize = 100;
 
 /// What every endpoint needs to authenticate and authorise a caller.
 pub struct Access {
-    /// Verify tokens.
     pub keys: KeyRing,
     /// Revoked tokens and blocked users.
     pub revocations: Revocations,
@@ -47,7 +46,6 @@ pub struct Access {
 pub struct Origins {
     /// Under which browsers reach this server.
     pub own: Vec<Origin>,
-    /// Foreign ones.
     pub foreign: Vec<OriginPattern>,
 }
 

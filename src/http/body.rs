@@ -62,7 +62,6 @@ async fn read_on(
     Ok(bytes)
 }
 
-/// 413.
 pub fn too_large(max: u64) -> ApiError {
     let message = format!("the body is larger than {max} bytes");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)

@@ -21,7 +21,6 @@ use crate::telemetry::{Metrics, count};
 /// The result of a handler.
 pub type ApiResult<T = HttpResponse> = Result<T, ApiError>;
 
-/// A refusal.
 #[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,

@@ -8,10 +8,8 @@ use actix_web::HttpResponse;
 use actix_web::http::header;
 use serde_json::Value;
 
-/// OpenAPI 3.1.
 const DOCUMENT: &str = include_str!("openapi.json");
 
-/// The document.
 pub async fn document() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/json")

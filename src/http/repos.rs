@@ -39,7 +39,6 @@ struct RepoOut {
     default_branch: Option<String>,
     private: bool,
     webhook_enabled: bool,
-    /// Percent.
     latest_coverage: Option<f64>,
     latest_scan_at: Option<String>,
     latest_run: Option<RunOut>,

@@ -12,7 +12,6 @@ use super::{
     server_api, summary, webhooks, websocket,
 };
 
-/// Every route.
 pub fn routes(app: &mut ServiceConfig) {
     let only = |route| web::resource(route).default_service(web::to(method_not_allowed));
     app.app_data(web::QueryConfig::default().error_handler(|error, _| {

@@ -22,7 +22,6 @@ use crate::telemetry::{Metrics, count};
 
 /// What the endpoint needs.
 pub struct WebhookEndpoint {
-    /// Sign deliveries.
     pub secrets: WebhookSecrets,
     /// Which repositories count.
     pub repos: RepoMap,

@@ -25,7 +25,6 @@ use super::limit::{Budget, Reserved};
 use super::origin;
 use crate::transport::websocket::{SocketClient, WorkerContext};
 
-/// The path.
 pub const PATH: &str = "/connection/websocket";
 /// The path of clients that only listen.
 pub const UNI_PATH: &str = "/connection/uni_websocket";

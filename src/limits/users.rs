@@ -11,9 +11,7 @@ use super::{BACKGROUND_TIMEOUT, KEY_TTL, SharedCounters};
 /// The connections of one user on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserCount {
-    /// The user.
     pub user: String,
-    /// Their number.
     pub connections: u32,
     /// The version, which grows with every change of any count of this node.
     pub version: u64,

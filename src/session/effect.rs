@@ -52,7 +52,6 @@ pub enum Effect {
 /// What a subscription needs of the hub.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Join {
-    /// The channel.
     pub channel: ChannelName,
     /// The client's position, if it asked for recovery.
     pub recover: Option<Since>,
@@ -81,7 +80,6 @@ pub struct Since {
 /// A request for stored events (protocol §4.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadHistory {
-    /// The channel.
     pub channel: ChannelName,
     /// Where to start; `None` starts at the first event in the direction of reading.
     pub since: Option<Since>,

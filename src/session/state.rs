@@ -18,9 +18,7 @@ pub(super) enum Phase {
     New,
     /// The connect was answered with an error; there is no second one.
     Refused,
-    /// Connected.
     Open,
-    /// Closed.
     Closed,
 }
 

@@ -30,7 +30,6 @@ pub enum BackupError {
     /// The target cannot be written.
     #[error("cannot write {path}: {source}")]
     File {
-        /// The target.
         path: PathBuf,
         /// What the system said.
         source: io::Error,

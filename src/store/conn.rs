@@ -64,7 +64,6 @@ impl Conn {
         matches!(self, Self::Pg(_))
     }
 
-    /// All rows.
     pub fn load<'s, 'q: 's, T: Send + 'q>(
         &'s mut self,
         query: impl Rows<'q, T>,
@@ -116,7 +115,6 @@ impl Conn {
         Ok(())
     }
 
-    /// Commits.
     pub(super) async fn commit(&mut self) -> Result<()> {
         use diesel::connection::TransactionManager as _;
         match self {

@@ -91,9 +91,7 @@ struct NewRow<'a> {
 /// A delivery in the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Our id.
     pub id: Uuid,
-    /// GitHub's id.
     pub delivery_id: String,
     /// GitHub's event kind.
     pub event: String,

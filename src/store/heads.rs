@@ -12,7 +12,6 @@ use crate::domain::position::Position;
 /// The most channels in the cache; with more it is cleared, and the busy ones soon return.
 const MAX_CHANNELS: usize = 10_000;
 
-/// The cache.
 #[derive(Default)]
 pub struct Heads(Mutex<Known>);
 

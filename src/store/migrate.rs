@@ -58,7 +58,6 @@ pub enum OpenError {
     NewerSchema {
         /// The oldest version that may work on it.
         needed: String,
-        /// This version.
         ours: &'static str,
     },
     /// A migration failed; it was rolled back.

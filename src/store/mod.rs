@@ -71,7 +71,6 @@ pub enum Location {
         /// The database file.
         path: PathBuf,
     },
-    /// A server.
     Postgres {
         /// `postgres://…`; may lead through a pooler.
         url: String,

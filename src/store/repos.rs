@@ -19,9 +19,7 @@ use crate::domain::workflow::RepoUpdate;
 /// A repository as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repo {
-    /// Our id.
     pub id: Uuid,
-    /// GitHub's number.
     pub github_id: i64,
     /// The account that owns it.
     pub owner: String,
@@ -170,7 +168,6 @@ pub struct Visible {
 /// What a list is narrowed to.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// One owner.
     pub owner: Option<String>,
     /// A part of `owner/name`, in any case.
     pub text: Option<String>,

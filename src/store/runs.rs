@@ -17,7 +17,6 @@ use crate::domain::workflow::{WorkflowJob, WorkflowRun, status_rank};
 /// A run as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// GitHub's number.
     pub run_id: i64,
     /// Our id of its repository.
     pub repo_id: Uuid,
@@ -27,17 +26,13 @@ pub struct Run {
     pub workflow_name: Option<String>,
     /// The number that people see.
     pub run_number: Option<i64>,
-    /// GitHub's word.
     pub status: String,
     /// How it ended.
     pub conclusion: Option<String>,
     /// What triggered it.
     pub event: Option<String>,
-    /// The branch.
     pub branch: Option<String>,
-    /// The commit.
     pub commit_sha: Option<String>,
-    /// From 1.
     pub attempt: i32,
     /// Its page on GitHub.
     pub url: Option<String>,
@@ -71,15 +66,12 @@ struct RunRow {
 /// A job as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// GitHub's number.
     pub job_id: i64,
-    /// Its run.
     pub run_id: i64,
     /// The run's attempt.
     pub attempt: i32,
     /// The job's name.
     pub name: String,
-    /// GitHub's word.
     pub status: String,
     /// How it ended.
     pub conclusion: Option<String>,

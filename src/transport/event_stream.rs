@@ -42,7 +42,6 @@ pub struct SseOptions {
 /// One channel of a stream.
 #[derive(Debug, Clone)]
 pub struct Start {
-    /// Which.
     pub channel: ChannelName,
     /// What is kept of it.
     pub kept: Option<Retention>,
@@ -54,9 +53,7 @@ pub struct Start {
 pub struct EventStreamContext {
     /// The fan-out of this thread.
     pub fanout: Rc<Fanout>,
-    /// For replays.
     pub store: Store,
-    /// For counting.
     pub metrics: Arc<Metrics>,
     /// How streams behave.
     pub options: SseOptions,

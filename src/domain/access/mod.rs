@@ -51,12 +51,10 @@ pub enum Resource<'a> {
     NotNeeded,
     /// There is no such job or build.
     Unknown,
-    /// A job.
     Job {
         /// Owner and name of its repository; a job about none is for admins.
         repo: Option<(&'a str, &'a str)>,
     },
-    /// A build.
     Build {
         /// The user who made it.
         user: &'a str,

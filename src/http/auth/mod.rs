@@ -62,7 +62,6 @@ pub struct SignInEndpoint {
 
 /// What our own tokens are signed with, and must say to be let in.
 pub struct Signing {
-    /// The secret.
     pub secret: Secret,
     /// The `aud`.
     pub audience: Option<String>,

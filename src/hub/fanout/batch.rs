@@ -149,7 +149,6 @@ impl Batch {
         self.epoch.as_ref()
     }
 
-    /// The events.
     pub fn events(&self) -> &[Event] {
         &self.events
     }

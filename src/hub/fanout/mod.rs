@@ -201,7 +201,6 @@ pub struct SubscriptionGuard {
 }
 
 impl SubscriptionGuard {
-    /// The subscriber.
     pub fn subscriber(&self) -> &Rc<Subscriber> {
         &self.subscriber
     }

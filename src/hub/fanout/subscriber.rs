@@ -179,7 +179,6 @@ impl Subscriber {
         Some(PresenceChange { joined, info: announced.info() })
     }
 
-    /// The channel.
     pub fn channel(&self) -> &ChannelName {
         &self.channel
     }

@@ -124,7 +124,6 @@ struct Chunk {
 
 /// A chunk that leaves an outbox.
 pub struct OutgoingChunk {
-    /// The bytes.
     pub bytes: Bytes,
     /// When the oldest event in it was accepted, if it came live from this node.
     pub accepted: Option<Instant>,

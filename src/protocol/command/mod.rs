@@ -309,7 +309,6 @@ pub struct History<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct StreamPosition<'a> {
-    /// The offset.
     #[serde(deserialize_with = "read::or_default")]
     pub offset: u64,
     /// The history in which it counts; empty fits any.
@@ -321,7 +320,6 @@ pub struct StreamPosition<'a> {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Rpc<'a> {
-    /// Which procedure.
     #[serde(borrow, deserialize_with = "read::text")]
     pub method: Cow<'a, str>,
     /// What it gets.

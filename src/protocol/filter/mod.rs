@@ -57,13 +57,11 @@ pub enum Test {
 /// How a number is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// Below it.
     Less,
     /// Not above it.
     LessOrEqual,
     /// Not below it.
     GreaterOrEqual,
-    /// Above it.
     Greater,
 }
 

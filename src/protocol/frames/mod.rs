@@ -17,7 +17,6 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// None yet.
     pub fn new() -> Self {
         Self::default()
     }

@@ -11,7 +11,6 @@ use super::reply::{ConnectResult, SubscribeResult, write_publication};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 
-/// One push.
 #[derive(Debug, Clone, Copy)]
 pub enum Push<'a> {
     /// Something about a channel.

@@ -83,13 +83,11 @@ pub struct WorkerContext {
     pub session_context: Arc<SessionContext>,
     /// The fan-out of this thread.
     pub fanout: Rc<Fanout>,
-    /// For presence.
     pub cluster: Cluster,
     /// For replays and history.
     pub store: Store,
     /// For clients that publish.
     pub publisher: Publisher,
-    /// For counting.
     pub metrics: Arc<Metrics>,
     /// All clients of this thread.
     pub clients: Rc<WorkerClients>,

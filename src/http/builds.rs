@@ -27,7 +27,7 @@ use crate::domain::principal::Principal;
 use crate::publish::{Apply, Committed, Dedup, Publisher, UnitOfWork, Verdict};
 use crate::store::builds::{self, Build};
 use crate::store::log::IdempotencyKey;
-use crate::store::{self, Store, Transaction};
+use crate::store::{self, LockKey, Store, Table, Transaction};
 use crate::telemetry::Metrics;
 
 /// How long an idempotency key is remembered, as in the server API.
@@ -231,9 +231,8 @@ struct UpsertBuild {
 }
 
 impl Apply for UpsertBuild {
-    fn order(&self) -> i64 {
-        let (_, low) = self.id.as_u64_pair();
-        low as i64
+    fn locks(&self) -> Vec<LockKey> {
+        vec![LockKey::of(Table::Builds, self.id)]
     }
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {

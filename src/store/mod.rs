@@ -16,6 +16,7 @@ mod heads;
 pub mod history;
 pub mod leases;
 pub mod listen_notify;
+mod locks;
 pub mod log;
 mod migrate;
 pub mod overview;
@@ -49,8 +50,9 @@ pub use conn::{Conn, Rows, Statement};
 pub use error::{Result, StoreError};
 pub use heads::Heads;
 pub use listen_notify::{ListenEvent, MAX_LENGTH as MAX_NOTIFICATION_LENGTH};
+pub use locks::{LockKey, Table};
 pub use migrate::{OpenError, applied as migrations_applied};
-pub use transaction::Transaction;
+pub use transaction::{Transaction, WriteBuffer};
 pub use types::{Id, SqlId, SqlTs, Ts};
 
 use crate::domain::channel::ChannelName;

@@ -10,7 +10,7 @@ use campanile::domain::event::NewEvent;
 use campanile::domain::position::Position;
 use campanile::publish::{Apply, Committed, Dedup, PublishError, UnitOfWork, Verdict};
 use campanile::store::log::IdempotencyKey;
-use campanile::store::{Options, Result, Transaction, Ts};
+use campanile::store::{LockKey, Options, Result, Transaction, Ts};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
@@ -381,8 +381,8 @@ async fn a_change_without_events_is_a_unit_too(store: TestStore) {
 struct Noted(i64, &'static str, Arc<Mutex<Vec<&'static str>>>);
 
 impl Apply for Noted {
-    fn order(&self) -> i64 {
-        self.0
+    fn locks(&self) -> Vec<LockKey> {
+        vec![lock(self.0)]
     }
 
     fn apply<'a>(&'a self, _: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {

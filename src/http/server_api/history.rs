@@ -94,11 +94,6 @@ pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> MethodResult {
 struct Remove(ChannelName);
 
 impl Apply for Remove {
-    /// No other unit locks a channel's stored events.
-    fn order(&self) -> i64 {
-        i64::MAX
-    }
-
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
         Box::pin(async move {
             log::clear(tx.conn, &self.0).await?;

@@ -1,6 +1,7 @@
 //! From a delivery to a unit of work: its row in the audit log, the changes it makes, and the events that are
 //! published for it. A delivery that cannot be interpreted becomes a row with its error.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,13 +11,14 @@ use uuid::Uuid;
 use super::interpret::{Interpretation, Outcome, interpret};
 use super::payload::PayloadError;
 use super::repo_map::RepoMap;
+use super::rows::WorkflowRows;
 use crate::domain::channel::ChannelName;
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::domain::event::{NewEvent, Time, envelope};
 use crate::domain::workflow::{EventDraft, StateChange};
 use crate::publish::{Apply, Dedup, UnitOfWork, Verdict};
 use crate::store::deliveries::{self, NewDelivery, Payload};
-use crate::store::{self, Transaction};
+use crate::store::{self, LockKey, Table, Transaction};
 
 /// A delivery whose signature was found right.
 #[derive(Debug)]
@@ -136,45 +138,16 @@ fn events_of(drafts: &[EventDraft], at: Time) -> Result<Vec<NewEvent>, PayloadEr
 struct StateChanges(Vec<StateChange>);
 
 impl StateChanges {
-    fn repository(&self) -> i64 {
-        self.0.first().map_or(0, |change| match change {
-            StateChange::RepoUpdated(repo)
-            | StateChange::Run { repo, .. }
-            | StateChange::Job { repo, .. } => repo.github_id,
-            StateChange::RepoRemoved { github_id } | StateChange::WebhookEnabled { github_id, .. } => {
-                *github_id
-            }
-        })
-    }
-
-    async fn write(&self, tx: &mut Transaction<'_>) -> store::Result<()> {
-        for change in &self.0 {
-            match change {
-                StateChange::RepoUpdated(repo) => {
-                    tx.upsert_repo(repo);
-                }
-                StateChange::RepoRemoved { github_id } => tx.remove_repo(*github_id).await?,
-                StateChange::WebhookEnabled { github_id, enabled } => {
-                    tx.webhook_enabled(*github_id, *enabled).await?
-                }
-                StateChange::Run { repo, run } => tx.upsert_run(repo, run),
-                StateChange::Job { repo, job } => tx.upsert_job(repo, job),
-            }
-        }
-        Ok(())
+    fn add_to(&self, tx: &mut Transaction<'_>) {
+        let rows: &mut WorkflowRows = tx.buffer();
+        self.0.iter().for_each(|change| rows.add(change));
     }
 }
 
 impl Apply for StateChanges {
-    fn order(&self) -> i64 {
-        self.repository()
-    }
-
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
-        Box::pin(async move {
-            self.write(tx).await?;
-            Ok(Verdict::Proceed)
-        })
+        self.add_to(tx);
+        Box::pin(ready(Ok(Verdict::Proceed)))
     }
 }
 
@@ -189,8 +162,8 @@ struct Reprocess {
 }
 
 impl Apply for Reprocess {
-    fn order(&self) -> i64 {
-        self.changes.repository()
+    fn locks(&self) -> Vec<LockKey> {
+        vec![LockKey::of(Table::Deliveries, self.id)]
     }
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
@@ -199,7 +172,7 @@ impl Apply for Reprocess {
             if !deliveries::settle(tx.conn, self.id, self.status, error, repo, action, tx.now).await? {
                 return Ok(Verdict::Refuse);
             }
-            self.changes.write(tx).await?;
+            self.changes.add_to(tx);
             Ok(Verdict::Proceed)
         })
     }

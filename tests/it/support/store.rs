@@ -16,7 +16,7 @@ use campanile::domain::position::{Epoch, Position};
 use campanile::publish::{Apply, Committed, PublishError, Publisher, UnitOfWork, Verdict};
 use campanile::store::deliveries::{NewDelivery, Payload};
 use campanile::store::log::{self, Appended, Bounds, Page};
-use campanile::store::{self, Conn, Location, Options, Store, StoreError, Transaction, Ts};
+use campanile::store::{self, Conn, Location, LockKey, Options, Store, StoreError, Table, Transaction, Ts};
 use campanile::telemetry::{Metrics, Traffic};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
@@ -412,6 +412,11 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// A lock that orders the units of a transaction by `order`.
+pub fn lock(order: i64) -> LockKey {
+    LockKey::of(Table::Builds, Uuid::from_u128(order.abs_diff(i64::MIN).into()))
+}
+
 /// A change of state for tests: runs its statements, then ends as it is told.
 pub struct Change {
     pub order: i64,
@@ -448,8 +453,8 @@ impl Change {
 }
 
 impl Apply for Change {
-    fn order(&self) -> i64 {
-        self.order
+    fn locks(&self) -> Vec<LockKey> {
+        vec![lock(self.order)]
     }
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {

@@ -130,7 +130,8 @@ impl Node {
         };
         let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.clone(), hub_thread.handle());
         bus.set_event_handler(hub.event_handler());
-        let (publisher, publisher_task) = Publisher::new(store.clone(), bus.clone(), metrics.clone());
+        let (publisher, publisher_task) =
+            Publisher::new(store.clone(), bus.clone(), Vec::new(), metrics.clone());
         let publisher_task =
             store.writing_thread().unwrap_or(core).spawn(supervision::critical(publisher_task));
         let interval = config.channel.position_check_interval.0;

@@ -2,7 +2,8 @@
 //! tried one by one.
 //!
 //! Order of locks in a transaction: delivery ids, then the rows that units lock, all at once, then rows
-//! that were buffered, by table and key, then all channel heads by name, then events and keys.
+//! that were buffered, by table and key, then all channel heads by name, then events and
+//! keys, then rows that follow from the events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -252,6 +253,15 @@ async fn commit(
             Some(Appended::Known(position)) => Committed::Duplicate(Some(position)),
             None => Committed::Done(Vec::new()),
         });
+    }
+    let done = units.iter().zip(&outcomes).filter(|(_, end)| matches!(end, Some(Committed::Done(_))));
+    let mut rows = done.flat_map(|(unit, _)| &unit.rows).peekable();
+    if rows.peek().is_some() {
+        let mut tx = Transaction::new(conn, now);
+        for row in rows {
+            row.insert(&mut tx).await?;
+        }
+        tx.finish().await?;
     }
     Ok(outcomes.into_iter().flatten().collect())
 }

@@ -5,6 +5,7 @@
 //! use the store, so that ephemeral events do not depend on it.
 
 mod batch;
+mod reaction;
 mod transaction;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use batch::BatchCommitter;
 
+pub use reaction::{NewRow, Reaction};
 pub use transaction::{Apply, Verdict};
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
@@ -37,6 +39,8 @@ pub struct UnitOfWork {
     pub events: Vec<NewEvent>,
     /// Which state of its channel the first event shows; one that is not newer counts as a repeat.
     pub version: Option<Version>,
+    /// Rows that are inserted after the events. [`Reaction`]s add theirs.
+    pub rows: Vec<Box<dyn NewRow>>,
     /// When it arrived here, for the latency metrics.
     pub accepted: Instant,
 }
@@ -87,6 +91,7 @@ struct Request {
 #[derive(Clone)]
 pub struct Publisher {
     queue: mpsc::Sender<Request>,
+    reactions: Arc<[Box<dyn Reaction>]>,
     metrics: Arc<Metrics>,
     /// The store whose deadline limits the wait of callers, where the publisher's own task may be
     /// blocked by a disk that does not answer.
@@ -95,11 +100,16 @@ pub struct Publisher {
 
 impl Publisher {
     /// A publisher and its task, which ends when the last handle is dropped and the queue is empty.
-    pub fn new(store: Store, bus: Bus, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(
+        store: Store,
+        bus: Bus,
+        reactions: Vec<Box<dyn Reaction>>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let clock = store.writing_thread().is_some().then(|| store.clone());
         let committer = BatchCommitter { store, bus, metrics: metrics.clone() };
-        (Self { queue, metrics, clock }, committer.run(requests))
+        (Self { queue, reactions: reactions.into(), metrics, clock }, committer.run(requests))
     }
 
     /// Commits `unit`; returns when it is durable. It goes on even if the caller stops waiting.
@@ -109,9 +119,15 @@ impl Publisher {
     }
 
     /// Commits `units` in one transaction, and so all of them or none; each ends in its own way.
-    pub async fn commit_all(&self, units: Vec<UnitOfWork>) -> Result<Vec<Committed>, PublishError> {
+    pub async fn commit_all(&self, mut units: Vec<UnitOfWork>) -> Result<Vec<Committed>, PublishError> {
         if units.is_empty() {
             return Ok(Vec::new());
+        }
+        for unit in &mut units {
+            let UnitOfWork { events, rows, .. } = unit;
+            for reaction in self.reactions.iter() {
+                rows.extend(events.iter().flat_map(|event| reaction.react(event)));
+            }
         }
         let (reply, answer) = oneshot::channel();
         let request = Request { units: units.into_iter().map(Arc::new).collect(), reply };
@@ -133,12 +149,20 @@ impl Publisher {
 impl UnitOfWork {
     /// A unit of events alone.
     pub fn of(events: Vec<NewEvent>) -> Self {
-        Self { dedup: Dedup::None, apply: None, events, version: None, accepted: Instant::now() }
+        Self {
+            dedup: Dedup::None,
+            apply: None,
+            events,
+            version: None,
+            rows: Vec::new(),
+            accepted: Instant::now(),
+        }
     }
 
     /// Whether nothing of it has to be stored.
     fn is_ephemeral(&self) -> bool {
         self.apply.is_none()
+            && self.rows.is_empty()
             && matches!(self.dedup, Dedup::None)
             && self.events.iter().all(|event| !event.kept)
     }

@@ -79,7 +79,7 @@ impl Node {
         let receiver = hub.clone();
         let deliver = move |event| faults(event).into_iter().for_each(|event| receiver.deliver(event));
         bus.set_event_handler(Arc::new(deliver));
-        let (publisher, work) = Publisher::new(store_handle.clone(), bus, metrics.clone());
+        let (publisher, work) = Publisher::new(store_handle.clone(), bus, Vec::new(), metrics.clone());
         core.spawn(work);
         Self { store: store_handle, hub, publisher, metrics, thread, kept }
     }

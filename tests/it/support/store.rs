@@ -13,7 +13,7 @@ use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
 use campanile::domain::event::{Event, NewEvent, Time};
 use campanile::domain::options::Retention;
 use campanile::domain::position::{Epoch, Position};
-use campanile::publish::{Apply, Committed, PublishError, Publisher, UnitOfWork, Verdict};
+use campanile::publish::{Apply, Committed, PublishError, Publisher, Reaction, UnitOfWork, Verdict};
 use campanile::store::deliveries::{NewDelivery, Payload};
 use campanile::store::log::{self, Appended, Bounds, Page};
 use campanile::store::{self, Conn, Location, LockKey, Options, Store, StoreError, Table, Transaction, Ts};
@@ -305,11 +305,18 @@ impl TestStore {
 
     /// A publisher that takes nothing from its queue until its work is started.
     pub fn idle_publisher(&self) -> (Publisher, RecordedEvents, impl Future<Output = ()> + Send + 'static) {
+        self.reacting_publisher(Vec::new())
+    }
+
+    pub fn reacting_publisher(
+        &self,
+        reactions: Vec<Box<dyn Reaction>>,
+    ) -> (Publisher, RecordedEvents, impl Future<Output = ()> + Send + 'static) {
         let recorded = RecordedEvents::default();
         let recorder = recorded.0.clone();
         let bus = Bus::local(Uuid::nil());
         bus.set_event_handler(Arc::new(move |event| recorder.lock().expect("the lock").push(event)));
-        let (publisher, work) = Publisher::new(self.store.clone(), bus, Arc::new(Metrics::new()));
+        let (publisher, work) = Publisher::new(self.store.clone(), bus, reactions, Arc::new(Metrics::new()));
         (publisher, recorded, work)
     }
 

@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 
-use super::{Apply, Committed, PublishError, Request, UnitOfWork, Verdict};
+use super::{Apply, Committed, NewRow, PublishError, Request, UnitOfWork, Verdict};
 use crate::bus::{Announcement, Bus, Content, HubEvent};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
@@ -221,7 +221,7 @@ async fn commit(
         .collect();
     changes.sort_by(|(locks, i, _), (others, j, _)| (locks, i).cmp(&(others, j)));
     let mut tx = Transaction::new(conn, now);
-    tx.lock(changes.iter().flat_map(|(locks, ..)| locks).copied()).await?;
+    tx.lock(changes.iter().flat_map(|(locks, ..)| locks).copied().collect()).await?;
     for (_, i, apply) in changes {
         if apply.apply(&mut tx).await? == Verdict::Refuse {
             outcomes[i] = Some(Committed::Refused);
@@ -255,8 +255,8 @@ async fn commit(
         });
     }
     let done = units.iter().zip(&outcomes).filter(|(_, end)| matches!(end, Some(Committed::Done(_))));
-    let mut rows = done.flat_map(|(unit, _)| &unit.rows).peekable();
-    if rows.peek().is_some() {
+    let rows: Vec<&Box<dyn NewRow>> = done.flat_map(|(unit, _)| &unit.rows).collect();
+    if !rows.is_empty() {
         let mut tx = Transaction::new(conn, now);
         for row in rows {
             row.insert(&mut tx).await?;

@@ -42,9 +42,9 @@ impl LockKey {
 
 /// Takes `locks` until the end of the transaction. SQLite has one writer, and a single row needs no
 /// lock before it is changed: whoever waits for it has nothing yet that others wait for.
-pub(super) async fn take(conn: &mut Conn, locks: impl Iterator<Item = LockKey>) -> Result<()> {
+pub(super) async fn take(conn: &mut Conn, locks: Vec<LockKey>) -> Result<()> {
     let Conn::Pg(conn) = conn else { return Ok(()) };
-    let mut numbers: Vec<i64> = locks.map(|lock| lock.number()).collect();
+    let mut numbers: Vec<i64> = locks.iter().map(LockKey::number).collect();
     numbers.sort_unstable();
     numbers.dedup();
     if numbers.len() > 1 {

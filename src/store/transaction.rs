@@ -39,14 +39,14 @@ impl<'c> Transaction<'c> {
     }
 
     /// Takes the locks of all units, before any of them changes a row.
-    pub async fn lock(&mut self, all: impl Iterator<Item = LockKey>) -> Result<()> {
+    pub async fn lock(&mut self, all: Vec<LockKey>) -> Result<()> {
         locks::take(self.conn, all).await
     }
 
     /// The buffer of this type, which all units of the transaction share.
     pub fn buffer<B: WriteBuffer + Default>(&mut self) -> &mut B {
-        let buffer: &mut dyn Any =
-            self.buffers.entry(B::table()).or_insert_with(|| Box::new(B::default())).as_mut();
+        let buffer = self.buffers.entry(B::table()).or_insert_with(|| Box::new(B::default()));
+        let buffer: &mut dyn Any = &mut **buffer;
         buffer.downcast_mut().expect("a table has one buffer")
     }
 

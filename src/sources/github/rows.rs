@@ -28,7 +28,9 @@ impl WorkflowRows {
     /// Adds a change. A run or job changes unless it is further already.
     pub fn add(&mut self, change: &StateChange) {
         match change {
-            StateChange::RepoUpdated(repo) => drop(self.update_repo(repo)),
+            StateChange::RepoUpdated(repo) => {
+                self.update_repo(repo);
+            }
             StateChange::RepoRemoved { github_id } => self.of_repo(*github_id).push(RepoChange::Removed),
             StateChange::WebhookEnabled { github_id, enabled } => {
                 self.of_repo(*github_id).push(RepoChange::WebhookEnabled(*enabled));

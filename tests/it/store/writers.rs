@@ -221,7 +221,7 @@ impl Apply for TwoRows {
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {
         self.runs.fetch_add(1, Ordering::Relaxed);
-        async {
+        async move {
             for row in self.rows {
                 for _ in 0..20 {
                     let update = format!("UPDATE meta SET value = 'changed' WHERE key = '{row}'");

@@ -19,8 +19,8 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
-use crate::store::log::{self, Append, Appended, IdempotencyKey};
-use crate::store::{self, Conn, LockKey, Store, StoreError, Transaction, Ts};
+use crate::store::log::{self, Append, Appended, IdempotencyKey, LogConn};
+use crate::store::{self, LockKey, Store, StoreError, Transaction, Ts};
 use crate::telemetry::Metrics;
 
 /// Units in one transaction.
@@ -185,7 +185,7 @@ fn heads(units: &[Arc<UnitOfWork>], outcomes: &[Committed]) -> Vec<(ChannelName,
 
 /// The body of the transaction.
 async fn commit(
-    conn: &mut Conn,
+    mut conn: LogConn<'_>,
     units: &[Arc<UnitOfWork>],
     generation: &Epoch,
     now: Ts,
@@ -194,7 +194,7 @@ async fn commit(
 
     let delivered: Vec<&NewDelivery> = units.iter().filter_map(|unit| unit.delivery()).collect();
     if !delivered.is_empty() {
-        let mut new = deliveries::insert_new(conn, &delivered).await?;
+        let mut new = deliveries::insert_new(&mut conn, &delivered).await?;
         for (unit, outcome) in units.iter().zip(&mut outcomes) {
             // `remove`, because a batch may hold one delivery twice: the first is the new one.
             if unit.delivery().is_some_and(|delivery| !new.remove(delivery.delivery_id.as_str())) {
@@ -205,7 +205,7 @@ async fn commit(
 
     let changing = || units.iter().enumerate().filter(|(_, unit)| unit.apply.is_some());
     let keys: Vec<&IdempotencyKey> = changing().filter_map(|(_, unit)| unit.key()).collect();
-    let known = log::known_keys(conn, &keys, now).await?;
+    let known = log::known_keys(&mut conn, &keys, now).await?;
     for (i, unit) in changing() {
         let position = unit.key().and_then(|key| known.get(&(key.channel.as_str(), key.key.as_str())));
         if let Some(position) = position {
@@ -220,7 +220,7 @@ async fn commit(
         .filter_map(|(i, unit)| unit.apply.as_deref().map(|apply| (apply.locks(), i, apply)))
         .collect();
     changes.sort_by(|(locks, i, _), (others, j, _)| (locks, i).cmp(&(others, j)));
-    let mut tx = Transaction::new(conn, now);
+    let mut tx = Transaction::new(&mut conn, now);
     tx.lock(changes.iter().flat_map(|(locks, ..)| locks).copied().collect()).await?;
     for (_, i, apply) in changes {
         if apply.apply(&mut tx).await? == Verdict::Refuse {
@@ -228,7 +228,7 @@ async fn commit(
         }
     }
 
-    let conn = tx.finish().await?;
+    tx.finish().await?;
     let open: Vec<usize> = (0..units.len()).filter(|i| outcomes[*i].is_none()).collect();
     let kept: Vec<Vec<&NewEvent>> =
         open.iter().map(|i| units[*i].events.iter().filter(|event| event.kept).collect()).collect();
@@ -241,7 +241,7 @@ async fn commit(
     let appended = if appends.iter().all(|append| append.events.is_empty() && append.key.is_none()) {
         Vec::new()
     } else {
-        log::append(conn, generation, now, &appends).await?
+        log::append(&mut conn, generation, now, &appends).await?
     };
     let mut appended = appended.into_iter();
     for i in open {
@@ -257,7 +257,7 @@ async fn commit(
     let done = units.iter().zip(&outcomes).filter(|(_, end)| matches!(end, Some(Committed::Done(_))));
     let rows: Vec<&Box<dyn NewRow>> = done.flat_map(|(unit, _)| &unit.rows).collect();
     if !rows.is_empty() {
-        let mut tx = Transaction::new(conn, now);
+        let mut tx = Transaction::new(&mut conn, now);
         for row in rows {
             row.insert(&mut tx).await?;
         }

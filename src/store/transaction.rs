@@ -50,11 +50,11 @@ impl<'c> Transaction<'c> {
         buffer.downcast_mut().expect("a table has one buffer")
     }
 
-    /// Writes everything that was buffered, and returns the connection.
-    pub async fn finish(self) -> Result<&'c mut Conn> {
+    /// Writes everything that was buffered.
+    pub async fn finish(self) -> Result<()> {
         for buffer in self.buffers.into_values() {
             buffer.write(self.conn, self.now).await?;
         }
-        Ok(self.conn)
+        Ok(())
     }
 }

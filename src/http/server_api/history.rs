@@ -2,17 +2,15 @@
 //! large one answer may be is bounded by the store.
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Api, Failure, MethodResult, channel_of, empty_result};
+use super::{Api, MethodResult, channel_of, empty_result};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
-use crate::publish::{Apply, Publisher, UnitOfWork, Verdict};
 use crate::store::history::{self as stored, Wish};
-use crate::store::{self, Store, StoreError, Transaction, log};
+use crate::store::{Store, StoreError, log};
 
 #[derive(Deserialize)]
 pub(super) struct History {
@@ -86,18 +84,7 @@ pub(super) struct HistoryRemove {
 /// `POST /api/history_remove`: what is kept goes, the position stays.
 pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> MethodResult {
     let (channel, _) = readable(api, &asked.channel)?;
-    let unit = UnitOfWork { apply: Some(Box::new(Remove(channel))), ..UnitOfWork::of(Vec::new()) };
-    api.state::<Publisher>().commit(unit).await.map_err(|error| Failure::Refused(error.into()))?;
+    let store: &Store = api.state();
+    store.write_log(move |mut conn| async move { log::clear(&mut conn, &channel).await }.boxed()).await?;
     empty_result()
-}
-
-struct Remove(ChannelName);
-
-impl Apply for Remove {
-    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
-        Box::pin(async move {
-            log::clear(tx.conn, &self.0).await?;
-            Ok(Verdict::Proceed)
-        })
-    }
 }

@@ -421,7 +421,7 @@ async fn lose_after(store: &TestStore, offset: u64) {
     use campanile::store::schema::{channels, events};
     use diesel::prelude::*;
     store
-        .write(move |conn| {
+        .write_log(move |mut conn| {
             Box::pin(async move {
                 let gone = events::table.filter(events::offset.gt(offset as i64));
                 conn.execute(diesel::delete(gone)).await?;

@@ -15,7 +15,7 @@ use campanile::domain::options::Retention;
 use campanile::domain::position::{Epoch, Position};
 use campanile::publish::{Apply, Committed, PublishError, Publisher, Reaction, UnitOfWork, Verdict};
 use campanile::store::deliveries::{NewDelivery, Payload};
-use campanile::store::log::{self, Appended, Bounds, Page};
+use campanile::store::log::{self, Appended, Bounds, LogConn, Page};
 use campanile::store::{self, Conn, Location, LockKey, Options, Store, StoreError, Table, Transaction, Ts};
 use campanile::telemetry::{Metrics, Traffic};
 use diesel::sql_types::{BigInt, Text};
@@ -171,6 +171,14 @@ impl TestStore {
         self.store.write(work).await.expect("the transaction commits")
     }
 
+    pub async fn write_log<T, W>(&self, work: W) -> T
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
+    {
+        self.store.write_log(work).await.expect("the transaction commits")
+    }
+
     /// Runs a statement that both backends understand.
     pub async fn execute(&self, statement: &'static str) -> usize {
         self.write(move |conn| conn.execute(diesel::sql_query(statement))).await
@@ -206,11 +214,11 @@ impl TestStore {
     /// Appends events to the log without a publisher.
     pub async fn append(&self, events: Vec<NewEvent>) -> Vec<Position> {
         let (generation, now) = (self.store.generation(), self.store.timestamp());
-        let append = self.write(move |conn| {
+        let append = self.write_log(move |mut conn| {
             async move {
                 let events: Vec<&NewEvent> = events.iter().collect();
                 log::append(
-                    conn,
+                    &mut conn,
                     &generation,
                     now,
                     &[log::Append { events: &events, ..log::Append::default() }],

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::connection::{Connection, send_reply};
 use super::effect::{Effect, Published, ReadHistory, Since, Stored};
-use super::state::{CommandResult, Pending};
+use super::pending::Pending;
+use super::state::CommandResult;
 use crate::domain::access::{Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;

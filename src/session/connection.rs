@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::context::SessionContext;
 use super::effect::{Effect, LookedUp, Outcome};
-use super::mode::SessionMode;
-use super::state::{CommandResult, Frame, Lookups, Pending, Phase, QueuedInput};
+use super::pending::Pending;
+use super::state::{CommandResult, Frame, Lookups, Phase, QueuedInput, SessionMode};
 use super::subscriptions::Subscriptions;
 use super::timers::{Now, Timers};
 use super::user_connections::OpenConnection;

@@ -10,7 +10,7 @@ use actix::dev::ToEnvelope;
 use actix::prelude::*;
 
 use super::effects::{self, Follow};
-use super::websocket::WorkerContext;
+use super::worker::WorkerContext;
 use crate::clients::Registration;
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;

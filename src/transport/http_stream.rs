@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::body::{BodyDropped, StreamBody};
 use super::connection_actor::{ActorCore, ActorEvent, ConnectionActor, now};
 use super::emulation::{Session, SessionInput, Sessions};
-use super::websocket::WorkerContext;
+use super::worker::WorkerContext;
 use crate::hub::fanout::Framing;
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::{Disconnect, DisconnectCode};

@@ -6,7 +6,6 @@ use serde_json::value::RawValue;
 
 use super::requests::AnyRequest;
 
-
 /// A message to all nodes, or to one.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -17,7 +16,7 @@ pub(super) enum Message {
     Leaving {},
     /// A request; the response carries its number.
     Request { id: u64, request: AnyRequest },
-    /// What the request's type says.
+    /// The response to that request, as the type of the request has it.
     Response { id: u64, response: Box<RawValue> },
     /// Something in the store that nodes keep in memory has changed.
     Changed { what: Changed },
@@ -26,16 +25,9 @@ pub(super) enum Message {
 /// What has changed in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Changed {
+pub(super) enum Changed {
     /// The list of revocations.
     Revocations,
-    /// A session of a browser has ended.
-    Sessions,
-}
-
-impl Changed {
-    /// How many there are.
-    pub(super) const COUNT: usize = Self::Sessions as usize + 1;
 }
 
 /// The heartbeat of a node.
@@ -58,9 +50,9 @@ mod tests {
     use crate::clients::Target;
     use crate::cluster::requests::{Command, Disconnect, Members, Request};
     use crate::domain::channel::ChannelName;
+    use crate::domain::presence::Member;
     use crate::domain::principal::SubClaim;
     use crate::domain::server_command::{Admission, Expiry, ServerCommand};
-    use crate::hub::presence::Member;
     use crate::protocol::code::{Disconnect as Reason, DisconnectCode};
 
     fn round_trip(message: &Message) -> String {
@@ -78,8 +70,7 @@ mod tests {
         let admission =
             Admission { channel: channel.clone(), claim, expires_at: None, since: Some(("e".into(), 3)) };
         let member = Member { client: Uuid::nil(), user: "ana".into(), info: "{\"user\":\"ana\"}".into() };
-        let request_round_trip =
-            |request: AnyRequest| round_trip(&Message::Request { id: 1, request });
+        let request_round_trip = |request: AnyRequest| round_trip(&Message::Request { id: 1, request });
         request_round_trip(AnyRequest::Disconnect(Disconnect {
             target: user(),
             disconnect: DisconnectCode::ForceDisconnect.into(),
@@ -103,7 +94,9 @@ mod tests {
         }));
         let response = serde_json::value::to_raw_value(&vec![member.clone()]).unwrap();
         let text = round_trip(&Message::Response { id: 1, response });
-        let Message::Response { response, .. } = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
+        let Message::Response { response, .. } = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}")
+        };
         let members: <Members as Request>::Response = serde_json::from_str(response.get()).unwrap();
         assert_eq!(members, [member]);
         request_round_trip(AnyRequest::Members(Members { channel: channel.clone() }));

@@ -21,7 +21,6 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 pub use membership::MAX_MISSED_HEARTBEATS;
-pub use message::Changed;
 pub use requests::NodeInfo;
 pub use rpc::Incomplete;
 
@@ -29,13 +28,13 @@ use crate::bus::Bus;
 use crate::clients::{ClientRegistry, ConnectionInfo, Target};
 use crate::domain::channel::ChannelName;
 use crate::domain::pattern::Glob;
+use crate::domain::presence::Member;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
-use crate::hub::presence::Member;
 use crate::protocol::code::Disconnect;
 use crate::telemetry::Metrics;
 use membership::Membership;
-use message::{Heartbeat, Message};
+use message::{Changed, Heartbeat, Message};
 use requests::{Channels, Command, Connected, Connections, Info, Members};
 use rpc::PendingRequests;
 
@@ -270,7 +269,7 @@ impl Cluster {
                 self.update_membership();
             }
             Message::Response { id, response } => self.0.pending.resolve(id, from, response),
-            Message::RevocationsChanged {} => {
+            Message::Changed { what: Changed::Revocations } => {
                 if let Some(on_revocation) = self.0.on_revocation.get() {
                     on_revocation();
                 }
@@ -388,6 +387,6 @@ impl Cluster {
 
     /// Tells the other nodes that the revocations in the store have changed.
     pub fn announce_revocation(&self) {
-        self.send(None, &Message::RevocationsChanged {});
+        self.send(None, &Message::Changed { what: Changed::Revocations });
     }
 }

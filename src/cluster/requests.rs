@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Cluster;
 use crate::clients::{ConnectionInfo, Target};
 use crate::domain::channel::ChannelName;
+use crate::domain::presence::Member;
 use crate::domain::server_command::ServerCommand;
-use crate::hub::presence::Member;
 use crate::protocol::code;
 
 /// A request that a node can make of others, and of itself.

@@ -13,7 +13,7 @@ use super::state::CommandResult;
 use crate::domain::access::{Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
-use crate::hub::presence::{Member, counts};
+use crate::domain::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::command::{History, Presence, Publish};
 use crate::protocol::reply::Reply;

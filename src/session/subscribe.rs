@@ -15,7 +15,7 @@ use super::timers::Now;
 use crate::auth::SubscriptionToken;
 use crate::domain::access::{Action, SubClaim};
 use crate::domain::channel::ChannelName;
-use crate::hub::presence::PresenceInfo;
+use crate::domain::presence::PresenceInfo;
 use crate::protocol::code::{ErrorCode, Refusal, TokenUse, UnsubscribeCode};
 use crate::protocol::command::{Subscribe, Unsubscribe};
 use crate::protocol::filter::Filter;

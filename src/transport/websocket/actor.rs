@@ -14,9 +14,9 @@ use futures_util::FutureExt as _;
 
 use super::incoming::{BadMessage, ClientFrame, Credit};
 use super::{SocketClient, SocketContext, disconnect_message};
-use crate::hub::fanout::Framing;
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::{Disconnect, DisconnectCode};
+use crate::protocol::encoding::Framing;
 use crate::protocol::form::Form;
 use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;

@@ -60,7 +60,7 @@ use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::event_stream::SseOptions;
-use crate::transport::websocket::WebsocketOptions;
+use crate::transport::worker::WebsocketOptions;
 
 use cluster::{count_users, open_bus, open_counters};
 use reload::Reloadable;

@@ -25,6 +25,9 @@ pub mod bus;
 pub mod hub;
 pub mod publish;
 
+pub mod builds;
+pub mod dashboard;
+
 pub mod clients;
 pub mod session;
 pub mod sources;

@@ -27,6 +27,10 @@ use crate::telemetry::Metrics;
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;
+/// The longest idempotency key, in bytes.
+pub const MAX_KEY: usize = 255;
+/// How long an idempotency key is known (protocol §13).
+const KEY_WINDOW: Duration = Duration::from_secs(300);
 /// Units in one transaction.
 const BATCH: usize = 256;
 /// How often a transaction that conflicted with another is retried.
@@ -55,6 +59,13 @@ pub enum Dedup {
     Delivery(Box<NewDelivery>),
     /// By a key of the publisher's.
     Key(IdempotencyKey),
+}
+
+impl Dedup {
+    /// By `key`, which is known on `channel` for five minutes from `now`.
+    pub fn by_key(channel: ChannelName, key: String, now: Ts) -> Self {
+        Self::Key(IdempotencyKey { channel, key, expires_at: now.plus(KEY_WINDOW) })
+    }
 }
 
 /// A change of state that is committed with its events. It may run more than once (each time in a

@@ -3,16 +3,14 @@
 
 mod not_modified_fast_path;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, web};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::access::{self, Caller};
 use super::error::{ApiError, ApiResult};
+use super::etag;
 use super::limit::{RateLimit, add_rate, with_rate};
 use crate::domain::access::{Action, Denied};
 use crate::domain::channel::ChannelName;
@@ -116,8 +114,8 @@ fn etag_at_end(
         return None;
     }
     let bounds = Bounds { head: from.clone(), before_oldest: from.offset };
-    let tag = etag(channel, Some(from), limit, &bounds);
-    matches_tag(known, &tag).then_some(tag)
+    let tag = etag_of(channel, Some(from), limit, &bounds);
+    etag::matches(known, &tag).then_some(tag)
 }
 
 enum Found {
@@ -141,13 +139,12 @@ pub(super) async fn page(
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, &channel)).transpose()?;
 
-    let known =
-        request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let known = etag::known(request.headers()).map(str::to_owned);
     // The reader is at the end and has the current tag: the database has nothing to add.
     if let (Some(heads), Some(from), Some(known)) = (store.heads(), &from, &known)
         && let Some(tag) = etag_at_end(heads, &channel, from, limit, known)
     {
-        return Ok(not_modified(tag));
+        return Ok(etag::not_modified(&tag));
     }
     // On the heap, so that the future of a reader at the end stays small.
     Box::pin(read_page(channel, from, limit, known, retention, store)).await
@@ -166,7 +163,7 @@ async fn read_page(
     let asked = store.clone();
     let tag_of = {
         let (channel, from) = (channel.clone(), from.clone());
-        move |bounds: &Bounds| etag(&channel, from.as_ref(), limit, bounds)
+        move |bounds: &Bounds| etag_of(&channel, from.as_ref(), limit, bounds)
     };
     let (tagger, start, wanted) = (tag_of.clone(), from.clone(), channel.clone());
     let found = store
@@ -179,7 +176,7 @@ async fn read_page(
                 }
                 let lost = start.as_ref().is_some_and(|from| !bounds.covers(from));
                 let tag = tagger(&bounds);
-                if !lost && known.is_some_and(|known| matches_tag(&known, &tag)) {
+                if !lost && known.is_some_and(|known| etag::matches(&known, &tag)) {
                     return store::Result::Ok(Found::NotModified(tag));
                 }
                 let page = log::page(conn, &generation, &wanted, retention, now, start.as_ref(), None, limit)
@@ -189,7 +186,7 @@ async fn read_page(
         })
         .await?;
     match found {
-        Found::NotModified(tag) => Ok(not_modified(tag)),
+        Found::NotModified(tag) => Ok(etag::not_modified(&tag)),
         Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
         Found::Page(Page::Events { events, bounds }) => {
             let at = events.last().map(|event| event.offset);
@@ -204,23 +201,9 @@ async fn read_page(
             let cursor = Position::new(bounds.head.epoch.clone(), at);
             let has_next = at < bounds.head.offset;
             body.push_str(&format!("],\"cursor\":\"{cursor}\",\"hasNext\":{has_next}}}"));
-            let mut answer = HttpResponse::Ok().content_type("application/json").body(body);
-            cacheable(answer.headers_mut(), &tag_of(&bounds));
-            Ok(answer)
+            Ok(etag::json(&tag_of(&bounds), body))
         }
     }
-}
-
-fn not_modified(tag: String) -> HttpResponse {
-    let mut answer = HttpResponse::new(StatusCode::NOT_MODIFIED);
-    cacheable(answer.headers_mut(), &tag);
-    answer
-}
-
-fn cacheable(headers: &mut HeaderMap, tag: &str) {
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=0"));
-    headers.insert(header::VARY, HeaderValue::from_static("Authorization, Cookie"));
-    headers.insert(header::ETAG, HeaderValue::from_str(tag).expect("digits and quotes"));
 }
 
 /// The position of `cursor` on `channel`; a cursor of several channels must contain it.
@@ -241,19 +224,7 @@ fn cursor_lost(bounds: &Bounds) -> ApiError {
         .details(json!({ "oldest": bounds.oldest().to_string(), "head": bounds.head.to_string() }))
 }
 
-/// A hash of everything the answer depends on. It is no secret: a forged tag deceives only its forger.
-fn etag(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bounds) -> String {
-    let start = from.ok_or(bounds.before_oldest);
-    let mut hasher = DefaultHasher::new();
-    (channel, start, limit, &bounds.head).hash(&mut hasher);
-    let mut tag = [b'"'; 18];
-    hex::encode_to_slice(hasher.finish().to_be_bytes(), &mut tag[1..17]).expect("two digits a byte");
-    str::from_utf8(&tag).expect("digits and quotes").to_owned()
-}
-
-/// `If-None-Match` (RFC 9110, section 13.1.2): a list of tags, perhaps weak, or `*`.
-pub fn matches_tag(header: &str, tag: &str) -> bool {
-    let matches = |known: &str| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag;
-    // The usual form first.
-    header == tag || header.split(',').map(str::trim).any(matches)
+/// A hash of everything the answer depends on.
+fn etag_of(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bounds) -> String {
+    etag::of(&(channel, from.ok_or(bounds.before_oldest), limit, &bounds.head))
 }

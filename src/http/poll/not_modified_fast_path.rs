@@ -7,14 +7,14 @@ use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, web};
 
-use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollEndpoint, Query, etag_at_end, not_modified};
+use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollEndpoint, Query, etag_at_end};
 use crate::auth;
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::http::access::Access;
 use crate::http::limit::add_rate;
-use crate::http::{origin, parse_limit};
+use crate::http::{etag, origin, parse_limit};
 use crate::store::{Store, resources};
 use crate::telemetry::Counter;
 
@@ -59,7 +59,7 @@ impl NotModifiedFastPath {
         let decision = self.endpoint.rate.check_here(&Access::user_key(&principal)?)?;
 
         self.not_modified.inc();
-        let mut answer = not_modified(tag);
+        let mut answer = etag::not_modified(&tag);
         add_rate(answer.headers_mut(), &decision);
         origin::add_security_headers(answer.headers_mut());
         Some(answer)

@@ -27,6 +27,9 @@ pub mod publish;
 
 pub mod builds;
 pub mod dashboard;
+pub mod history;
+pub mod repos;
+pub mod resources;
 
 pub mod clients;
 pub mod session;

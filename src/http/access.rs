@@ -22,7 +22,6 @@ use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
 use crate::store::sessions::SecretHash;
-use crate::store::{Store, resources};
 
 /// The longest user's id that a rate's key shows.
 const MAX_USER: usize = 100;
@@ -59,19 +58,7 @@ impl Origins {
 }
 
 impl Access {
-    /// Whether `principal` may do `action` on `channel` over HTTP.
-    pub async fn permit(
-        &self,
-        store: &Store,
-        principal: &Principal,
-        action: Action,
-        channel: &ChannelName,
-    ) -> Result<(), ApiError> {
-        let resource = resources::lookup(store, channel).await?;
-        self.check(principal, action, channel, &resource)
-    }
-
-    /// As [`permit`](Self::permit), for callers that know the resource behind the channel.
+    /// Whether `principal` may do `action` on `channel`, behind which is `resource`, over HTTP.
     pub fn check(
         &self,
         principal: &Principal,

@@ -24,6 +24,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::Fanout;
+use crate::resources;
 use crate::session::user_connections::{Capacity, UserConnections};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -82,7 +83,8 @@ async fn try_open(
     let principal = who.principal;
     let channels = channels(&principal, query.channels.as_deref(), endpoint.max_channels)?;
     for channel in &channels {
-        access.permit(&store, &principal, Action::Subscribe, channel).await?;
+        let resource = resources::lookup(&store, channel).await?;
+        access.check(&principal, Action::Subscribe, channel, &resource)?;
     }
     let mut positions = positions(&request, &query, &channels)?;
     let namespaces = access.namespaces.load_full();

@@ -14,9 +14,10 @@ use crate::hub::outbox::Outbox;
 use crate::protocol::code::DisconnectCode;
 use crate::publish::{Publisher, UnitOfWork};
 use crate::recovery::{self, RecoveryLimit};
+use crate::resources;
 use crate::session::Connection;
 use crate::session::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Since, Stored};
-use crate::store::{Store, history, resources};
+use crate::store::{Store, history};
 
 /// The recovery limit of built-in channels (design §5).
 const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };

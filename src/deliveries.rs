@@ -32,7 +32,8 @@ pub async fn list(
     before: Option<Uuid>,
     limit: u32,
 ) -> Result<(Vec<Delivery>, Option<Uuid>), StoreError> {
-    let read = store.read(move |conn| Box::pin(async move { deliveries::list(conn, before, limit + 1).await }));
+    let read =
+        store.read(move |conn| Box::pin(async move { deliveries::list(conn, before, limit + 1).await }));
     let mut found = read.await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);

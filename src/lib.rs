@@ -30,10 +30,13 @@ pub mod dashboard;
 pub mod history;
 pub mod repos;
 pub mod resources;
+pub mod sign_in;
 
 pub mod clients;
 pub mod session;
 pub mod sources;
+
+pub mod deliveries;
 
 pub mod recovery;
 

@@ -50,6 +50,7 @@ use crate::publish::Publisher;
 use crate::recovery::RecoveryLimit;
 use crate::session::user_connections::UserConnections;
 use crate::session::{ConnectionOptions, Personal, SessionContext};
+use crate::sign_in;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoMapEntry};
 use crate::store::{self, Location, Store};
@@ -258,7 +259,7 @@ impl Node {
 
     /// A link that signs one browser in.
     pub async fn sign_in_link(&self) -> store::Result<String> {
-        Ok(self.sign_in.new_link(&self.store).await?.0)
+        Ok(sign_in::new_link(&self.store, &self.sign_in.base).await?.0)
     }
 
     pub fn hub(&self) -> &Hub {

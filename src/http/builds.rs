@@ -7,9 +7,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use super::access::{self, Caller};
+use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult};
+use super::extract::Caller;
 use super::limit::{Budget, RateLimit, with_rate};
 use super::poll::{self, PollEndpoint};
 use crate::builds::{self, Appended, BuildError, BuildEvent, BuildId};

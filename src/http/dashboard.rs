@@ -4,9 +4,10 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
-use super::access::{self, Caller};
+use super::access;
 use super::error::{ApiResult, internal};
 use super::etag;
+use super::extract::Caller;
 use crate::dashboard::{self, Summaries};
 use crate::store::Store;
 

@@ -13,9 +13,10 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::access;
-use super::auth::session;
 use super::error::{self, ApiError, ApiResult};
+use super::extract;
 use super::limit::Budget;
+use super::session;
 use super::tcp::{self, TcpHandle};
 use crate::clients::WorkerClients;
 use crate::domain::access::{Action, default_channels};
@@ -79,7 +80,7 @@ async fn try_open(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
     let access = access::of(&request);
-    let who = access::identify(&request, query.token.as_deref()).await?;
+    let who = extract::identify(&request, query.token.as_deref()).await?;
     let principal = who.principal;
     let channels = channels(&principal, query.channels.as_deref(), endpoint.max_channels)?;
     for channel in &channels {

@@ -7,8 +7,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::access::Caller;
 use super::error::{ApiError, ApiResult};
+use super::extract::Caller;
 use crate::domain::event::rfc3339;
 use crate::repos::{self, Job, ListRequest, Listed, Repo, RepoCursor, Run};
 use crate::store::Store;

@@ -31,9 +31,7 @@ pub async fn new_link(store: &Store, base: &str) -> store::Result<(String, Time)
     let (hash, now) = (secret.hash(), store.timestamp());
     let end = now.plus(LINK_TTL);
     store
-        .write(move |conn| {
-            Box::pin(async move { sessions::add_link(conn, hash, now, end, MAX_LINKS).await })
-        })
+        .write(move |conn| Box::pin(async move { sessions::add_link(conn, hash, now, end, MAX_LINKS).await }))
         .await?;
     Ok((format!("{base}/sign-in#{}", secret.expose()), end.into()))
 }

@@ -8,9 +8,10 @@ use actix_web::{HttpRequest, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::access::{self, Access, Caller};
+use super::access::{self, Access};
 use super::error::{ApiError, ApiResult};
 use super::etag;
+use super::extract::Caller;
 use super::limit::{RateLimit, add_rate, with_rate};
 use crate::domain::access::{Action, Denied, ResourceInfo};
 use crate::domain::channel::ChannelName;

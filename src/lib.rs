@@ -25,18 +25,17 @@ pub mod bus;
 pub mod hub;
 pub mod publish;
 
-pub mod builds;
-pub mod dashboard;
-pub mod history;
-pub mod repos;
-pub mod resources;
-pub mod sign_in;
-
 pub mod clients;
 pub mod session;
 pub mod sources;
 
+pub mod builds;
+pub mod dashboard;
 pub mod deliveries;
+pub mod history;
+pub mod repos;
+pub mod resources;
+pub mod sign_in;
 
 pub mod recovery;
 

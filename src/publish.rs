@@ -18,12 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::{Announcement, Bus, Content, HubEvent};
 use crate::domain::channel::ChannelName;
-use crate::domain::event::{Event, NewEvent};
+use crate::domain::event::{Event, NewEvent, Time};
 use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
-use crate::store::log::{self, Append, Appended, IdempotencyKey, Version};
+use crate::store::log::{self, Append, Appended, IdempotencyKey};
 use crate::store::{self, Conn, Store, StoreError, Transaction, Ts};
 use crate::telemetry::Metrics;
+
+pub use crate::store::log::Version;
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;
@@ -63,8 +65,9 @@ pub enum Dedup {
 
 impl Dedup {
     /// By `key`, which is known on `channel` for five minutes from `now`.
-    pub fn by_key(channel: ChannelName, key: String, now: Ts) -> Self {
-        Self::Key(IdempotencyKey { channel, key, expires_at: now.plus(KEY_WINDOW) })
+    pub fn by_key(channel: ChannelName, key: String, now: Time) -> Self {
+        let expires_at = Ts::from(now).plus(KEY_WINDOW);
+        Self::Key(IdempotencyKey { channel, key, expires_at })
     }
 }
 

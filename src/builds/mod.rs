@@ -103,7 +103,7 @@ pub async fn append(
     let event_id = Uuid::now_v7();
     let data = envelope(event_id, &event.kind, store.now(), None, event.data);
     let new = NewEvent::new(build.channel.clone(), event_id, &event.kind, data);
-    let dedup = key.map_or(Dedup::None, |key| Dedup::by_key(build.channel.clone(), key, store.timestamp()));
+    let dedup = key.map_or(Dedup::None, |key| Dedup::by_key(build.channel.clone(), key, store.now()));
     let apply: Box<dyn Apply> = Box::new(UpsertBuild { id, build: row });
     let unit = UnitOfWork { dedup, apply: Some(apply), accepted, ..UnitOfWork::of(vec![new]) };
     match publisher.commit(unit).await? {

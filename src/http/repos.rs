@@ -4,13 +4,13 @@ use actix_web::{HttpResponse, web};
 use chrono::{NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
 use crate::domain::event::rfc3339;
-use crate::repos::{self, Job, ListRequest, Listed, Repo, RepoCursor, Run};
+use crate::domain::workflow::{WorkflowJob, WorkflowRun};
+use crate::repos::{self, ListRequest, Listed, Repo, RepoCursor};
 use crate::store::Store;
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -28,46 +28,20 @@ struct RepoOut {
     webhook_enabled: bool,
     latest_coverage: Option<f64>,
     latest_scan_at: Option<String>,
-    latest_run: Option<RunOut>,
+    latest_run: Option<WorkflowRun>,
     updated_at: String,
 }
 
+/// A run with its jobs.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct RunOut {
-    run_id: i64,
-    workflow_id: i64,
-    workflow_name: Option<String>,
-    run_number: Option<i64>,
-    status: String,
-    conclusion: Option<String>,
-    event: Option<String>,
-    branch: Option<String>,
-    commit_sha: Option<String>,
-    attempt: i32,
-    url: Option<String>,
-    started_at: Option<String>,
-    updated_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jobs: Option<Vec<JobOut>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JobOut {
-    job_id: i64,
-    attempt: i32,
-    name: String,
-    status: String,
-    conclusion: Option<String>,
-    url: Option<String>,
-    started_at: Option<String>,
-    completed_at: Option<String>,
-    steps: Option<Box<RawValue>>,
+    #[serde(flatten)]
+    run: WorkflowRun,
+    jobs: Vec<WorkflowJob>,
 }
 
 impl RepoOut {
-    fn new(repo: Repo, latest_run: Option<Run>) -> Self {
+    fn new(repo: Repo, latest_run: Option<WorkflowRun>) -> Self {
         Self {
             id: repo.id,
             github_id: repo.github_id,
@@ -78,45 +52,8 @@ impl RepoOut {
             webhook_enabled: repo.webhook_enabled,
             latest_coverage: repo.latest_coverage.map(|points| f64::from(points) / 100.0),
             latest_scan_at: repo.latest_scan_at.map(rfc3339),
-            latest_run: latest_run.map(|run| RunOut::new(run, None)),
+            latest_run,
             updated_at: rfc3339(repo.updated_at),
-        }
-    }
-}
-
-impl RunOut {
-    fn new(run: Run, jobs: Option<Vec<JobOut>>) -> Self {
-        Self {
-            run_id: run.run_id,
-            workflow_id: run.workflow_id,
-            workflow_name: run.workflow_name,
-            run_number: run.run_number,
-            status: run.status,
-            conclusion: run.conclusion,
-            event: run.event,
-            branch: run.branch,
-            commit_sha: run.commit_sha,
-            attempt: run.attempt,
-            url: run.url,
-            started_at: run.started_at.map(rfc3339),
-            updated_at: rfc3339(run.updated_at),
-            jobs,
-        }
-    }
-}
-
-impl From<Job> for JobOut {
-    fn from(job: Job) -> Self {
-        Self {
-            job_id: job.job_id,
-            attempt: job.attempt,
-            name: job.name,
-            status: job.status,
-            conclusion: job.conclusion,
-            url: job.url,
-            started_at: job.started_at.map(rfc3339),
-            completed_at: job.completed_at.map(rfc3339),
-            steps: RawValue::from_string(job.steps).ok(),
         }
     }
 }
@@ -188,8 +125,6 @@ pub async fn runs(
             .ok_or_else(|| ApiError::bad_request("bad_date", "`date` must be a day such as 2026-11-21"))?,
     };
     let runs = repos::runs_of_day(&store, &principal, &id, day).await?.ok_or_else(missing)?;
-    let out =
-        |(run, jobs): (Run, Vec<Job>)| RunOut::new(run, Some(jobs.into_iter().map(JobOut::from).collect()));
-    let runs: Vec<RunOut> = runs.into_iter().map(out).collect();
+    let runs: Vec<RunOut> = runs.into_iter().map(|(run, jobs)| RunOut { run, jobs }).collect();
     Ok(HttpResponse::Ok().json(json!({ "date": day.to_string(), "runs": runs })))
 }

@@ -12,11 +12,11 @@ use crate::domain::access::{is_admin, may_see_repo};
 use crate::domain::channel::{is_owner, is_repo_name};
 use crate::domain::event::Time;
 use crate::domain::principal::Principal;
+use crate::domain::workflow::{WorkflowJob, WorkflowRun};
 use crate::store::repos::{self, Filter, Visible};
 use crate::store::{self, Store, runs};
 
 pub use crate::store::repos::Repo;
-pub use crate::store::runs::{Job, Run};
 pub use cursor::RepoCursor;
 
 /// Runs of one day.
@@ -43,7 +43,7 @@ pub struct ListRequest {
 #[derive(Debug)]
 pub struct Listed {
     /// Each with its newest run.
-    pub repos: Vec<(Repo, Option<Run>)>,
+    pub repos: Vec<(Repo, Option<WorkflowRun>)>,
     /// Where the list goes on, unless this is its end.
     pub next: Option<RepoCursor>,
 }
@@ -83,7 +83,7 @@ async fn page(
     let next = shown.last().filter(|_| more).map(RepoCursor::after);
     let ids: Vec<Uuid> = shown.iter().map(|repo| repo.id).collect();
     let runs = if ids.is_empty() { Vec::new() } else { runs::newest_of(conn, &ids).await? };
-    let mut runs: HashMap<Uuid, Run> = runs.into_iter().map(|run| (run.repo_id, run)).collect();
+    let mut runs: HashMap<Uuid, WorkflowRun> = runs.into_iter().collect();
     let repos = shown.into_iter().map(|repo| (runs.remove(&repo.id), repo)).map(|(run, repo)| (repo, run));
     Ok(Listed { repos: repos.collect(), next })
 }
@@ -103,11 +103,11 @@ pub async fn get(
     store: &Store,
     principal: &Principal,
     id: &str,
-) -> store::Result<Option<(Repo, Option<Run>)>> {
+) -> store::Result<Option<(Repo, Option<WorkflowRun>)>> {
     let Some(repo) = find(store, principal, id).await? else { return Ok(None) };
     let ids = [repo.id];
     let runs = store.read(move |conn| Box::pin(async move { runs::newest_of(conn, &ids).await })).await?;
-    Ok(Some((repo, runs.into_iter().next())))
+    Ok(Some((repo, runs.into_iter().next().map(|(_, run)| run))))
 }
 
 /// The runs of the repository `id` that began on `day` (UTC) with their jobs, newest first; `None` if
@@ -117,7 +117,7 @@ pub async fn runs_of_day(
     principal: &Principal,
     id: &str,
     day: NaiveDate,
-) -> store::Result<Option<Vec<(Run, Vec<Job>)>>> {
+) -> store::Result<Option<Vec<(WorkflowRun, Vec<WorkflowJob>)>>> {
     let from: Time = day.and_time(NaiveTime::MIN).and_utc();
     let to = from + TimeDelta::days(1);
     let Some(repo) = find(store, principal, id).await? else { return Ok(None) };
@@ -129,11 +129,11 @@ pub async fn runs_of_day(
         })
     });
     let (runs, jobs) = read.await?;
-    let mut by_run: HashMap<i64, Vec<Job>> = HashMap::new();
+    let mut by_run: HashMap<i64, Vec<WorkflowJob>> = HashMap::new();
     for job in jobs {
         by_run.entry(job.run_id).or_default().push(job);
     }
-    let with_jobs = |run: Run| {
+    let with_jobs = |run: WorkflowRun| {
         let jobs = by_run.remove(&run.run_id).unwrap_or_default();
         (run, jobs)
     };

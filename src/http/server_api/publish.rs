@@ -16,9 +16,8 @@ use crate::domain::event::{NewEvent, Time, envelope, is_event_type};
 use crate::domain::options::Namespaces;
 use crate::domain::position::Position;
 use crate::protocol::code::ErrorCode;
-use crate::publish::{Committed, Dedup, MAX_KEY, PublishError, Publisher, UnitOfWork};
-use crate::store::log::Version;
-use crate::store::{Store, Ts};
+use crate::publish::{Committed, Dedup, MAX_KEY, PublishError, Publisher, UnitOfWork, Version};
+use crate::store::Store;
 
 /// A request of `publish` or of `broadcast`.
 #[derive(Deserialize)]
@@ -81,7 +80,7 @@ pub(super) struct PublishRequest {
     key: Option<String>,
     version: Option<Version>,
     /// By the clock of the store.
-    now: Ts,
+    now: Time,
 }
 
 impl PublishRequest {
@@ -121,7 +120,7 @@ impl PublishRequest {
             delta: asked.delta,
             key,
             version: number.map(|number| Version { number, epoch }),
-            now: store.timestamp(),
+            now: store.now(),
         })
     }
 
@@ -139,7 +138,7 @@ impl PublishRequest {
         let kept = namespaces.retention_of(&channel).is_some() && !self.skip_history;
         let dedup = self.key.clone().map_or(Dedup::None, |key| Dedup::by_key(channel.clone(), key, self.now));
         let mut event = if channel.is_built_in() {
-            enveloped(channel, &self.data, self.now.into())?
+            enveloped(channel, &self.data, self.now)?
         } else {
             NewEvent::new(channel, Uuid::now_v7(), "message", self.data.clone())
         };

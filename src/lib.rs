@@ -29,6 +29,14 @@ pub mod clients;
 pub mod session;
 pub mod sources;
 
+pub mod builds;
+pub mod dashboard;
+pub mod deliveries;
+pub mod history;
+pub mod repos;
+pub mod resources;
+pub mod sign_in;
+
 pub mod recovery;
 
 pub mod cluster;

@@ -14,9 +14,10 @@ use crate::protocol::code::DisconnectCode;
 use crate::protocol::encoding::Framing;
 use crate::publish::{Publisher, UnitOfWork};
 use crate::recovery::{RecoveryLimit, RecoveryRequest};
+use crate::resources;
 use crate::session::Connection;
 use crate::session::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
-use crate::store::{Store, history, resources};
+use crate::store::{Store, history};
 
 /// The recovery limit of built-in channels (design §5).
 const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };

@@ -20,7 +20,7 @@ pub(super) enum Buffered {
 pub(super) struct PauseBuffer {
     pub(super) items: Vec<Buffered>,
     pub(super) events: usize,
-    bytes: usize,
+    pub(super) bytes: usize,
     /// Something was dropped: the log has it.
     pub(super) incomplete: bool,
     /// Up to where everything had been pushed when the subscriber fell behind.

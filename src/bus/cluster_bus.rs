@@ -23,6 +23,7 @@ use crate::telemetry::{Metrics, count};
 
 /// How long a channel waits for Redis to confirm its subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// A handle on the bus of a cluster; cheap to clone.
 #[derive(Clone)]
 pub struct ClusterBus(Arc<Inner>);

@@ -54,10 +54,11 @@ pub struct RedisOptions {
 pub(super) trait Events: Clone + Send + Sync + 'static {
     /// The next message number of this node.
     fn take_number(&self) -> u64;
+    /// Whether Redis delivers, as far as is known.
     fn is_live(&self) -> bool;
-    /// Whether Redis delivers.
     fn set_live(&self, live: bool);
-    /// A message has come on the topic of `channel`, or on another. Answers the number of a ping of this node.
+    /// A message came on the topic of `channel`, or on another one. Returns the number of a ping of
+    /// this node.
     fn on_message(&self, channel: Option<ChannelName>, text: &str) -> Option<u64>;
     /// Announcements on these channels may have been missed.
     fn on_missed(&self, channels: Vec<ChannelName>);

@@ -20,7 +20,7 @@ pub(super) enum Buffered {
 pub(super) struct PauseBuffer {
     pub(super) items: Vec<Buffered>,
     pub(super) events: usize,
-    bytes: usize,
+    pub(super) bytes: usize,
     /// Something was dropped: the log has it.
     pub(super) incomplete: bool,
     /// Up to where everything had been pushed when the subscriber fell behind.
@@ -28,6 +28,11 @@ pub(super) struct PauseBuffer {
 }
 
 impl PauseBuffer {
+    /// A buffer that keeps nothing: everything after `resume_from` is read from the log.
+    pub(super) fn incomplete(resume_from: Option<Position>) -> Self {
+        Self { incomplete: true, resume_from, ..Self::default() }
+    }
+
     /// Keeps `batch`, unless that makes too many events or more than `most` bytes: they are all pushed at
     /// once in the end, and must not look like the backlog of a slow reader.
     pub(super) fn add(&mut self, batch: &Arc<Batch>, most: usize) {

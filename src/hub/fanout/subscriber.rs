@@ -330,11 +330,7 @@ impl Subscriber {
         let mut state = self.state.borrow_mut();
         let resume_from = match &mut *state {
             State::Paused(buffer) => {
-                **buffer = PauseBuffer {
-                    incomplete: true,
-                    resume_from: buffer.resume_from.take(),
-                    ..PauseBuffer::default()
-                };
+                **buffer = PauseBuffer::incomplete(buffer.resume_from.take());
                 return;
             }
             State::Live(Some(position)) if position.epoch == bounds.head.epoch => {
@@ -349,8 +345,7 @@ impl Subscriber {
         };
         if resume_from.is_some() || self.listener_reports_loss() {
             let lagging = resume_from.is_some();
-            let buffer = PauseBuffer { incomplete: true, resume_from, ..PauseBuffer::default() };
-            *state = State::Paused(Box::new(buffer));
+            *state = State::Paused(Box::new(PauseBuffer::incomplete(resume_from)));
             drop(state);
             if lagging {
                 return self.report_lag();

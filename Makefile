@@ -36,7 +36,7 @@ counts: ## count the instructions of the pure parts, and compare them with those
 
 chaos: ## check the promise under faults, alone and as a cluster, for CHAOS_MINUTES (20)
 	@$(CARGO) build --release --locked --workspace
-	@$(CARGO) run --quiet --release --locked -p loadtest -- --threads 2 check \
+	@$(CARGO) run --quiet --release --locked -p checker -- \
 		--minutes $(CHAOS_MINUTES) --at-once 2 $(ARGS)
 
 fmt: ## format everything

@@ -25,7 +25,6 @@ pub struct Connection {
     target: Target,
     stream: Option<TcpStream>,
     input: Vec<u8>,
-    etag: Option<String>,
 }
 
 /// An answer whose body goes on: server-sent events.
@@ -37,7 +36,7 @@ pub struct Stream {
 impl Connection {
     /// A connection that will go to `target`.
     pub fn to(target: &Target) -> Self {
-        Self { target: target.clone(), stream: None, input: Vec::with_capacity(READ_SIZE), etag: None }
+        Self { target: target.clone(), stream: None, input: Vec::with_capacity(READ_SIZE) }
     }
 
     /// Connects, unless it is connected.
@@ -66,7 +65,6 @@ impl Connection {
                 if head.close {
                     self.stream = None;
                 }
-                self.etag = head.etag;
                 Ok(head.status)
             }
             Err(error) => {
@@ -74,11 +72,6 @@ impl Connection {
                 Err(error)
             }
         }
-    }
-
-    /// The `ETag` of the last answer.
-    pub fn etag(&self) -> Option<&str> {
-        self.etag.as_deref()
     }
 
     /// Sends a request and leaves the body to be read as it comes.

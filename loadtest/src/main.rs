@@ -2,7 +2,6 @@
 //! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
-mod check;
 mod compare;
 mod cores;
 mod drive;
@@ -10,24 +9,19 @@ mod floor;
 mod framing;
 mod http;
 mod metrics;
-mod payload;
 mod port;
-mod postgres;
-mod process;
-mod redis;
 mod report;
 mod scenario;
 mod server;
 mod sse;
 mod stats;
-mod target;
-mod token;
 mod ws;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use testkit::{payload, process, target, token};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts a Campanile on this machine under load, and checks that it keeps its promise meanwhile.
@@ -60,7 +54,6 @@ enum Scenario {
     Poll(scenario::poll::Options),
     Storm(scenario::storm::Options),
     Spread(scenario::spread::Options),
-    Check(check::Options),
     Depth(scenario::depth::Options),
     Start(scenario::start::Options),
     Soak(scenario::soak::Options),
@@ -119,7 +112,6 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Poll(options) => scenario::poll::run(options).await,
         Scenario::Storm(options) => scenario::storm::run(options).await,
         Scenario::Spread(options) => scenario::spread::run(options).await,
-        Scenario::Check(options) => check::run(options).await,
         Scenario::Depth(options) => scenario::depth::run(options).await,
         Scenario::Start(options) => scenario::start::run(options).await,
         Scenario::Soak(options) => scenario::soak::run(options).await,

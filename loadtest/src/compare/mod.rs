@@ -17,8 +17,8 @@ use clap::{Args, ValueEnum};
 use tokio::sync::oneshot;
 
 use crate::cores::{self, Cores, Wish};
-use crate::postgres::Database;
 use crate::report::{self, Latency, Section, Throughput, book, machine, text};
+use crate::server::Database;
 use crate::stats::Histogram;
 use crate::ws::dialect::Dialect;
 use live::Screen;

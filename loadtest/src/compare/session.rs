@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::postgres::Postgres;
+use testkit::target::Target;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -17,10 +20,7 @@ use super::watch::Watch;
 use super::{Options, Side};
 use crate::cores::{self, Cores};
 use crate::metrics::Metrics;
-use crate::postgres::Postgres;
-use crate::server::{Launch, Spawned, new_secret};
 use crate::stats::{Histogram, Timeline};
-use crate::target::Target;
 use crate::ws::dialect::Dialect;
 use crate::ws::door::Publishing;
 use crate::ws::swarm::{Swarm, first_frame};
@@ -42,7 +42,7 @@ pub struct Host {
 enum Process {
     Floor(Child),
     /// With the database that it drains into.
-    Gateway(Box<(Spawned, Option<Postgres>)>),
+    Gateway(Box<(Gateway, Option<Postgres>)>),
     Foreign,
 }
 
@@ -88,7 +88,7 @@ impl Host {
     /// Lets it end in good order.
     pub async fn finish(self) -> Result<()> {
         match self.process {
-            Process::Gateway(mut gateway) => gateway.0.drain().await.map(drop),
+            Process::Gateway(mut gateway) => gateway.0.terminate().await.map(drop),
             Process::Floor(mut child) => Ok(child.kill().await?),
             Process::Foreign => Ok(()),
         }
@@ -133,18 +133,19 @@ impl Host {
         environment.extend(url.or_else(|| options.database_url.clone()).map(|url| ("DATABASE_URL", url)));
         environment.extend(options.redis_url.iter().map(|url| ("REDIS_URL", url.clone())));
         let launch = Launch {
-            binary: options.binary.as_deref(),
-            data_in: options.data_in.as_deref(),
-            config: Some(&config),
+            binary: options.binary.clone(),
+            parent: options.data_in.clone(),
+            config: Some(config),
             environment,
-            settings: &options.settings,
+            settings: options.settings.clone(),
             core,
+            ..Launch::default()
         };
         let spawned = launch.start().await?;
         let session = Session {
             side: Side::Gateway,
-            address: spawned.target.address,
-            host: spawned.target.host.clone(),
+            address: spawned.address,
+            host: spawned.address.to_string(),
             pid: spawned.id(),
             api_key,
             channel: format!("{NAMESPACE}:load"),
@@ -320,7 +321,7 @@ impl Session {
 
     /// The server's bytes in memory, if its process is known.
     pub fn resident(&self) -> Option<u64> {
-        process::resident(&self.pid?.to_string())
+        process::resident(self.pid?)
     }
 }
 

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::postgres::Postgres;
+use testkit::redis::Redis;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::http::Connection;
-use crate::postgres::Postgres;
-use crate::redis::Redis;
-use crate::server::{Launch, Spawned, new_secret};
 use crate::stats::Histogram;
 use crate::target::Target;
 use crate::token;
@@ -74,7 +74,7 @@ pub struct Options {
 
 /// The nodes, and before them what they drain into.
 struct Cluster {
-    nodes: Vec<Spawned>,
+    nodes: Vec<Gateway>,
     jwt: String,
     api_key: String,
     _redis: Option<Redis>,
@@ -119,7 +119,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     timeout(PATIENCE, all).await.context("a subscriber still misses something")??;
     for node in &mut cluster.nodes {
-        node.drain().await?;
+        node.terminate().await?;
     }
 
     let rate = count as f64 / took.as_secs_f64();
@@ -160,7 +160,7 @@ impl Cluster {
                 ("DATABASE_URL", url.clone()),
             ];
             environment.extend(redis.iter().map(|redis| ("REDIS_URL", format!("redis://{}", redis.address))));
-            let launch = Launch { config: Some(config), environment, ..Launch::default() };
+            let launch = Launch { config: Some(config.to_owned()), environment, ..Launch::default() };
             nodes.push(launch.start().await?);
         }
         Ok(Self { nodes, jwt, api_key, _redis: redis, _postgres: postgres })
@@ -180,7 +180,7 @@ async fn subscribe(
         let node = number % cluster.nodes.len();
         let channel = number / cluster.nodes.len() % usize::from(options.channels);
         let token = token::mint_for(&cluster.jwt, &format!("subscriber-{number}"), None);
-        let target = cluster.nodes[node].target.clone();
+        let target = cluster.nodes[node].target();
         opening.spawn(async move {
             let wire = Wire::open(&target, &token, &format!("load:{channel}")).await;
             (node, channel, wire)
@@ -257,7 +257,7 @@ async fn publish(options: &Options, cluster: &Cluster, book: &Book) -> Result<(V
         let events = Arc::new(tokio::sync::Mutex::new(events));
         queues.push(queue);
         for _ in 0..PUBLISHERS {
-            let (target, key) = (spawned.target.clone(), cluster.api_key.clone());
+            let (target, key) = (spawned.target(), cluster.api_key.clone());
             publishers.spawn(deliver(node, target, key, events.clone(), book.clone()));
         }
     }

@@ -9,9 +9,9 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser as _};
 
 use crate::Cli;
-use crate::postgres::Database;
 use crate::report::book::Book;
 use crate::report::{self, Report, Section, closing, text};
+use crate::server::Database;
 
 /// What is measured: all at full size, and as long as three rounds of it take twenty minutes.
 /// Options that all have in common come behind.

@@ -250,7 +250,7 @@ impl Held {
     fn by(session: &Session) -> Result<Self> {
         let pid = session.pid.context("the server's process is not known: give its --pid")?;
         let resident = session.resident().context("the server is gone")? as f64;
-        let descriptors = process::descriptors(&pid.to_string()).context("the server is gone")?;
+        let descriptors = process::descriptors(pid).context("the server is gone")?;
         Ok(Self { resident, descriptors })
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use testkit::gateway::new_secret;
+use testkit::postgres;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -15,8 +17,6 @@ use crate::compare::session::Session;
 use crate::compare::table::{Figure, aside, figure};
 use crate::compare::{self};
 use crate::http::blocking;
-use crate::postgres;
-use crate::server::new_secret;
 use crate::stats::Latencies;
 
 /// A start that takes longer has failed.

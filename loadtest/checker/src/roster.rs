@@ -1,13 +1,14 @@
 //! Who takes part in a case besides the nemesis: the channels, who follows them, who publishes, and how
 //! long one waits for all of them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use testkit::http::{self, RequestBuilder as _};
+use testkit::http::{self, Answer, Request, RequestBuilder as _};
 use testkit::payload::{OWNER, Payloads};
 use testkit::random::Random;
 use testkit::token;
@@ -41,13 +42,21 @@ pub async fn channels(env: &Environment) -> Result<Vec<Channel>> {
     let mut channels = Vec::new();
     for (name, built_in) in built_in.chain(configured) {
         let request = http::get(&format!("/api/events?channel={name}")).bearer(&token).with("");
-        let answer = http::send(env.nodes[0].address, request).await?;
+        let answer = ask(env.nodes[0].address, request).await?;
         let page: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let position = page["cursor"].as_str().and_then(cursor::parse).filter(|_| answer.status == 200);
         let (epoch, _) = position.with_context(|| format!("{name} was answered {} {page}", answer.status))?;
         channels.push(Channel { name, epoch, built_in });
     }
     Ok(channels)
+}
+
+/// Asks once more if nothing, or 408, is answered: this process may be slow on a machine with a lot to do.
+async fn ask(node: SocketAddr, request: Request) -> Result<Answer> {
+    match http::send(node, request.clone()).await {
+        Ok(answer) if answer.status != 408 => Ok(answer),
+        _ => http::send(node, request).await,
+    }
 }
 
 /// One channel, or a built-in and a configured one.

@@ -8,36 +8,46 @@ ARGS ?=
 CHAOS_MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench counts chaos fmt
+.PHONY: help run test test-all check hooks bench instructions chaos fmt
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## build what is stale and serve demo data on http://127.0.0.1:8080
+	@test -e target/release/campanile || echo "Building the gateway for the first time: some 300 packages" \
+		"are downloaded and compiled, which takes several minutes. After that it starts at once." >&2
 	@$(CARGO) build --release --locked --bin campanile
 	@exec $(CARGO) run --quiet --release --locked --bin campanile -- serve --demo $(ARGS)
 
 test: ## install what is missing, then run every test on SQLite, PostgreSQL and Redis
 	@tests/run $(ARGS)
 
-check: ## format, clippy and rustdoc, warnings denied
+test-all: ## make check and make test, then all that takes long: instructions, chaos, self-test, fuzzing
+	@tests/all
+
+check: ## format, workflows, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
+	.ci/actionlint
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-bench: ## measure the set of scenarios next to the floor; the report goes to target/bench
+bench: ## measure the suite of scenarios next to the floor; the report goes to target/bench
 	@$(CARGO) build --release --locked --workspace
-	@$(CARGO) run --quiet --release --locked -p loadtest -- set \
+	@$(CARGO) run --quiet --release --locked -p loadtest -- suite \
 		--json target/bench/report.json --html target/bench/report.html $(ARGS)
 
-counts: ## count the instructions of the pure parts, and compare them with those of the last time
+instructions: ## count the instructions of the pure parts, and compare them with those of the last time
 	@tests/services --install
-	@$(CARGO) bench --locked --quiet --bench counts
+	@$(CARGO) bench --locked --quiet --bench instructions
 
 chaos: ## check the promise under faults, alone and as a cluster, for CHAOS_MINUTES (20)
 	@$(CARGO) build --release --locked --workspace
 	@$(CARGO) run --quiet --release --locked -p checker -- \
 		--minutes $(CHAOS_MINUTES) --at-once 2 $(ARGS)
+
+hooks: ## run format and unit tests before each commit (.githooks)
+	@git config core.hooksPath .githooks
+	@echo "Git runs .githooks/pre-commit before each commit; git config --unset core.hooksPath ends that."
 
 fmt: ## format everything
 	@$(CARGO) fmt --all

@@ -7,25 +7,29 @@
 //! The log is the truth; the bus only says "look". Losing an announcement costs latency, never an
 //! event. A module may use the modules above it in this list, and none below.
 
+pub mod demo;
 pub mod domain;
 
 pub mod auth;
 pub mod config;
+pub mod limits;
 pub mod protocol;
+pub mod supervision;
 pub mod telemetry;
 pub mod tls;
-pub mod vital;
 
 pub mod store;
 
 pub mod bus;
-pub mod counts;
 
 pub mod hub;
 pub mod publish;
 
-pub mod connection;
+pub mod clients;
+pub mod session;
 pub mod sources;
+
+pub mod recovery;
 
 pub mod cluster;
 

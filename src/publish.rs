@@ -1,8 +1,8 @@
-//! The publisher: the one way an event comes to exist. A unit of work is committed whole or not
-//! at all, and its caller hears of it only after the commit. Units that wait together share one
-//! transaction and one sync (group commit); when such a batch fails, its units are tried one by
-//! one, so that a bad unit fails alone. A batch that neither keeps nor changes anything does not
-//! trouble the store, so that what is ephemeral goes on without it.
+//! The publisher: the only way to publish an event. A unit of work is committed as a whole or not
+//! at all, and its caller gets the result only after the commit. Units that are queued together share
+//! one transaction and one sync (group commit); when such a batch fails, its units are tried one by
+//! one, so that a bad unit fails alone. A batch that neither stores nor changes anything does not
+//! use the store, so that ephemeral events do not depend on it.
 //!
 //! Order of locks in a transaction: delivery ids, then state rows by each unit's `order`, then all
 //! channel heads by name, then events and keys.
@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bus::{Announcement, Bus, Content, Notice};
+use crate::bus::{Announcement, Bus, Content, HubEvent};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
@@ -25,18 +25,18 @@ use crate::store::log::{self, Append, Appended, IdempotencyKey, Version};
 use crate::store::{self, Conn, Store, StoreError, Transaction, Ts};
 use crate::telemetry::Metrics;
 
-/// Units that may wait; one more is refused with [`PublishError::Busy`].
+/// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;
 /// Units in one transaction.
 const BATCH: usize = 256;
-/// How often a transaction that lost against another is tried again.
+/// How often a transaction that conflicted with another is retried.
 const RETRIES: u32 = 5;
 
-/// One change to the world: what happened, what it does to the state, and what is told of it.
-/// Either all of it is committed or nothing.
+/// One change: its deduplication, its effect on the state, and its events. Either all of it is
+/// committed or nothing.
 pub struct UnitOfWork {
-    /// Under which name it counts only once.
-    pub once: Once,
+    /// How a repetition is recognised.
+    pub dedup: Dedup,
     /// The change of state, if there is one beside the events.
     pub apply: Option<Box<dyn Apply>>,
     /// The events, in the order in which they are appended. Their channels are locked together.
@@ -47,10 +47,10 @@ pub struct UnitOfWork {
     pub accepted: Instant,
 }
 
-/// How a repeat of a unit is recognised.
-pub enum Once {
-    /// It is not: each unit is a new one.
-    Always,
+/// How the repetition of a unit is recognised.
+pub enum Dedup {
+    /// Not at all: each unit is a new one.
+    None,
     /// By the delivery's id. The delivery becomes a row of the audit log.
     Delivery(Box<NewDelivery>),
     /// By a key of the publisher's.
@@ -114,18 +114,18 @@ struct Request {
 pub struct Publisher {
     queue: mpsc::Sender<Request>,
     metrics: Arc<Metrics>,
-    /// By whose deadline callers wait, where the publisher itself may be held up by a disk that does
-    /// not answer.
+    /// The store whose deadline limits the wait of callers, where the publisher's own task may be
+    /// blocked by a disk that does not answer.
     clock: Option<Store>,
 }
 
 impl Publisher {
-    /// A publisher and its work, which ends when the last handle is dropped and the queue is empty.
+    /// A publisher and its task, which ends when the last handle is dropped and the queue is empty.
     pub fn new(store: Store, bus: Bus, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let clock = store.writing_thread().is_some().then(|| store.clone());
-        let worker = Worker { store, bus, metrics: metrics.clone() };
-        (Self { queue, metrics, clock }, worker.run(requests))
+        let committer = BatchCommitter { store, bus, metrics: metrics.clone() };
+        (Self { queue, metrics, clock }, committer.run(requests))
     }
 
     /// Commits `unit`; returns when it is durable. It goes on even if the caller stops waiting.
@@ -156,20 +156,20 @@ impl Publisher {
     }
 }
 
-struct Worker {
+struct BatchCommitter {
     store: Store,
     bus: Bus,
     metrics: Arc<Metrics>,
 }
 
-impl Worker {
+impl BatchCommitter {
     /// One transaction at a time: what arrives meanwhile makes the next batch. On Postgres two at
     /// once were measured slower, because they wait for each other's channels in smaller batches.
     async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut waiting = Vec::with_capacity(BATCH);
         while requests.recv_many(&mut waiting, BATCH).await > 0 {
             let mut rest = std::mem::take(&mut waiting).into_iter().peekable();
-            // Who brings many units has a transaction almost for themselves.
+            // A request with many units gets a transaction almost for itself.
             while rest.peek().is_some() {
                 let (mut batch, mut units) = (Vec::new(), 0);
                 while units < BATCH
@@ -180,17 +180,17 @@ impl Worker {
                     batch.push(request);
                 }
                 self.metrics.publish_queue.dec_by(batch.len() as i64);
-                self.settle(batch).await;
+                self.process_batch(batch).await;
             }
         }
     }
 
-    /// Commits a batch and answers its callers.
-    async fn settle(&self, batch: Vec<Request>) {
+    /// Commits a batch, announces it and answers its callers.
+    async fn process_batch(&self, batch: Vec<Request>) {
         let units: Arc<[Arc<UnitOfWork>]> =
             batch.iter().flat_map(|request| request.units.iter().cloned()).collect();
-        let passing = units.iter().all(|unit| unit.is_passing());
-        let settled = if passing {
+        let ephemeral = units.iter().all(|unit| unit.is_ephemeral());
+        let settled = if ephemeral {
             Ok(units.iter().map(|_| Committed::Done(Vec::new())).collect())
         } else {
             self.transact(&units).await
@@ -215,13 +215,13 @@ impl Worker {
             Err(error) => {
                 tracing::debug!(%error, units = batch.len(), "a batch failed; its units are tried one by one");
                 for request in batch {
-                    Box::pin(self.settle(vec![request])).await;
+                    Box::pin(self.process_batch(vec![request])).await;
                 }
             }
         }
     }
 
-    /// One transaction, tried again while it loses against others.
+    /// One transaction, retried while it conflicts with others.
     async fn transact(&self, units: &Arc<[Arc<UnitOfWork>]>) -> store::Result<Vec<Committed>> {
         let started = Instant::now();
         self.metrics.commit_units.observe(units.len() as f64);
@@ -251,7 +251,7 @@ impl Worker {
         }
     }
 
-    /// Nobody knows whether the batch was committed: its channels are compared with the log.
+    /// It is unknown whether the batch was committed: its channels are compared with the log.
     fn unconfirmed(&self, batch: Vec<Request>, reason: &str) {
         tracing::error!(reason, units = batch.len(), "a commit was not confirmed");
         let units = batch.iter().flat_map(|request| &request.units);
@@ -259,7 +259,7 @@ impl Worker {
         let mut channels: Vec<ChannelName> = touched.map(|event| event.channel.clone()).collect();
         channels.sort();
         channels.dedup();
-        self.bus.tell(Notice::Check(channels));
+        self.bus.publish(HubEvent::Check(channels));
         for request in batch {
             let _ = request.reply.send(Err(PublishError::Unconfirmed(reason.to_owned())));
         }
@@ -267,14 +267,14 @@ impl Worker {
 
     fn announce(&self, units: &[Arc<UnitOfWork>], outcomes: &[Committed]) {
         let mut logged: BTreeMap<(&ChannelName, Epoch), (Vec<Event>, Instant)> = BTreeMap::new();
-        let mut notices = Vec::new();
+        let mut announcements = Vec::new();
         for (unit, outcome) in units.iter().zip(outcomes) {
             let Committed::Done(positions) = outcome else { continue };
             self.metrics.events.inc_by(positions.len() as u64);
             let mut positions = positions.iter();
             for event in &unit.events {
                 if !event.kept {
-                    notices.push(Announcement {
+                    announcements.push(Announcement {
                         channel: event.channel.clone(),
                         content: Content::Ephemeral(vec![event.at(0)]),
                         accepted: Some(unit.accepted),
@@ -287,18 +287,18 @@ impl Worker {
                 }
             }
         }
-        notices.extend(logged.into_iter().map(|((channel, epoch), (events, accepted))| Announcement {
+        announcements.extend(logged.into_iter().map(|((channel, epoch), (events, accepted))| Announcement {
             channel: channel.clone(),
             content: Content::Logged { epoch, events },
             accepted: Some(accepted),
         }));
-        if !notices.is_empty() {
-            self.bus.tell(Notice::Appended(notices));
+        if !announcements.is_empty() {
+            self.bus.publish(HubEvent::Appended(announcements));
         }
     }
 }
 
-/// Where the channels end whose events were kept.
+/// The new heads of the channels whose events were stored.
 fn heads(units: &[Arc<UnitOfWork>], outcomes: &[Committed]) -> Vec<(ChannelName, Position)> {
     let done = units.iter().zip(outcomes).filter_map(|(unit, outcome)| match outcome {
         Committed::Done(positions) => Some((unit, positions)),
@@ -387,27 +387,27 @@ async fn commit(
 impl UnitOfWork {
     /// A unit of events alone.
     pub fn of(events: Vec<NewEvent>) -> Self {
-        Self { once: Once::Always, apply: None, events, version: None, accepted: Instant::now() }
+        Self { dedup: Dedup::None, apply: None, events, version: None, accepted: Instant::now() }
     }
 
-    /// Whether nothing of it is for the store.
-    fn is_passing(&self) -> bool {
+    /// Whether nothing of it has to be stored.
+    fn is_ephemeral(&self) -> bool {
         self.apply.is_none()
-            && matches!(self.once, Once::Always)
+            && matches!(self.dedup, Dedup::None)
             && self.events.iter().all(|event| !event.kept)
     }
 
     fn delivery(&self) -> Option<&NewDelivery> {
-        match &self.once {
-            Once::Delivery(delivery) => Some(delivery),
-            Once::Always | Once::Key(_) => None,
+        match &self.dedup {
+            Dedup::Delivery(delivery) => Some(delivery),
+            Dedup::None | Dedup::Key(_) => None,
         }
     }
 
     fn key(&self) -> Option<&IdempotencyKey> {
-        match &self.once {
-            Once::Key(key) => Some(key),
-            Once::Always | Once::Delivery(_) => None,
+        match &self.dedup {
+            Dedup::Key(key) => Some(key),
+            Dedup::None | Dedup::Delivery(_) => None,
         }
     }
 }

@@ -15,7 +15,6 @@ pub use prometheus_client::metrics::family::Family;
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
     Text,
     /// For machines: one JSON object a line.
     Json,
@@ -49,14 +48,12 @@ pub struct Kind {
 /// One of a few things as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Name {
-    /// Which.
     pub name: &'static str,
 }
 
 /// A code of the client protocol as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
-    /// The number.
     pub code: u32,
 }
 
@@ -143,7 +140,7 @@ pub struct Metrics {
     pub counts: Family<Kind, Count>,
     /// Rows that retention removed, by table.
     pub trimmed: Family<Kind, Count>,
-    /// Whether other nodes are heard at once: 1 or 0. Always 1 for a single node.
+    /// Whether messages of other nodes arrive directly: 1 or 0. Always 1 for a single node.
     pub bus_up: Level,
     /// Messages to other nodes, by what carried them; `dropped` could not be said at all.
     pub bus_said: Family<Kind, Count>,
@@ -291,7 +288,7 @@ impl Metrics {
         r.register("counts_shared", "Whether Redis counts for all nodes now", metrics.counts_shared.clone());
         r.register("counts", "Counts asked of Redis by who decided", metrics.counts.clone());
         r.register("trimmed", "Rows removed by retention by table", metrics.trimmed.clone());
-        r.register("bus_up", "Whether other nodes are heard at once", metrics.bus_up.clone());
+        r.register("bus_up", "Whether messages of other nodes arrive directly", metrics.bus_up.clone());
         r.register("bus_said", "Messages to other nodes by carrier", metrics.bus_said.clone());
         r.register("bus_heard", "Messages of other nodes by carrier", metrics.bus_heard.clone());
         r.register(

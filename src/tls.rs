@@ -1,6 +1,6 @@
 //! TLS as a client: how the addresses of PostgreSQL and Redis are read, and which servers are
-//! believed. For PostgreSQL the words are libpq's (`sslmode`, `sslrootcert`). Where libpq would quietly check less than
-//! somebody who names an authority can mean, the address is refused instead.
+//! believed. For PostgreSQL the words are libpq's (`sslmode`, `sslrootcert`). Where libpq would quietly
+//! check less than somebody who names an authority can mean, the address is refused instead.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -28,7 +28,6 @@ pub enum TlsError {
     /// The file of the authorities is of no use.
     #[error("{path}: {wrong}")]
     Authorities {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         wrong: String,
@@ -44,7 +43,6 @@ pub enum TlsError {
 /// How far a server is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// No TLS.
     Plain,
     /// TLS if the server has it, with anybody.
     Prefer,
@@ -104,12 +102,14 @@ impl Trust {
             (Some("require" | "verify-ca"), Some(_)) => match file {
                 Some(file) => Ok(Self::Chain(file)),
                 None => {
-                    refused("anybody has a certificate of a public authority: they need sslmode=verify-full")
+                    refused("anybody can get a certificate of a public authority: use sslmode=verify-full")
                 }
             },
-            (Some("verify-ca"), None) => refused("sslmode=verify-ca needs an authority: set sslrootcert"),
+            (Some("verify-ca"), None) => {
+                refused("sslmode=verify-ca needs a certificate authority: set sslrootcert")
+            }
             (Some("prefer"), Some(_)) => {
-                refused("sslmode=prefer would go on without TLS, whatever the authority: write verify-full")
+                refused("sslmode=prefer may fall back to no TLS despite the authority: write verify-full")
             }
             _ => refused("sslmode is one of disable, prefer, require, verify-ca and verify-full"),
         }
@@ -170,7 +170,7 @@ pub fn authorities_in(file: &Path) -> Result<RootCertStore, TlsError> {
         authorities.add(certificate).map_err(|error| wrong(error.to_string()))?;
     }
     if authorities.is_empty() {
-        return Err(wrong("there is no certificate in it, as PEM".to_owned()));
+        return Err(wrong("the file contains no PEM certificate".to_owned()));
     }
     Ok(authorities)
 }
@@ -270,8 +270,8 @@ mod tests {
             ("?sslmode=", "one of disable"),
             ("?sslmode=prefer&sslrootcert=/etc/ca.pem", "write verify-full"),
             ("?sslmode=verify-ca", "set sslrootcert"),
-            ("?sslmode=verify-ca&sslrootcert=system", "need sslmode=verify-full"),
-            ("?sslmode=require&sslrootcert=system", "need sslmode=verify-full"),
+            ("?sslmode=verify-ca&sslrootcert=system", "use sslmode=verify-full"),
+            ("?sslmode=require&sslrootcert=system", "use sslmode=verify-full"),
             ("?sslcert=a.pem", "sslcert"),
             ("?word@db/c", "written %3F"),
         ] {
@@ -297,9 +297,10 @@ mod tests {
     #[test]
     fn a_file_without_certificates_is_no_authority() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, wrong) in
-            [("", "no certificate"), ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "")]
-        {
+        for (text, wrong) in [
+            ("", "no PEM certificate"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", ""),
+        ] {
             std::fs::write(file.path(), text).unwrap();
             let error = authorities_in(file.path()).unwrap_err().to_string();
             assert!(

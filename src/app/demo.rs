@@ -1,15 +1,15 @@
-//! `serve --demo`: signs realistic GitHub payloads and posts them to the node's own door, as
-//! GitHub would. Nothing takes a short cut, so what the demo shows is what a webhook does.
+//! `serve --demo`: signs realistic GitHub payloads and posts them to its own webhook endpoint, as
+//! GitHub would. There is no shortcut, so the demo shows what a webhook does.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::Secret;
-use crate::sources::demo::{Demo, DemoDelivery};
+use crate::demo::{Demo, DemoDelivery};
 use crate::sources::github::signature::sign;
 
-/// The account whose repositories the demo plays.
-pub const OWNER: &str = crate::sources::demo::OWNER;
+/// The account that owns the repositories of the demo.
+pub const OWNER: &str = crate::demo::OWNER;
 
 /// Milliseconds between two deliveries.
 const PAUSE: std::ops::Range<u64> = 1_000..3_500;
@@ -39,7 +39,7 @@ async fn post(client: &awc::Client, url: &str, secret: &Secret, delivery: DemoDe
         .insert_header(("X-Hub-Signature-256", signature));
     match request.send_body(delivery.body).await {
         Ok(answer) if answer.status().is_success() => {}
-        Ok(answer) => tracing::warn!(status = answer.status().as_u16(), "the demo's webhook was refused"),
-        Err(error) => tracing::warn!(%error, "the demo's webhook did not get through"),
+        Ok(answer) => tracing::warn!(status = answer.status().as_u16(), "a webhook of the demo was refused"),
+        Err(error) => tracing::warn!(%error, "a webhook of the demo could not be delivered"),
     }
 }

@@ -1,6 +1,6 @@
 //! What may change while a node runs: keys and namespaces. Everything is read and checked before
 //! anything is swapped, so a mistake leaves the node as it was. Connections go on; what they ask
-//! for from then on is judged by the new rules.
+//! for from then on is judged by the new session_context.
 
 use std::sync::Arc;
 
@@ -43,15 +43,15 @@ pub(super) fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
         Ok(new) => {
             new.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             for option in node.config.needing_restart(&new) {
-                tracing::warn!(option, "this option has changed and counts from the next start on");
+                tracing::warn!(option, "this option has changed and takes effect at the next start");
             }
             // The last word: whoever waits for it has read the rest.
             let namespaces = new.channel.namespaces.len();
-            tracing::info!(namespaces, "keys and namespaces were read anew");
+            tracing::info!(namespaces, "keys and namespaces were reloaded");
         }
         Err(error) => {
             for problem in error.problems() {
-                tracing::error!(%problem, "nothing was reloaded: keys and namespaces stay as they were");
+                tracing::error!(%problem, "the reload failed: keys and namespaces are unchanged");
             }
         }
     }

@@ -9,10 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Node, core_runtime, demo, reload};
 use crate::config::{Backend, BusBackend, Config, ConfigError, LogFormat, Secrets};
-use crate::{telemetry, vital};
+use crate::{supervision, telemetry};
 
-/// Open files that a busy node needs; with fewer it says so.
-const ENOUGH_FILES: u64 = 10_000;
+/// Open files that a busy node needs; with fewer, it logs a warning.
+const MIN_OPEN_FILES: u64 = 10_000;
 
 /// Runs a node until it is told to stop. Blocks.
 /// SIGHUP reads the configuration by `load`.
@@ -28,18 +28,18 @@ pub fn serve(
         LogFormat::Json => Some(telemetry::LogFormat::Json),
     };
     telemetry::start_logging(config.telemetry.log.as_str(), format)?;
-    vital::end_with_its_parts();
-    vital::mark_thread();
+    supervision::exit_on_critical_panic();
+    supervision::mark_thread_critical();
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     raise_file_limit();
     let core = core_runtime().context("cannot start threads")?;
     let done = actix_rt::System::new().block_on(async {
         let mut signals = Signals::listen()?;
         let node = Node::start(config, secrets, core.handle()).await?;
-        let link = invitation(&node).await;
-        greet(config, secrets, node.address(), link.as_deref(), with_demo);
+        let link = sign_in_link(&node).await;
+        print_welcome(config, secrets, node.address(), link.as_deref(), with_demo);
         let demo = with_demo.then(|| actix_rt::spawn(demo::run(node.address(), secrets.github[0].clone())));
-        while signals.next().await == Asked::Reload {
+        while signals.next().await == SignalAction::Reload {
             reload::reload(&node, load());
         }
         demo.inspect(|demo| demo.abort());
@@ -54,7 +54,7 @@ pub fn serve(
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum SignalAction {
     Stop,
     Reload,
 }
@@ -78,35 +78,44 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
             _ = self.hangup.recv() => {
-                // A terminal that was closed is none any more.
+                // A closed terminal is not a terminal any more.
                 let closed = self.on_terminal && !std::io::stdin().is_terminal();
-                if closed { Asked::Stop } else { Asked::Reload }
+                if closed { SignalAction::Stop } else { SignalAction::Reload }
             }
         }
     }
 
     async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        while self.next().await != SignalAction::Stop {}
     }
 }
 
 fn raise_file_limit() {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < ENOUGH_FILES => {
-            tracing::warn!(limit, "few files may be open at once: raise `ulimit -n` for many connections");
+        Ok(limit) if limit < MIN_OPEN_FILES => {
+            tracing::warn!(
+                limit,
+                "the limit of open files is low: raise `ulimit -n` to serve many connections"
+            );
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
     }
 }
 
-/// What a person needs next. Secrets stay where they are: the commands read them.
-fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, link: Option<&str>, with_demo: bool) {
+/// Prints what a person needs next. Secrets are not printed: the commands read them.
+fn print_welcome(
+    config: &Config,
+    secrets: &Secrets,
+    address: SocketAddr,
+    link: Option<&str>,
+    with_demo: bool,
+) {
     if !std::io::stdout().is_terminal() && !with_demo {
         return;
     }
@@ -135,7 +144,7 @@ fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, link: Option<&
     println!("    webhooks  {url}/webhooks/github");
     if let Some(link) = link {
         println!("    sign in   {link}");
-        println!("              once, within ten minutes; `campanile sign-in` makes another link");
+        println!("              valid once, for ten minutes; `campanile sign-in` creates another link");
     }
     println!();
     // As it was called, so that the lines can be copied.
@@ -149,12 +158,15 @@ fn greet(config: &Config, secrets: &Secrets, address: SocketAddr, link: Option<&
     println!("  Ctrl-C drains and stops.\n");
 }
 
-/// How a person at the terminal gets in. Nobody else is told: a link in a log is one for its readers.
-async fn invitation(node: &Node) -> Option<String> {
+/// A sign-in link for the person at the terminal. It is never logged, because everyone who reads the
+/// log could use it.
+async fn sign_in_link(node: &Node) -> Option<String> {
     if !std::io::stdout().is_terminal() {
         return None;
     }
     let made = node.sign_in_link().await;
-    made.inspect_err(|error| tracing::warn!(%error, "no sign-in link now: `campanile sign-in` makes one"))
-        .ok()
+    made.inspect_err(
+        |error| tracing::warn!(%error, "no sign-in link could be created: run `campanile sign-in`"),
+    )
+    .ok()
 }

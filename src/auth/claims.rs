@@ -17,8 +17,8 @@ use super::{Keys, TokenError};
 use crate::domain::access::{Capability, Overrides, Principal, Rights, Scopes, SubClaim};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
-use crate::domain::frozen::FrozenSet;
 use crate::domain::pattern::ChannelPattern;
+use crate::domain::sorted_set::SortedSet;
 
 /// Base64 with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -31,7 +31,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct SubscriptionToken {
     /// The user it was made for; empty for anonymous.
     pub user: String,
-    /// The channel.
     pub channel: ChannelName,
     /// The connection it was made for, if any.
     pub client: Option<String>,
@@ -55,7 +54,7 @@ struct Common {
     _iat: Option<Seconds>,
     #[serde(default, deserialize_with = "present")]
     expire_at: Option<Seconds>,
-    aud: Option<Words>,
+    aud: Option<OneOrMany>,
     iss: Option<String>,
     jti: Option<String>,
 }
@@ -64,9 +63,9 @@ struct Common {
 struct Connection<'a> {
     #[serde(default, deserialize_with = "present")]
     channel: Option<IgnoredAny>,
-    orgs: Option<FrozenSet<String>>,
-    repos: Option<FrozenSet<String>>,
-    scope: Option<Words>,
+    orgs: Option<SortedSet<String>>,
+    repos: Option<SortedSet<String>>,
+    scope: Option<OneOrMany>,
     caps: Option<Vec<Cap>>,
     channels: Option<BTreeSet<ChannelName>>,
     #[serde(borrow)]
@@ -121,38 +120,38 @@ struct Change {
 /// A list, or a text: `scope` then has words in it, `aud` is one.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Words {
+enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
-/// Between which seconds a token counts. Leeway is 0.
+/// The seconds between which a token is valid, without leeway.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Life {
-    begins: Option<i64>,
-    ends: Option<i64>,
+pub(super) struct Validity {
+    not_before: Option<i64>,
+    expires: Option<i64>,
 }
 
-impl Life {
-    /// Whether the token counts at the time `now`.
+impl Validity {
+    /// Whether the token is valid at the time `now`.
     pub(super) fn check(self, now: Time) -> Result<(), TokenError> {
         let now = now.timestamp();
-        if self.ends.is_some_and(|end| now >= end) {
+        if self.expires.is_some_and(|end| now >= end) {
             return Err(TokenError::Expired);
         }
-        if self.begins.is_some_and(|start| now < start) {
+        if self.not_before.is_some_and(|start| now < start) {
             return Err(TokenError::NotYetValid);
         }
         Ok(())
     }
 }
 
-/// The principal of a connection token, and when the token counts. `now: None` does without times.
+/// The principal of a connection token, and its validity. With `now: None` times are ignored.
 pub(super) fn connection(
     json: &[u8],
     keys: &Keys,
     now: Option<Time>,
-) -> Result<(Principal, Life), TokenError> {
+) -> Result<(Principal, Validity), TokenError> {
     let common: Common = read(json)?;
     let claims: Connection<'_> = read(json)?;
     if claims.channel.is_some() {
@@ -168,12 +167,12 @@ pub(super) fn connection(
     if meta.as_ref().is_some_and(|meta| !meta.starts_with('{')) {
         return Err(TokenError::Invalid);
     }
-    let (expires_at, life) = common.check(keys, now)?;
+    let (expires_at, validity) = common.check(keys, now)?;
     let principal = Principal {
         user: common.sub.unwrap_or_default(),
         orgs: claims.orgs.unwrap_or_default(),
         repos: claims.repos.unwrap_or_default(),
-        scopes: claims.scope.map(Words::into_scopes).unwrap_or_default(),
+        scopes: claims.scope.map(OneOrMany::into_scopes).unwrap_or_default(),
         caps: claims.caps.unwrap_or_default().into_iter().map(Cap::into_capability).collect(),
         channels,
         subs,
@@ -182,7 +181,7 @@ pub(super) fn connection(
         meta,
         jti: common.jti.map(String::into_boxed_str),
     };
-    Ok((principal, life))
+    Ok((principal, validity))
 }
 
 /// The grant of a subscription token.
@@ -194,19 +193,18 @@ pub(super) fn subscription(json: &[u8], keys: &Keys, now: Time) -> Result<Subscr
     Ok(SubscriptionToken { user: common.sub.unwrap_or_default(), channel, client, expires_at, claim })
 }
 
-/// What the server API says about a subscription: as `subs` of a token, and by the same words.
+/// The options of a subscription in a request of the server API, in the same form as in the claim `subs`.
 pub fn sub_claim(json: &[u8]) -> Result<SubClaim, TokenError> {
     read::<Sub<'_>>(json)?.into_claim()
 }
 
 impl Common {
-    /// Whom the token is for, then its times; the answer is when the connection or subscription
-    /// ends, and when the token counts. `expire_at` overrides `exp` for the end alone, and 0 in it is
-    /// never.
-    fn check(&self, keys: &Keys, now: Option<Time>) -> Result<(Option<Time>, Life), TokenError> {
+    /// Checks audience and issuer, then the times. Returns when the connection or subscription ends, and the
+    /// validity of the token. `expire_at` overrides `exp` for the end only; 0 means never.
+    fn check(&self, keys: &Keys, now: Option<Time>) -> Result<(Option<Time>, Validity), TokenError> {
         let audience = keys.audience.as_ref().is_none_or(|ours| match &self.aud {
-            Some(Words::One(aud)) => aud == ours,
-            Some(Words::Many(auds)) => auds.contains(ours),
+            Some(OneOrMany::One(aud)) => aud == ours,
+            Some(OneOrMany::Many(auds)) => auds.contains(ours),
             None => false,
         });
         let issuer = keys.issuer.is_none() || keys.issuer == self.iss;
@@ -214,20 +212,20 @@ impl Common {
             return Err(TokenError::Invalid);
         }
         let Some(now) = now else {
-            return Ok((None, Life::default()));
+            return Ok((None, Validity::default()));
         };
         let end = match self.expire_at {
             Some(Seconds(0)) => None,
             Some(end) => Some(end),
             None => self.exp,
         };
-        let life = Life {
-            begins: self.nbf.map(|Seconds(start)| start),
-            ends: [self.exp, end].into_iter().flatten().map(|Seconds(end)| end).min(),
+        let validity = Validity {
+            not_before: self.nbf.map(|Seconds(start)| start),
+            expires: [self.exp, end].into_iter().flatten().map(|Seconds(end)| end).min(),
         };
-        life.check(now)?;
+        validity.check(now)?;
         // What lies behind the last day of the calendar is never.
-        Ok((end.and_then(|Seconds(end)| Time::from_timestamp(end, 0)), life))
+        Ok((end.and_then(|Seconds(end)| Time::from_timestamp(end, 0)), validity))
     }
 }
 
@@ -238,7 +236,7 @@ impl Cap {
     }
 }
 
-impl Words {
+impl OneOrMany {
     fn into_scopes(self) -> Scopes {
         match self {
             Self::One(text) => text.split_ascii_whitespace().collect(),

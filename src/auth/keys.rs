@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::claims::{self, Life};
+use super::claims::{self, Validity};
 use super::{KeySet, MAX_TOKEN, SubscriptionToken, TokenError};
 use crate::domain::access::Principal;
 use crate::domain::event::Time;
@@ -57,25 +57,25 @@ impl Key {
     }
 }
 
-/// What is wrong with a signature.
-pub(super) enum Flaw {
-    /// Nothing can mend it.
+/// Why a signature cannot be verified.
+pub(super) enum VerifyError {
+    /// No other key would change that.
     Final(TokenError),
     /// It may be by a key that is not known yet.
     UnknownKey,
 }
 
-impl From<TokenError> for Flaw {
+impl From<TokenError> for VerifyError {
     fn from(error: TokenError) -> Self {
         Self::Final(error)
     }
 }
 
-impl From<Flaw> for TokenError {
-    fn from(flaw: Flaw) -> Self {
-        match flaw {
-            Flaw::Final(error) => error,
-            Flaw::UnknownKey => Self::Invalid,
+impl From<VerifyError> for TokenError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Final(error) => error,
+            VerifyError::UnknownKey => Self::Invalid,
         }
     }
 }
@@ -112,24 +112,27 @@ impl Keys {
         self
     }
 
-    /// Who holds this connection token, at the time `now`.
+    /// The principal of this connection token at the time `now`.
     pub fn authenticate(&self, token: &str, now: Time) -> Result<Principal, TokenError> {
         Ok(self.connection(&self.payload(token, None)?, Some(now))?.0)
     }
 
-    /// The principal of claims whose signature is right, and when they count. `now: None` does without
-    /// times.
-    pub(super) fn connection(&self, json: &[u8], now: Option<Time>) -> Result<(Principal, Life), TokenError> {
+    /// The principal of verified claims, and their validity. With `now: None` times are ignored.
+    pub(super) fn connection(
+        &self,
+        json: &[u8],
+        now: Option<Time>,
+    ) -> Result<(Principal, Validity), TokenError> {
         claims::connection(json, self, now)
     }
 
-    /// The grant of claims whose signature is right.
+    /// The grant of verified claims.
     pub(super) fn subscription(&self, json: &[u8], now: Time) -> Result<SubscriptionToken, TokenError> {
         claims::subscription(json, self, now)
     }
 
     /// The claims of a token whose signature is right by one of these keys or of `more`, as JSON.
-    pub(super) fn payload(&self, token: &str, more: Option<&KeySet>) -> Result<Vec<u8>, Flaw> {
+    pub(super) fn payload(&self, token: &str, more: Option<&KeySet>) -> Result<Vec<u8>, VerifyError> {
         if token.is_empty() {
             return Err(TokenError::Missing.into());
         }
@@ -152,7 +155,7 @@ impl Keys {
                 None => more.is_some(),
             };
             let shared = algorithm.family() == AlgorithmFamily::Hmac;
-            return Err(if known || shared { TokenError::Invalid.into() } else { Flaw::UnknownKey });
+            return Err(if known || shared { TokenError::Invalid.into() } else { VerifyError::UnknownKey });
         }
         let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Invalid)?;
         // Only an object has claims: a derived reader would also take a list, by place.

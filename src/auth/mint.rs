@@ -36,12 +36,12 @@ pub struct NewToken {
 
 /// The token cannot be signed.
 #[derive(Debug, thiserror::Error)]
-pub enum CannotMint {
+pub enum MintError {
     /// There is no secret to sign with.
     #[error("there is no secret to sign tokens with: set client.token.hmac_secret_key")]
     NoSecret,
     /// Its end lies behind the end of the calendar.
-    #[error("the token would be valid for too long: give a shorter ttl")]
+    #[error("the token would be valid for too long: use a shorter ttl")]
     TooLong,
     /// The signature failed.
     #[error("the token cannot be signed")]
@@ -79,12 +79,12 @@ struct Cap<'a> {
 }
 
 /// A token signed with HS256 by `secret`, made at the time `now`.
-pub fn mint(secret: &str, token: &NewToken, now: Time) -> Result<String, CannotMint> {
+pub fn mint(secret: &str, token: &NewToken, now: Time) -> Result<String, MintError> {
     if secret.is_empty() {
-        return Err(CannotMint::NoSecret);
+        return Err(MintError::NoSecret);
     }
     let iat = now.timestamp();
-    let end = |ttl: Duration| iat.checked_add_unsigned(ttl.as_secs()).ok_or(CannotMint::TooLong);
+    let end = |ttl: Duration| iat.checked_add_unsigned(ttl.as_secs()).ok_or(MintError::TooLong);
     let claims = Claims {
         sub: &token.user,
         jti: Uuid::new_v4(),

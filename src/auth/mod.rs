@@ -4,28 +4,28 @@
 //! `domain::access`. Must hold: a key verifies only algorithms of its own family.
 
 mod claims;
+mod key_ring;
 mod keys;
 mod mint;
 mod public;
 pub mod revocations;
-mod ring;
 #[cfg(test)]
 mod tests;
-mod verified;
+mod token_cache;
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 pub use claims::{SubscriptionToken, sub_claim};
+pub use key_ring::{Fetching, KeyRing};
 pub use keys::Keys;
-pub use mint::{CannotMint, NewToken, mint};
+pub use mint::{MintError, NewToken, mint};
 pub use public::{BadKey, BadKeySet, KeyKind, KeySet, MAX_KEY_SET};
-pub use ring::{Fetching, KeyRing};
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
-/// Why a token is worth nothing. It says no more, because the answer goes to a stranger.
+/// Why a token is refused. No more detail, because the answer goes to an unauthenticated caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// There is none. On the wire 3501, over HTTP 401.
@@ -40,10 +40,10 @@ pub enum TokenError {
     /// Ours, but its time has not come. On the wire 109.
     #[error("token not yet valid")]
     NotYetValid,
-    /// Perhaps ours: its key may be in a key set that is being fetched. On the wire 100, over HTTP
-    /// 503: come back soon.
+    /// Perhaps ours: its key may be in a key set that is being fetched. On the wire 100, over HTTP 503:
+    /// try again soon.
     #[error("the token's key is not known yet")]
-    NotNow,
+    KeyPending,
 }
 
 /// The token in an `Authorization` header of the scheme `Bearer`, in any case.

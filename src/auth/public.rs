@@ -27,7 +27,6 @@ pub enum KeyKind {
     Rsa,
     /// ES256 by a key on P-256, ES384 by one on P-384.
     Ecdsa,
-    /// EdDSA.
     Ed25519,
 }
 
@@ -35,19 +34,21 @@ pub enum KeyKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
     /// Not even PEM.
-    #[error("this is no PEM")]
+    #[error("this is not PEM")]
     NotPem,
     /// What signs tokens must not lie where they are verified.
-    #[error("this is a private key, which belongs where tokens are signed and nowhere else")]
+    #[error(
+        "this is a private key: configure the public key, and keep the private one where tokens are signed"
+    )]
     Private,
     /// A certificate, a request for one, parameters.
-    #[error("this is PEM, but no public key")]
+    #[error("this is PEM, but not a public key")]
     NotPublic,
     /// Damaged, or of another algorithm.
-    #[error("this is no key of this kind, or it is damaged")]
+    #[error("this is not a key of this kind, or it is damaged")]
     OtherKind,
     /// Neither P-256 nor P-384.
-    #[error("the key is on a curve that no supported algorithm uses: P-256 and P-384 are")]
+    #[error("the key is on an unsupported curve: use P-256 or P-384")]
     Curve,
     /// Too weak, or so long that verifying is a burden.
     #[error("the key has fewer than 2048 or more than 4096 bits")]
@@ -61,17 +62,16 @@ pub enum BadKeySet {
     #[error("the key set is larger than 64 KiB")]
     TooLarge,
     /// Not an object with a list `keys`.
-    #[error("this is no JSON Web Key Set")]
+    #[error("this is not a JSON Web Key Set")]
     NotASet,
     /// More than anybody rotates through.
     #[error("the key set has more than 64 keys")]
     TooMany,
     /// Nothing in it verifies tokens for us.
-    #[error("the key set has no public key that RS*, ES256, ES384 or EdDSA could use")]
+    #[error("the key set has no public key for RS256, RS384, RS512, ES256, ES384 or EdDSA")]
     Empty,
 }
 
-/// Public keys.
 #[derive(Debug, Clone, Default)]
 pub struct KeySet {
     pub(super) keys: Vec<Key>,

@@ -1,6 +1,6 @@
-//! What is refused although it is signed: single tokens, by their `jti`, and users. A value that
-//! every door looks into; the list itself is the store's, and `tasks::revocations` keeps this one
-//! like it.
+//! Revocations: tokens, by their `jti`, and users that are refused although their tokens are valid. A
+//! value that every endpoint consults; the list itself is the store's, and `tasks::revocations` keeps
+//! this one like it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -8,25 +8,24 @@ use std::sync::{Arc, RwLock};
 use crate::domain::event::Time;
 use crate::domain::principal::Principal;
 
-/// Whom a revocation is about.
+/// What is revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subject {
     /// The token with this `jti`.
     Token(String),
-    /// Whatever this user shows.
+    /// Every token of this user.
     User(String),
 }
 
-/// One revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
-    /// Whom it is about.
+    /// What it revokes.
     pub subject: Subject,
     /// Until when it holds; `None`: until it is taken back.
     pub until: Option<Time>,
 }
 
-/// Why somebody with a good token is refused.
+/// Why a valid token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revoked {
     /// The token was revoked. On the wire 3500, over HTTP 401.
@@ -42,7 +41,7 @@ pub struct Revocations(Arc<RwLock<HashMap<Subject, Option<Time>>>>);
 impl Revocations {
     /// Whether `principal` is refused at the time `now`.
     pub fn check(&self, principal: &Principal, now: Time) -> Result<(), Revoked> {
-        let list = self.0.read().expect("nobody panics while looking");
+        let list = self.0.read().expect("the list is not poisoned");
         if list.is_empty() {
             return Ok(());
         }
@@ -60,7 +59,7 @@ impl Revocations {
     /// Makes the list this one, and answers what is new in it.
     pub fn replace(&self, all: Vec<Revocation>) -> Vec<Subject> {
         let all: HashMap<_, _> = all.into_iter().map(|one| (one.subject, one.until)).collect();
-        let mut list = self.0.write().expect("nobody panics while looking");
+        let mut list = self.0.write().expect("the list is not poisoned");
         let new = all.keys().filter(|subject| !list.contains_key(subject)).cloned().collect();
         *list = all;
         new

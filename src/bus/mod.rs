@@ -1,16 +1,16 @@
-//! The bus: tells the nodes that have subscribers what was committed, and carries what nodes have to
-//! say to each other. Best effort by design: the log is the truth, and a channel that misses an
-//! announcement reads the log. It knows neither the hub nor what nodes say; `app` gives it places to
-//! deliver.
+//! The bus: announces what was committed to the nodes that have subscribers, and carries the messages
+//! that nodes send to each other. Best effort by design: the log is the truth, and a channel that
+//! misses an announcement reads the log. It knows neither the hub nor the content of the messages;
+//! `app` sets the handlers.
 //!
-//! A single node needs none of it: a notice is a call. Nodes that share a PostgreSQL are joined by
-//! Redis, and where that fails by NOTIFY ([`shared`]).
+//! On a single node an event is a function call. Nodes that share a PostgreSQL are connected through
+//! Redis, and by NOTIFY where Redis fails ([`cluster_bus`]).
 
-mod interests;
-mod link;
-pub mod shared;
-mod understudy;
-mod wire;
+pub mod cluster_bus;
+mod message;
+mod notify;
+mod redis;
+mod subscriptions;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -18,18 +18,17 @@ use std::time::Instant;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use shared::Shared;
+pub use cluster_bus::ClusterBus;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::Epoch;
 
-/// The bus message: what one committed unit (or several) added to one channel.
+/// What one committed unit of work (or several) added to one channel.
 #[derive(Debug, Clone)]
 pub struct Announcement {
-    /// Where.
     pub channel: ChannelName,
-    /// What.
+    /// What was added.
     pub content: Content,
     /// When the first of it was accepted by this process; unknown to other nodes.
     pub accepted: Option<Instant>,
@@ -49,140 +48,140 @@ pub enum Content {
     Ephemeral(Vec<Event>),
 }
 
-/// Somebody came to a channel or left, as it is told to others.
+/// A client joined a channel or left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Movement {
-    /// `false`: they left.
-    pub came: bool,
+pub struct PresenceChange {
+    /// `true` if the client joined, `false` if it left.
+    pub joined: bool,
     /// ClientInfo as JSON.
     pub info: Arc<str>,
 }
 
-/// What a node is told.
+/// An event for the hub of a node.
 #[derive(Debug, Clone)]
-pub enum Notice {
-    /// These were committed.
+pub enum HubEvent {
+    /// Announcements of committed events.
     Appended(Vec<Announcement>),
-    /// Something may have been committed on these channels: look at the log.
+    /// Something may have been committed on these channels: the log must be read.
     Check(Vec<ChannelName>),
-    /// The same for all that are followed here.
+    /// Something may have been committed on any channel that is followed here.
     CheckAll,
-    /// Somebody came or left on another node.
-    Moved(ChannelName, Movement),
+    /// A client of another node joined a channel or left it.
+    PresenceChanged(ChannelName, PresenceChange),
 }
 
-/// Where a node takes notices. Must not block.
-pub type Deliver = Arc<dyn Fn(Notice) + Send + Sync>;
+/// Handles hub events. Must not block.
+pub type EventHandler = Arc<dyn Fn(HubEvent) + Send + Sync>;
 
-/// Where a node hears what another one says, by its id. Must not block.
-pub type Hear = Arc<dyn Fn(Uuid, &str) + Send + Sync>;
+/// Handles a message of another node, whose id comes first. Must not block.
+pub type MessageHandler = Arc<dyn Fn(Uuid, &str) + Send + Sync>;
 
-/// The path between nodes; cheap to clone, and all clones are one.
+/// A handle on the bus; cheap to clone.
 #[derive(Clone)]
 pub struct Bus(Arc<Inner>);
 
 struct Inner {
     node: Uuid,
-    deliver: OnceLock<Deliver>,
-    shared: Option<Shared>,
+    on_event: OnceLock<EventHandler>,
+    cluster: Option<ClusterBus>,
     live: watch::Receiver<bool>,
 }
 
 impl Bus {
     /// The bus of a single node.
     pub fn local(node: Uuid) -> Self {
-        // Its sender may go: there is nothing to say.
+        // The sender may be dropped: the value never changes.
         let live = watch::Sender::new(true).subscribe();
-        Self(Arc::new(Inner { node, deliver: OnceLock::new(), shared: None, live }))
+        Self(Arc::new(Inner { node, on_event: OnceLock::new(), cluster: None, live }))
     }
 
-    /// The bus of a node among others.
-    pub fn shared(shared: Shared) -> Self {
-        let (node, live) = (shared.node(), shared.live());
-        Self(Arc::new(Inner { node, deliver: OnceLock::new(), shared: Some(shared), live }))
+    /// The bus of a node in a cluster.
+    pub fn clustered(cluster: ClusterBus) -> Self {
+        let (node, live) = (cluster.node(), cluster.live());
+        Self(Arc::new(Inner { node, on_event: OnceLock::new(), cluster: Some(cluster), live }))
     }
 
-    /// This node's id: another one after each start.
+    /// This node's id, which is new after each start.
     pub fn node(&self) -> Uuid {
         self.0.node
     }
 
-    /// From now on notices go to `deliver`. To be called once.
-    pub fn deliver_to(&self, deliver: Deliver) {
-        if let Some(shared) = &self.0.shared {
-            shared.deliver_to(deliver.clone());
+    /// Sets the handler of hub events. To be called once.
+    pub fn set_event_handler(&self, handler: EventHandler) {
+        if let Some(cluster) = &self.0.cluster {
+            cluster.set_event_handler(handler.clone());
         }
-        let _ = self.0.deliver.set(deliver);
+        let _ = self.0.on_event.set(handler);
     }
 
-    /// From now on what other nodes say goes to `hear`. To be called once.
-    pub fn heard_by(&self, hear: Hear) {
-        if let Some(shared) = &self.0.shared {
-            shared.heard_by(hear);
-        }
-    }
-
-    /// Tells all nodes, this one included. Returns at once; nothing is promised.
-    pub fn tell(&self, notice: Notice) {
-        if let Some(shared) = &self.0.shared {
-            shared.tell(&notice);
-        }
-        if let Some(deliver) = self.0.deliver.get() {
-            deliver(notice);
+    /// Sets the handler of messages from other nodes. To be called once.
+    pub fn set_message_handler(&self, handler: MessageHandler) {
+        if let Some(cluster) = &self.0.cluster {
+            cluster.set_message_handler(handler);
         }
     }
 
-    /// Tells the other nodes that somebody came to a channel here, or left.
-    pub fn tell_others(&self, channel: &ChannelName, movement: &Movement) {
-        if let Some(shared) = &self.0.shared {
-            shared.tell(&Notice::Moved(channel.clone(), movement.clone()));
+    /// Publishes an event to all nodes, this one included. Returns at once; delivery is best effort.
+    pub fn publish(&self, event: HubEvent) {
+        if let Some(cluster) = &self.0.cluster {
+            cluster.publish(&event);
+        }
+        if let Some(on_event) = self.0.on_event.get() {
+            on_event(event);
         }
     }
 
-    /// Says something to the other nodes, or to one of them: one JSON value. Returns at once.
-    pub fn say(&self, to: Option<Uuid>, text: &str) {
-        if let Some(shared) = &self.0.shared {
-            shared.say(to, text);
+    /// Publishes to the other nodes that a client of this one joined a channel, or left it.
+    pub fn publish_presence(&self, channel: &ChannelName, change: &PresenceChange) {
+        if let Some(cluster) = &self.0.cluster {
+            cluster.publish(&HubEvent::PresenceChanged(channel.clone(), change.clone()));
         }
     }
 
-    /// Waits until what was said is on its way.
+    /// Sends a message, one JSON value, to the other nodes or to one of them. Returns at once.
+    pub fn send(&self, to: Option<Uuid>, text: &str) {
+        if let Some(cluster) = &self.0.cluster {
+            cluster.send(to, text);
+        }
+    }
+
+    /// Waits until everything that was queued has been sent.
     pub async fn flush(&self) {
-        if let Some(shared) = &self.0.shared {
-            shared.flush().await;
+        if let Some(cluster) = &self.0.cluster {
+            cluster.flush().await;
         }
     }
 
-    /// This node follows `channel` from now on, until as many calls of [`Bus::leave`]. What other
-    /// nodes announce from the end of the answer on reaches this one; `None`: it does already, or
-    /// will be looked for in the log.
+    /// Subscribes this node to `channel`, until [`Bus::leave`] was called as often. What other nodes
+    /// announce after the returned future has completed reaches this one. `None`: the node is
+    /// subscribed already, or will find the events in the log.
     pub fn follow(&self, channel: &ChannelName) -> Option<impl Future<Output = ()> + Send + 'static> {
-        self.0.shared.as_ref()?.follow(channel)
+        self.0.cluster.as_ref()?.follow(channel)
     }
 
-    /// Ends what [`Bus::follow`] began.
+    /// Undoes one call of [`Bus::follow`].
     pub fn leave(&self, channel: &ChannelName) {
-        if let Some(shared) = &self.0.shared {
-            shared.leave(channel);
+        if let Some(cluster) = &self.0.cluster {
+            cluster.leave(channel);
         }
     }
 
-    /// Whether other nodes are heard at once, and tells of each change. While they are not, somebody
-    /// has to look at the log. Always for a single node.
+    /// Whether messages of other nodes arrive without delay, with change notification. While they do
+    /// not, the log has to be polled. Always `true` on a single node.
     pub fn live(&self) -> watch::Receiver<bool> {
         self.0.live.clone()
     }
 
     /// Whether there may be other nodes.
-    pub fn is_shared(&self) -> bool {
-        self.0.shared.is_some()
+    pub fn is_clustered(&self) -> bool {
+        self.0.cluster.is_some()
     }
 
-    /// Whether what is not announced goes by NOTIFY besides Redis, because another node says that it
-    /// does not hear Redis.
-    pub fn speak_up(&self, aloud: bool) {
-        if let Some(shared) = &self.0.shared {
-            shared.speak_up(aloud);
+    /// Sets whether messages that are not in the log are sent by NOTIFY in addition to Redis, because
+    /// another node reports that it receives nothing from Redis.
+    pub fn mirror_to_notify(&self, mirroring: bool) {
+        if let Some(cluster) = &self.0.cluster {
+            cluster.mirror_to_notify(mirroring);
         }
     }
 }

@@ -8,9 +8,9 @@ use anyhow::bail;
 use clap::Args;
 
 use super::ConfigArgs;
-use super::terminal::say;
+use super::terminal::print_line;
 use crate::app::store_options;
-use crate::store::{Place, backup};
+use crate::store::{Location, backup};
 
 const ABOUT: &str = "\
 Copies the SQLite database of the data folder into a new file: whole, checked and synced when the command \
@@ -24,7 +24,7 @@ which is not part of the copy: keep a copy of it as well, somewhere safe.
 On Postgres use its own tools (pg_dump, pg_basebackup, a replica), and `campanile log new-epoch` after a dump \
 was restored.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile backup /var/backups/campanile-$(date +%F).db
   campanile backup campanile.db --data-dir /var/lib/campanile
@@ -35,7 +35,7 @@ Exit codes: 0 done, 1 it failed and there is no copy, 2 wrong usage.";
 
 /// Copy the database while the gateway runs
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Backup {
     /// The new file; nothing is overwritten
     #[arg(value_name = "FILE")]
@@ -44,7 +44,7 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
-        let Place::Sqlite { path } = store_options(&source.load()?).place else {
+        let Location::Sqlite { path } = store_options(&source.load()?).location else {
             bail!(
                 "the data is on Postgres: back it up with pg_dump or pg_basebackup, and run `campanile log \
                  new-epoch` after a dump was restored"
@@ -54,7 +54,7 @@ impl Backup {
         let length = backup::copy(&path, &self.file)?;
         let took = begun.elapsed().as_secs_f64();
         let mib = length as f64 / f64::from(1 << 20);
-        say(format_args!("{}: {mib:.1} MiB in {took:.1} s", self.file.display()))?;
+        print_line(format_args!("{}: {mib:.1} MiB in {took:.1} s", self.file.display()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::ConfigArgs;
-use super::terminal::say;
+use super::terminal::print_line;
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Problem};
 
 const ABOUT: &str = "\
@@ -15,7 +15,7 @@ it comes to: every option, with who set it. Creates nothing and connects to noth
 On Postgres it also checks that CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET are set, \
 because nodes must share them. Secrets are shown as [secret].";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile check-config
   campanile check-config --config /etc/campanile.toml --quiet
@@ -28,7 +28,7 @@ Exit codes: 0 the gateway can start with it, 1 it cannot, 2 wrong usage.";
 
 /// Check the configuration and show what it comes to
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct CheckConfig {
     /// Print nothing but problems
     #[arg(long)]
@@ -58,7 +58,7 @@ impl CheckConfig {
         for warning in config.warnings() {
             eprintln!("warning: {warning}");
         }
-        say(config.describe().trim_end())?;
+        print_line(config.describe().trim_end())?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -132,7 +132,7 @@ mod tests {
         for (json, wrong) in [
             (None, "cannot be read"),
             (Some(r#"{"keys":[]}"#), "no public key"),
-            (Some("hunter2"), "no JSON Web Key Set"),
+            (Some("hunter2"), "not a JSON Web Key Set"),
             (Some(&*"x".repeat(100_000)), "larger than 64 KiB"),
         ] {
             json.inspect(|json| std::fs::write(&file, json).unwrap());

@@ -1,5 +1,5 @@
 //! A small client of the client protocol (protocol §2, §4): one WebSocket to a gateway. Connects,
-//! sends commands and hears messages one at a time; answers pings and notices silence. Decides
+//! sends commands and reads messages one at a time; answers pings and detects missing ones. Decides
 //! nothing about channels; what an ended connection means is decided here, by its code.
 //! Must hold: no error repeats a token.
 
@@ -19,43 +19,43 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::remote::{NoAnswer, PATIENCE, Remote, describe};
+use super::remote::{RESPONSE_TIMEOUT, Remote, RequestError, describe};
 use super::terminal::printable;
 use crate::domain::position::{Epoch, Position};
-use crate::protocol::code::{Class, DisconnectCode, ErrorCode};
+use crate::protocol::code::{ClientAction, DisconnectCode, ErrorCode};
 
 const PATH: &str = "/connection/websocket";
-/// What a ping may be late.
-const LATE: Duration = Duration::from_secs(20);
+/// How late a ping may be.
+const PING_GRACE: Duration = Duration::from_secs(20);
 /// The most bytes of one message. Far above what a gateway sends.
 const LARGEST_MESSAGE: usize = 64 << 20;
 const PONG: &str = "{}";
 
-/// Why there is no connection any more, or none at all.
+/// Why a connection ended or could not be opened.
 #[derive(Debug)]
-pub(super) enum Gone {
+pub(super) enum Disconnected {
     /// The gateway cannot be reached.
     Unreachable(anyhow::Error),
-    /// Come back; this is why it ended.
-    Later(anyhow::Error),
-    /// The token's time is over.
+    /// A temporary error: reconnect later.
+    Retry(anyhow::Error),
+    /// The token has expired.
     Expired,
-    /// The gateway does not take this token.
+    /// The gateway rejects the token.
     BadToken(String),
-    /// Not ever in this way.
-    Final(anyhow::Error),
+    /// A permanent error.
+    Fatal(anyhow::Error),
 }
 
-/// A message of the server.
+/// A message from the server.
 #[derive(Debug)]
-pub(super) enum Heard {
-    /// The answer to the command of this number.
+pub(super) enum Incoming {
+    /// The reply to the command with this id.
     Reply(u32, Result<Reply, Failure>),
-    /// Something happened.
+    /// A push.
     Push(Push),
 }
 
-/// What a command brought.
+/// A successful reply.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// To `subscribe`.
@@ -135,7 +135,7 @@ pub(super) struct Failure {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Line {
+struct ServerMessage {
     id: u32,
     error: Option<Failure>,
     connect: Option<Connected>,
@@ -147,12 +147,12 @@ struct Line {
 /// One connection.
 pub(super) struct Client {
     socket: Framed<BoxedSocket, Codec>,
-    /// What the last frame brought and nobody took.
-    lines: VecDeque<Line>,
+    /// Messages of the last frame that are not consumed yet.
+    messages: VecDeque<ServerMessage>,
     /// A message of several frames, as far as it has come.
     partial: BytesMut,
     last_id: u32,
-    /// How long the server may say nothing; `None` is for ever.
+    /// How long the server may be silent; `None` is without a limit.
     silence: Option<Duration>,
     pong: bool,
     /// The channels that the token subscribes to by itself.
@@ -161,12 +161,12 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects with `token`.
-    pub(super) async fn connect(remote: &Remote, token: &str) -> Result<Self, Gone> {
+    pub(super) async fn connect(remote: &Remote, token: &str) -> Result<Self, Disconnected> {
         let request = remote.websocket(PATH).max_frame_size(LARGEST_MESSAGE);
         let (_, socket) = request.connect().await.map_err(|error| no_socket(remote, error))?;
         let mut client = Self {
             socket,
-            lines: VecDeque::new(),
+            messages: VecDeque::new(),
             partial: BytesMut::new(),
             last_id: 0,
             silence: None,
@@ -175,15 +175,16 @@ impl Client {
         };
         let about = json!({ "token": token, "name": "campanile", "version": env!("CARGO_PKG_VERSION") });
         client.send("connect", about).await?;
-        let answer_by = Instant::now() + PATIENCE;
+        let answer_by = Instant::now() + RESPONSE_TIMEOUT;
         let connected = loop {
-            match client.line(Some(answer_by)).await? {
-                Line { error: Some(failure), .. } => return Err(failure.into()),
-                Line { connect: Some(connected), .. } => break connected,
+            match client.next_message(Some(answer_by)).await? {
+                ServerMessage { error: Some(failure), .. } => return Err(failure.into()),
+                ServerMessage { connect: Some(connected), .. } => break connected,
                 _ => {}
             }
         };
-        client.silence = (connected.ping > 0).then(|| Duration::from_secs(connected.ping.into()) + LATE);
+        client.silence =
+            (connected.ping > 0).then(|| Duration::from_secs(connected.ping.into()) + PING_GRACE);
         client.pong = connected.pong;
         client.server_side = connected.subs.into_keys().collect();
         Ok(client)
@@ -195,64 +196,66 @@ impl Client {
     }
 
     /// Sends a command; its reply will have the number that this returns.
-    pub(super) async fn send(&mut self, method: &str, about: Value) -> Result<u32, Gone> {
+    pub(super) async fn send(&mut self, method: &str, about: Value) -> Result<u32, Disconnected> {
         self.last_id += 1;
-        self.say(json!({ "id": self.last_id, method: about }).to_string()).await?;
+        self.send_text(json!({ "id": self.last_id, method: about }).to_string()).await?;
         Ok(self.last_id)
     }
 
     /// The next message. Gives up if there is none until `answer_by`.
-    pub(super) async fn next(&mut self, answer_by: Option<Instant>) -> Result<Heard, Gone> {
+    pub(super) async fn next(&mut self, answer_by: Option<Instant>) -> Result<Incoming, Disconnected> {
         loop {
-            match self.line(answer_by).await? {
-                Line { push: Some(push), .. } => return Ok(Heard::Push(push)),
-                Line { id: 0, .. } if self.pong => self.say(PONG.to_owned()).await?,
-                Line { id: 0, .. } => {}
-                Line { id, error: Some(failure), .. } => return Ok(Heard::Reply(id, Err(failure))),
-                Line { id, subscribe: Some(subscribed), .. } => {
-                    return Ok(Heard::Reply(id, Ok(Reply::Subscribed(subscribed))));
+            match self.next_message(answer_by).await? {
+                ServerMessage { push: Some(push), .. } => return Ok(Incoming::Push(push)),
+                ServerMessage { id: 0, .. } if self.pong => self.send_text(PONG.to_owned()).await?,
+                ServerMessage { id: 0, .. } => {}
+                ServerMessage { id, error: Some(failure), .. } => {
+                    return Ok(Incoming::Reply(id, Err(failure)));
                 }
-                Line { id, history: Some(history), .. } => {
-                    return Ok(Heard::Reply(id, Ok(Reply::History(history))));
+                ServerMessage { id, subscribe: Some(subscribed), .. } => {
+                    return Ok(Incoming::Reply(id, Ok(Reply::Subscribed(subscribed))));
                 }
-                Line { id, .. } => return Ok(Heard::Reply(id, Ok(Reply::Done))),
+                ServerMessage { id, history: Some(history), .. } => {
+                    return Ok(Incoming::Reply(id, Ok(Reply::History(history))));
+                }
+                ServerMessage { id, .. } => return Ok(Incoming::Reply(id, Ok(Reply::Done))),
             }
         }
     }
 
-    async fn say(&mut self, text: String) -> Result<(), Gone> {
+    async fn send_text(&mut self, text: String) -> Result<(), Disconnected> {
         self.write(Message::Text(text.into())).await
     }
 
-    async fn write(&mut self, message: Message) -> Result<(), Gone> {
-        let written = tokio::time::timeout(PATIENCE, self.socket.send(message)).await;
-        written.map_err(|_| later("the gateway takes nothing"))?.map_err(|error| broke(&error))
+    async fn write(&mut self, message: Message) -> Result<(), Disconnected> {
+        let written = tokio::time::timeout(RESPONSE_TIMEOUT, self.socket.send(message)).await;
+        written.map_err(|_| retry("the gateway does not read what is sent"))?.map_err(|error| broke(&error))
     }
 
-    async fn line(&mut self, answer_by: Option<Instant>) -> Result<Line, Gone> {
+    async fn next_message(&mut self, answer_by: Option<Instant>) -> Result<ServerMessage, Disconnected> {
         loop {
-            if let Some(line) = self.lines.pop_front() {
-                return Ok(line);
+            if let Some(message) = self.messages.pop_front() {
+                return Ok(message);
             }
             let quiet_until = self.silence.map(|silence| Instant::now() + silence);
             let frame = match [answer_by, quiet_until].into_iter().flatten().min() {
                 None => self.socket.next().await,
                 Some(until) => timeout_at(until, self.socket.next()).await.map_err(|_| {
                     let unanswered = answer_by.is_some_and(|answer_by| answer_by <= until);
-                    let waited = self.silence.filter(|_| !unanswered).unwrap_or(PATIENCE);
-                    let what = if unanswered { "no answer came" } else { "nothing was heard" };
-                    later(format!("{what} for {} s", waited.as_secs()))
+                    let waited = self.silence.filter(|_| !unanswered).unwrap_or(RESPONSE_TIMEOUT);
+                    let what = if unanswered { "no reply was received" } else { "nothing was received" };
+                    retry(format!("{what} for {} s", waited.as_secs()))
                 })?,
             };
             match frame {
                 Some(Ok(frame)) => self.take(frame).await?,
                 Some(Err(error)) => return Err(broke(&error)),
-                None => return Err(later("the gateway ended the connection")),
+                None => return Err(retry("the gateway ended the connection")),
             }
         }
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<(), Gone> {
+    async fn take(&mut self, frame: Frame) -> Result<(), Disconnected> {
         match frame {
             Frame::Text(text) => self.read(&text)?,
             Frame::Continuation(item) => self.join(item)?,
@@ -264,7 +267,7 @@ impl Client {
         Ok(())
     }
 
-    fn join(&mut self, item: actix_http::ws::Item) -> Result<(), Gone> {
+    fn join(&mut self, item: actix_http::ws::Item) -> Result<(), Disconnected> {
         use actix_http::ws::Item;
         let (piece, is_last): (Bytes, bool) = match item {
             Item::FirstText(piece) | Item::Continue(piece) => (piece, false),
@@ -283,9 +286,9 @@ impl Client {
     }
 
     /// A frame has one message in each line (protocol §1).
-    fn read(&mut self, text: &[u8]) -> Result<(), Gone> {
+    fn read(&mut self, text: &[u8]) -> Result<(), Disconnected> {
         for line in text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n') {
-            self.lines.push_back(serde_json::from_slice(line).map_err(|_| not_the_protocol())?);
+            self.messages.push_back(serde_json::from_slice(line).map_err(|_| not_the_protocol())?);
         }
         Ok(())
     }
@@ -303,87 +306,91 @@ impl History {
 impl Failure {
     /// Whether the same command may succeed later.
     pub(super) fn is_temporary(&self) -> bool {
-        self.class() == Class::Retry
+        self.client_action() == ClientAction::Retry
     }
 
-    /// What the gateway said.
-    pub(super) fn said(&self) -> String {
+    /// The message of the gateway.
+    pub(super) fn text(&self) -> String {
         printable(&format!("the gateway says: {} (code {})", self.message, self.code))
     }
 
-    fn class(&self) -> Class {
+    fn client_action(&self) -> ClientAction {
         let known = ErrorCode::ALL.iter().find(|known| u32::from(known.code()) == self.code);
-        let unknown = if self.temporary { Class::Retry } else { Class::Terminal };
-        known.map_or(unknown, |known| known.class())
+        let unknown = if self.temporary { ClientAction::Retry } else { ClientAction::Terminal };
+        known.map_or(unknown, |known| known.client_action())
     }
 }
 
-impl From<Failure> for Gone {
+impl From<Failure> for Disconnected {
     fn from(failure: Failure) -> Self {
-        match failure.class() {
-            Class::Renew => Self::Expired,
-            Class::Terminal => Self::Final(anyhow!(failure.said())),
-            Class::Retry | Class::Resubscribe | Class::Reconnect => Self::Later(anyhow!(failure.said())),
+        match failure.client_action() {
+            ClientAction::Renew => Self::Expired,
+            ClientAction::Terminal => Self::Fatal(anyhow!(failure.text())),
+            ClientAction::Retry | ClientAction::Resubscribe | ClientAction::Reconnect => {
+                Self::Retry(anyhow!(failure.text()))
+            }
         }
     }
 }
 
-fn later(text: impl Into<String>) -> Gone {
-    Gone::Later(anyhow!(text.into()))
+fn retry(text: impl Into<String>) -> Disconnected {
+    Disconnected::Retry(anyhow!(text.into()))
 }
 
-fn broke(error: &WsProtocolError) -> Gone {
+fn broke(error: &WsProtocolError) -> Disconnected {
     match error {
         WsProtocolError::Overflow => too_long(),
-        error => later(format!("the connection broke: {error}")),
+        error => retry(format!("the connection broke: {error}")),
     }
 }
 
 /// Coming back would bring the same message again.
-fn too_long() -> Gone {
-    Gone::Final(anyhow!("a message of the gateway is longer than {} MiB", LARGEST_MESSAGE >> 20))
+fn too_long() -> Disconnected {
+    Disconnected::Fatal(anyhow!("a message of the gateway is longer than {} MiB", LARGEST_MESSAGE >> 20))
 }
 
-fn not_the_protocol() -> Gone {
-    Gone::Final(anyhow!("what the gateway says is not the client protocol"))
+fn not_the_protocol() -> Disconnected {
+    Disconnected::Fatal(anyhow!("what the gateway says is not the client protocol"))
 }
 
-fn closed(reason: Option<CloseReason>) -> Gone {
+fn closed(reason: Option<CloseReason>) -> Disconnected {
     const SHUTDOWN: u16 = DisconnectCode::Shutdown.code();
     const EXPIRED: u16 = DisconnectCode::Expired.code();
     const BAD_TOKEN: u16 = DisconnectCode::InvalidToken.code();
     let Some(CloseReason { code, description }) = reason else {
-        return later("the gateway ended the connection");
+        return retry("the gateway ended the connection");
     };
     let (code, why) = (u16::from(code), description.unwrap_or_default());
-    let said = printable(&format!("the gateway ended the connection: {why} (code {code})"));
+    let message = printable(&format!("the gateway ended the connection: {why} (code {code})"));
     match code {
-        SHUTDOWN => later("the gateway is going away"),
-        EXPIRED => Gone::Expired,
-        BAD_TOKEN => Gone::BadToken(said),
-        _ if Class::of_disconnect(code.into()) == Class::Terminal => Gone::Final(anyhow!(said)),
-        _ => later(said),
+        SHUTDOWN => retry("the gateway is going away"),
+        EXPIRED => Disconnected::Expired,
+        BAD_TOKEN => Disconnected::BadToken(message),
+        _ if ClientAction::of_disconnect(code.into()) == ClientAction::Terminal => {
+            Disconnected::Fatal(anyhow!(message))
+        }
+        _ => retry(message),
     }
 }
 
 /// What it means that there is no WebSocket.
-fn no_socket(remote: &Remote, error: WsClientError) -> Gone {
+fn no_socket(remote: &Remote, error: WsClientError) -> Disconnected {
     match error {
-        WsClientError::SendRequest(error) => match remote.no_answer(&error) {
-            NoAnswer::Unreachable(error) => Gone::Unreachable(error),
-            NoAnswer::Lost(error) => Gone::Later(error),
+        WsClientError::SendRequest(error) => match remote.request_error(&error) {
+            RequestError::Unreachable(error) => Disconnected::Unreachable(error),
+            RequestError::NoResponse(error) => Disconnected::Retry(error),
         },
         WsClientError::InvalidResponseStatus(status) => {
-            let said = describe(status, b"");
+            let message = describe(status, b"");
             match status {
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => later(said),
-                _ if status.is_server_error() => later(said),
-                StatusCode::NOT_FOUND => Gone::Final(anyhow!(
-                    "{said}: there is no WebSocket at {PATH}. Is this a gateway, with `websocket.enabled`?"
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => retry(message),
+                _ if status.is_server_error() => retry(message),
+                StatusCode::NOT_FOUND => Disconnected::Fatal(anyhow!(
+                    "{message}: there is no WebSocket at {PATH}. Is this a gateway, with `websocket.enabled`?"
                 )),
-                _ => Gone::Final(anyhow!("{said}, but this is no WebSocket at {PATH}")),
+                _ => Disconnected::Fatal(anyhow!("{message}, but this is not a WebSocket at {PATH}")),
             }
         }
-        error => Gone::Final(anyhow!("this is no gateway: {error}")),
+        error => Disconnected::Fatal(anyhow!("this is not a gateway: {error}")),
     }
 }

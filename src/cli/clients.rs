@@ -1,5 +1,5 @@
-//! `connections`, `disconnect`, `block`, `unblock` and `revoke`: the operator's hand on clients,
-//! through the server API of a running gateway.
+//! `connections`, `disconnect`, `block`, `unblock` and `revoke`: commands that manage clients through
+//! the server API of a running gateway.
 
 use std::process::ExitCode;
 
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::ConfigArgs;
 use super::remote::{self, Remote, block_on};
-use super::terminal::{printable, say};
+use super::terminal::{print_line, printable};
 use super::url::UrlArg;
 use crate::domain::units::Span;
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 The key of the server API comes from CAMPANILE_API_KEY, or http_api.key of the configuration, or else from \
 the data folder, where `campanile serve` keeps the one that it generated.
 
@@ -26,7 +26,7 @@ Exit codes: 0 done, 1 refused or not reached, 2 wrong usage.";
 /// Shows the newest connections of the gateway, over WebSocket and as event streams, with their ids, users
 /// and transports. Clients that poll hold no connection.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile connections\n  campanile connections --user ana --limit 1000\n\n{MORE}"))]
+#[command(after_long_help = format!("Examples:\n  campanile connections\n  campanile connections --user ana --limit 1000\n\n{AFTER_HELP}"))]
 pub(super) struct Connections {
     /// Only of this user; '' for anonymous
     #[arg(long, value_name = "USER")]
@@ -43,7 +43,7 @@ pub(super) struct Connections {
 /// The user's clients are told not to come back (code 3503), but nothing keeps them out: `campanile block`
 /// does. An event stream ends with `stream:expired`.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile disconnect ana\n  campanile disconnect ana --client 0192f3c1-…\n\n{MORE}"))]
+#[command(after_long_help = format!("Examples:\n  campanile disconnect ana\n  campanile disconnect ana --client 0192f3c1-…\n\n{AFTER_HELP}"))]
 pub(super) struct Disconnect {
     /// The user; '' for anonymous
     #[arg(value_name = "USER")]
@@ -60,7 +60,7 @@ pub(super) struct Disconnect {
 /// Whatever token the user shows is refused from now on, over every transport (3507, over HTTP 403), and its
 /// connections end at once. Holds across restarts.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile block ana\n  campanile block ana --for 1h\n\n{MORE}"))]
+#[command(after_long_help = format!("Examples:\n  campanile block ana\n  campanile block ana --for 1h\n\n{AFTER_HELP}"))]
 pub(super) struct Block {
     /// The user
     #[arg(value_name = "USER")]
@@ -74,7 +74,7 @@ pub(super) struct Block {
 
 /// Let a blocked user in again
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile unblock ana\n  campanile unblock ana --url https://gateway.example\n\n{MORE}"))]
+#[command(after_long_help = format!("Examples:\n  campanile unblock ana\n  campanile unblock ana --url https://gateway.example\n\n{AFTER_HELP}"))]
 pub(super) struct Unblock {
     /// The user
     #[arg(value_name = "USER")]
@@ -89,7 +89,7 @@ pub(super) struct Unblock {
 /// at once. Let it hold for as long as the token would have lived. Tokens without a `jti` cannot be revoked:
 /// block the user, or change the key.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("Examples:\n  campanile revoke 9b2f7c41 --for 30d\n  campanile revoke 9b2f7c41\n\n{MORE}"))]
+#[command(after_long_help = format!("Examples:\n  campanile revoke 9b2f7c41 --for 30d\n  campanile revoke 9b2f7c41\n\n{AFTER_HELP}"))]
 pub(super) struct Revoke {
     /// The token's `jti`
     #[arg(value_name = "JTI")]
@@ -115,14 +115,14 @@ impl Connections {
         let result = call(source, &self.url, "connections", &asked)?;
         let found: std::collections::BTreeMap<String, Found> =
             serde_json::from_value(result["connections"].clone())
-                .context("this is no answer of a gateway")?;
+                .context("this is not a response of a gateway")?;
         if found.is_empty() {
             eprintln!("nobody is connected");
         }
         // Ids begin with the time, so their order is that of coming.
         for (id, Found { user, transport, connected_at, token_uid }) in found.iter().rev() {
             let line = [id, connected_at, transport, user, token_uid].map(|text| printable(text)).join("\t");
-            say(line.trim_end())?;
+            print_line(line.trim_end())?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -180,7 +180,8 @@ fn call(source: &ConfigArgs, url: &UrlArg, method: &str, asked: &Value) -> anyho
             bail!("the gateway refused it: {message}");
         }
         ensure!(answer.status.is_success(), "{}", remote::describe(answer.status, &answer.body));
-        let answer: Value = serde_json::from_slice(&answer.body).context("this is no answer of a gateway")?;
+        let answer: Value =
+            serde_json::from_slice(&answer.body).context("this is not a response of a gateway")?;
         Ok(answer["result"].clone())
     })
 }

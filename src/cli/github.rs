@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::ConfigArgs;
-use super::terminal::say;
+use super::terminal::print_line;
 use crate::config::Origin;
 
 const ABOUT: &str = "\
@@ -16,7 +16,7 @@ the payload URL, the content type, the secret, and the events to tick.
 The secret is GITHUB_WEBHOOK_SECRET, github.webhook_secrets of the configuration, or the one that `campanile \
 serve` has generated into the data folder. It is printed as it is: mind who sees your screen.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile github setup
   campanile github setup --public-url https://events.example.org
@@ -50,7 +50,7 @@ enum GithubCommand {
 
 /// Print what to enter on GitHub
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 struct Setup {
     /// Where GitHub reaches the gateway [default: server.public_url]
     #[arg(long, value_name = "URL")]
@@ -66,13 +66,13 @@ impl Github {
         )?;
         let secrets = config.read_secrets()?;
         let secret = secrets.github()?.first().context("there is no secret: set GITHUB_WEBHOOK_SECRET")?;
-        say(format_args!("Payload URL    {base}/webhooks/github"))?;
-        say("Content type   application/json")?;
-        say(format_args!("Secret         {}", secret.expose()))?;
-        say("SSL            enable verification")?;
-        say("Events         let me select individual events:")?;
+        print_line(format_args!("Payload URL    {base}/webhooks/github"))?;
+        print_line("Content type   application/json")?;
+        print_line(format_args!("Secret         {}", secret.expose()))?;
+        print_line("SSL            enable verification")?;
+        print_line("Events         let me select individual events:")?;
         for (event, use_of) in EVENTS {
-            say(format_args!("  {event:<14} {use_of}"))?;
+            print_line(format_args!("  {event:<14} {use_of}"))?;
         }
         if base.to_string().starts_with("http://") {
             eprintln!("GitHub should reach the gateway over https: put a proxy that ends TLS in front");

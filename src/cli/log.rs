@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use futures_util::FutureExt as _;
 
-use super::terminal::{confirm, say};
+use super::terminal::{confirm, print_line};
 use super::{ConfigArgs, block_on_store};
 use crate::app::store_options;
 use crate::domain::position::Epoch;
@@ -24,10 +24,10 @@ again from the oldest retained event.
 On SQLite the gateway must be stopped. On Postgres a restore to an earlier time and a failover change the \
 generation by themselves; nodes that run notice a change when they connect to the store again.
 
-The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret is needed \
-but what stands in DATABASE_URL.";
+The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret \
+is needed except the one in DATABASE_URL.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile log new-epoch
   campanile log new-epoch --yes --data-dir /var/lib/campanile
@@ -50,7 +50,7 @@ enum LogCommand {
 
 /// Declare all cursors of before void, after a restore
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 struct NewEpoch {
     /// Do not ask for confirmation
     #[arg(long)]
@@ -61,15 +61,17 @@ impl Log {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
         let LogCommand::NewEpoch(NewEpoch { yes }) = self.command;
         let options = store_options(&source.load()?);
-        let question = "Every subscriber will have to start over from the oldest retained event. Go on?";
+        let question = "Every subscriber will have to start over from the oldest retained event. Continue?";
         if !yes && !confirm(question, "--yes")? {
             eprintln!("nothing was changed");
             return Ok(ExitCode::FAILURE);
         }
         let (old, new) = block_on_store(renew(&options))?;
-        say(format_args!("old generation: {old}"))?;
-        say(format_args!("new generation: {new}"))?;
-        say("Cursors from before are void: subscribers who bring one are told, and start over.")?;
+        print_line(format_args!("old generation: {old}"))?;
+        print_line(format_args!("new generation: {new}"))?;
+        print_line(
+            "Existing cursors are invalid now: subscribers that send one are told so and start over.",
+        )?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -80,7 +82,7 @@ async fn renew(options: &Options) -> anyhow::Result<(Epoch, Epoch)> {
     let marker = generation::new_marker();
     let written =
         store.write(move |conn| async move { generation::renew(conn, &marker).await }.boxed()).await;
-    written.context("it is not known whether the generation was changed: run this again")?;
+    written.context("the result of the change is unknown: run this again")?;
     store.probe().await.context("the generation was changed, but cannot be read back")?;
     Ok((old, store.generation()))
 }

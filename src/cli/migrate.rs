@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::terminal::say;
+use super::terminal::print_line;
 use super::{ConfigArgs, block_on_store};
 use crate::app::store_options;
 use crate::store;
@@ -14,10 +14,10 @@ const ABOUT: &str = "\
 Brings the schema of the store up to date and lists its migrations. `campanile serve` does the same \
 when it starts, so this is for those who want to do it before, or with other rights.
 
-The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret is \
-needed but what stands in DATABASE_URL.";
+The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret \
+is needed except the one in DATABASE_URL.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile migrate
   campanile migrate --data-dir /var/lib/campanile
@@ -30,14 +30,14 @@ gateway, 2 wrong usage.";
 
 /// Bring the schema of the store up to date
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Migrate {}
 
 impl Migrate {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
         let migrations = migrate(store_options(&source.load()?))?;
         for (name, new) in &migrations {
-            say(format_args!("{:<8} {name}", if *new { "new" } else { "applied" }))?;
+            print_line(format_args!("{:<8} {name}", if *new { "new" } else { "applied" }))?;
         }
         Ok(ExitCode::SUCCESS)
     }

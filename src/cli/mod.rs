@@ -4,12 +4,12 @@
 //! gateway, or only read the configuration.
 
 mod backup;
+mod channel_reader;
 mod check_config;
 mod client;
 mod clients;
-mod follow;
+mod format;
 mod github;
-mod line;
 mod log;
 mod migrate;
 mod publish;
@@ -42,7 +42,7 @@ Embedded (SQLite), `campanile serve` generates the secrets that are not set and 
 data folder, where the other commands find them. On Postgres all of them must be set: \
 CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile serve --demo
   campanile tail org:acme
@@ -54,7 +54,7 @@ Exit codes: 0 done, 1 it failed (the reason is on standard error), 2 wrong usage
 /// What was asked for on the command line.
 #[derive(Debug, Parser)]
 #[command(name = "campanile", version, about = "A self-hosted realtime gateway", long_about = ABOUT)]
-#[command(after_long_help = MORE, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_long_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     #[command(flatten)]
     source: ConfigArgs,
@@ -110,7 +110,7 @@ impl ConfigArgs {
 }
 
 impl Cli {
-    /// Does what was asked for. A reader of our output who leaves early is no failure.
+    /// Does what was asked for. A broken pipe on standard output is not a failure.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let source = &self.source;
         let done = match self.command {
@@ -133,7 +133,7 @@ impl Cli {
             Command::Log(log) => log.run(source),
         };
         match done {
-            Err(error) if terminal::reader_left(&error) => Ok(ExitCode::SUCCESS),
+            Err(error) if terminal::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
             done => done,
         }
     }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::ConfigArgs;
-use super::remote::{self, NoAnswer, Remote, block_on};
-use super::terminal::{printable, read_input, say};
+use super::remote::{self, Remote, RequestError, block_on};
+use super::terminal::{print_line, printable, read_input};
 use super::url::UrlArg;
 use crate::domain::channel::ChannelName;
 
@@ -27,7 +27,7 @@ id and the time. Other channels belong to namespaces of the configuration.
 The key of the server API comes from CAMPANILE_API_KEY, or http_api.key of the configuration, or else from \
 the data folder, where `campanile serve` keeps the one that it generated.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile publish chat:lobby '{\"text\":\"hello\"}'
   campanile publish repo:acme/api '{\"type\":\"build:done\",\"data\":{\"ok\":true}}' --key build-17
@@ -42,7 +42,7 @@ Exit codes: 0 accepted, 1 refused or not reached, 2 wrong usage.";
 
 /// Publish an event
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Publish {
     /// The channel
     #[arg(value_name = "CHANNEL", value_parser = ChannelName::parse)]
@@ -89,7 +89,7 @@ impl Publish {
         let secrets = config.read_secrets()?;
         let key = secrets.api_key()?;
         let url = self.url.resolve(&config)?;
-        say(block_on(send(&Remote::new(url), key.expose(), body, self.key.is_some()))?)?;
+        print_line(block_on(send(&Remote::new(url), key.expose(), body, self.key.is_some()))?)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -126,7 +126,7 @@ pub(super) async fn send(
     };
     let answer = match remote.send(request, body).await {
         Ok(answer) => answer,
-        Err(NoAnswer::Lost(error)) => return Err(error.context(in_doubt)),
+        Err(RequestError::NoResponse(error)) => return Err(error.context(in_doubt)),
         Err(unreachable) => return Err(unreachable.into()),
     };
     if let (StatusCode::OK, Some(message)) = (answer.status, remote::refusal(&answer.body)) {
@@ -134,12 +134,12 @@ pub(super) async fn send(
     }
     if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         bail!(
-            "{}. The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: is it this gateway's?",
+            "{}. The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: does it belong to this gateway?",
             remote::describe(answer.status, &answer.body)
         );
     }
     ensure!(answer.status.is_success(), "{}", remote::describe(answer.status, &answer.body));
-    let reply = serde_json::from_slice(&answer.body).context("this is no whole answer of a gateway");
+    let reply = serde_json::from_slice(&answer.body).context("this is not a complete response of a gateway");
     let Reply { result } = reply.context(in_doubt)?;
     Ok(match result {
         Published { offset: Some(offset), epoch: Some(epoch) } => format!("{}.{offset}", printable(&epoch)),

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::ConfigArgs;
 use super::remote::{Remote, block_on, describe};
-use super::terminal::{printable, say};
+use super::terminal::{print_line, printable};
 use super::url::UrlArg;
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile ready
   campanile ready --url https://live.example.com
@@ -28,7 +28,7 @@ Exit codes: 0 it is ready, 1 it is not or cannot be reached, 2 wrong usage.";
 /// Asks /readyz of the gateway that the configuration describes, which answers while it can keep its promise: it
 /// has started, does not stop, and reaches its store.
 #[derive(Debug, Args)]
-#[command(after_long_help = MORE)]
+#[command(after_long_help = AFTER_HELP)]
 pub(super) struct Ready {
     #[command(flatten)]
     url: UrlArg,
@@ -37,7 +37,7 @@ pub(super) struct Ready {
 impl Ready {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
         let remote = Remote::new(self.url.resolve(&source.load()?)?);
-        say(&block_on(ask(&remote))?)?;
+        print_line(&block_on(ask(&remote))?)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -46,8 +46,8 @@ impl Ready {
 pub(super) async fn ask(remote: &Remote) -> anyhow::Result<String> {
     let answer = remote.send(remote.get("/readyz"), Bytes::new()).await?;
     ensure!(answer.status == StatusCode::OK, "{}", describe(answer.status, &answer.body));
-    let said: Value = serde_json::from_slice(&answer.body).context("this is no answer of a gateway")?;
-    let degraded = said["degraded"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let state: Value = serde_json::from_slice(&answer.body).context("this is not a response of a gateway")?;
+    let degraded = state["degraded"].as_array().map(Vec::as_slice).unwrap_or_default();
     let missing: Vec<&str> = degraded.iter().filter_map(Value::as_str).collect();
     let text = if missing.is_empty() {
         "ready".to_owned()

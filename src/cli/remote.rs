@@ -1,6 +1,6 @@
-//! HTTP to a running gateway. Turns what can go wrong on the way into words for a person, and
-//! reads the two shapes of refusal that a gateway has. Never repeats a header, so no error shows
-//! a key or a token; redirects are not followed, because they would take those elsewhere.
+//! An HTTP client of a running gateway. Turns network errors into readable messages, and parses both forms
+//! of error responses. Never repeats a header, so no error shows a key or a token; redirects are not
+//! followed, because they would send those to another server.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use serde_json::Value;
 use super::terminal::printable;
 use super::url::BaseUrl;
 
-/// How long a gateway may take to begin an answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a gateway may take to respond.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 const LARGEST_ANSWER: usize = 1 << 20;
 const USER_AGENT: &str = concat!("campanile/", env!("CARGO_PKG_VERSION"));
 
@@ -28,11 +28,11 @@ pub(super) struct Remote {
 }
 
 /// Why there is no answer.
-pub(super) enum NoAnswer {
+pub(super) enum RequestError {
     /// The request cannot have arrived.
     Unreachable(anyhow::Error),
     /// The request may have arrived.
-    Lost(anyhow::Error),
+    NoResponse(anyhow::Error),
 }
 
 /// An answer, read to its end.
@@ -51,7 +51,7 @@ impl Remote {
         let connector = awc::Connector::new().max_http_version(Version::HTTP_11);
         let client = awc::Client::builder()
             .connector(connector)
-            .timeout(PATIENCE)
+            .timeout(RESPONSE_TIMEOUT)
             .disable_redirects()
             .add_default_header((header::USER_AGENT, USER_AGENT))
             .finish();
@@ -74,34 +74,35 @@ impl Remote {
     }
 
     /// Sends `request` with `body` and reads the answer.
-    pub(super) async fn send(&self, request: ClientRequest, body: Bytes) -> Result<Answer, NoAnswer> {
-        let response = request.send_body(body).await.map_err(|error| self.no_answer(&error))?;
-        let mut response = response.timeout(PATIENCE);
+    pub(super) async fn send(&self, request: ClientRequest, body: Bytes) -> Result<Answer, RequestError> {
+        let response = request.send_body(body).await.map_err(|error| self.request_error(&error))?;
+        let mut response = response.timeout(RESPONSE_TIMEOUT);
         let body = response.body().limit(LARGEST_ANSWER).await;
-        let body = body.map_err(|error| NoAnswer::Lost(anyhow!("the answer broke off: {error}")))?;
+        let body =
+            body.map_err(|error| RequestError::NoResponse(anyhow!("the response was cut off: {error}")))?;
         Ok(Answer { status: response.status(), body })
     }
 
     /// What it means that a request failed with `error`.
-    pub(super) fn no_answer(&self, error: &SendRequestError) -> NoAnswer {
+    pub(super) fn request_error(&self, error: &SendRequestError) -> RequestError {
         let base = &self.base;
         match error {
-            SendRequestError::Connect(cause) => NoAnswer::Unreachable(anyhow!("{cause}").context(format!(
+            SendRequestError::Connect(cause) => RequestError::Unreachable(anyhow!("{cause}").context(format!(
                 "cannot reach {base}: is `campanile serve` running? Pass --url or set CAMPANILE_URL if it is \
                  elsewhere"
             ))),
             SendRequestError::Timeout => {
-                NoAnswer::Lost(anyhow!("{base} gave no answer within {} s", PATIENCE.as_secs()))
+                RequestError::NoResponse(anyhow!("{base} did not respond within {} s", RESPONSE_TIMEOUT.as_secs()))
             }
-            other => NoAnswer::Lost(anyhow!("{other}").context(format!("{base} gave no answer"))),
+            other => RequestError::NoResponse(anyhow!("{other}").context(format!("{base} did not respond"))),
         }
     }
 }
 
-impl From<NoAnswer> for anyhow::Error {
-    fn from(reason: NoAnswer) -> Self {
+impl From<RequestError> for anyhow::Error {
+    fn from(reason: RequestError) -> Self {
         match reason {
-            NoAnswer::Unreachable(error) | NoAnswer::Lost(error) => error,
+            RequestError::Unreachable(error) | RequestError::NoResponse(error) => error,
         }
     }
 }
@@ -111,7 +112,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     actix_rt::System::new().block_on(work)
 }
 
-/// How a refusal looks: the server API numbers its codes, our own routes name them.
+/// An error response: the server API has numeric codes, our own routes have names.
 #[derive(Deserialize)]
 struct Refusal {
     error: RefusalBody,
@@ -124,7 +125,7 @@ struct RefusalBody {
     message: String,
 }
 
-/// The gateway's own words in `body`, made fit for a terminal.
+/// The error message in `body`, safe to print on a terminal.
 pub(super) fn refusal(body: &[u8]) -> Option<String> {
     let Refusal { error } = serde_json::from_slice(body).ok()?;
     Some(printable(&match error.code {
@@ -134,14 +135,14 @@ pub(super) fn refusal(body: &[u8]) -> Option<String> {
     }))
 }
 
-/// What a status other than 2xx says, for people.
+/// A readable description of a status other than 2xx.
 pub(super) fn describe(status: StatusCode, body: &[u8]) -> String {
     const SHOWN: usize = 200;
-    let said = refusal(body).unwrap_or_else(|| {
+    let text = refusal(body).unwrap_or_else(|| {
         printable(&String::from_utf8_lossy(body).trim().chars().take(SHOWN).collect::<String>())
     });
-    let empty = said.is_empty();
-    if empty { format!("the gateway says {status}") } else { format!("the gateway says {status}: {said}") }
+    let empty = text.is_empty();
+    if empty { format!("the gateway says {status}") } else { format!("the gateway says {status}: {text}") }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ with the same REDIS_URL events go from node to node at once.
 
 On a terminal it prints a link that signs a browser in; `campanile sign-in` makes further ones.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile serve --demo
   campanile serve --listen 0.0.0.0:8080 --data-dir /var/lib/campanile
@@ -34,7 +34,7 @@ Exit codes: 0 stopped as asked, 1 it could not start or had to stop, 2 wrong usa
 
 /// Run the gateway
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Serve {
     /// Fill the gateway with invented events, to look around
     #[arg(long)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::ConfigArgs;
 use super::remote::{self, Remote, block_on};
-use super::terminal::{printable, say};
+use super::terminal::{print_line, printable};
 use super::url::UrlArg;
 
 const ABOUT: &str = "\
@@ -25,7 +25,7 @@ browser must use it under that name.
 The key of the server API comes from CAMPANILE_API_KEY, or http_api.key of the configuration, or else from \
 the data folder, where `campanile serve` keeps the one that it generated.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile sign-in
   campanile sign-in --url https://live.example.com
@@ -38,7 +38,7 @@ Exit codes: 0 done, 1 refused or not reached, 2 wrong usage.";
 
 /// Make a link that signs a browser in
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct SignIn {
     #[command(flatten)]
     url: UrlArg,
@@ -55,7 +55,7 @@ impl SignIn {
         let secrets = config.read_secrets()?;
         let key = secrets.api_key()?;
         let url = self.url.resolve(&config)?;
-        say(block_on(ask(&Remote::new(url), key.expose()))?)?;
+        print_line(block_on(ask(&Remote::new(url), key.expose()))?)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -66,12 +66,12 @@ pub(super) async fn ask(remote: &Remote, api_key: &str) -> anyhow::Result<String
     let answer = remote.send(request, Bytes::new()).await?;
     if answer.status == StatusCode::UNAUTHORIZED {
         bail!(
-            "{}. The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: is it this gateway's?",
+            "{}. The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: does it belong to this gateway?",
             remote::describe(answer.status, &answer.body)
         );
     }
     ensure!(answer.status.is_success(), "{}", remote::describe(answer.status, &answer.body));
-    let reply = serde_json::from_slice(&answer.body).context("this is no whole answer of a gateway");
+    let reply = serde_json::from_slice(&answer.body).context("this is not a complete response of a gateway");
     let Reply { link } = reply?;
     Ok(printable(&link))
 }

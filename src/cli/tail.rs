@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use chrono::{Local, Utc};
 use clap::Args;
 
-use super::follow::{Credential, Follower, Output, Pauses};
-use super::line::Shown;
+use super::channel_reader::{Backoff, ChannelReader, Credential, Output};
+use super::format::DisplayEvent;
 use super::remote::{Remote, block_on};
 use super::url::UrlArg;
-use super::{ConfigArgs, line};
+use super::{ConfigArgs, format};
 use crate::auth::NewToken;
 use crate::config::{Config, Secret};
 use crate::domain::channel::{ChannelKind, ChannelName};
@@ -23,13 +23,13 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 const ABOUT: &str = "\
-Shows the events of a channel as they come, until Ctrl-C. If the connection breaks, it comes back and goes \
-on where it was: nothing is missed and nothing is shown twice, unless standard error says so.
+Shows the events of a channel as they come, until Ctrl-C. If the connection breaks, it reconnects and \
+continues where it stopped: nothing is missed and nothing is shown twice, unless standard error says so.
 
-The token comes from --token or CAMPANILE_TOKEN. Without one it is made on the spot, with the JWT secret of \
+The token comes from --token or CAMPANILE_TOKEN. Without one, it is created with the JWT secret of \
 the configuration or of the data folder, which works on the machine of the gateway.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile tail org:acme
   campanile tail repo:acme/api --since 4f1c2a9b00d1.17 --json | jq .type
@@ -37,15 +37,15 @@ Examples:
       campanile tail org:acme --url https://live.example.com --count 10
 
 Output: one line for each event. On a terminal: time, type, channel and the beginning of the data; with \
---json, or when the output is no terminal, the data alone as JSON. Remarks about the connection and the last \
-cursor go to standard error; --since with that cursor goes on from there.
+--json, or when the output is no terminal, the data alone as JSON. Messages about the connection and the \
+last cursor go to standard error; --since with that cursor continues from there.
 
 Exit codes: 0 ended by Ctrl-C, --count or a reader who left, 1 refused, or not reached at first, 2 wrong \
 usage.";
 
 /// Show the events of a channel as they come
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Tail {
     /// The channel
     #[arg(value_name = "CHANNEL", value_parser = ChannelName::parse)]
@@ -77,22 +77,23 @@ impl Tail {
         }
         let remote = Remote::new(url);
         let channel = &self.channel;
-        let human = |event: &Shown| line::human(event, channel, Utc::now(), &Local);
+        let human = |event: &DisplayEvent| format::human(event, channel, Utc::now(), &Local);
         let output = Output {
             events: &mut io::stdout(),
-            line: if for_people { &human } else { &line::json },
-            remarks: &mut io::stderr(),
+            line: if for_people { &human } else { &format::json },
+            diagnostics: &mut io::stderr(),
         };
-        let (cursor, left, pauses) = (self.since.clone(), self.count, Pauses::beginning_with(FIRST_PAUSE));
-        let mut follower = Follower { remote: &remote, channel, credential, cursor, left, output, pauses };
+        let (cursor, left, backoff) = (self.since.clone(), self.count, Backoff::starting_with(FIRST_PAUSE));
+        let mut reader =
+            ChannelReader { remote: &remote, channel, credential, cursor, left, output, backoff };
         let done = block_on(async {
             tokio::select! {
-                done = follower.run() => done,
+                done = reader.run() => done,
                 pressed = tokio::signal::ctrl_c() => pressed.context("Ctrl-C cannot be noticed"),
             }
         });
-        if let Some(cursor) = follower.cursor.filter(|cursor| self.since.as_ref() != Some(cursor)) {
-            eprintln!("campanile tail: to go on from here: --since {cursor}");
+        if let Some(cursor) = reader.cursor.filter(|cursor| self.since.as_ref() != Some(cursor)) {
+            eprintln!("campanile tail: to continue from here: --since {cursor}");
         }
         done.map(|()| ExitCode::SUCCESS)
     }
@@ -141,15 +142,15 @@ fn cursor(text: &str) -> Result<Position, String> {
 mod tests {
     use super::*;
     use crate::auth::{Keys, mint};
-    use crate::domain::access::{Action, Facts, Item, may};
+    use crate::domain::access::{AccessContext, Action, Resource, may};
     use crate::domain::options::ChannelOptions;
 
     #[test]
     fn the_own_token_opens_every_channel() {
         let config = Config::default();
         let options = ChannelOptions { allow_user_limited_channels: true, ..ChannelOptions::default() };
-        let item = Item::Job { repo: None };
-        let facts = Facts { options: Some(&options), item, ..Facts::default() };
+        let resource = Resource::Job { repo: None };
+        let context = AccessContext { options: Some(&options), resource, ..AccessContext::default() };
         let job = "job:0192f5a8-7c1f-7000-8000-000000000001";
         for name in [
             "repo:a/b",
@@ -167,7 +168,7 @@ mod tests {
             let now = Utc::now();
             let token = mint("secret", &own_claims(&channel, &config), now).unwrap();
             let who = Keys::hmac(["secret"], None, None).authenticate(&token, now).unwrap();
-            assert_eq!(may(&who, Action::Subscribe, &channel, &facts), Ok(()), "{name}");
+            assert_eq!(may(&who, Action::Subscribe, &channel, &context), Ok(()), "{name}");
         }
     }
 

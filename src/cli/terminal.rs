@@ -1,5 +1,5 @@
-//! The person and the shell on the other side: standard input, standard output, questions.
-//! What comes from elsewhere is made harmless before a terminal sees it.
+//! The terminal: standard input, standard output, questions. External text is sanitized before it is
+//! printed.
 
 use std::io::{self, BufRead as _, ErrorKind, IsTerminal as _, Read as _, Write as _};
 
@@ -9,12 +9,12 @@ use anyhow::Context as _;
 const LARGEST_INPUT: u64 = 256 << 20;
 
 /// Writes one line to standard output.
-pub(super) fn say(line: impl std::fmt::Display) -> io::Result<()> {
+pub(super) fn print_line(line: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-/// Whether `error` only says that whoever read our output has left, as `head` does.
-pub(super) fn reader_left(error: &anyhow::Error) -> bool {
+/// Whether `error` is a broken pipe because the reader of our output has exited, as `head` does.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let left = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref().is_some_and(left))
 }
@@ -36,14 +36,14 @@ pub(super) fn read_input(name: &str) -> anyhow::Result<Vec<u8>> {
 
 /// Asks on the terminal whether to go on. Without one nobody can answer, so `flag` is demanded.
 pub(super) fn confirm(question: &str, flag: &str) -> anyhow::Result<bool> {
-    anyhow::ensure!(io::stdin().is_terminal(), "nobody is there to confirm this: pass {flag}");
+    anyhow::ensure!(io::stdin().is_terminal(), "there is no terminal to confirm this: pass {flag}");
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// `text` with nothing in it that a terminal would obey or that would change its direction.
+/// `text` without control characters and without characters that change the direction of text.
 pub(super) fn printable(text: &str) -> String {
     let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn only_a_broken_pipe_means_that_the_reader_left() {
         let error = |kind| anyhow::Error::from(io::Error::from(kind)).context("cannot write");
-        assert!(reader_left(&error(ErrorKind::BrokenPipe)));
-        assert!(!reader_left(&error(ErrorKind::StorageFull)));
+        assert!(is_broken_pipe(&error(ErrorKind::BrokenPipe)));
+        assert!(!is_broken_pipe(&error(ErrorKind::StorageFull)));
     }
 }

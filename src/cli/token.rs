@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::ConfigArgs;
-use super::terminal::say;
+use super::terminal::print_line;
 use crate::auth::{NewToken, mint};
 use crate::config::{Config, RepoName};
 use crate::domain::channel::is_owner;
@@ -22,7 +22,7 @@ audience or an issuer, the token has them.
 A token admits to what its claims say and to nothing else: --org to all repositories of an owner, \
 --repo to one, --scope admin to all. The scopes scan and publish allow to start scans and to publish.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   campanile token --sub ana --org acme
   campanile token --sub ci --repo acme/api --scope publish --ttl 15m
@@ -36,7 +36,7 @@ Exit codes: 0 done, 1 there is no secret or the configuration is wrong, 2 wrong 
 
 /// Make a connection token
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Token {
     /// The user, as `sub`
     #[arg(long, value_name = "USER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -63,7 +63,7 @@ impl Token {
         if let Some(warning) = self.warning() {
             eprintln!("warning: {warning}");
         }
-        say(mint(secret.expose(), &self.claims(&config), chrono::Utc::now())?)?;
+        print_line(mint(secret.expose(), &self.claims(&config), chrono::Utc::now())?)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -80,7 +80,7 @@ impl Token {
         }
     }
 
-    /// What its maker may not have meant.
+    /// A warning about a token that is probably not what was intended.
     fn warning(&self) -> Option<&'static str> {
         let admitted = !self.orgs.is_empty() || !self.repos.is_empty();
         let admin = self.scopes.iter().any(|scope| scope == "admin");

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::ConfigArgs;
 use super::remote::{Answer, Remote, block_on};
-use super::terminal::{printable, read_input, say};
+use super::terminal::{print_line, printable, read_input};
 use super::url::UrlArg;
 use crate::config::Secret;
 use crate::domain::delivery::DeliveryId;
@@ -24,7 +24,7 @@ out what a delivery does, and for sending one again that was lost.
 It is signed with the first secret of GITHUB_WEBHOOK_SECRET or github.webhook_secrets, or else with the \
 one that `campanile serve` generated in the data folder.";
 
-const MORE: &str = "\
+const AFTER_HELP: &str = "\
 Examples:
   echo '{\"zen\":\"Keep it simple\"}' | campanile webhook ping -
   campanile webhook workflow_run completed.json
@@ -37,7 +37,7 @@ Exit codes: 0 the status is 2xx, 1 it is another or the gateway was not reached,
 
 /// Sign a file as GitHub would and post it
 #[derive(Debug, Args)]
-#[command(long_about = ABOUT, after_long_help = MORE)]
+#[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Webhook {
     /// The event, such as workflow_run
     #[arg(value_name = "EVENT", value_parser = event)]
@@ -61,10 +61,10 @@ impl Webhook {
         let remote = Remote::new(self.url.resolve(&config)?);
         let delivery = self.delivery.map_or_else(|| Uuid::new_v4().to_string(), |id| id.to_string());
         let answer = block_on(post(&remote, &self.event, &delivery, secret, body))?;
-        say(answer.status)?;
+        print_line(answer.status)?;
         let text = String::from_utf8_lossy(&answer.body);
         for line in text.lines() {
-            say(printable(line))?;
+            print_line(printable(line))?;
         }
         Ok(if answer.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -1,6 +1,5 @@
-//! What is wrong with a configuration, told to the person who wrote it: where it stands,
-//! which option, what is wrong, and what to do. Everything found is reported at once.
-//! A message never contains a secret.
+//! Errors in a configuration, for its author: where it is, which option, what is wrong, and what to do.
+//! Everything found is reported at once. A message never contains a secret.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +9,6 @@ use std::path::PathBuf;
 pub enum Source {
     /// Nobody set it.
     Default,
-    /// A file.
     File {
         /// The file, as it was named.
         path: PathBuf,

@@ -52,7 +52,7 @@ impl Config {
         })
     }
 
-    /// Says nothing of what stands there: it may be a private key.
+    /// Does not repeat the text: it may be a private key.
     fn bad_pem(&self, option: &str, bad: BadKey) -> Problem {
         let remedy = "write the public key as PEM, what `openssl pkey -in KEY.pem -pubout` prints";
         Problem::new(self.source(option), option, bad.to_string(), remedy)
@@ -73,7 +73,7 @@ impl Config {
             tracing::warn!(
                 option = FILE,
                 skipped = set.skipped(),
-                "keys of the set verify no token: another use, algorithm or size, or private"
+                "some keys of the set cannot verify tokens: unsupported use, algorithm or size, or private keys"
             );
         }
         Ok(set)

@@ -1,4 +1,4 @@
-//! What the operator decided, read once at start: defaults, then a file, then the environment,
+//! The configuration, read once at start: defaults, then a file, then the environment,
 //! then flags. Afterwards these are plain values; nothing here is static and nothing reads the
 //! environment again. A configuration that exists was checked as a whole; whatever is wrong with
 //! it is reported at once, each with its place and a remedy. Secrets never print.
@@ -37,7 +37,7 @@ pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};
 pub use secrets::{FoundSecrets, Secrets};
 pub use sections::{
-    BusConfig, ChannelConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoRule, ServerConfig,
+    BusConfig, ChannelConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoConfig, ServerConfig,
     StoreConfig, TelemetryConfig,
 };
 pub use values::{JwksUrl, LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
@@ -63,7 +63,6 @@ pub struct Config {
     pub http_api: HttpApiConfig,
     /// The webhook source.
     pub github: GithubConfig,
-    /// Bounds.
     pub limits: LimitsConfig,
     /// `/connection/websocket`.
     pub websocket: WebsocketConfig,
@@ -106,13 +105,12 @@ pub enum Backend {
 /// The bus to open. There is none over Redis without Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusBackend {
-    /// One node has nobody to tell.
+    /// A single node needs no other bus.
     InProcess,
     /// NOTIFY and reading the log.
     Postgres,
     /// Redis, with Postgres as the way around it.
     Redis {
-        /// Its address.
         url: Secret,
         /// The authorities that it is believed by; the public ones if unset.
         ca_file: Option<PathBuf>,
@@ -182,7 +180,7 @@ impl Config {
         matches!(self.store.url, Some(StoreUrl::Postgres(_)))
     }
 
-    /// What is allowed, but hardly meant: a sentence each, to be logged at start.
+    /// Settings that are allowed but probably unintended: a sentence each, to be logged at start.
     pub fn warnings(&self) -> Vec<String> {
         validate::warnings(self)
     }

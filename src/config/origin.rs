@@ -35,7 +35,9 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, String> {
         split(text, false).ok_or_else(|| {
-            format!("`{text}` is no origin: write SCHEME://HOST or SCHEME://HOST:PORT and nothing behind it")
+            format!(
+                "`{text}` is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT and nothing behind it"
+            )
         })
     }
 }
@@ -87,7 +89,9 @@ impl TryFrom<String> for OriginPattern {
             return Ok(Self::Every);
         }
         split(&text, true).map(Self::Site).ok_or_else(|| {
-            format!("`{text}` is no pattern of origins: write SCHEME://HOST, where a whole label may be `*`")
+            format!(
+                "`{text}` is not a pattern of origins: write SCHEME://HOST, where a whole label may be `*`"
+            )
         })
     }
 }

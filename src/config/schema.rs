@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::Config;
-use super::sections::RepoRule;
+use super::sections::RepoConfig;
 use super::values::{JwksUrl, MASK, Secret, StoreUrl};
 
 /// One step from a table into what it holds.
@@ -65,13 +65,11 @@ pub(super) fn bare_or_quoted(key: &str) -> String {
 
 /// What stands at one place of the tree.
 pub(super) enum Shape<'a> {
-    /// Known keys.
     Table(&'a Map<String, Value>),
     /// Any key, and behind each one of these.
     MapOf(&'a Value),
     /// Any number of these.
     ListOf(&'a Value),
-    /// An option.
     Leaf,
 }
 
@@ -150,7 +148,7 @@ pub(super) fn schema() -> Value {
     tree["server"]["trusted_proxies"] = json!(["10.0.0.0/8"]);
     tree["github"]["allowed_addresses"] = json!(["192.30.252.0/22"]);
     tree["client"]["allowed_origins"] = json!(["https://*.example.com"]);
-    tree["github"]["repos"] = json!({ "*": plain(&RepoRule::default()) });
+    tree["github"]["repos"] = json!({ "*": plain(&RepoConfig::default()) });
     tree["github"]["repos"]["*"]["name"] = json!("acme/site");
     tree["channel"]["namespaces"] = json!([tree["channel"]["without_namespace"]]);
     tree["channel"]["namespaces"][0]["name"] = json!("chat");

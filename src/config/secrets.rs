@@ -27,7 +27,7 @@ const JWT: (&str, &str) = ("client.token.hmac_secret_key", "CAMPANILE_JWT_SECRET
 const API_KEY: (&str, &str) = ("http_api.key", "CAMPANILE_API_KEY");
 const GITHUB: (&str, &str) = ("github.webhook_secrets", "GITHUB_WEBHOOK_SECRET");
 
-/// Everything that a gateway needs to tell friend from foe.
+/// The secrets of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secrets {
     /// Verifies and signs connection tokens.

@@ -178,7 +178,7 @@ pub struct GithubConfig {
     /// Secrets that may sign a delivery; several during a rotation. 16 bytes or more are advised.
     pub webhook_secrets: Vec<Secret>,
     /// What to do with which repository. If any is listed, the others are ignored.
-    pub repos: BTreeMap<RepoName, RepoRule>,
+    pub repos: BTreeMap<RepoName, RepoConfig>,
     /// Networks that deliveries may come from; everywhere if empty.
     #[serde(deserialize_with = "networks")]
     pub allowed_addresses: Vec<IpNet>,
@@ -187,7 +187,7 @@ pub struct GithubConfig {
 /// What to do with one repository.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RepoRule {
+pub struct RepoConfig {
     /// Publish its events under this name.
     pub name: Option<RepoName>,
     /// Publish nothing of it.

@@ -1,4 +1,4 @@
-//! What was said, by whom. Later sources replace earlier ones option by option; lists and maps
+//! The settings and their sources. Later sources replace earlier ones option by option; lists and maps
 //! are replaced as a whole. Each setting is tried alone on top of the defaults, so that every
 //! wrong one is reported together with the place where it stands.
 
@@ -88,7 +88,7 @@ impl Settings {
                     match known.get(&key) {
                         Some(schema) => self.set(schema, inner, value, source),
                         None => {
-                            let remedy = self.meant(&path, &key, known);
+                            let remedy = self.suggestion(&path, &key, known);
                             let wrong = "there is no such option";
                             self.report(Problem::new(source(&inner), inner.to_string(), wrong, remedy));
                         }
@@ -148,7 +148,7 @@ impl Settings {
     }
 
     /// What an unknown `key` of the table at `path` may stand for.
-    fn meant(&self, path: &OptionPath, key: &str, known: &Map<String, Value>) -> String {
+    fn suggestion(&self, path: &OptionPath, key: &str, known: &Map<String, Value>) -> String {
         let elsewhere = || {
             let same = |path: &OptionPath| path.0.last() == Some(&Step::Key(key.to_owned()));
             schema::every_path(&self.schema).into_iter().find(same)
@@ -223,7 +223,7 @@ impl Settings {
 fn what_is_wrong(leaf: &Value, value: &Value, error: &str) -> String {
     match leaf {
         Value::Bool(_) => format!("`{value}` is neither true nor false"),
-        Value::Number(_) => format!("`{value}` is no whole number from 0 to {}", u32::MAX),
+        Value::Number(_) => format!("`{value}` is not a whole number from 0 to {}", u32::MAX),
         Value::Array(_) if !value.is_array() => "this is not a list".to_owned(),
         Value::String(_) if schema::is_secret(leaf) && !value.is_string() => {
             "this is not text in quotes".to_owned()

@@ -14,9 +14,9 @@ use crate::tls::{self, Trust};
 /// Longer than anyone means, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// More HTTP workers than this are a mistake.
-const MOST_WORKERS: u32 = 1024;
+const MAX_WORKERS: u32 = 1024;
 /// More events than this are not read at once: they would have to be held in memory together.
-const MOST_EVENTS: u32 = 10_000;
+const MAX_EVENTS: u32 = 10_000;
 /// A longer message of a client is a mistake.
 const LARGEST_MESSAGE: Size = Size(64 << 20);
 /// Advised lengths in bytes. HS256 has no more strength than its key (RFC 7518 §3.2 asks for 32).
@@ -84,17 +84,17 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     let zero_sizes = sizes.iter().filter(|(_, size)| *size == Size(0)).map(|(option, _)| *option);
     let zero_spans = positive_spans.iter().filter(|(_, span)| span.0.is_zero()).map(|(option, _)| *option);
     for option in zero_counts.chain(zero_sizes).chain(zero_spans) {
-        refuse(option, "0 would stop everything", "write more than 0, or leave it out");
+        refuse(option, "0 is not allowed here", "write more than 0, or leave it out");
     }
-    if config.server.workers.is_some_and(|workers| workers > MOST_WORKERS) {
+    if config.server.workers.is_some_and(|workers| workers > MAX_WORKERS) {
         refuse("server.workers", "more than 1024 workers are a mistake", "leave it out: one per core");
     }
     for (option, limit) in [
         ("client.history_max_publication_limit", client.history_max_publication_limit),
         ("client.recovery_max_publication_limit", client.recovery_max_publication_limit),
     ] {
-        if limit > MOST_EVENTS {
-            refuse(option, "so many events are not read at once", "write at most 10000");
+        if limit > MAX_EVENTS {
+            refuse(option, "this is more than can be read at once", "write at most 10000");
         }
     }
     for (option, size) in sizes.iter().filter(|(option, _)| {
@@ -107,7 +107,11 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     }
     let ping = client.ping_interval.0;
     if !ping.is_zero() && ping < Duration::from_secs(1) {
-        refuse("client.ping_interval", "clients count in whole seconds", "write \"1s\" or more");
+        refuse(
+            "client.ping_interval",
+            "clients are told the interval in whole seconds",
+            "write \"1s\" or more",
+        );
     }
     let in_namespaces =
         option_sets(config).map(|(path, options)| (format!("{path}.history_ttl"), options.history_ttl));
@@ -126,7 +130,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         refuse("server.public_url", "browsers reach a gateway by http or https", "write https://HOST");
     }
     if config.store.direct_url.as_ref().is_some_and(|url| !is_postgres(url.expose())) {
-        refuse("store.direct_url", "this is no address of Postgres", "write postgres://…");
+        refuse("store.direct_url", "this is not an address of Postgres", "write postgres://…");
     }
     for (option, address) in config.postgres_addresses() {
         if let Err(error) = address {
@@ -136,28 +140,32 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     let is_redis =
         |url: &str| ["redis://", "rediss://"].iter().any(|s| url.len() > s.len() && url.starts_with(s));
     if config.bus.url.as_ref().is_some_and(|url| !is_redis(url.expose())) {
-        refuse("bus.url", "this is no address of Redis", "write redis://HOST:PORT or rediss://HOST:PORT");
+        refuse("bus.url", "this is not an address of Redis", "write redis://HOST:PORT or rediss://HOST:PORT");
     } else if config.bus.url.as_ref().is_some_and(|url| url.expose().ends_with("#insecure")) {
         let remedy = "name the authority of its certificate by bus.ca_file";
-        refuse("bus.url", "whoever sits on the way could answer in its place", remedy);
+        refuse(
+            "bus.url",
+            "without a trusted authority anybody on the network path could impersonate Redis",
+            remedy,
+        );
     } else if let Some(error) = config.bus.url.as_ref().and_then(|url| tls::redis(url.expose(), None).err()) {
         refuse("bus.url", &error.to_string(), "write redis://USER:PASSWORD@HOST:PORT, or rediss://…");
     }
     if config.jwks_endpoint().is_some_and(|url| !url.is_https()) && !client.token.jwks_allow_http {
-        let wrong = "a key set that comes without TLS could be anybody's";
+        let wrong = "a key set that is fetched without TLS can be forged";
         let remedy = "write https://…, or set client.token.jwks_allow_http on a network that you trust";
         refuse("client.token.jwks_public_endpoint", wrong, remedy);
     }
     let prefix = &config.bus.prefix;
     let in_prefix = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
     if !(1..=64).contains(&prefix.len()) || !prefix.bytes().all(in_prefix) {
-        refuse("bus.prefix", "the prefix does not fit", "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`");
+        refuse("bus.prefix", "the prefix is invalid", "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`");
     }
     problems.extend(config.bad_pems());
     problems
 }
 
-/// What options say against each other.
+/// Contradictions between options.
 pub(super) fn together(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |option: &str, wrong: String, remedy: &str| {
@@ -170,7 +178,7 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
             refuse("store.direct_url", wrong.to_owned(), "set DATABASE_URL to Postgres, or leave this out");
         }
         if config.store.ca_file.is_some() {
-            let wrong = "nobody has to be believed while the store is SQLite".to_owned();
+            let wrong = "a certificate authority has no use while the store is SQLite".to_owned();
             refuse("store.ca_file", wrong, "set DATABASE_URL to Postgres, or leave this out");
         }
         if config.bus.url.is_some() {
@@ -236,7 +244,7 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
     }
     let over_tls = |url: &Secret| url.expose().starts_with("rediss://");
     if config.bus.ca_file.is_some() && !config.bus.url.as_ref().is_some_and(over_tls) {
-        let wrong = "nobody has to be believed without TLS to Redis".to_owned();
+        let wrong = "a certificate authority has no use without TLS to Redis".to_owned();
         refuse("bus.ca_file", wrong, "write rediss://… into bus.url, or leave this out");
     }
     let mut targets = BTreeSet::new();
@@ -253,7 +261,7 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
     problems
 }
 
-/// What is allowed, but hardly meant. One sentence each, for the log at start.
+/// Settings that are allowed but probably unintended. One sentence each, for the log at start.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut short = |option: &str, length: usize, advised: usize| {
@@ -282,7 +290,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     if config.jwks_endpoint().is_some_and(|url| !url.is_https()) {
         warnings.push(
-            "client.token.jwks_public_endpoint is fetched without TLS: who sits on the way makes tokens"
+            "client.token.jwks_public_endpoint is fetched without TLS: anybody on the network path can forge tokens"
                 .to_owned(),
         );
     }
@@ -295,13 +303,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         .filter(|(_, address)| address.as_ref().is_ok_and(|address| address.trust == Trust::Anybody))
     {
         warnings.push(format!(
-            "{option} has sslmode=require: what is said to Postgres is encrypted, but whoever sits on the \
-             way may answer in its place; sslmode=verify-full looks who it is"
+            "{option} has sslmode=require: the connection to Postgres is encrypted, but anybody on the network path could impersonate it; use sslmode=verify-full"
         ));
     }
     if config.store.allow_data_loss {
         warnings.push(
-            "store.allow_data_loss is on: a Postgres that forgets what it confirmed is accepted".to_owned(),
+            "store.allow_data_loss is on: a Postgres that may lose confirmed transactions is accepted"
+                .to_owned(),
         );
     }
     for (path, options) in option_sets(config) {

@@ -85,7 +85,7 @@ impl TryFrom<String> for StoreUrl {
         if is_postgres(&url) {
             return Ok(Self::Postgres(Secret(url)));
         }
-        let path = url.strip_prefix("sqlite:").ok_or("this is not a database that Campanile knows")?;
+        let path = url.strip_prefix("sqlite:").ok_or("this is not a supported database")?;
         let path = path.strip_prefix("//").unwrap_or(path);
         match path {
             "" | "." | "/" => Err("the path after `sqlite:` names no file"),
@@ -133,15 +133,15 @@ impl TryFrom<String> for JwksUrl {
 
     // The text is not repeated: it may hold a password.
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        let url = url::Url::parse(&text).map_err(|_| "this is no absolute URL")?;
+        let url = url::Url::parse(&text).map_err(|_| "this is not an absolute URL")?;
         match url.scheme() {
             "http" | "https" if !url.has_host() => Err("the URL names no host"),
             "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
-                Err("credentials in a URL end up in other people's logs")
+                Err("the URL must not contain credentials, because they would end up in logs")
             }
-            "http" | "https" if url.fragment().is_some() => Err("nothing is fetched behind a `#`"),
+            "http" | "https" if url.fragment().is_some() => Err("the URL must not have a fragment (`#`)"),
             "http" | "https" => Ok(Self(url)),
-            _ => Err("key sets are fetched by https alone"),
+            _ => Err("only https URLs are supported"),
         }
     }
 }
@@ -170,7 +170,7 @@ impl TryFrom<String> for RepoName {
     fn try_from(text: String) -> Result<Self, String> {
         match text.split_once('/') {
             Some((owner, name)) if is_owner(owner) && is_repo_name(name) => Ok(Self(text)),
-            _ => Err(format!("`{text}` is no repository: write \"OWNER/NAME\" as GitHub spells it")),
+            _ => Err(format!("`{text}` is not a repository: write \"OWNER/NAME\" as GitHub spells it")),
         }
     }
 }
@@ -210,7 +210,7 @@ impl TryFrom<String> for NamespaceName {
         }
         if text.len() < 2 || !text.bytes().all(allowed) {
             return Err(format!(
-                "`{text}` is no name for a namespace: use two or more letters, digits, `-` or `_`"
+                "`{text}` is not a valid name for a namespace: use two or more letters, digits, `-` or `_`"
             ));
         }
         Ok(Self(text))
@@ -247,9 +247,9 @@ impl TryFrom<String> for LogFilter {
     fn try_from(text: String) -> Result<Self, String> {
         match tracing_subscriber::EnvFilter::builder().parse(&text) {
             Ok(_) if !text.trim().is_empty() => Ok(Self(text)),
-            _ => {
-                Err(format!("`{text}` is no log filter: write a level, or TARGET=LEVEL with commas between"))
-            }
+            _ => Err(format!(
+                "`{text}` is not a log filter: write a level, or TARGET=LEVEL with commas between"
+            )),
         }
     }
 }
@@ -281,12 +281,12 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<IpNet>, D:
 fn network(text: &str) -> Result<IpNet, String> {
     let alone = || std::net::IpAddr::from_str(text).map(IpNet::from);
     IpNet::from_str(text).or_else(|_| alone()).map_err(|_| {
-        format!("`{text}` is no network: write an address, with a prefix length if there are several")
+        format!("`{text}` is not a network: write an address, with a prefix length if there are several")
     })
 }
 
 /// Reads the address to listen on.
 pub(super) fn socket_address<'de, D: Deserializer<'de>>(d: D) -> Result<std::net::SocketAddr, D::Error> {
     let text = String::deserialize(d)?;
-    text.parse().map_err(|_| D::Error::custom(format!("`{text}` is no address with a port")))
+    text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not an address with a port")))
 }

@@ -49,10 +49,7 @@ pub enum ChannelKind<'a> {
         name: &'a str,
     },
     /// `org:{owner}`: events of all repositories of an owner.
-    Org {
-        /// The account.
-        owner: &'a str,
-    },
+    Org { owner: &'a str },
     /// `job:{uuid}`: progress of one job.
     Job(Uuid),
     /// `build:{uuid}`: events of one build.
@@ -124,8 +121,8 @@ impl ChannelName {
         !matches!(self.kind(), ChannelKind::Personal { .. } | ChannelKind::Plain { .. })
     }
 
-    /// Whether the access rule must know what stands behind this channel (`job:`, `build:`).
-    pub fn has_item(&self) -> bool {
+    /// Whether the access rule needs the resource behind this channel (`job:`, `build:`).
+    pub fn has_resource(&self) -> bool {
         matches!(self.kind(), ChannelKind::Job(_) | ChannelKind::Build(_))
     }
 

@@ -1,4 +1,4 @@
-//! A webhook delivery: one attempt of a provider to tell us something, known by its id.
+//! A webhook delivery: one attempt of a provider to deliver an event, identified by its id.
 
 use std::fmt;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use super::channel::ChannelName;
 /// An instant in UTC; the store keeps microseconds.
 pub type Time = DateTime<Utc>;
 
-/// An event that nobody has accepted yet: it has no offset.
+/// An event that is not committed yet: it has no offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     /// Where it belongs.
@@ -29,7 +29,7 @@ pub struct NewEvent {
     pub info: Option<Arc<str>>,
     /// Whether it goes into the log. What does not has no offset and no promise.
     pub kept: bool,
-    /// Whether its data may be told as the difference to what came before.
+    /// Whether its data may be sent as a delta to the previous event.
     pub delta: bool,
 }
 
@@ -68,19 +68,18 @@ pub struct Event {
     pub tags: Option<Arc<str>>,
     /// As in [`NewEvent::info`].
     pub info: Option<Arc<str>>,
-    /// What its data has to do with the event before it. The log does not know.
+    /// How its data relates to the event before it. The log does not store this.
     pub delta: Delta,
 }
 
-/// What an event's data has to do with the event before it.
+/// How the data of an event relates to the event before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delta {
-    /// Nothing.
     #[default]
     No,
-    /// It may be told as the difference.
+    /// It may be sent as a delta.
     May,
-    /// It is the difference.
+    /// It is a delta.
     Is,
 }
 

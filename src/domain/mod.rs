@@ -5,17 +5,16 @@ pub mod access;
 pub mod channel;
 pub mod cursor;
 pub mod delivery;
-pub mod directive;
 pub mod event;
-pub mod facts;
-pub mod frozen;
-pub mod gcra;
 pub mod options;
 pub mod pattern;
 pub mod position;
 pub mod principal;
-pub mod shared_text;
+pub mod serde_arc_str;
+pub mod server_command;
+pub mod sorted_set;
 pub mod units;
+pub mod workflow;
 
 #[cfg(test)]
 mod tests;

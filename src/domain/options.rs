@@ -1,4 +1,4 @@
-//! What the operator decided about the channels of a namespace (protocol §11.3).
+//! The options of a namespace (protocol §11.3).
 //! The config reads it, the access rule and the log act on it.
 
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub struct ChannelOptions {
     pub history_ttl: Span,
     /// Who is on a channel is known and can be asked for.
     pub presence: bool,
-    /// Coming and leaving is told to subscribers that ask for it and may read presence.
+    /// Join and leave messages go to subscribers that request them and may read presence.
     pub join_leave: bool,
-    /// With `join_leave`: told to every subscriber, asked or not.
+    /// With `join_leave`: join and leave messages go to every subscriber, requested or not.
     pub force_push_join_leave: bool,
     /// Every subscription watches that no event is missing. Needs history.
     pub force_positioning: bool,
@@ -75,10 +75,10 @@ pub struct ChannelOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecoveryMode {
-    /// Everything that was missed, or the word that it is lost.
+    /// Everything that was missed, or the information that it is lost.
     #[default]
     Stream,
-    /// The latest publication, which says all there is to know.
+    /// Only the latest publication, which contains the whole state.
     Cache,
 }
 
@@ -94,13 +94,11 @@ pub enum DeltaType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataFormat {
-    /// Anything.
     #[default]
     #[serde(rename = "")]
     Any,
     /// The same, by its name.
     Json,
-    /// Objects alone.
     JsonObject,
     /// Anything; bytes that are no JSON have no client here.
     Binary,
@@ -147,7 +145,7 @@ impl TryFrom<String> for NameRegex {
         let regex = regex_lite::Regex::new(&text);
         regex
             .map(|regex| Self(Some(regex)))
-            .map_err(|error| format!("this is no regular expression: {error}"))
+            .map_err(|error| format!("this is not a regular expression: {error}"))
     }
 }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::access::Action;
 use super::channel::{ChannelKind, ChannelName};
 use super::event::Time;
-use super::frozen::FrozenSet;
 use super::pattern::ChannelPattern;
+use super::sorted_set::SortedSet;
 
 /// Who is asking, as a verified token (or a session) says it. The default is an anonymous user
 /// without any right.
@@ -19,15 +19,15 @@ pub struct Principal {
     /// The user's id; empty for anonymous.
     pub user: String,
     /// Accounts whose repositories may all be seen.
-    pub orgs: FrozenSet<String>,
+    pub orgs: SortedSet<String>,
     /// Single repositories that may be seen, as `owner/name`.
-    pub repos: FrozenSet<String>,
+    pub repos: SortedSet<String>,
     /// What may be done over HTTP.
     pub scopes: Scopes,
     /// Rights on channels by pattern.
     pub caps: Box<[Capability]>,
     /// Channels of the claims `channels` and `subs`: the connection is subscribed to them.
-    pub channels: FrozenSet<ChannelName>,
+    pub channels: SortedSet<ChannelName>,
     /// What the claim `subs` says about some of `channels`.
     pub subs: Box<[(ChannelName, SubClaim)]>,
     /// When the connection ends; `None` is never.
@@ -54,9 +54,7 @@ pub struct Scopes {
 /// Some rights on all channels that fit one of some patterns.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capability {
-    /// Which channels.
     pub channels: Vec<ChannelPattern>,
-    /// Which rights.
     pub allow: Rights,
 }
 
@@ -77,10 +75,10 @@ pub struct Rights {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SubClaim {
     /// Shown to others as `chan_info`: one JSON value without raw line feeds.
-    #[serde(with = "crate::domain::shared_text::option", default)]
+    #[serde(with = "crate::domain::serde_arc_str::option", default)]
     pub info: Option<Arc<str>>,
     /// Given to the client with the subscription: one JSON value without raw line feeds.
-    #[serde(with = "crate::domain::shared_text::option", default)]
+    #[serde(with = "crate::domain::serde_arc_str::option", default)]
     pub data: Option<Arc<str>>,
     /// Options of the namespace that this subscription changes.
     pub overrides: Overrides,
@@ -102,7 +100,7 @@ pub struct Overrides {
 }
 
 impl Principal {
-    /// Whether nobody said who this is.
+    /// Whether the user is anonymous.
     pub fn is_anonymous(&self) -> bool {
         self.user.is_empty()
     }

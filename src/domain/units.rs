@@ -43,7 +43,7 @@ impl FromStr for Span {
             return Ok(Self::secs(secs));
         }
         number_and_unit(text, &SPANS).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(|| {
-            format!("`{text}` is no duration: write a number with ms, s, m, h or d, such as \"25s\"")
+            format!("`{text}` is not a duration: write a number with ms, s, m, h or d, such as \"25s\"")
         })
     }
 }
@@ -55,7 +55,7 @@ impl FromStr for Size {
             return Ok(Self(bytes));
         }
         number_and_unit(text, &SIZES).map(Self).ok_or_else(|| {
-            format!("`{text}` is no size: write a number with B, KiB, MiB or GiB, such as \"1MiB\"")
+            format!("`{text}` is not a size: write a number with B, KiB, MiB or GiB, such as \"1MiB\"")
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Who is asking, from where, and what they may do: the extractors and checks that stand at every
-//! door. A handler that takes a [`Caller`] cannot forget to authenticate.
+//! Who is asking, from where, and what they may do: the extractors and checks of every endpoint. A
+//! handler that takes a [`Caller`] cannot forget to authenticate.
 
 use std::future::{Ready, ready};
 use std::net::IpAddr;
@@ -17,29 +17,28 @@ use super::error::ApiError;
 use crate::auth::revocations::Revocations;
 use crate::auth::{self, KeyRing, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
-use crate::domain::access::{self, Action, Facts, KnownItem};
+use crate::domain::access::{self, AccessContext, Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
 use crate::store::sessions::SecretHash;
-use crate::store::{Store, items};
+use crate::store::{Store, resources};
 
 /// The longest user's id that a rate's key shows.
 const MAX_USER: usize = 100;
 
-/// What the doors know about friend and foe.
+/// What every endpoint needs to authenticate and authorise a caller.
 pub struct Access {
-    /// Verify tokens.
     pub keys: KeyRing,
-    /// What is refused although it is signed.
+    /// Revoked tokens and blocked users.
     pub revocations: Revocations,
-    /// Opens the server API.
+    /// The key of the server API.
     pub api_key: Secret,
-    /// What the operator decided about channels.
+    /// The namespaces of the configuration.
     pub namespaces: SharedNamespaces,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// Sites that browsers may come from.
+    /// Origins that browsers may send requests from.
     pub origins: Origins,
 }
 
@@ -47,7 +46,6 @@ pub struct Access {
 pub struct Origins {
     /// Under which browsers reach this server.
     pub own: Vec<Origin>,
-    /// Foreign ones.
     pub foreign: Vec<OriginPattern>,
 }
 
@@ -69,31 +67,31 @@ impl Access {
         action: Action,
         channel: &ChannelName,
     ) -> Result<(), ApiError> {
-        let item = items::behind(store, channel).await?;
-        self.judge(principal, action, channel, &item)
+        let resource = resources::lookup(store, channel).await?;
+        self.check(principal, action, channel, &resource)
     }
 
-    /// The same, of whoever knows what stands behind the channel.
-    pub fn judge(
+    /// As [`permit`](Self::permit), for callers that know the resource behind the channel.
+    pub fn check(
         &self,
         principal: &Principal,
         action: Action,
         channel: &ChannelName,
-        item: &KnownItem,
+        resource: &ResourceInfo,
     ) -> Result<(), ApiError> {
         let namespaces = self.namespaces.load();
         let options = namespaces.options_of(channel);
-        let facts = Facts { options, item: item.as_item(), ..Facts::default() };
-        Ok(access::may(principal, action, channel, &facts)?)
+        let context = AccessContext { options, resource: resource.as_resource(), ..AccessContext::default() };
+        Ok(access::may(principal, action, channel, &context)?)
     }
 
-    /// Under what the rates of a principal count: its user, or its address if nobody said who it
-    /// is. Short and printable, whatever the id is like.
+    /// The key under which rate limits count a principal: its user, or its address if it is anonymous. Short
+    /// and printable, whatever the user id is like.
     pub fn rate_key(&self, request: &HttpRequest, principal: &Principal) -> String {
         Self::user_key(principal).unwrap_or_else(|| self.address_of(request).to_string())
     }
 
-    /// The same; `None` for nobody in particular.
+    /// The key for a user; `None` for an anonymous one.
     pub fn user_key(principal: &Principal) -> Option<String> {
         if principal.is_anonymous() {
             return None;
@@ -106,15 +104,15 @@ impl Access {
     /// The principal of a token.
     pub fn authenticate(&self, token: &str) -> Result<Arc<Principal>, ApiError> {
         let now = chrono::Utc::now();
-        let principal = self.keys.recognise(token, now)?;
+        let principal = self.keys.authenticate_cached(token, now)?;
         self.revocations.check(&principal, now)?;
         Ok(principal)
     }
 
-    /// The same, if it is good and was shown before: nothing is verified for it.
-    pub fn known(&self, token: &str) -> Option<Arc<Principal>> {
+    /// The principal of a token that is valid and cached; no signature is verified.
+    pub fn authenticate_from_cache(&self, token: &str) -> Option<Arc<Principal>> {
         let now = chrono::Utc::now();
-        let principal = self.keys.known(token, now)?.ok()?;
+        let principal = self.keys.cached(token, now)?.ok()?;
         self.revocations.check(&principal, now).ok().map(|_| principal)
     }
 

@@ -51,7 +51,10 @@ async fn read_on(
             return Err(too_large(max));
         }
         if !reserved.grow(chunk.len() as u64) {
-            return Err(ApiError::unavailable("overloaded", "too much comes in at once: try again"));
+            return Err(ApiError::unavailable(
+                "overloaded",
+                "too many request bodies are in flight: try again",
+            ));
         }
         seen(&chunk);
         bytes.extend_from_slice(&chunk);
@@ -59,7 +62,6 @@ async fn read_on(
     Ok(bytes)
 }
 
-/// 413.
 pub fn too_large(max: u64) -> ApiError {
     let message = format!("the body is larger than {max} bytes");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)

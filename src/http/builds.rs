@@ -1,7 +1,8 @@
-//! Builds: `POST /api/builds/{buildId}/events` tells of one, `GET /api/build-events/{buildId}` reads
-//! what was told. The first event makes the build, and whoever sent it its owner; what a caller
-//! may not see does not exist for it.
-//! Must hold: nobody adds to somebody else's build, also when both make it in the same moment.
+//! Builds: `POST /api/builds/{buildId}/events` appends an event to one, `GET /api/build-events/{buildId}`
+//! reads its events. The first event creates the build and makes its sender the owner; a build that a
+//! caller may not see does not exist for it.
+//! Must hold: nobody can append to somebody else's build, also when two callers create it at the same
+//! time.
 
 use std::time::{Duration, Instant};
 
@@ -18,27 +19,27 @@ use super::access::{self, Caller};
 use super::body;
 use super::error::{ApiError, ApiResult};
 use super::limit::{Budget, RateLimit, with_rate};
-use super::poll::{self, PollDoor};
-use crate::domain::access::may_tell_of_build;
+use super::poll::{self, PollEndpoint};
+use crate::domain::access::may_append_to_build;
 use crate::domain::channel::{ChannelKind, ChannelName, is_owner};
 use crate::domain::event::{NewEvent, envelope};
 use crate::domain::principal::Principal;
-use crate::publish::{Apply, Committed, Once, Publisher, UnitOfWork, Verdict};
+use crate::publish::{Apply, Committed, Dedup, Publisher, UnitOfWork, Verdict};
 use crate::store::builds::{self, Build};
 use crate::store::log::IdempotencyKey;
 use crate::store::{self, Store, Transaction};
 use crate::telemetry::Metrics;
 
-/// How long an idempotency key is known, as in the server API.
+/// How long an idempotency key is remembered, as in the server API.
 const KEY_WINDOW: Duration = Duration::from_secs(300);
 const MAX_KEY: usize = 255;
 /// The longest type of an event.
 const MAX_KIND: usize = 64;
-/// What a body may have beside its data.
-const BESIDE_DATA: u64 = 1024;
+/// What a body may contain beside its data, in bytes.
+const ENVELOPE_ALLOWANCE: u64 = 1024;
 
-/// What the door knows.
-pub struct BuildDoor {
+/// What the endpoint needs.
+pub struct BuildEndpoint {
     /// The largest event, in bytes of its data.
     pub max_publication: usize,
     /// How long a body may take to arrive.
@@ -50,7 +51,7 @@ pub struct BuildDoor {
 }
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct BuildEventBody<'a> {
     #[serde(rename = "type")]
     kind: String,
     #[serde(borrow, default)]
@@ -59,42 +60,45 @@ struct Told<'a> {
     org: Option<String>,
 }
 
-/// `POST /api/builds/{buildId}/events`: 201 when committed, 200 for a key that is known.
-pub async fn tell(
+/// `POST /api/builds/{buildId}/events`: 201 when committed, 200 for an idempotency key that was used before.
+pub async fn append(
     request: HttpRequest,
     Caller(principal): Caller,
     id: web::Path<String>,
     body: web::Payload,
-    door: web::Data<BuildDoor>,
+    endpoint: web::Data<BuildEndpoint>,
     (publisher, store): (web::Data<Publisher>, web::Data<Store>),
 ) -> ApiResult {
     let accepted = Instant::now();
     let (id, channel) = build_of(&id)?;
     if principal.is_anonymous() || principal.user.contains('\0') {
-        return Err(ApiError::forbidden("a build has an owner: this needs a token with `sub`"));
+        return Err(ApiError::forbidden("a build has an owner: send a token with a `sub` claim"));
     }
-    let decision = door.rate.check(&access::of(&request).rate_key(&request, &principal)).await;
+    let decision = endpoint.rate.check(&access::of(&request).rate_key(&request, &principal)).await;
     if !decision.allowed {
-        let message = "too many events of builds: wait, or tell more at once";
+        let message = "too many build events: wait, or put more into one event";
         let error = ApiError::too_many("rate_limited", message, decision.retry_secs());
         return Err(with_rate(error, &decision));
     }
     let key = idempotency_key(&request, &principal)?;
-    let mut reserved = door.in_flight.reserve();
-    let bounds = body::Bounds { bytes: door.max_publication as u64 + BESIDE_DATA, time: door.body_timeout };
+    let mut reserved = endpoint.in_flight.reserve();
+    let bounds = body::Bounds {
+        bytes: endpoint.max_publication as u64 + ENVELOPE_ALLOWANCE,
+        time: endpoint.body_timeout,
+    };
     let body = body::read(request.headers(), body, bounds, &mut reserved, |_| {}).await?;
-    let told = parse(&body, door.max_publication)?;
-    let build = whose(&store, &principal, id, told.org).await?;
+    let input = parse(&body, endpoint.max_publication)?;
+    let build = resolve_build(&store, &principal, id, input.org).await?;
 
     let event_id = Uuid::now_v7();
-    let data = envelope(event_id, &told.kind, store.now(), None, told.data.unwrap_or(RawValue::NULL));
-    let event = NewEvent::new(channel.clone(), event_id, &told.kind, data);
-    let once = key.map_or(Once::Always, |key| {
+    let data = envelope(event_id, &input.kind, store.now(), None, input.data.unwrap_or(RawValue::NULL));
+    let event = NewEvent::new(channel.clone(), event_id, &input.kind, data);
+    let dedup = key.map_or(Dedup::None, |key| {
         let expires_at = store.timestamp().plus(KEY_WINDOW);
-        Once::Key(IdempotencyKey { channel: channel.clone(), key, expires_at })
+        Dedup::Key(IdempotencyKey { channel: channel.clone(), key, expires_at })
     });
-    let apply: Box<dyn Apply> = Box::new(Touch { id, build });
-    let unit = UnitOfWork { once, apply: Some(apply), accepted, ..UnitOfWork::of(vec![event]) };
+    let apply: Box<dyn Apply> = Box::new(UpsertBuild { id, build });
+    let unit = UnitOfWork { dedup, apply: Some(apply), accepted, ..UnitOfWork::of(vec![event]) };
     let cursor = |position: Option<_>| position.as_ref().map(ToString::to_string);
     match publisher.commit(unit).await? {
         Committed::Done(positions) => Ok(HttpResponse::Created().json(json!({
@@ -109,7 +113,7 @@ pub async fn tell(
             "cursor": cursor(position),
             "duplicate": true,
         }))),
-        // Somebody else made it meanwhile.
+        // Somebody else has created it meanwhile.
         Committed::Refused => Err(missing()),
     }
 }
@@ -119,13 +123,13 @@ pub async fn events(
     request: HttpRequest,
     caller: Caller,
     id: web::Path<String>,
-    query: web::Query<poll::Place>,
-    door: web::Data<PollDoor>,
+    query: web::Query<poll::PageQuery>,
+    endpoint: web::Data<PollEndpoint>,
     (store, metrics): (web::Data<Store>, web::Data<Metrics>),
 ) -> ApiResult {
     let channel = build_of(&id).map(|(_, channel)| channel);
     let hidden = |error: ApiError| if error.code() == "forbidden" { missing() } else { error };
-    poll::limited(&request, &caller, &door, &metrics, async {
+    poll::rate_limited(&request, &caller, &endpoint, &metrics, async {
         poll::page(&request, &caller, channel?, &query, &store, hidden).await
     })
     .await
@@ -139,7 +143,7 @@ fn build_of(id: &str) -> Result<(Uuid, ChannelName), ApiError> {
         _ => None,
     });
     named.ok_or_else(|| {
-        ApiError::bad_request("bad_build", "a build's id is a UUID in lower case, with its hyphens")
+        ApiError::bad_request("bad_build", "the id of a build must be a lower-case UUID with hyphens")
     })
 }
 
@@ -147,28 +151,28 @@ fn missing() -> ApiError {
     ApiError::not_found("build")
 }
 
-fn parse(body: &[u8], max_data: usize) -> Result<Told<'_>, ApiError> {
+fn parse(body: &[u8], max_data: usize) -> Result<BuildEventBody<'_>, ApiError> {
     let bad = |message: &str| ApiError::bad_request("bad_event", message);
-    // A derived reader would also take a list, by place.
+    // A derived deserializer would also accept an array, by position.
     let object = body.trim_ascii_start().starts_with(b"{");
-    let told: Told<'_> = serde_json::from_slice(body)
+    let input: BuildEventBody<'_> = serde_json::from_slice(body)
         .ok()
         .filter(|_| object)
         .ok_or_else(|| bad("the body must be JSON such as {\"type\":\"build:started\",\"data\":{}}"))?;
     let plain = |kind: &str| {
         kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.'))
     };
-    let name = told.kind.strip_prefix("build:").filter(|name| !name.is_empty());
-    if told.kind.len() > MAX_KIND || !name.is_some_and(plain) {
+    let name = input.kind.strip_prefix("build:").filter(|name| !name.is_empty());
+    if input.kind.len() > MAX_KIND || !name.is_some_and(plain) {
         return Err(bad("`type` must be `build:` and a name of letters, digits, `:`, `-`, `_` and `.`"));
     }
-    if told.data.is_some_and(|data| data.get().len() > max_data) {
+    if input.data.is_some_and(|data| data.get().len() > max_data) {
         return Err(body::too_large(max_data as u64));
     }
-    Ok(told)
+    Ok(input)
 }
 
-/// A user's key is that user's own: it says nothing about the keys of others.
+/// Keys are scoped to their user: the same key of another user is a different one.
 fn idempotency_key(request: &HttpRequest, principal: &Principal) -> Result<Option<String>, ApiError> {
     let Some(key) = request.headers().get("idempotency-key") else { return Ok(None) };
     if key.is_empty() || key.len() > MAX_KEY {
@@ -179,8 +183,8 @@ fn idempotency_key(request: &HttpRequest, principal: &Principal) -> Result<Optio
     Ok(Some(hex::encode(digest.finalize())))
 }
 
-/// The build that the caller tells of: the one that is there, or the one that this would make.
-async fn whose(
+/// The build that the caller appends to: the existing one, or the one that this event would create.
+async fn resolve_build(
     store: &Store,
     principal: &Principal,
     id: Uuid,
@@ -200,32 +204,33 @@ async fn whose(
         .await?;
     match found {
         None if used_up => {
-            let message = "the build of this id is over and forgotten: choose another id";
+            let message = "a build with this id existed and has expired: choose another id";
             Err(ApiError::new(StatusCode::GONE, "build_over", message))
         }
         None => Ok(Build { owner: principal.user.clone(), org }),
-        Some(build) if may_tell_of_build(principal, &build.owner) => {
+        Some(build) if may_append_to_build(principal, &build.owner) => {
             if org.is_some() && org != build.org {
-                let message = "a build's org is that of its first event: leave it out, or repeat it";
+                let message =
+                    "`org` differs from that of the build's first event: leave it out or repeat the same one";
                 return Err(ApiError::new(StatusCode::CONFLICT, "build_org", message));
             }
             Ok(build)
         }
-        // Members of its account know that it is there.
+        // Members of its organization may know that it exists.
         Some(build) if build.org.as_ref().is_some_and(|org| principal.orgs.contains(org)) => {
-            Err(ApiError::forbidden("only its owner tells of a build"))
+            Err(ApiError::forbidden("only the owner of a build may append events to it"))
         }
         Some(_) => Err(missing()),
     }
 }
 
-/// Makes the build, or notes that it goes on.
-struct Touch {
+/// Creates the build, or records that it had another event.
+struct UpsertBuild {
     id: Uuid,
     build: Build,
 }
 
-impl Apply for Touch {
+impl Apply for UpsertBuild {
     fn order(&self) -> i64 {
         let (_, low) = self.id.as_u64_pair();
         low as i64

@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::access::Admin;
 use super::error::{ApiError, ApiResult, internal};
-use super::webhooks::WebhookDoor;
+use super::webhooks::WebhookEndpoint;
 use crate::domain::event::rfc3339;
 use crate::publish::{Committed, Publisher};
-use crate::sources::github::unit_again;
+use crate::sources::github::reprocessing_unit;
 use crate::store::Store;
 use crate::store::deliveries::{self, Delivery};
 
@@ -63,7 +63,7 @@ pub struct Query {
 /// `GET /api/deliveries`: newest first; `cursor` is null at the end.
 pub async fn list(_: Admin, query: web::Query<Query>, store: web::Data<Store>) -> ApiResult {
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
-    let bad = |_| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list has given");
+    let bad = |_| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list returned");
     let before = query.cursor.as_deref().map(Uuid::try_parse).transpose().map_err(bad)?;
     let mut found = store
         .read(move |conn| Box::pin(async move { deliveries::list(conn, before, limit + 1).await }))
@@ -84,21 +84,21 @@ pub async fn get(_: Admin, id: web::Path<String>, store: web::Data<Store>) -> Ap
     Ok(HttpResponse::Ok().json(out))
 }
 
-/// `POST /api/deliveries/{id}/process`: interprets one again that failed or was ignored.
+/// `POST /api/deliveries/{id}/process`: processes a delivery again that failed or was ignored.
 pub async fn process(
     _: Admin,
     id: web::Path<String>,
-    door: web::Data<WebhookDoor>,
+    endpoint: web::Data<WebhookEndpoint>,
     publisher: web::Data<Publisher>,
     store: web::Data<Store>,
 ) -> ApiResult {
     let (delivery, payload) = find(&store, &id).await?;
     let Some(payload) = payload else {
-        return Err(ApiError::new(StatusCode::GONE, "payload_gone", "the payload was dropped for age"));
+        return Err(ApiError::new(StatusCode::GONE, "payload_gone", "the payload has expired"));
     };
-    let (unit, _) = unit_again(delivery.id, &delivery.event, &payload, &door.repos, store.now());
+    let (unit, _) = reprocessing_unit(delivery.id, &delivery.event, &payload, &endpoint.repos, store.now());
     if publisher.commit(unit).await? == Committed::Refused {
-        let message = "this delivery was processed already; its events were told once";
+        let message = "this delivery has been processed already, and its events were published once";
         return Err(ApiError::new(StatusCode::CONFLICT, "already_processed", message));
     }
     let (delivery, _) = find(&store, &id).await?;

@@ -1,4 +1,4 @@
-//! How our own routes say no: `{"error":{"code":"snake_case","message":"…","details":…}}` with a
+//! The error responses of our own routes: `{"error":{"code":"snake_case","message":"…","details":…}}` with a
 //! status. Codes are stable, messages say what to do. What a client sees is decided here; what
 //! an operator sees is logged here, once.
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::auth::TokenError;
 use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
-use crate::hub::CannotFollow;
+use crate::hub::SubscribeError;
 use crate::publish::PublishError;
 use crate::store::StoreError;
 use crate::telemetry::{Metrics, count};
@@ -21,7 +21,6 @@ use crate::telemetry::{Metrics, count};
 /// The result of a handler.
 pub type ApiResult<T = HttpResponse> = Result<T, ApiError>;
 
-/// A refusal.
 #[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,
@@ -124,10 +123,10 @@ impl From<TokenError> for ApiError {
                 "send a token: Authorization: Bearer <JWT> (make one with `campanile token`)",
             ),
             TokenError::Invalid => ("token_invalid", "the token is not valid here"),
-            TokenError::Expired => ("token_expired", "the token's life is over: get a new one"),
+            TokenError::Expired => ("token_expired", "the token has expired: get a new one"),
             TokenError::NotYetValid => ("token_not_yet_valid", "the token is not valid yet"),
-            TokenError::NotNow => {
-                let message = "the token's key is not known here yet: try again";
+            TokenError::KeyPending => {
+                let message = "the key of the token is not known yet: try again";
                 return Self::unavailable("token_key_awaited", message);
             }
         };
@@ -143,11 +142,9 @@ impl From<Revoked> for ApiError {
                 Self::new(StatusCode::UNAUTHORIZED, "token_revoked", message)
                     .header(header::WWW_AUTHENTICATE, "Bearer")
             }
-            Revoked::User => Self::new(
-                StatusCode::FORBIDDEN,
-                "user_blocked",
-                "this user is blocked: ask who runs the server",
-            ),
+            Revoked::User => {
+                Self::new(StatusCode::FORBIDDEN, "user_blocked", "this user is blocked: contact the operator")
+            }
         }
     }
 }
@@ -155,16 +152,18 @@ impl From<Revoked> for ApiError {
 impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Forbidden => Self::forbidden("the token does not admit to this channel"),
+            Denied::Forbidden => Self::forbidden("the token does not give access to this channel"),
             Denied::UnknownChannel => {
-                Self::new(StatusCode::NOT_FOUND, "unknown_channel", "no namespace of that name is configured")
+                Self::new(StatusCode::NOT_FOUND, "unknown_channel", "no such namespace is configured")
             }
             Denied::NotAvailable => Self::new(
                 StatusCode::NOT_FOUND,
                 "not_available",
-                "the channel's namespace does not have this feature",
+                "the namespace of the channel does not have this feature",
             ),
-            Denied::BadName => Self::bad_request("bad_channel", "the namespace does not allow such names"),
+            Denied::BadName => {
+                Self::bad_request("bad_channel", "the namespace does not allow this channel name")
+            }
         }
     }
 }
@@ -174,7 +173,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Unavailable(_) | StoreError::Contended | StoreError::Busy => {
                 tracing::warn!(%error, "the store did not answer a request");
-                Self::unavailable("store_unavailable", "the store does not answer now: try again")
+                Self::unavailable("store_unavailable", "the store is unavailable: try again")
             }
             StoreError::Failed(_) => internal(&error),
         }
@@ -185,21 +184,21 @@ impl From<PublishError> for ApiError {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Busy => {
-                Self::unavailable("overloaded", "too much waits to be committed: try again")
+                Self::unavailable("overloaded", "too many events are waiting to be committed: try again")
             }
             PublishError::Unconfirmed(_) => Self::unavailable(
                 "unconfirmed",
-                "the store did not confirm: try again with the same delivery id or key",
+                "the store did not confirm the commit: try again with the same delivery id or idempotency key",
             ),
             PublishError::Failed(error) => internal(&error),
         }
     }
 }
 
-impl From<CannotFollow> for ApiError {
-    fn from(error: CannotFollow) -> Self {
-        tracing::warn!(%error, "a channel cannot be followed");
-        Self::unavailable("store_unavailable", "the store does not answer now: try again")
+impl From<SubscribeError> for ApiError {
+    fn from(error: SubscribeError) -> Self {
+        tracing::warn!(%error, "a channel could not be subscribed to");
+        Self::unavailable("store_unavailable", "the store is unavailable: try again")
     }
 }
 
@@ -226,5 +225,5 @@ pub fn count_refusal<B>(response: &ServiceResponse<B>) {
 /// 500: logged here, never shown.
 pub fn internal(error: &dyn std::error::Error) -> ApiError {
     tracing::error!(%error, "a request failed");
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; it was logged")
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error; see the log of the server")
 }

@@ -1,5 +1,5 @@
-//! `/healthz`, `/health`, `/readyz` and `/metrics`. Health does not lie: ready means that requests
-//! are kept, and a node that stops or cannot reach its store says so.
+//! `/healthz`, `/health`, `/readyz` and `/metrics`. Ready means that this node can keep its promise; a
+//! node that is stopping or cannot reach its store is not ready.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::store::Store;
 use crate::telemetry::{Metrics, level};
 
 /// How long `/readyz` waits for the store.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the door knows.
-pub struct HealthDoor {
+/// What the endpoint needs.
+pub struct HealthEndpoint {
     /// `Some` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
-    /// Whether other nodes are heard at once.
+    /// Whether messages of other nodes arrive directly.
     pub bus: watch::Receiver<bool>,
     /// What there is only so much of on this node, by the names that `/metrics` gives them.
     pub limits: Vec<(&'static str, Budget)>,
@@ -36,17 +36,17 @@ pub async fn health() -> HttpResponse {
 }
 
 /// `GET /readyz`: 200 when this node can keep its promise, 503 otherwise.
-pub async fn ready(door: web::Data<HealthDoor>, store: web::Data<Store>) -> HttpResponse {
-    let probed = tokio::time::timeout(PATIENCE, store.probe()).await;
+pub async fn ready(endpoint: web::Data<HealthEndpoint>, store: web::Data<Store>) -> HttpResponse {
+    let probed = tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await;
     // After the probe, so that a node that began to stop meanwhile does not call itself ready.
-    if door.stopping.borrow().is_some() {
+    if endpoint.stopping.borrow().is_some() {
         return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
     }
     match probed {
         Ok(Ok(())) => {
             let mut answer = json!({ "status": "ready", "store": store.backend_name() });
-            // Events of other nodes come later, and come.
-            if !*door.bus.borrow() {
+            // Events of other nodes arrive late, but they do arrive.
+            if !*endpoint.bus.borrow() {
                 answer["degraded"] = json!(["bus"]);
             }
             HttpResponse::Ok().json(answer)
@@ -57,12 +57,12 @@ pub async fn ready(door: web::Data<HealthDoor>, store: web::Data<Store>) -> Http
 }
 
 /// `GET /metrics`: OpenMetrics text.
-pub async fn metrics(door: web::Data<HealthDoor>, metrics: web::Data<Metrics>) -> HttpResponse {
+pub async fn metrics(endpoint: web::Data<HealthEndpoint>, metrics: web::Data<Metrics>) -> HttpResponse {
     let show = |name, used: u64, max: u64| {
         level(&metrics.limit_used, name).set(i64::try_from(used).unwrap_or(i64::MAX));
         level(&metrics.limit_max, name).set(i64::try_from(max).unwrap_or(i64::MAX));
     };
-    for (name, budget) in &door.limits {
+    for (name, budget) in &endpoint.limits {
         let (used, max) = budget.level();
         show(name, used, max);
     }

@@ -1,6 +1,6 @@
-//! Limits at the doors: rates by key, which nodes count together where they can, and bytes in
+//! Limits of the endpoints: rates by key, which nodes count together where they can, and bytes in
 //! flight of this process. What a node has counted of rates is written behind to the store
-//! (`tasks::rates`), which never has a say in a decision.
+//! (`tasks::rates`), which is never part of a decision.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::ApiError;
-use crate::counts::Counts;
-use crate::domain::gcra::{Decision, Rate, Rates};
-use crate::tasks::rates::Remembered;
+use crate::limits::SharedCounters;
+use crate::limits::gcra::{Decision, Rate, Rates};
+use crate::tasks::rates::PersistentRate;
 
 /// Keys that are remembered at once.
 const MAX_KEYS: usize = 100_000;
@@ -23,14 +23,14 @@ pub struct RateLimit {
     rate: Rate,
     start: Instant,
     rates: Arc<Mutex<Rates>>,
-    counts: Counts,
+    counters: SharedCounters,
 }
 
 impl RateLimit {
-    /// No key has used anything yet. Nodes that share `counts` count by `name` as one.
-    pub fn new(name: &'static str, rate: Rate, counts: Counts) -> Self {
+    /// No key has used anything yet. Nodes that share `counters` count by `name` as one.
+    pub fn new(name: &'static str, rate: Rate, counters: SharedCounters) -> Self {
         let rates = Arc::new(Mutex::new(Rates::new(rate, MAX_KEYS)));
-        Self { name, rate, start: Instant::now(), rates, counts }
+        Self { name, rate, start: Instant::now(), rates, counters }
     }
 
     /// What the store knows it by.
@@ -38,20 +38,19 @@ impl RateLimit {
         self.name
     }
 
-    /// Counts one for `key`. What this node alone has let through is too much already if it is too
-    /// much here: then nobody else is asked.
+    /// Counts one for `key`. If this node alone has let through too many, the shared counter is not asked.
     pub async fn check(&self, key: &str) -> Decision {
         let own = self.rates().check(key, self.now());
         if !own.allowed {
             return own;
         }
-        self.counts.check_rate(self.name, key, self.rate).await.map_or(own, |(decision, _)| decision)
+        self.counters.check_rate(self.name, key, self.rate).await.map_or(own, |(decision, _)| decision)
     }
 
     /// Counts one for `key` if this node alone counts and lets it through. `None`: nothing was
     /// counted, and [`check`](Self::check) has to be asked.
     pub fn check_here(&self, key: &str) -> Option<Decision> {
-        if self.counts.is_shared() {
+        if self.counters.is_shared() {
             return None;
         }
         Some(self.rates().check(key, self.now())).filter(|decision| decision.allowed)
@@ -62,11 +61,11 @@ impl RateLimit {
     }
 
     fn rates(&self) -> MutexGuard<'_, Rates> {
-        self.rates.lock().expect("nobody panics while counting")
+        self.rates.lock().expect("the lock is not poisoned")
     }
 }
 
-impl Remembered for RateLimit {
+impl PersistentRate for RateLimit {
     fn take_changed(&self, most: usize, rest: Duration) -> Option<Vec<(Arc<str>, Duration)>> {
         let taken = self.rates().take_changed(most, micros(rest), self.now())?;
         Some(taken.into_iter().map(|(key, left)| (key, Duration::from_micros(left))).collect())
@@ -94,14 +93,14 @@ fn rate_headers(decision: &Decision) -> [(HeaderName, HeaderValue); 3] {
     ]
 }
 
-/// Says on an answer how the caller stands.
+/// Adds the state of the rate limit to a response.
 pub fn add_rate(headers: &mut HeaderMap, decision: &Decision) {
     for (name, value) in rate_headers(decision) {
         headers.insert(name, value);
     }
 }
 
-/// A refusal that also says how the caller stands.
+/// Adds the state of the rate limit to an error.
 pub fn with_rate(error: ApiError, decision: &Decision) -> ApiError {
     let headers = rate_headers(decision).into_iter();
     headers.fold(error, |error, (name, value)| error.header(name, value))

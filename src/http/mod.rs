@@ -5,12 +5,13 @@ pub mod access;
 pub mod auth;
 mod body;
 pub mod builds;
+pub mod client_streams;
 pub mod dashboard;
 pub mod deliveries;
 pub mod error;
+pub mod event_stream;
 pub mod health;
 pub mod limit;
-pub mod line;
 pub mod openapi;
 pub mod origin;
 pub mod page;
@@ -18,11 +19,10 @@ pub mod poll;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
-pub mod socket;
-pub mod stream;
 pub mod summary;
-pub mod transports;
+pub mod tcp;
 pub mod webhooks;
+pub mod websocket;
 
 use error::ApiError;
 

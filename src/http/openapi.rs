@@ -8,10 +8,8 @@ use actix_web::HttpResponse;
 use actix_web::http::header;
 use serde_json::Value;
 
-/// OpenAPI 3.1.
 const DOCUMENT: &str = include_str!("openapi.json");
 
-/// The document.
 pub async fn document() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/json")
@@ -49,8 +47,8 @@ mod tests {
             let (path, rest) = service.split_once(')').expect("a path");
             let path = match path {
                 "poll::PATH" => crate::http::poll::PATH,
-                "socket::PATH" => crate::http::socket::PATH,
-                "socket::UNI_PATH" => crate::http::socket::UNI_PATH,
+                "websocket::PATH" => crate::http::websocket::PATH,
+                "websocket::UNI_PATH" => crate::http::websocket::UNI_PATH,
                 path => path.trim_matches('"'),
             };
             let methods =

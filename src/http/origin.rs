@@ -28,8 +28,8 @@ pub async fn guard(
     let mut response = if refused {
         ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(forbidden()))
             .map_into_right_body()
-    } else if preflight && (origin.is_some() || across(path).is_some()) {
-        let methods = across(path).unwrap_or("GET, POST, DELETE, OPTIONS");
+    } else if preflight && (origin.is_some() || preflight_methods(path).is_some()) {
+        let methods = preflight_methods(path).unwrap_or("GET, POST, DELETE, OPTIONS");
         let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         let mut answer = HttpResponse::NoContent();
         answer.insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, methods));
@@ -42,7 +42,7 @@ pub async fn guard(
         next.call(request).await?.map_into_left_body()
     };
     let headers = response.headers_mut();
-    protect(headers);
+    add_security_headers(headers);
     if let (true, Some(origin)) = (allowed, origin) {
         allow(headers, origin);
     }
@@ -50,7 +50,7 @@ pub async fn guard(
 }
 
 /// Adds what every answer carries.
-pub fn protect(headers: &mut HeaderMap) {
+pub fn add_security_headers(headers: &mut HeaderMap) {
     for (name, value) in FIXED {
         // A page has a policy of its own, which lets it load its own files.
         if !headers.contains_key(&name) {
@@ -59,8 +59,8 @@ pub fn protect(headers: &mut HeaderMap) {
     }
 }
 
-/// What a preflight for one of the transports is told (protocol §3.3); they answer it to anybody.
-fn across(path: &str) -> Option<&'static str> {
+/// The methods that a preflight for one of the transports allows (protocol §3.3), whatever its origin.
+fn preflight_methods(path: &str) -> Option<&'static str> {
     match path {
         "/connection/http_stream" | "/connection/uni_http_stream" | "/emulation" => Some("POST, OPTIONS"),
         "/connection/sse" | "/connection/uni_sse" => Some("GET, POST, OPTIONS"),
@@ -70,7 +70,7 @@ fn across(path: &str) -> Option<&'static str> {
 
 /// The answer to a page of a foreign origin.
 pub fn forbidden() -> ApiError {
-    let message = "pages of this origin may not use this server: see client.allowed_origins";
+    let message = "this origin is not allowed: see client.allowed_origins";
     ApiError::new(StatusCode::FORBIDDEN, "origin_forbidden", message)
 }
 

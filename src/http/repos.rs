@@ -39,7 +39,6 @@ struct RepoOut {
     default_branch: Option<String>,
     private: bool,
     webhook_enabled: bool,
-    /// Percent.
     latest_coverage: Option<f64>,
     latest_scan_at: Option<String>,
     latest_run: Option<RunOut>,
@@ -154,7 +153,7 @@ pub async fn list(
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let ListQuery { org, q, status, cursor, .. } = query.into_inner();
     if [&org, &q, &status].into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(ApiError::bad_request("bad_query", "no name and no status has a NUL in it"));
+        return Err(ApiError::bad_request("bad_query", "the query must not contain NUL"));
     }
     let after = cursor.as_deref().map(parse_cursor).transpose()?;
     let visible = visible_to(&principal);
@@ -227,8 +226,7 @@ fn parse_cursor(cursor: &str) -> Result<(String, String, Uuid), ApiError> {
         let named = is_owner(owner) && is_repo_name(name);
         Some((owner.to_owned(), name.to_owned(), Uuid::try_parse(id).ok()?)).filter(|_| named)
     };
-    parse()
-        .ok_or_else(|| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list has given"))
+    parse().ok_or_else(|| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list returned"))
 }
 
 /// `GET /api/repos/{id}`, where the id is our UUID or `owner%2Fname`.

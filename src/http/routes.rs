@@ -8,11 +8,10 @@ use actix_web::{HttpRequest, Route, guard};
 use super::error::{ApiError, ApiResult};
 use super::server_api::Method;
 use super::{
-    auth, builds, dashboard, deliveries, health, openapi, page, poll, repos, server_api, socket, stream,
-    summary, transports, webhooks,
+    auth, builds, client_streams, dashboard, deliveries, event_stream, health, openapi, page, poll, repos,
+    server_api, summary, webhooks, websocket,
 };
 
-/// Every route.
 pub fn routes(app: &mut ServiceConfig) {
     let only = |route| web::resource(route).default_service(web::to(method_not_allowed));
     app.app_data(web::QueryConfig::default().error_handler(|error, _| {
@@ -29,19 +28,21 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/readyz").route(look().to(health::ready)))
     .service(only("/metrics").route(get().to(health::metrics)))
     .service(only("/api/openapi.json").route(get().to(openapi::document)))
-    .service(only("/api/events/stream").route(get().to(stream::open)))
-    .service(only(socket::PATH).route(get().to(socket::no_upgrade)))
-    .service(only(socket::UNI_PATH).route(get().to(socket::no_upgrade)))
-    .service(only("/connection/http_stream").route(post().to(transports::http_stream)))
+    .service(only("/api/events/stream").route(get().to(event_stream::open)))
+    .service(only(websocket::PATH).route(get().to(websocket::no_upgrade)))
+    .service(only(websocket::UNI_PATH).route(get().to(websocket::no_upgrade)))
+    .service(only("/connection/http_stream").route(post().to(client_streams::http_stream)))
     .service(
-        only("/connection/sse").route(get().to(transports::sse)).route(post().to(transports::sse_by_body)),
+        only("/connection/sse")
+            .route(get().to(client_streams::sse))
+            .route(post().to(client_streams::sse_by_body)),
     )
-    .service(only("/emulation").route(post().to(transports::emulate)))
-    .service(only("/connection/uni_http_stream").route(post().to(transports::uni_http_stream)))
+    .service(only("/emulation").route(post().to(client_streams::emulate)))
+    .service(only("/connection/uni_http_stream").route(post().to(client_streams::uni_http_stream)))
     .service(
         only("/connection/uni_sse")
-            .route(get().to(transports::uni_sse))
-            .route(post().to(transports::uni_sse_by_body)),
+            .route(get().to(client_streams::uni_sse))
+            .route(post().to(client_streams::uni_sse_by_body)),
     )
     .service(only("/api/broadcast").route(post().to(server_api::of(Method::Broadcast))))
     .service(only("/api/subscribe").route(post().to(server_api::of(Method::Subscribe))))
@@ -63,7 +64,7 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/deliveries").route(get().to(deliveries::list)))
     .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
     .service(only("/api/deliveries/{id}/process").route(post().to(deliveries::process)))
-    .service(only("/api/builds/{id}/events").route(post().to(builds::tell)))
+    .service(only("/api/builds/{id}/events").route(post().to(builds::append)))
     .service(only("/api/build-events/{id}").route(get().to(builds::events)))
     .service(only("/api/repos").route(get().to(repos::list)))
     .service(only("/api/repos/{id}").route(get().to(repos::get)))
@@ -90,7 +91,7 @@ async fn not_found(request: HttpRequest) -> ApiResult {
 
 async fn method_not_allowed(request: HttpRequest) -> ApiResult {
     let allowed = openapi::methods_of(request.match_pattern().as_deref().unwrap_or_default());
-    let message = "this route takes another method";
+    let message = "this route does not support the method";
     Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         .header(header::ALLOW, allowed))
 }

@@ -107,13 +107,13 @@ impl Summaries {
         });
         let (repos, channels) = read.await?;
         let counted = Arc::new(Counted { all: repos.iter().collect(), repos, channels });
-        let mut last = self.last.write().expect("nobody panics while looking");
+        let mut last = self.last.write().expect("the lock is not poisoned");
         *last = Some((Instant::now(), counted.clone()));
         Ok(counted)
     }
 
     fn last(&self) -> Option<(Instant, Arc<Counted>)> {
-        self.last.read().expect("nobody panics while looking").clone()
+        self.last.read().expect("the lock is not poisoned").clone()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `POST /webhooks/github`: the webhook door. Headers are judged before the body is read, the body
+//! `POST /webhooks/github`: the endpoint for webhooks. Headers are checked before the body is read, the body
 //! is hashed while it is read, and nothing is looked at or stored before the signature is right.
 
 use std::time::{Duration, Instant};
@@ -20,9 +20,8 @@ use crate::sources::github::{BadBody, Received, RepoMap, body_text, unit_of};
 use crate::store::Store;
 use crate::telemetry::{Metrics, count};
 
-/// What the door knows.
-pub struct WebhookDoor {
-    /// Sign deliveries.
+/// What the endpoint needs.
+pub struct WebhookEndpoint {
     pub secrets: WebhookSecrets,
     /// Which repositories count.
     pub repos: RepoMap,
@@ -34,7 +33,7 @@ pub struct WebhookDoor {
     pub body_timeout: Duration,
     /// Bodies in memory at once.
     pub in_flight: Budget,
-    /// Wrong signatures by address.
+    /// The rate limit of invalid signatures, by address.
     pub invalid_signatures: RateLimit,
 }
 
@@ -42,13 +41,13 @@ pub struct WebhookDoor {
 pub async fn receive(
     request: HttpRequest,
     body: web::Payload,
-    door: web::Data<WebhookDoor>,
+    endpoint: web::Data<WebhookEndpoint>,
     publisher: web::Data<Publisher>,
     store: web::Data<Store>,
     metrics: web::Data<Metrics>,
 ) -> ApiResult {
     let accepted = Instant::now();
-    let done = take(&request, body, &door, &publisher, &store, accepted).await;
+    let done = take(&request, body, &endpoint, &publisher, &store, accepted).await;
     let outcome = match &done {
         Ok(taken) if taken.duplicate => "duplicate",
         Ok(taken) => taken.status.as_str(),
@@ -76,15 +75,16 @@ struct Taken {
 async fn take(
     request: &HttpRequest,
     body: web::Payload,
-    door: &WebhookDoor,
+    endpoint: &WebhookEndpoint,
     publisher: &Publisher,
     store: &Store,
     accepted: Instant,
 ) -> Result<Taken, ApiError> {
     let address = access::of(request).address_of(request);
-    if !door.allowed_addresses.is_empty() && !door.allowed_addresses.iter().any(|net| net.contains(&address))
+    if !endpoint.allowed_addresses.is_empty()
+        && !endpoint.allowed_addresses.iter().any(|net| net.contains(&address))
     {
-        return Err(ApiError::forbidden("deliveries from this address are not taken"));
+        return Err(ApiError::forbidden("deliveries from this address are not allowed"));
     }
     let headers = request.headers();
     let expected = signature(headers)?;
@@ -93,19 +93,19 @@ async fn take(
         ApiError::bad_request("delivery_header", "the header X-GitHub-Delivery is missing or malformed")
     })?;
 
-    let mut reserved = door.in_flight.reserve();
-    let mut hasher = door.secrets.hasher(expected);
-    let bounds = body::Bounds { bytes: door.max_body, time: door.body_timeout };
+    let mut reserved = endpoint.in_flight.reserve();
+    let mut hasher = endpoint.secrets.hasher(expected);
+    let bounds = body::Bounds { bytes: endpoint.max_body, time: endpoint.body_timeout };
     let body = body::read(headers, body, bounds, &mut reserved, |chunk| hasher.update(chunk)).await?;
     if !hasher.matches() {
-        let decision = door.invalid_signatures.check(&address.to_string()).await;
+        let decision = endpoint.invalid_signatures.check(&address.to_string()).await;
         if !decision.allowed {
             let (code, after) = ("too_many_invalid_signatures", decision.retry_secs());
-            return Err(ApiError::too_many(code, "too many wrong signatures", after));
+            return Err(ApiError::too_many(code, "too many invalid signatures", after));
         }
         return Err(unauthorized(
             "signature_invalid",
-            "the signature is wrong: is the secret the same on GitHub?",
+            "the signature is invalid: check that GitHub has the same secret",
         ));
     }
     let payload = body_text(text(headers, "content-type"), &body).map_err(bad_body)?;
@@ -116,7 +116,7 @@ async fn take(
         received_at: store.now(),
         accepted,
     };
-    let (unit, status) = unit_of(received, &door.repos).map_err(|error| internal(&error))?;
+    let (unit, status) = unit_of(received, &endpoint.repos).map_err(|error| internal(&error))?;
     // The payload lives on in the unit, compressed; the reservation covers it until it is stored.
     drop(payload);
     drop(body);
@@ -141,7 +141,7 @@ fn signature(headers: &HeaderMap) -> Result<ExpectedMac, ApiError> {
         }
         None if headers.contains_key("x-hub-signature") => Err(unauthorized(
             "signature_sha1",
-            "a SHA-1 signature is not enough: GitHub sends X-Hub-Signature-256 when a secret is set",
+            "SHA-1 signatures are not accepted: GitHub sends X-Hub-Signature-256 when a secret is set",
         )),
         None => {
             Err(unauthorized("signature_missing", "X-Hub-Signature-256 is missing: set a secret on GitHub"))

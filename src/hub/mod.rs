@@ -1,15 +1,15 @@
-//! The hub: this node's live channels. A channel that somebody here follows has an actor; notices
+//! The hub: this node's live channels. A channel with subscribers on this node has an actor; events
 //! from the bus go to the actors, and from them to the worker threads that have subscribers.
 //!
-//! The table of actors is read for every notice and written when a channel comes or goes, so it is
+//! The table of actors is read for every event and written when a channel starts or ends, so it is
 //! a lock around a map; everything else is owned by the actors. Nothing here waits for a slow
 //! part: what does not fit marks a channel *behind*, and the channel reads the log.
 
 mod channel;
 pub mod fanout;
-pub mod order;
 pub mod outbox;
 pub mod presence;
+pub mod sequencer;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,34 +19,34 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 
-use crate::bus::{Announcement, Bus, Deliver, Movement, Notice};
+use crate::bus::{Announcement, Bus, EventHandler, HubEvent, PresenceChange};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
 use crate::store::{self, Store, log};
 use crate::telemetry::Metrics;
 use channel::ChannelHandle;
-use fanout::Parcel;
+use fanout::FanoutMessage;
 use presence::Member;
 
 /// Channels in one statement of the position check.
-const CHECKED_AT_ONCE: usize = 1000;
+const CHECK_CHUNK: usize = 1000;
 
-/// Channels that read their logs at once after the store was away, and the pause before the next:
-/// ten thousand channels have looked after two seconds.
-const LOOKING_AT_ONCE: usize = 256;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// How many channels read their logs at once after the store was away, and the pause before the next: ten
+/// thousand channels are checked after two seconds.
+const RECHECKS_AT_ONCE: usize = 256;
+const RECHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the hub needs to know of the config.
 #[derive(Debug, Clone)]
 pub struct HubOptions {
     /// Which channels keep what.
     pub namespaces: SharedNamespaces,
-    /// How long a channel lives on without followers.
+    /// How long a channel stays alive without worker threads that subscribe to it.
     pub linger: Duration,
     /// Announcements that may wait for a channel; more mark it behind.
     pub mailbox: usize,
-    /// Parcels that may wait for a worker thread; more make a channel behind for it.
+    /// Messages that may wait for a worker thread; more make a channel behind for it.
     pub inbox: usize,
     /// Let deliveries share system calls where the system allows it.
     pub io_uring: bool,
@@ -66,9 +66,9 @@ impl Default for HubOptions {
 
 /// A handle on the hub; cheap to clone.
 #[derive(Clone)]
-pub struct Hub(Arc<Inner>);
+pub struct Hub(Arc<HubInner>);
 
-struct Inner {
+struct HubInner {
     channels: RwLock<HashMap<ChannelName, ChannelHandle>>,
     store: Store,
     bus: Bus,
@@ -84,17 +84,17 @@ struct Inner {
 pub struct Worker {
     /// Unique in this process.
     pub id: usize,
-    /// Its inbox; when it is full the channel is behind for this worker.
-    pub inbox: mpsc::Sender<Parcel>,
+    /// Its inbox; when it is full, the channel is behind for this worker.
+    pub inbox: mpsc::Sender<FanoutMessage>,
 }
 
-/// The channel cannot be followed now, because the store does not answer.
+/// A channel cannot be subscribed to now, because the store does not answer.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the channel cannot be followed: {0}")]
-pub struct CannotFollow(pub String);
+#[error("the channel cannot be subscribed to: {0}")]
+pub struct SubscribeError(pub String);
 
 impl Hub {
-    /// A hub whose channel actors live on the thread of `arbiter`, and which takes its notices from
+    /// A hub whose channel actors live on the thread of `arbiter`, and which takes its events from
     /// `bus`.
     pub fn new(
         store: Store,
@@ -104,24 +104,24 @@ impl Hub {
         arbiter: ArbiterHandle,
     ) -> Self {
         let (channels, check_wanted) = (RwLock::default(), AtomicBool::new(false));
-        Self(Arc::new(Inner { channels, store, bus, options, metrics, arbiter, check_wanted }))
+        Self(Arc::new(HubInner { channels, store, bus, options, metrics, arbiter, check_wanted }))
     }
 
-    /// Where the bus delivers. It does not keep the hub, which knows the bus.
-    pub fn ear(&self) -> Deliver {
+    /// The handler for events of the bus. It holds a weak reference, because the hub holds the bus.
+    pub fn event_handler(&self) -> EventHandler {
         let inner = Arc::downgrade(&self.0);
-        Arc::new(move |notice| {
+        Arc::new(move |event| {
             if let Some(inner) = inner.upgrade() {
-                Self(inner).deliver(notice);
+                Self(inner).deliver(event);
             }
         })
     }
 
-    /// Takes a notice from the bus. Never waits.
-    pub fn deliver(&self, notice: Notice) {
-        match notice {
-            Notice::Appended(announcements) => announcements.into_iter().for_each(|a| self.route(a)),
-            Notice::Check(channels) => {
+    /// Handles an event of the bus. Never blocks.
+    pub fn deliver(&self, event: HubEvent) {
+        match event {
+            HubEvent::Appended(announcements) => announcements.into_iter().for_each(|a| self.route(a)),
+            HubEvent::Check(channels) => {
                 let hub = self.clone();
                 let followed: Vec<ChannelName> =
                     channels.into_iter().filter(|name| self.table().contains_key(name)).collect();
@@ -129,7 +129,7 @@ impl Hub {
                     self.0.arbiter.spawn(async move { hub.check(followed).await });
                 }
             }
-            Notice::CheckAll => {
+            HubEvent::CheckAll => {
                 if !self.0.check_wanted.swap(true, Ordering::SeqCst) {
                     let hub = self.clone();
                     self.0.arbiter.spawn(async move {
@@ -138,7 +138,7 @@ impl Hub {
                     });
                 }
             }
-            Notice::Moved(channel, movement) => self.told(&channel, movement),
+            HubEvent::PresenceChanged(channel, change) => self.deliver_presence(&channel, change),
         }
     }
 
@@ -148,22 +148,22 @@ impl Hub {
         }
     }
 
-    /// Makes `worker` a follower of `channel`. Everything after the answered position reaches its
-    /// inbox in order; what is before it is in the log. `None` for a channel that keeps nothing.
+    /// Subscribes `worker` to `channel`. Everything after the returned position reaches its inbox in
+    /// order; what is before it is in the log. `None` for a channel that keeps no history.
     pub async fn join(
         &self,
         channel: &ChannelName,
         worker: &Worker,
-    ) -> Result<Option<Position>, CannotFollow> {
-        // The actor may have ended its lingering between the look and the call: then it is gone
-        // from the table, and the next look makes a new one.
+    ) -> Result<Option<Position>, SubscribeError> {
+        // The actor may have stopped between the lookup and the call: then it is gone from the table, and
+        // the next lookup starts a new one.
         for _ in 0..3 {
             let handle = self.handle_of(channel);
             if let Some(answer) = handle.join(worker.clone()).await {
                 return answer;
             }
         }
-        Err(CannotFollow("the channel keeps ending".into()))
+        Err(SubscribeError("the channel keeps ending".into()))
     }
 
     /// `worker` has no subscriber of `channel` any more.
@@ -173,20 +173,20 @@ impl Hub {
         }
     }
 
-    /// Somebody came to `channel` or left, on a thread that follows it: all who want to hear do, here
-    /// and on other nodes.
-    pub fn tell(&self, channel: &ChannelName, movement: Movement) {
-        self.0.bus.tell_others(channel, &movement);
-        self.told(channel, movement);
+    /// Publishes that a client of a thread that subscribes to `channel` joined or left, here and on other
+    /// nodes.
+    pub fn publish_presence(&self, channel: &ChannelName, change: PresenceChange) {
+        self.0.bus.publish_presence(channel, &change);
+        self.deliver_presence(channel, change);
     }
 
-    fn told(&self, channel: &ChannelName, movement: Movement) {
+    fn deliver_presence(&self, channel: &ChannelName, change: PresenceChange) {
         if let Some(handle) = self.table().get(channel) {
-            handle.tell(movement);
+            handle.send_presence(change);
         }
     }
 
-    /// Who is on `channel` here and may be found there.
+    /// The clients on `channel` on this node that presence may list.
     pub async fn members(&self, channel: &ChannelName) -> Vec<Member> {
         let handle = self.table().get(channel).cloned();
         match handle {
@@ -195,26 +195,26 @@ impl Hub {
         }
     }
 
-    /// Compares all followed channels with the log. Heals what announcements left out, and finds a
+    /// Compares all active channels with the log. Repairs what lost announcements left out, and finds a
     /// log that was replaced.
     pub async fn check_all(&self) {
         let names: Vec<ChannelName> = self.table().keys().cloned().collect();
         self.check(names).await;
     }
 
-    /// Lets every followed channel read its log on, and see whether it is still the log it knows:
-    /// after the store was away, or has another generation. Some at a time, so that the reads of
+    /// Makes every active channel read the log from its position, and check that it is still the log it
+    /// knows: after the store was away, or has another generation. Some at a time, so that the reads of
     /// many channels leave room for others.
-    pub async fn look_at_all(&self) {
+    pub async fn recheck_all(&self) {
         let handles: Vec<ChannelHandle> = self.table().values().cloned().collect();
-        for some in handles.chunks(LOOKING_AT_ONCE) {
-            some.iter().for_each(ChannelHandle::look);
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+        for some in handles.chunks(RECHECKS_AT_ONCE) {
+            some.iter().for_each(ChannelHandle::recheck);
+            tokio::time::sleep(RECHECK_PAUSE).await;
         }
     }
 
     async fn check(&self, names: Vec<ChannelName>) {
-        for chunk in names.chunks(CHECKED_AT_ONCE) {
+        for chunk in names.chunks(CHECK_CHUNK) {
             // The positions are taken before the heads are read: a head that is lower than a
             // position known before is a loss, one that is lower than a newer position is not.
             let known: Vec<(ChannelHandle, Option<Position>)> = {
@@ -264,8 +264,8 @@ impl Hub {
         handle
     }
 
-    /// Takes an actor that ends out of the table, unless another one has its place already.
-    fn forget(&self, channel: &ChannelName, id: u64) {
+    /// Removes an actor that stops from the table, unless another one has taken its place already.
+    fn remove(&self, channel: &ChannelName, id: u64) {
         let mut table = self.table_mut();
         if table.get(channel).is_some_and(|handle| handle.id() == id) {
             table.remove(channel);

@@ -1,5 +1,5 @@
-//! Who is on a channel, as values. Each worker thread knows its own by the entries of its fan-out,
-//! so that coming and leaving costs no other thread anything; the channel actor asks them all.
+//! Presence as values. Each worker thread knows its own clients by the subscribers of its fan-out, so
+//! that joins and leaves cost no other thread anything; the channel actor asks them all.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -11,16 +11,16 @@ use uuid::Uuid;
 use crate::domain::principal::Principal;
 use crate::protocol::reply::ClientInfo;
 
-/// Somebody on a channel.
+/// A client on a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The connection's id.
     pub client: Uuid,
     /// The user; empty for anonymous.
-    #[serde(with = "crate::domain::shared_text")]
+    #[serde(with = "crate::domain::serde_arc_str")]
     pub user: Arc<str>,
     /// ClientInfo as JSON (protocol §4.10).
-    #[serde(with = "crate::domain::shared_text")]
+    #[serde(with = "crate::domain::serde_arc_str")]
     pub info: Arc<str>,
 }
 
@@ -37,22 +37,22 @@ pub fn client_info(client: Uuid, principal: &Principal, chan_info: Option<&str>)
     ClientInfo { user, client: &client.to_string(), conn_info, chan_info }.to_json().into()
 }
 
-/// How somebody is on a channel. What others see is made when they look: most never do.
+/// How presence shows a client on a channel. What others see is made when they ask: most never do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attendance {
+pub struct PresenceInfo {
     /// The connection's id.
     pub client: Uuid,
     /// Who it was when it came.
     pub principal: Rc<Principal>,
     /// Shown as `chan_info`.
     pub chan_info: Option<Arc<str>>,
-    /// Whether others may ask who is here and find them.
+    /// Whether presence lists the client.
     pub listed: bool,
-    /// Whether their coming and leaving is told.
+    /// Whether its joining and leaving is announced.
     pub announced: bool,
 }
 
-impl Attendance {
+impl PresenceInfo {
     /// What others see.
     pub fn info(&self) -> Arc<str> {
         client_info(self.client, &self.principal, self.chan_info.as_deref())

@@ -90,8 +90,8 @@ impl Form {
         if self.is_uni() { push.write_uni(out) } else { push.write(out) }
     }
 
-    /// The last words: why it ends (protocol §6.3).
-    pub fn goodbye(self, disconnect: &Disconnect) -> Bytes {
+    /// The final message: why the connection ends (protocol §6.3).
+    pub fn disconnect_message(self, disconnect: &Disconnect) -> Bytes {
         let mut text = String::new();
         self.write_push(&mut text, &Push::Disconnect(disconnect));
         let mut out = BytesMut::new();
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_last_words_are_a_push_and_a_socket_closes_behind_it() {
-        let bye = |form: Form| form.goodbye(&DisconnectCode::BadRequest.into());
+        let bye = |form: Form| form.disconnect_message(&DisconnectCode::BadRequest.into());
         let push = r#"{"disconnect":{"code":3501,"reason":"bad request"}}"#;
         assert_eq!(bye(Form::HttpStream), format!("{{\"push\":{push}}}\n"));
         assert_eq!(bye(Form::Sse), format!("data: {{\"push\":{push}}}\n\n"));

@@ -1,5 +1,5 @@
-//! The wire: what clients may say, and how events and errors look to them. Nothing here decides,
-//! reads or stores.
+//! The client protocol: what clients may send, and how events and errors are encoded for them. Nothing
+//! here decides, reads or stores.
 
 pub mod code;
 pub mod command;

@@ -1,5 +1,5 @@
-//! Sources: outside changes become facts (`domain::facts`), and facts become a unit of work for the
-//! publisher. What a delivery means is a function of its input: no clock, no store, no network.
+//! Sources: they turn external events into state changes and event drafts (`domain::workflow`), and
+//! those into a unit of work for the publisher. Interpreting a delivery is a function of its input: no
+//! clock, no store, no network.
 
-pub mod demo;
 pub mod github;

@@ -30,7 +30,6 @@ pub enum BackupError {
     /// The target cannot be written.
     #[error("cannot write {path}: {source}")]
     File {
-        /// The target.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -123,6 +122,6 @@ pub(super) fn settle_in(conn: &mut SqliteConnection) -> Result<()> {
         diesel::delete(meta::table.find(COPIED_AT)).execute(conn)?;
         Ok(())
     })?;
-    tracing::warn!(copied_at, "this is a restored backup: every channel begins a new epoch");
+    tracing::warn!(copied_at, "this is a restored backup: every channel starts a new epoch");
     Ok(())
 }

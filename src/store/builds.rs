@@ -14,7 +14,6 @@ use super::schema::{builds as table, channels, events};
 use super::types::{Id, Ts};
 use crate::domain::channel::ChannelName;
 
-/// A build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
     /// The user who made it.

@@ -13,15 +13,18 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager as _};
 use futures_util::future::BoxFuture;
 
 use super::error::Result;
-use super::postgres::Lease;
+use super::postgres::PooledConn;
 
-/// A connection that is lent out for one piece of work.
-#[expect(clippy::large_enum_variant, reason = "one a thread or a lease, and never in a collection")]
+/// A connection for one piece of work.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each thread or pooled connection, and never in a collection"
+)]
 pub enum Conn {
     /// From the pool of Postgres connections.
-    Pg(Lease),
+    Pg(PooledConn),
     /// On one of SQLite's threads.
-    Lite(SqliteConnection),
+    Sqlite(SqliteConnection),
 }
 
 /// A query whose rows both backends can load into `T`.
@@ -61,7 +64,6 @@ impl Conn {
         matches!(self, Self::Pg(_))
     }
 
-    /// All rows.
     pub fn load<'s, 'q: 's, T: Send + 'q>(
         &'s mut self,
         query: impl Rows<'q, T>,
@@ -70,7 +72,7 @@ impl Conn {
             Self::Pg(conn) => {
                 Box::pin(async move { Ok(diesel_async::RunQueryDsl::load(query, &mut **conn).await?) })
             }
-            Self::Lite(conn) => at_once(diesel::RunQueryDsl::load(query, conn)),
+            Self::Sqlite(conn) => at_once(diesel::RunQueryDsl::load(query, conn)),
         }
     }
 
@@ -83,7 +85,7 @@ impl Conn {
             Self::Pg(conn) => Box::pin(async move {
                 Ok(diesel_async::RunQueryDsl::get_result(query, &mut **conn).await.optional()?)
             }),
-            Self::Lite(conn) => at_once(diesel::RunQueryDsl::get_result(query, conn).optional()),
+            Self::Sqlite(conn) => at_once(diesel::RunQueryDsl::get_result(query, conn).optional()),
         }
     }
 
@@ -99,7 +101,7 @@ impl Conn {
             Self::Pg(conn) => {
                 Box::pin(async move { Ok(diesel_async::RunQueryDsl::execute(statement, &mut **conn).await?) })
             }
-            Self::Lite(conn) => at_once(sync_dsl::ExecuteDsl::execute(statement, conn)),
+            Self::Sqlite(conn) => at_once(sync_dsl::ExecuteDsl::execute(statement, conn)),
         }
     }
 
@@ -108,17 +110,16 @@ impl Conn {
     pub(super) async fn begin(&mut self) -> Result<()> {
         match self {
             Self::Pg(conn) => PgTransactions::begin_transaction(&mut **conn).await?,
-            Self::Lite(conn) => LiteTransactions::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?,
+            Self::Sqlite(conn) => SqliteTransactions::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?,
         }
         Ok(())
     }
 
-    /// Commits.
     pub(super) async fn commit(&mut self) -> Result<()> {
         use diesel::connection::TransactionManager as _;
         match self {
             Self::Pg(conn) => PgTransactions::commit_transaction(&mut **conn).await?,
-            Self::Lite(conn) => LiteTransactions::commit_transaction(conn)?,
+            Self::Sqlite(conn) => SqliteTransactions::commit_transaction(conn)?,
         }
         Ok(())
     }
@@ -128,8 +129,11 @@ impl Conn {
         use diesel::connection::TransactionManager as _;
         match self {
             Self::Pg(_) => true,
-            Self::Lite(conn) => {
-                matches!(LiteTransactions::transaction_manager_status_mut(conn).transaction_depth(), Ok(None))
+            Self::Sqlite(conn) => {
+                matches!(
+                    SqliteTransactions::transaction_manager_status_mut(conn).transaction_depth(),
+                    Ok(None)
+                )
             }
         }
     }
@@ -139,7 +143,7 @@ impl Conn {
         use diesel::connection::TransactionManager as _;
         let done = match self {
             Self::Pg(conn) => PgTransactions::rollback_transaction(&mut **conn).await,
-            Self::Lite(conn) => LiteTransactions::rollback_transaction(conn),
+            Self::Sqlite(conn) => SqliteTransactions::rollback_transaction(conn),
         };
         if let Err(error) = &done {
             tracing::debug!(%error, "rollback failed");
@@ -153,4 +157,4 @@ fn at_once<'s, T: Send + 's>(done: QueryResult<T>) -> BoxFuture<'s, Result<T>> {
 }
 
 type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;
-type LiteTransactions = diesel::connection::AnsiTransactionManager;
+type SqliteTransactions = diesel::connection::AnsiTransactionManager;

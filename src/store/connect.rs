@@ -1,5 +1,4 @@
-//! The one door to PostgreSQL: every connection of ours is opened here, with TLS as its address
-//! says.
+//! Opens connections to PostgreSQL: all of ours are opened here, with TLS as the address says.
 
 use std::error::Error as _;
 use std::fmt::Write as _;

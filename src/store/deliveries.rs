@@ -20,7 +20,7 @@ use crate::domain::event::Time;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload(Vec<u8>);
 
-/// Enough for JSON to shrink several times, and fast enough for the webhook door.
+/// Enough for JSON to shrink several times, and fast enough for the webhook endpoint.
 const LEVEL: i32 = 1;
 /// No payload that was accepted unpacks to more (`limits.webhook_body` is below it).
 const MAX_UNPACKED: usize = 64 << 20;
@@ -46,7 +46,7 @@ impl Payload {
         zstd::stream::decode_all(self.0.as_slice())
             .ok()
             .filter(|text| text.len() <= MAX_UNPACKED)
-            .ok_or_else(|| StoreError::Failed("a stored payload cannot be unpacked".into()))
+            .ok_or_else(|| StoreError::Failed("a stored payload cannot be decompressed".into()))
     }
 }
 
@@ -91,9 +91,7 @@ struct NewRow<'a> {
 /// A delivery in the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Our id.
     pub id: Uuid,
-    /// GitHub's id.
     pub delivery_id: String,
     /// GitHub's event kind.
     pub event: String,

@@ -11,7 +11,7 @@ pub enum StoreError {
     Unavailable(String),
     /// Two transactions were in each other's way (deadlock, serialization): nothing was changed,
     /// and the same work may succeed now.
-    #[error("the transaction lost against another one")]
+    #[error("the transaction conflicted with another one")]
     Contended,
     /// More work is waiting than the queue holds. Nothing was changed.
     #[error("the store's queue is full")]

@@ -29,7 +29,7 @@ pub(super) struct Probe {
 pub(super) async fn probe(conn: &mut Conn) -> Result<Probe> {
     match conn {
         Conn::Pg(conn) => probe_postgres(conn).await,
-        Conn::Lite(_) => {
+        Conn::Sqlite(_) => {
             let marker = conn.one(meta::table.find(MARKER).select(meta::value)).await?;
             Ok(Probe { generation: name(&[marker])?, clock: None })
         }

@@ -1,7 +1,7 @@
-//! Where channels end, as far as it is known without asking the database. Only for a store that
-//! this process alone writes to (SQLite): what ends a transaction there also tells it here, on the
-//! writer's thread and before anybody hears of the commit, so that a head found here is never older
-//! than an answer that was given. A write that does not say what it moved makes all be forgotten.
+//! A cache of channel heads (the last position of each channel). Only for a store that this process
+//! alone writes to (SQLite): each transaction updates the cache on the writer's thread, before any
+//! caller learns of the commit, so that a cached head is never older than an answer that was given.
+//! A write that does not name the heads it moved clears the cache.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -9,10 +9,9 @@ use std::sync::{Mutex, MutexGuard};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 
-/// Channels that are remembered; with more all are forgotten, and the busy ones come back at once.
-const MOST: usize = 10_000;
+/// The most channels in the cache; with more it is cleared, and the busy ones soon return.
+const MAX_CHANNELS: usize = 10_000;
 
-/// See the module.
 #[derive(Default)]
 pub struct Heads(Mutex<Known>);
 
@@ -23,34 +22,34 @@ struct Known {
     changes: u64,
 }
 
-/// A moment before the database was read.
+/// The version of the cache before the database was read.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment(u64);
+pub struct Version(u64);
 
 impl Heads {
-    /// Where `channel` ends, if that is known.
+    /// The head of `channel`, if it is cached.
     pub fn of(&self, channel: &ChannelName) -> Option<Position> {
         self.known().heads.get(channel).cloned()
     }
 
-    /// To be called before the database is read.
-    pub fn moment(&self) -> Moment {
-        Moment(self.known().changes)
+    /// The current version, to be taken before the database is read.
+    pub fn version(&self) -> Version {
+        Version(self.known().changes)
     }
 
-    /// What was read after `since`; kept unless something was written meanwhile.
-    pub fn learn(&self, since: Moment, channel: &ChannelName, head: &Position) {
+    /// Caches a head that was read after `since`, unless something was written meanwhile.
+    pub fn learn(&self, since: Version, channel: &ChannelName, head: &Position) {
         let mut known = self.known();
         if known.changes != since.0 {
             return;
         }
-        if known.heads.len() >= MOST {
+        if known.heads.len() >= MAX_CHANNELS {
             known.heads.clear();
         }
         known.heads.insert(channel.clone(), head.clone());
     }
 
-    /// A transaction has moved these heads and no other.
+    /// A transaction has moved these heads and no others.
     pub(super) fn moved(&self, heads: impl IntoIterator<Item = (ChannelName, Position)>) {
         let mut known = self.known();
         known.changes += 1;
@@ -63,7 +62,7 @@ impl Heads {
         }
     }
 
-    /// A transaction may have moved anything.
+    /// A transaction may have moved any head.
     pub(super) fn forget(&self) {
         let mut known = self.known();
         known.changes += 1;
@@ -71,7 +70,7 @@ impl Heads {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().expect("nobody panics with the heads in hand")
+        self.0.lock().expect("no thread panics while holding this lock")
     }
 }
 
@@ -91,7 +90,7 @@ mod tests {
     #[test]
     fn a_head_is_known_until_something_unknown_is_written() {
         let (heads, news) = (Heads::default(), channel("news"));
-        heads.learn(heads.moment(), &news, &at(3));
+        heads.learn(heads.version(), &news, &at(3));
         assert_eq!(heads.of(&news), Some(at(3)));
         heads.moved([(news.clone(), at(5)), (news.clone(), at(4)), (channel("other"), at(1))]);
         assert_eq!((heads.of(&news), heads.of(&channel("other"))), (Some(at(5)), None));
@@ -102,7 +101,7 @@ mod tests {
     #[test]
     fn what_was_read_while_something_was_written_is_not_kept() {
         let (heads, news) = (Heads::default(), channel("news"));
-        let before = heads.moment();
+        let before = heads.version();
         heads.moved([(news.clone(), at(4))]);
         heads.learn(before, &news, &at(3));
         assert_eq!(heads.of(&news), None, "it may be from before");
@@ -111,10 +110,10 @@ mod tests {
     #[test]
     fn there_are_never_too_many() {
         let heads = Heads::default();
-        for i in 0..=MOST {
-            heads.learn(heads.moment(), &channel(&format!("news:{i}")), &at(1));
+        for i in 0..=MAX_CHANNELS {
+            heads.learn(heads.version(), &channel(&format!("news:{i}")), &at(1));
         }
-        assert!(heads.known().heads.len() <= MOST);
-        assert_eq!(heads.of(&channel(&format!("news:{MOST}"))), Some(at(1)));
+        assert!(heads.known().heads.len() <= MAX_CHANNELS);
+        assert_eq!(heads.of(&channel(&format!("news:{MAX_CHANNELS}"))), Some(at(1)));
     }
 }

@@ -18,9 +18,9 @@ use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
 
 /// Events of one answer at most, whatever was asked for.
-pub const MOST_EVENTS: u32 = 10_000;
+pub const MAX_EVENTS: u32 = 10_000;
 /// Bytes of data after which an answer ends, whatever was asked for.
-pub const MOST_BYTES: usize = 32 << 20;
+pub const MAX_BYTES: usize = 32 << 20;
 /// Events of one statement, so that the bound on bytes is seen in time.
 const CHUNK: u64 = 200;
 
@@ -94,8 +94,7 @@ async fn piece(
     mut until: u64,
     wish: Wish<'_>,
 ) -> Result<Vec<Event>> {
-    let (limit, most_bytes, reverse) =
-        (wish.limit.min(MOST_EVENTS), wish.bytes.min(MOST_BYTES), wish.reverse);
+    let (limit, most_bytes, reverse) = (wish.limit.min(MAX_EVENTS), wish.bytes.min(MAX_BYTES), wish.reverse);
     let (mut found, mut bytes): (Vec<Event>, usize) = (Vec::new(), 0);
     while after < until && bytes < most_bytes {
         let wanted = CHUNK.min(u64::from(limit) - found.len() as u64);

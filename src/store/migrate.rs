@@ -15,9 +15,9 @@ use super::backup;
 use super::conn::Conn;
 use super::error::StoreError;
 use super::generation;
-use super::notices::Line;
+use super::listen_notify::ListenConnector;
 use super::sqlite::{self, Side};
-use super::{Options, Place, at_once};
+use super::{Location, Options, at_once};
 use crate::domain::position::Epoch;
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
@@ -58,7 +58,6 @@ pub enum OpenError {
     NewerSchema {
         /// The oldest version that may work on it.
         needed: String,
-        /// This version.
         ours: &'static str,
     },
     /// A migration failed; it was rolled back.
@@ -85,18 +84,18 @@ pub(super) struct First {
     pub(super) generation: Epoch,
     /// The lock on SQLite's folder; held as long as the file is open.
     pub(super) lock: Option<File>,
-    /// How Postgres is listened to.
-    pub(super) line: Option<Line>,
+    /// Opens connections for LISTEN on Postgres.
+    pub(super) listen_connector: Option<ListenConnector>,
 }
 
 /// Locks, checks and migrates.
 pub(super) async fn run(options: &Options) -> Result<First, OpenError> {
-    match &options.place {
-        Place::Sqlite { path } => {
+    match &options.location {
+        Location::Sqlite { path } => {
             let path = path.clone();
             blocking(move || run_sqlite(&path)).await
         }
-        Place::Postgres { url, direct_url } => {
+        Location::Postgres { url, direct_url } => {
             run_postgres(url, direct_url.as_ref().unwrap_or(url), options.allow_data_loss).await
         }
     }
@@ -104,8 +103,8 @@ pub(super) async fn run(options: &Options) -> Result<First, OpenError> {
 
 /// Applies what is missing, and answers the names of all migrations with whether each was new.
 pub async fn applied(options: &Options) -> Result<Vec<(String, bool)>, OpenError> {
-    match &options.place {
-        Place::Sqlite { path } => {
+    match &options.location {
+        Location::Sqlite { path } => {
             let path = path.clone();
             blocking(move || {
                 let _lock = lock_folder(&path)?;
@@ -114,7 +113,7 @@ pub async fn applied(options: &Options) -> Result<Vec<(String, bool)>, OpenError
             })
             .await
         }
-        Place::Postgres { url, direct_url } => {
+        Location::Postgres { url, direct_url } => {
             let mut conn = connect(direct_url.as_ref().unwrap_or(url)).await?;
             lock_schema(&mut conn).await?;
             blocking(move || migrate(&mut AsyncConnectionWrapper::<AsyncPgConnection>::from(conn), POSTGRES))
@@ -128,11 +127,11 @@ fn run_sqlite(path: &Path) -> Result<First, OpenError> {
     let mut conn = sqlite::open(path, Side::Write).map_err(OpenError::unreachable)?;
     migrate(&mut conn, SQLITE)?;
     backup::settle_in(&mut conn).map_err(OpenError::store)?;
-    let mut conn = Conn::Lite(conn);
+    let mut conn = Conn::Sqlite(conn);
     let needed = at_once(Box::pin(generation::oldest_binary(&mut conn))).map_err(OpenError::store)?;
     check_version(needed)?;
     let probe = at_once(Box::pin(generation::probe(&mut conn))).map_err(OpenError::store)?;
-    Ok(First { generation: probe.generation, lock: Some(lock), line: None })
+    Ok(First { generation: probe.generation, lock: Some(lock), listen_connector: None })
 }
 
 /// Takes the lock of the folder that `path` is in, making the folder if need be.
@@ -169,7 +168,11 @@ async fn run_postgres(url: &str, direct_url: &str, allow_data_loss: bool) -> Res
     check_version(needed)?;
     let probe = generation::probe_postgres(&mut conn).await.map_err(OpenError::store)?;
     let id = generation::lasting_id(&mut conn).await.map_err(OpenError::store)?;
-    Ok(First { generation: probe.generation, lock: None, line: Some(Line::new(direct_url, id)) })
+    Ok(First {
+        generation: probe.generation,
+        lock: None,
+        listen_connector: Some(ListenConnector::new(direct_url, id)),
+    })
 }
 
 /// Whether the server is new enough and keeps what it commits.

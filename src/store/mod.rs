@@ -14,15 +14,15 @@ mod error;
 pub mod generation;
 mod heads;
 pub mod history;
-pub mod items;
 pub mod leases;
+pub mod listen_notify;
 pub mod log;
 mod migrate;
-pub mod notices;
 pub mod overview;
 mod postgres;
 pub mod rate_limits;
 pub mod repos;
+pub mod resources;
 pub mod revocations;
 pub mod runs;
 pub mod schema;
@@ -48,30 +48,29 @@ use tokio::sync::watch;
 pub use conn::{Conn, Rows, Statement};
 pub use error::{Result, StoreError};
 pub use heads::Heads;
+pub use listen_notify::{ListenEvent, MAX_LENGTH as MAX_NOTIFICATION_LENGTH};
 pub use migrate::{OpenError, applied as migrations_applied};
-pub use notices::{Heard, TOO_LONG as NOTICE_TOO_LONG};
 pub use transaction::Transaction;
 pub use types::{Id, SqlId, SqlTs, Ts};
 
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
 use crate::domain::position::{Epoch, Position};
+use crate::supervision;
 use crate::telemetry::Traffic;
-use crate::vital;
 use generation::Probe;
-use notices::Line;
+use listen_notify::ListenConnector;
 use sqlite::{Side, Threads};
 use traffic::Meter;
 
 /// Where the data is.
 #[derive(Debug, Clone)]
-pub enum Place {
+pub enum Location {
     /// A file; its folder is locked for this process.
     Sqlite {
         /// The database file.
         path: PathBuf,
     },
-    /// A server.
     Postgres {
         /// `postgres://…`; may lead through a pooler.
         url: String,
@@ -84,7 +83,7 @@ pub enum Place {
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where the data is.
-    pub place: Place,
+    pub location: Location,
     /// Reading connections of SQLite.
     pub readers: u32,
     /// Connections to Postgres.
@@ -93,14 +92,14 @@ pub struct Options {
     pub deadline: Duration,
     /// Accept a Postgres that forgets commits when it crashes.
     pub allow_data_loss: bool,
-    /// Where it counts what it sends to the database.
+    /// Counts what is sent to the database.
     pub traffic: Traffic,
 }
 
 #[derive(Clone)]
 enum Backend {
     /// The folder is locked as long as its threads have the file open.
-    Lite(Threads),
+    Sqlite(Threads),
     Pg(postgres::Pool),
 }
 
@@ -118,10 +117,10 @@ struct State {
     /// The database's clock minus ours, in microseconds.
     clock_offset: AtomicI64,
     healthy: watch::Sender<bool>,
-    /// Only where nobody else writes.
+    /// Only if no other process writes.
     heads: Option<Heads>,
-    /// Only where there may be other nodes.
-    line: Option<Line>,
+    /// Only if there may be other nodes.
+    listen_connector: Option<ListenConnector>,
 }
 
 impl State {
@@ -151,16 +150,16 @@ impl Store {
             generation: watch::Sender::new(first.generation.clone()),
             clock_offset: AtomicI64::new(0),
             healthy: watch::Sender::new(true),
-            heads: matches!(options.place, Place::Sqlite { .. }).then(Heads::default),
-            line: first.line,
+            heads: matches!(options.location, Location::Sqlite { .. }).then(Heads::default),
+            listen_connector: first.listen_connector,
         });
-        let backend = match &options.place {
-            Place::Sqlite { path } => {
+        let backend = match &options.location {
+            Location::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
                 let threads = Threads::start(path, options.readers, lock, options.traffic.clone());
-                Backend::Lite(threads.map_err(OpenError::unreachable)?)
+                Backend::Sqlite(threads.map_err(OpenError::unreachable)?)
             }
-            Place::Postgres { url, .. } => {
+            Location::Postgres { url, .. } => {
                 let (learner, traffic) = (state.clone(), options.traffic.clone());
                 let on_connect: postgres::OnConnect = Arc::new(move |conn| {
                     let state = learner.clone();
@@ -189,13 +188,13 @@ impl Store {
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         match &self.backend {
-            Backend::Lite(threads) => {
+            Backend::Sqlite(threads) => {
                 self.within(threads.run(Side::Read, move |conn| at_once(work(conn)))).await
             }
             Backend::Pg(pool) => {
                 // On the heap: whoever awaits a read on SQLite would carry the memory for it as well.
                 self.within(Box::pin(async {
-                    let mut conn = Conn::Pg(pool.lend().await?);
+                    let mut conn = Conn::Pg(pool.acquire().await?);
                     let done = work(&mut conn).await;
                     if !matches!(done, Err(StoreError::Unavailable(_))) {
                         finish(&mut conn);
@@ -217,8 +216,8 @@ impl Store {
         self.transact(work, |heads, _| heads.forget()).await
     }
 
-    /// The same for work that leaves the log alone: what is known of the heads stays known.
-    pub async fn write_beside_log<T, W>(&self, work: W) -> Result<T>
+    /// Like [`Store::write`], for work that does not touch the log: the cached heads stay valid.
+    pub async fn write_outside_log<T, W>(&self, work: W) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
@@ -226,36 +225,36 @@ impl Store {
         self.transact(work, |_, _| {}).await
     }
 
-    /// The same for work that appends to the log and moves nothing else there: `moved` names the
-    /// channels with their new heads.
+    /// Like [`Store::write`], for work that appends to the log and changes nothing else there: `moved`
+    /// names the channels with their new heads.
     pub async fn append<T, W, M>(&self, work: W, moved: M) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
         M: FnOnce(&T) -> Vec<(ChannelName, Position)> + Send + 'static,
     {
-        let tell = move |heads: &Heads, done: &Result<T>| match done {
+        let on_done = move |heads: &Heads, done: &Result<T>| match done {
             Ok(done) => heads.moved(moved(done)),
             Err(_) => heads.forget(),
         };
-        self.transact(work, tell).await
+        self.transact(work, on_done).await
     }
 
-    /// `tell` is called when the transaction is over, before anybody hears of it, and also where
-    /// nobody waits for it any more.
-    async fn transact<T, W, F>(&self, work: W, tell: F) -> Result<T>
+    /// `on_done` is called when the transaction has ended, before its caller learns of it, and also if
+    /// the caller no longer waits.
+    async fn transact<T, W, F>(&self, work: W, on_done: F) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
         F: FnOnce(&Heads, &Result<T>) + Send + 'static,
     {
         match &self.backend {
-            Backend::Lite(threads) => {
+            Backend::Sqlite(threads) => {
                 let state = self.state.clone();
                 let job = move |conn: &mut Conn| {
                     let done = at_once(transaction(conn, work).boxed());
                     if let Some(heads) = &state.heads {
-                        tell(heads, &done);
+                        on_done(heads, &done);
                     }
                     done
                 };
@@ -263,10 +262,11 @@ impl Store {
             }
             Backend::Pg(pool) => {
                 self.within(Box::pin(async {
-                    let mut conn = Conn::Pg(pool.lend().await?);
+                    let mut conn = Conn::Pg(pool.acquire().await?);
                     // As on SQLite's threads, work that panics ends its connection and nothing else.
-                    let done =
-                        AssertUnwindSafe(vital::guest(transaction(&mut conn, work))).catch_unwind().await;
+                    let done = AssertUnwindSafe(supervision::non_critical(transaction(&mut conn, work)))
+                        .catch_unwind()
+                        .await;
                     done.unwrap_or_else(|_| Err(StoreError::Unavailable("the work panicked".into())))
                 }))
                 .await
@@ -279,12 +279,12 @@ impl Store {
         self.state.generation.borrow().clone()
     }
 
-    /// Tells of each change of the generation.
+    /// The generation, with change notification.
     pub fn generations(&self) -> watch::Receiver<Epoch> {
         self.state.generation.subscribe()
     }
 
-    /// Whether the last call reached the store, and tells of each change.
+    /// Whether the last call reached the store, with change notification.
     pub fn health(&self) -> watch::Receiver<bool> {
         self.state.healthy.subscribe()
     }
@@ -299,7 +299,7 @@ impl Store {
         Ts(chrono::Utc::now().timestamp_micros() + self.state.clock_offset.load(Ordering::Relaxed))
     }
 
-    /// Asks the store for its generation and clock, and so whether it answers at all.
+    /// Reads the generation and the clock of the store, which also shows whether it answers at all.
     pub async fn probe(&self) -> Result<()> {
         let sent = Ts::from(chrono::Utc::now());
         let probe = self.read(|conn| generation::probe(conn).boxed()).await?;
@@ -307,7 +307,7 @@ impl Store {
         Ok(())
     }
 
-    /// Where channels end, if this process alone moves them.
+    /// The cached heads of channels, if this process alone moves them.
     pub fn heads(&self) -> Option<&Heads> {
         self.state.heads.as_ref()
     }
@@ -316,20 +316,20 @@ impl Store {
     /// history: what nodes share elsewhere is theirs under this name. None on SQLite, which has one
     /// node.
     pub fn id(&self) -> Option<&str> {
-        self.state.line.as_ref().map(Line::id)
+        self.state.listen_connector.as_ref().map(ListenConnector::id)
     }
 
-    /// Where who does little else than write runs best, if that matters: on SQLite's own thread, which
-    /// then wakes nobody between two transactions. While one is being written everything there waits,
-    /// deadlines as well.
+    /// The runtime on which tasks that mostly write run best, if that matters: that of SQLite's writer
+    /// thread, where no other thread has to be woken between two transactions. While a transaction is
+    /// being written everything there waits, deadlines as well.
     pub fn writing_thread(&self) -> Option<&Handle> {
         match &self.backend {
-            Backend::Lite(threads) => threads.writing(),
+            Backend::Sqlite(threads) => threads.writing(),
             Backend::Pg(_) => None,
         }
     }
 
-    /// Waits for what others do with the store, and no longer than a call may take.
+    /// Waits for work of others on the store, not longer than a call may take.
     pub async fn wait_for<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         tokio::time::timeout(self.deadline, work).await.map_err(|_| {
             self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, false));
@@ -340,7 +340,7 @@ impl Store {
     /// `sqlite` or `postgres`.
     pub fn backend_name(&self) -> &'static str {
         match self.backend {
-            Backend::Lite(..) => "sqlite",
+            Backend::Sqlite(..) => "sqlite",
             Backend::Pg(_) => "postgres",
         }
     }
@@ -353,14 +353,14 @@ impl Store {
     }
 }
 
-/// On SQLite nothing waits, so the first poll is the last.
+/// On SQLite nothing waits, so the first poll completes.
 fn at_once<T>(work: BoxFuture<'_, Result<T>>) -> Result<T> {
     work.now_or_never().unwrap_or_else(|| Err(StoreError::Failed("work on SQLite must not wait".into())))
 }
 
 fn finish(conn: &mut Conn) {
-    if let Conn::Pg(lease) = conn {
-        lease.finish();
+    if let Conn::Pg(conn) = conn {
+        conn.finish();
     }
 }
 

@@ -13,7 +13,6 @@ use super::types::{SqlTs, Ts};
 /// Repositories that are looked at; a gateway has fewer.
 const MOST: i64 = 100_000;
 
-/// One repository.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable)]
 pub struct RepoState {
     /// The account that owns it.

@@ -1,5 +1,5 @@
 //! Postgres: a pool of connections. A connection that was in use when its work was abandoned
-//! (deadline, caller gone, error in commit) is never lent again.
+//! (deadline, caller gone, error in commit) is never reused.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::connect::connect;
 use super::error::{Result, StoreError};
 
-/// How long somebody waits for a connection before bb8 is asked anew whether one must be opened.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a caller waits for a connection before bb8 is asked again, which opens one if needed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is done with each new connection before it is lent: session settings, and a look at the
-/// store's generation.
+/// Runs on each new connection before it is used: session settings, and a check of the store's
+/// generation.
 pub(super) type OnConnect = Arc<
     dyn for<'c> Fn(&'c mut AsyncPgConnection) -> futures_util::future::BoxFuture<'c, Result<()>>
         + Send
         + Sync,
 >;
 
-/// A pooled connection with its own mark of health.
-pub struct Link {
+/// A connection as the pool keeps it, with a mark of whether it is in use.
+pub struct ManagedConn {
     conn: AsyncPgConnection,
     in_use: bool,
 }
@@ -35,47 +35,47 @@ pub(super) struct Manager {
     settings: String,
     on_connect: OnConnect,
     runtime: Handle,
-    /// Why the last connection could not be opened. bb8 leaves those who wait for it in the dark.
+    /// Why the last connection could not be opened. bb8 does not tell the callers that wait for it.
     failed: watch::Sender<String>,
 }
 
 impl bb8::ManageConnection for Manager {
-    type Connection = Link;
+    type Connection = ManagedConn;
     type Error = StoreError;
 
     /// Connections live on the runtime that opened them, so all are opened on the store's own,
     /// never on that of a worker thread that asked.
-    async fn connect(&self) -> Result<Link> {
+    async fn connect(&self) -> Result<ManagedConn> {
         let (url, settings, on_connect) = (self.url.clone(), self.settings.clone(), self.on_connect.clone());
         let task = self.runtime.spawn(async move {
             let mut conn = connect(&url).await?;
             conn.batch_execute(&settings).await?;
             on_connect(&mut conn).await?;
-            Ok(Link { conn, in_use: false })
+            Ok(ManagedConn { conn, in_use: false })
         });
         let opened = task.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())));
         opened.inspect_err(|error| drop(self.failed.send_replace(error.to_string())))
     }
 
     /// Costs no round trip: asks only whether the server has closed the connection meanwhile.
-    async fn is_valid(&self, link: &mut Link) -> Result<()> {
-        if link.conn.is_broken() {
+    async fn is_valid(&self, managed: &mut ManagedConn) -> Result<()> {
+        if managed.conn.is_broken() {
             return Err(StoreError::Unavailable("the connection was closed".into()));
         }
         Ok(())
     }
 
-    fn has_broken(&self, link: &mut Link) -> bool {
-        link.in_use
+    fn has_broken(&self, managed: &mut ManagedConn) -> bool {
+        managed.in_use
     }
 }
 
-/// A bounded pool with a fair queue in front of it: bb8 hands a returned connection to whoever
-/// asks first, which starves those who wait.
+/// A bounded pool with a fair queue in front of it: bb8 gives a returned connection to the next
+/// caller, which starves callers that already wait.
 #[derive(Clone)]
 pub(super) struct Pool {
     pool: bb8::Pool<Manager>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     failed: watch::Receiver<String>,
 }
 
@@ -102,57 +102,57 @@ impl Pool {
             .connection_timeout(deadline)
             .retry_connection(false)
             .build_unchecked(manager);
-        Ok(Self { pool, turns: Arc::new(Semaphore::new(size as usize)), failed })
+        Ok(Self { pool, permits: Arc::new(Semaphore::new(size as usize)), failed })
     }
 
-    /// Lends a connection; waits in order for one to be free.
-    pub(super) async fn lend(&self) -> Result<Lease> {
+    /// Takes a connection; callers wait in order for a free one.
+    pub(super) async fn acquire(&self) -> Result<PooledConn> {
         let closed = |_| StoreError::Unavailable("the store has stopped".into());
-        let turn = self.turns.clone().acquire_owned().await.map_err(closed)?;
-        // Who has a turn waits for a connection only where one must be opened.
+        let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
+        // A caller with a permit waits for a connection only while one is being opened.
         let mut failed = self.failed.clone();
         failed.mark_unchanged();
-        let link = loop {
+        let managed = loop {
             tokio::select! {
                 biased;
-                link = self.pool.get_owned() => break link.map_err(|error| match error {
+                managed = self.pool.get_owned() => break managed.map_err(|error| match error {
                     bb8::RunError::User(error) => error,
                     bb8::RunError::TimedOut => StoreError::Unavailable("no connection within the deadline".into()),
                 })?,
                 Ok(()) = failed.changed() => return Err(StoreError::Unavailable(failed.borrow().clone())),
-                // It may have counted on an attempt that failed in the same moment: it looks again.
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                // It may wait for an attempt that failed at this very moment: it tries again.
+                () = tokio::time::sleep(RETRY_INTERVAL) => {}
             }
         };
-        let mut lease = Lease { link, _turn: turn };
-        lease.link.in_use = true;
-        Ok(lease)
+        let mut pooled = PooledConn { managed, _turn: permit };
+        pooled.managed.in_use = true;
+        Ok(pooled)
     }
 }
 
-/// A lent connection. Unless [`Lease::finish`] was called it is closed when given back.
-pub struct Lease {
-    // Fields drop in this order: the connection goes back before the turn is passed on.
-    link: bb8::PooledConnection<'static, Manager>,
+/// A connection taken from the pool. Unless [`PooledConn::finish`] was called it is closed on drop.
+pub struct PooledConn {
+    // Fields drop in this order: the connection is returned before the permit.
+    managed: bb8::PooledConnection<'static, Manager>,
     _turn: OwnedSemaphorePermit,
 }
 
-impl Lease {
-    /// The work is over and left nothing behind: the connection may be lent again.
+impl PooledConn {
+    /// The work has finished cleanly: the connection may be reused.
     pub(super) fn finish(&mut self) {
-        self.link.in_use = false;
+        self.managed.in_use = false;
     }
 }
 
-impl Deref for Lease {
+impl Deref for PooledConn {
     type Target = AsyncPgConnection;
     fn deref(&self) -> &AsyncPgConnection {
-        &self.link.conn
+        &self.managed.conn
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for PooledConn {
     fn deref_mut(&mut self) -> &mut AsyncPgConnection {
-        &mut self.link.conn
+        &mut self.managed.conn
     }
 }

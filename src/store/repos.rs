@@ -13,15 +13,13 @@ use super::error::Result;
 use super::schema::repos as table;
 use super::types::{Id, Ts};
 use crate::domain::event::Time;
-use crate::domain::facts::RepoFacts;
-use crate::domain::frozen::FrozenSet;
+use crate::domain::sorted_set::SortedSet;
+use crate::domain::workflow::RepoUpdate;
 
 /// A repository as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repo {
-    /// Our id.
     pub id: Uuid,
-    /// GitHub's number.
     pub github_id: i64,
     /// The account that owns it.
     pub owner: String,
@@ -82,32 +80,32 @@ pub fn id_of(github_id: i64) -> Uuid {
 
 /// Records that repositories exist and look like `all`, which names each once. Writes only what
 /// changed, because nearly every delivery mentions a repository that has not.
-pub async fn record(conn: &mut Conn, all: &[RepoFacts], now: Ts) -> Result<()> {
+pub async fn record(conn: &mut Conn, all: &[RepoUpdate], now: Ts) -> Result<()> {
     if all.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Id> = all.iter().map(|facts| Id(id_of(facts.github_id))).collect();
+    let ids: Vec<Id> = all.iter().map(|update| Id(id_of(update.github_id))).collect();
     let keep = ids.len() <= FEW_ROWS;
     let query = Prepared { query: table::table.filter(table::id.eq_any(ids)), keep };
     let rows: Vec<Row> = conn.load(query).await?;
     let stored: HashMap<i64, Row> = rows.into_iter().map(|row| (row.github_id, row)).collect();
-    for facts in all {
-        let stored = stored.get(&facts.github_id);
-        let row = merge(stored, facts, id_of(facts.github_id), now);
+    for update in all {
+        let stored = stored.get(&update.github_id);
+        let row = merge(stored, update, id_of(update.github_id), now);
         if stored != Some(&row) {
-            upsert(conn, Row { updated_at: now, ..row }, facts, now).await?;
+            upsert(conn, Row { updated_at: now, ..row }, update, now).await?;
         }
     }
     Ok(())
 }
 
-async fn upsert(conn: &mut Conn, row: Row, facts: &RepoFacts, now: Ts) -> Result<()> {
+async fn upsert(conn: &mut Conn, row: Row, update: &RepoUpdate, now: Ts) -> Result<()> {
     let seen = Seen {
-        owner: &facts.owner,
-        name: &facts.name,
-        default_branch: facts.default_branch.as_deref(),
-        private: facts.private,
-        installation_id: facts.installation_id,
+        owner: &update.owner,
+        name: &update.name,
+        default_branch: update.default_branch.as_deref(),
+        private: update.private,
+        installation_id: update.installation_id,
         removed_at: Some(None),
         updated_at: now,
     };
@@ -118,18 +116,18 @@ async fn upsert(conn: &mut Conn, row: Row, facts: &RepoFacts, now: Ts) -> Result
 }
 
 /// The row as it should be: what a delivery left out keeps its stored value.
-fn merge(stored: Option<&Row>, facts: &RepoFacts, id: Uuid, now: Ts) -> Row {
+fn merge(stored: Option<&Row>, update: &RepoUpdate, id: Uuid, now: Ts) -> Row {
     Row {
         id: Id(id),
-        github_id: facts.github_id,
-        owner: facts.owner.clone(),
-        name: facts.name.clone(),
-        default_branch: facts
+        github_id: update.github_id,
+        owner: update.owner.clone(),
+        name: update.name.clone(),
+        default_branch: update
             .default_branch
             .clone()
             .or_else(|| stored.and_then(|row| row.default_branch.clone())),
-        private: facts.private.or(stored.map(|row| row.private)).unwrap_or(true),
-        installation_id: facts.installation_id.or(stored.and_then(|row| row.installation_id)),
+        private: update.private.or(stored.map(|row| row.private)).unwrap_or(true),
+        installation_id: update.installation_id.or(stored.and_then(|row| row.installation_id)),
         webhook_enabled: stored.is_none_or(|row| row.webhook_enabled),
         latest_scan_id: stored.and_then(|row| row.latest_scan_id),
         latest_coverage: stored.and_then(|row| row.latest_coverage),
@@ -162,15 +160,14 @@ pub struct Visible {
     /// All of them.
     pub all: bool,
     /// Those of these owners.
-    pub owners: FrozenSet<String>,
+    pub owners: SortedSet<String>,
     /// These, as `owner/name`.
-    pub repos: FrozenSet<String>,
+    pub repos: SortedSet<String>,
 }
 
 /// What a list is narrowed to.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// One owner.
     pub owner: Option<String>,
     /// A part of `owner/name`, in any case.
     pub text: Option<String>,

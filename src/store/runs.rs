@@ -12,12 +12,11 @@ use super::error::Result;
 use super::schema::{workflow_jobs as jobs, workflow_runs as runs};
 use super::types::{Id, Ts};
 use crate::domain::event::Time;
-use crate::domain::facts::{JobFacts, RunFacts, status_rank};
+use crate::domain::workflow::{WorkflowJob, WorkflowRun, status_rank};
 
 /// A run as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// GitHub's number.
     pub run_id: i64,
     /// Our id of its repository.
     pub repo_id: Uuid,
@@ -27,17 +26,13 @@ pub struct Run {
     pub workflow_name: Option<String>,
     /// The number that people see.
     pub run_number: Option<i64>,
-    /// GitHub's word.
     pub status: String,
     /// How it ended.
     pub conclusion: Option<String>,
     /// What triggered it.
     pub event: Option<String>,
-    /// The branch.
     pub branch: Option<String>,
-    /// The commit.
     pub commit_sha: Option<String>,
-    /// From 1.
     pub attempt: i32,
     /// Its page on GitHub.
     pub url: Option<String>,
@@ -71,15 +66,12 @@ struct RunRow {
 /// A job as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// GitHub's number.
     pub job_id: i64,
-    /// Its run.
     pub run_id: i64,
     /// The run's attempt.
     pub attempt: i32,
     /// The job's name.
     pub name: String,
-    /// GitHub's word.
     pub status: String,
     /// How it ended.
     pub conclusion: Option<String>,
@@ -112,26 +104,26 @@ struct JobRow {
 }
 
 /// Records what was said about runs, each named once, unless a row is further already.
-pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, RunFacts)>, now: Ts) -> Result<()> {
-    let row = |(repo, facts): (Uuid, RunFacts)| {
-        let started = facts.started_at.map(Ts::from);
+pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, WorkflowRun)>, now: Ts) -> Result<()> {
+    let row = |(repo, run): (Uuid, WorkflowRun)| {
+        let started = run.started_at.map(Ts::from);
         RunRow {
-            run_id: facts.run_id,
+            run_id: run.run_id,
             repo_id: Id(repo),
-            workflow_id: facts.workflow_id,
-            workflow_name: facts.workflow_name,
-            run_number: facts.run_number,
-            status_rank: status_rank(&facts.status),
-            status: facts.status,
-            conclusion: facts.conclusion,
-            event: facts.event,
-            branch: facts.branch,
-            commit_sha: facts.commit_sha,
-            attempt: facts.attempt,
-            url: facts.url,
+            workflow_id: run.workflow_id,
+            workflow_name: run.workflow_name,
+            run_number: run.run_number,
+            status_rank: status_rank(&run.status),
+            status: run.status,
+            conclusion: run.conclusion,
+            event: run.event,
+            branch: run.branch,
+            commit_sha: run.commit_sha,
+            attempt: run.attempt,
+            url: run.url,
             started_at: started,
-            updated_at: facts.updated_at.map_or(now, Ts::from),
-            created_at: facts.created_at.map(Ts::from).or(started).unwrap_or(now),
+            updated_at: run.updated_at.map_or(now, Ts::from),
+            created_at: run.created_at.map(Ts::from).or(started).unwrap_or(now),
         }
     };
     let rows: Vec<RunRow> = all.map(row).collect();
@@ -171,21 +163,21 @@ pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, RunFacts)>
 
 /// Records what was said about jobs, each named once, unless a row is further already. Their runs
 /// may be unknown: deliveries come in any order.
-pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, JobFacts)>) -> Result<()> {
-    let row = |(repo, facts): (Uuid, JobFacts)| JobRow {
-        job_id: facts.job_id,
-        run_id: facts.run_id,
+pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, WorkflowJob)>) -> Result<()> {
+    let row = |(repo, job): (Uuid, WorkflowJob)| JobRow {
+        job_id: job.job_id,
+        run_id: job.run_id,
         repo_id: Id(repo),
-        attempt: facts.attempt,
-        name: facts.name,
-        workflow_name: facts.workflow_name,
-        status_rank: status_rank(&facts.status),
-        status: facts.status,
-        conclusion: facts.conclusion,
-        url: facts.url,
-        steps: facts.steps,
-        started_at: facts.started_at.map(Ts::from),
-        completed_at: facts.completed_at.map(Ts::from),
+        attempt: job.attempt,
+        name: job.name,
+        workflow_name: job.workflow_name,
+        status_rank: status_rank(&job.status),
+        status: job.status,
+        conclusion: job.conclusion,
+        url: job.url,
+        steps: job.steps,
+        started_at: job.started_at.map(Ts::from),
+        completed_at: job.completed_at.map(Ts::from),
     };
     let rows: Vec<JobRow> = all.map(row).collect();
     write_rows!(conn, rows, i64, |values| {

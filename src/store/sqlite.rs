@@ -1,9 +1,9 @@
-//! SQLite: one thread that writes and several that read, each with a connection of its own. Work
-//! is handed over whole (a transaction is one hand-over), runs without waiting for anything, and
-//! is finished even when its caller has gone away.
+//! SQLite: one thread that writes and several that read, each with a connection of its own. A work
+//! item is a whole transaction or read, runs without waiting for anything, and is finished even when
+//! its caller has gone away.
 //!
-//! The thread that writes has a runtime, for who does little else than write: between two of its
-//! transactions nobody has to be woken on another thread.
+//! The thread that writes has a runtime, for tasks that do little else than write: between two
+//! transactions no other thread has to be woken.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use super::error::{Result, StoreError};
 use super::traffic::Meter;
 use crate::telemetry::Traffic;
 
-/// How much work may wait for the writer, and for all readers together.
+/// The most work items queued for the writer, and for all readers together.
 const QUEUE: usize = 1024;
 
-type Job = Box<dyn FnOnce(&mut Conn) + Send>;
+type WorkItem = Box<dyn FnOnce(&mut Conn) + Send>;
 
 /// The threads. Dropping the last clone lets them finish their queues, and waits until they have
 /// closed the database.
@@ -31,15 +31,15 @@ type Job = Box<dyn FnOnce(&mut Conn) + Send>;
 pub(super) struct Threads(Arc<Running>);
 
 struct Running {
-    /// `None` once they are to end.
+    /// `None` once the threads are to end.
     queues: Option<Queues>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Queues {
-    writer: mpsc::Sender<Job>,
-    readers: mpsc::Sender<Job>,
-    /// Of the thread that writes.
+    writer: mpsc::Sender<WorkItem>,
+    readers: mpsc::Sender<WorkItem>,
+    /// The runtime of the thread that writes.
     writing: Handle,
 }
 
@@ -47,22 +47,22 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.queues = None;
         let own = std::thread::current().id();
-        // The last handle may be in work that a thread has just done: it need not wait for itself.
+        // The last handle may be dropped by one of the threads, which must not wait for itself.
         for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
-            // It has caught whatever panicked.
+            // The thread has caught all panics.
             let _ = thread.join();
         }
     }
 }
 
 /// The file, for as long as it is open.
-struct Place {
+struct DatabaseFile {
     path: PathBuf,
     traffic: Traffic,
     _lock: File,
 }
 
-impl Place {
+impl DatabaseFile {
     fn open(&self, side: Side) -> Result<SqliteConnection, diesel::ConnectionError> {
         let mut conn = open(&self.path, side)?;
         conn.set_instrumentation(Meter(self.traffic.clone()));
@@ -86,22 +86,22 @@ impl Threads {
         lock: File,
         traffic: Traffic,
     ) -> Result<Self, diesel::ConnectionError> {
-        let place = Arc::new(Place { path: path.to_path_buf(), traffic, _lock: lock });
+        let file = Arc::new(DatabaseFile { path: path.to_path_buf(), traffic, _lock: lock });
         let mut threads = Vec::new();
         let runtime = runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .expect("a runtime that only tells the time needs nothing of the system");
+            .expect("a current-thread runtime with a timer needs no system resources");
         let writing = runtime.handle().clone();
-        let writer = spawn_writer(runtime, place.open(Side::Write)?, &place, &mut threads);
+        let writer = spawn_writer(runtime, file.open(Side::Write)?, &file, &mut threads);
         let connections =
-            (0..readers.max(1)).map(|_| place.open(Side::Read)).collect::<Result<Vec<_>, _>>()?;
-        let readers = spawn_readers(connections, &place, &mut threads);
+            (0..readers.max(1)).map(|_| file.open(Side::Read)).collect::<Result<Vec<_>, _>>()?;
+        let readers = spawn_readers(connections, &file, &mut threads);
         Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers, writing }), threads })))
     }
 
-    /// The runtime of the thread that writes. A task on it must not keep the thread, and gets its
-    /// turn after each piece of work.
+    /// The runtime of the thread that writes. A task on it must not block the thread, and runs
+    /// between two work items.
     pub(super) fn writing(&self) -> Option<&Handle> {
         self.0.queues.as_ref().map(|queues| &queues.writing)
     }
@@ -113,8 +113,8 @@ impl Threads {
         work: impl FnOnce(&mut Conn) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |conn| {
-            // A caller that stopped waiting before the work began wants nothing changed.
+        let item: WorkItem = Box::new(move |conn| {
+            // A caller that stopped waiting before the work began must find nothing changed.
             if !reply.is_closed() {
                 let _ = reply.send(work(conn));
             }
@@ -122,12 +122,12 @@ impl Threads {
         let gone = || StoreError::Unavailable("the store has stopped".into());
         let queues = self.0.queues.as_ref().ok_or_else(gone)?;
         let queue = if side == Side::Write { &queues.writer } else { &queues.readers };
-        queue.send(job).await.map_err(|_| gone())?;
+        queue.send(item).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
 
-/// A connection with the settings that the promise needs: WAL, and a sync at every commit.
+/// A connection with the settings that durability needs: WAL, and a sync at every commit.
 pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::ConnectionError> {
     let mut conn = SqliteConnection::establish(&path.to_string_lossy())?;
     let read_only = u8::from(side == Side::Read);
@@ -149,15 +149,16 @@ pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::
 fn spawn_writer(
     runtime: Runtime,
     conn: SqliteConnection,
-    place: &Arc<Place>,
+    file: &Arc<DatabaseFile>,
     threads: &mut Vec<JoinHandle<()>>,
-) -> mpsc::Sender<Job> {
-    let (sender, mut jobs) = mpsc::channel(QUEUE);
-    let mut desk = Desk { conn: Conn::Lite(conn), place: place.clone(), side: Side::Write, broken: false };
+) -> mpsc::Sender<WorkItem> {
+    let (sender, mut items) = mpsc::channel(QUEUE);
+    let mut thread =
+        ConnectionThread { conn: Conn::Sqlite(conn), file: file.clone(), side: Side::Write, broken: false };
     threads.push(start("store-write", move || {
         runtime.block_on(async {
-            while let Some(job) = jobs.recv().await {
-                desk.work(job);
+            while let Some(item) = items.recv().await {
+                thread.run(item);
                 tokio::task::yield_now().await;
             }
         });
@@ -167,20 +168,25 @@ fn spawn_writer(
 
 fn spawn_readers(
     connections: Vec<SqliteConnection>,
-    place: &Arc<Place>,
+    file: &Arc<DatabaseFile>,
     threads: &mut Vec<JoinHandle<()>>,
-) -> mpsc::Sender<Job> {
-    let (sender, jobs) = mpsc::channel::<Job>(QUEUE);
-    let jobs = Arc::new(Mutex::new(jobs));
+) -> mpsc::Sender<WorkItem> {
+    let (sender, items) = mpsc::channel::<WorkItem>(QUEUE);
+    let items = Arc::new(Mutex::new(items));
     for conn in connections {
-        let jobs = jobs.clone();
-        let mut desk = Desk { conn: Conn::Lite(conn), place: place.clone(), side: Side::Read, broken: false };
+        let items = items.clone();
+        let mut thread = ConnectionThread {
+            conn: Conn::Sqlite(conn),
+            file: file.clone(),
+            side: Side::Read,
+            broken: false,
+        };
         threads.push(start("store-read", move || {
             loop {
-                // The lock is held while waiting: the thread that has it takes the next job.
-                let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-                let Some(job) = next else { return };
-                desk.work(job);
+                // The lock is held while waiting: the thread that has it takes the next item.
+                let next = items.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+                let Some(item) = next else { return };
+                thread.run(item);
             }
         }));
     }
@@ -193,32 +199,32 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
 }
 
 /// A thread's connection.
-struct Desk {
+struct ConnectionThread {
     conn: Conn,
-    place: Arc<Place>,
+    file: Arc<DatabaseFile>,
     side: Side,
     /// The connection cannot be used.
     broken: bool,
 }
 
-impl Desk {
-    fn work(&mut self, job: Job) {
+impl ConnectionThread {
+    fn run(&mut self, item: WorkItem) {
         if self.broken {
             self.replace();
         }
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut self.conn)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| item(&mut self.conn)));
         // A rollback fails when SQLite has rolled back by itself (the disk is full), and work that
         // panicked or waited leaves its transaction open: neither connection can begin another.
         if outcome.is_err() || !self.conn.is_idle() {
-            tracing::error!(panicked = outcome.is_err(), "work on the store broke its connection");
+            tracing::error!(panicked = outcome.is_err(), "an operation on the store broke its connection");
             self.replace();
         }
     }
 
     fn replace(&mut self) {
-        let fresh = self.place.open(self.side).inspect_err(|error| {
+        let fresh = self.file.open(self.side).inspect_err(|error| {
             tracing::error!(%error, "cannot reopen the database");
         });
-        self.broken = fresh.map(|fresh| self.conn = Conn::Lite(fresh)).is_err();
+        self.broken = fresh.map(|fresh| self.conn = Conn::Sqlite(fresh)).is_err();
     }
 }

@@ -1,6 +1,6 @@
-//! A transaction as units of work see it that change rows. What they say about repositories, runs
-//! and jobs is collected and written at the end: by table and key, so that two publishers lock in
-//! the same order, and in one statement a table, however many units share the transaction.
+//! The transaction in which units of work change rows. Changes of repositories, runs and jobs are
+//! buffered and written at the end: by table and key, so that two publishers lock in the same order,
+//! and in one statement a table, however many units share the transaction.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -11,82 +11,82 @@ use super::conn::Conn;
 use super::error::Result;
 use super::types::Ts;
 use super::{repos, runs};
-use crate::domain::facts::{JobFacts, RepoFacts, RunFacts, advances};
+use crate::domain::workflow::{RepoUpdate, WorkflowJob, WorkflowRun, advances};
 
-/// The transaction.
+/// A transaction with buffered changes.
 pub struct Transaction<'c> {
-    /// Where it takes place, for changes that cannot wait for the end.
+    /// The connection, for changes that cannot wait for the end.
     pub conn: &'c mut Conn,
     /// Its time, by the store's clock.
     pub now: Ts,
-    repos: BTreeMap<i64, RepoFacts>,
-    runs: BTreeMap<i64, (Uuid, RunFacts)>,
-    jobs: BTreeMap<i64, (Uuid, JobFacts)>,
+    repos: BTreeMap<i64, RepoUpdate>,
+    runs: BTreeMap<i64, (Uuid, WorkflowRun)>,
+    jobs: BTreeMap<i64, (Uuid, WorkflowJob)>,
 }
 
 impl<'c> Transaction<'c> {
-    /// Nothing is collected yet.
+    /// A transaction without buffered changes.
     pub fn new(conn: &'c mut Conn, now: Ts) -> Self {
         Self { conn, now, repos: BTreeMap::new(), runs: BTreeMap::new(), jobs: BTreeMap::new() }
     }
 
-    /// A repository exists and looks like `facts`; answers our id of it.
-    pub fn saw(&mut self, facts: &RepoFacts) -> Uuid {
-        match self.repos.entry(facts.github_id) {
-            Entry::Vacant(entry) => drop(entry.insert(facts.clone())),
-            Entry::Occupied(mut entry) => entry.get_mut().update(facts),
+    /// Inserts or updates a repository; returns our id of it.
+    pub fn upsert_repo(&mut self, update: &RepoUpdate) -> Uuid {
+        match self.repos.entry(update.github_id) {
+            Entry::Vacant(entry) => drop(entry.insert(update.clone())),
+            Entry::Occupied(mut entry) => entry.get_mut().update(update),
         }
-        repos::id_of(facts.github_id)
+        repos::id_of(update.github_id)
     }
 
-    /// A repository is gone.
-    pub async fn removed(&mut self, github_id: i64) -> Result<()> {
+    /// Removes a repository.
+    pub async fn remove_repo(&mut self, github_id: i64) -> Result<()> {
         self.write_repo(github_id).await?;
         repos::remove(self.conn, github_id, self.now).await
     }
 
-    /// GitHub does, or no longer does, deliver a repository's events.
+    /// Records whether GitHub delivers the events of a repository.
     pub async fn webhook_enabled(&mut self, github_id: i64, enabled: bool) -> Result<()> {
         self.write_repo(github_id).await?;
         repos::set_webhook(self.conn, github_id, enabled, self.now).await
     }
 
-    /// A run of `repo` is where `facts` say, unless more is known.
-    pub fn ran(&mut self, repo: &RepoFacts, facts: &RunFacts) {
-        let repo = self.saw(repo);
-        match self.runs.entry(facts.run_id) {
-            Entry::Vacant(entry) => drop(entry.insert((repo, facts.clone()))),
-            Entry::Occupied(mut entry) if advances(entry.get().1.progress(), facts.progress()) => {
-                entry.insert((repo, facts.clone()));
+    /// Inserts or updates a run of `repo`, unless its row is further already.
+    pub fn upsert_run(&mut self, repo: &RepoUpdate, run: &WorkflowRun) {
+        let repo = self.upsert_repo(repo);
+        match self.runs.entry(run.run_id) {
+            Entry::Vacant(entry) => drop(entry.insert((repo, run.clone()))),
+            Entry::Occupied(mut entry) if advances(entry.get().1.progress(), run.progress()) => {
+                entry.insert((repo, run.clone()));
             }
             Entry::Occupied(_) => {}
         }
     }
 
-    /// A job of `repo` is where `facts` say, unless more is known.
-    pub fn worked(&mut self, repo: &RepoFacts, facts: &JobFacts) {
-        let repo = self.saw(repo);
-        match self.jobs.entry(facts.job_id) {
-            Entry::Vacant(entry) => drop(entry.insert((repo, facts.clone()))),
-            Entry::Occupied(mut entry) if advances(entry.get().1.progress(), facts.progress()) => {
-                entry.insert((repo, facts.clone()));
+    /// Inserts or updates a job of `repo`, unless its row is further already.
+    pub fn upsert_job(&mut self, repo: &RepoUpdate, job: &WorkflowJob) {
+        let repo = self.upsert_repo(repo);
+        match self.jobs.entry(job.job_id) {
+            Entry::Vacant(entry) => drop(entry.insert((repo, job.clone()))),
+            Entry::Occupied(mut entry) if advances(entry.get().1.progress(), job.progress()) => {
+                entry.insert((repo, job.clone()));
             }
             Entry::Occupied(_) => {}
         }
     }
 
-    /// Writes what was said about one repository, for a change that has to come after it.
+    /// Writes the buffered change of one repository, for a change that has to come after it.
     async fn write_repo(&mut self, github_id: i64) -> Result<()> {
         match self.repos.remove(&github_id) {
-            Some(facts) => repos::record(self.conn, &[facts], self.now).await,
+            Some(update) => repos::record(self.conn, &[update], self.now).await,
             None => Ok(()),
         }
     }
 
-    /// Writes everything that was collected, and gives the connection back.
+    /// Writes everything that was buffered, and returns the connection.
     pub async fn finish(self) -> Result<&'c mut Conn> {
         let Self { conn, now, repos, runs, jobs } = self;
-        let repos: Vec<RepoFacts> = repos.into_values().collect();
+        let repos: Vec<RepoUpdate> = repos.into_values().collect();
         repos::record(conn, &repos, now).await?;
         runs::record(conn, runs.into_values(), now).await?;
         runs::record_jobs(conn, jobs.into_values()).await?;

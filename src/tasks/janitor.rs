@@ -1,6 +1,6 @@
-//! The janitor: removes what retention no longer covers, in small transactions, so that nobody
-//! waits for it. Reads apply retention themselves; the janitor only gives the space back. One node
-//! does it for all that share a database.
+//! The janitor: removes what retention no longer covers, in small transactions, so that it blocks
+//! nobody. Reads apply retention themselves; the janitor only frees space. One node does it for all
+//! that share a database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * DAY.as_secs());
 /// Payloads are kept for so long.
 const PAYLOADS_KEPT: Duration = Duration::from_secs(30 * DAY.as_secs());
 
-/// Sweeps now and then, for ever, while this node has the lease.
+/// Sweeps periodically while this node has the lease. Never returns.
 pub async fn run(store: Store, namespaces: SharedNamespaces, metrics: Arc<Metrics>, lease: Lease) {
     let mut payloads_dropped_to = Uuid::nil();
     loop {
@@ -38,7 +38,7 @@ pub async fn run(store: Store, namespaces: SharedNamespaces, metrics: Arc<Metric
         let namespaces = namespaces.load_full();
         let swept = sweep(&store, &namespaces, &metrics, &lease, &mut payloads_dropped_to);
         if let Err(error) = swept.await {
-            tracing::warn!(%error, "the janitor gives up this round");
+            tracing::warn!(%error, "the janitor could not finish this round");
         }
     }
 }
@@ -54,14 +54,14 @@ pub async fn sweep(
 ) -> store::Result<()> {
     let round = Round { store, metrics, lease };
     round.trim_logs(namespaces).await?;
-    round.all("idempotency", |conn, now| Box::pin(log::forget_keys(conn, now, BATCH))).await?;
-    round.all("sessions", |conn, now| Box::pin(sessions::forget_expired(conn, now))).await?;
-    round.all("revocations", |conn, now| Box::pin(revocations::forget(conn, now))).await?;
-    round.all("rate_limits", |conn, now| Box::pin(rate_limits::forget(conn, now, BATCH))).await?;
+    round.remove_batches("idempotency", |conn, now| Box::pin(log::forget_keys(conn, now, BATCH))).await?;
+    round.remove_batches("sessions", |conn, now| Box::pin(sessions::forget_expired(conn, now))).await?;
+    round.remove_batches("revocations", |conn, now| Box::pin(revocations::forget(conn, now))).await?;
+    round.remove_batches("rate_limits", |conn, now| Box::pin(rate_limits::forget(conn, now, BATCH))).await?;
     round.forget_builds(namespaces).await?;
     round.drop_payloads(payloads_dropped_to).await?;
     round
-        .all("webhook_deliveries", |conn, now| {
+        .remove_batches("webhook_deliveries", |conn, now| {
             Box::pin(deliveries::forget(conn, now.minus(DELIVERIES_KEPT), BATCH))
         })
         .await
@@ -79,7 +79,7 @@ impl Round<'_> {
     }
 
     /// Removes batches of a kind until one is not full.
-    async fn all<W>(&self, kind: &'static str, batch: W) -> store::Result<()>
+    async fn remove_batches<W>(&self, kind: &'static str, batch: W) -> store::Result<()>
     where
         W: for<'c> FnOnce(&'c mut Conn, Ts) -> BoxFuture<'c, store::Result<usize>> + Copy + Send + 'static,
     {

@@ -1,7 +1,7 @@
 //! Fetches the key set of `client.token.jwks_public_endpoint`: at the start, now and then, when the
 //! configuration is read anew, and when a token names a key that is not in it. A fetch has a
 //! deadline and a bound and follows no redirect; what fails leaves the last good set in place, and
-//! is tried again soon. Who asks how often costs nothing: tokens can only ask when it is their turn.
+//! is tried again soon. Requests by tokens are rate limited by the intervals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +12,25 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::{BadKeySet, Fetching, KeyRing, KeySet, MAX_KEY_SET};
 use crate::config::JwksUrl;
+use crate::supervision;
 use crate::telemetry::{Metrics, count};
-use crate::vital;
 
-/// How often, and how long.
+/// How often the key set is fetched, and how long a fetch may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
-    /// Between two fetches when all is well.
+pub struct FetchIntervals {
+    /// Between two fetches when the last one succeeded.
     pub refresh: Duration,
-    /// Between two fetches that tokens ask for, and after one that failed.
-    pub rest: Duration,
+    /// Between two fetches that tokens request, and after one that failed.
+    pub cooldown: Duration,
     /// How long a fetch may take, to the last byte.
     pub deadline: Duration,
 }
 
-impl Default for Pace {
+impl Default for FetchIntervals {
     fn default() -> Self {
         Self {
             refresh: Duration::from_secs(600),
-            rest: Duration::from_secs(30),
+            cooldown: Duration::from_secs(30),
             deadline: Duration::from_secs(2),
         }
     }
@@ -41,11 +41,11 @@ impl Default for Pace {
 enum Failure {
     #[error("the server cannot be reached: {0}")]
     Unreachable(String),
-    #[error("the answer took too long")]
+    #[error("the response took too long")]
     Timeout,
-    #[error("the answer is a redirect ({0}), and none is followed: name the address that it leads to")]
+    #[error("the response is a redirect ({0}), and redirects are not followed: configure the final address")]
     Redirect(u16),
-    #[error("the answer has the status {0}")]
+    #[error("the response has the status {0}")]
     Status(u16),
     #[error(transparent)]
     BadSet(#[from] BadKeySet),
@@ -79,7 +79,7 @@ impl From<ureq::Error> for Failure {
 pub async fn run(
     keys: KeyRing,
     mut source: watch::Receiver<Option<JwksUrl>>,
-    pace: Pace,
+    intervals: FetchIntervals,
     metrics: Arc<Metrics>,
 ) {
     let mut before = None;
@@ -95,21 +95,26 @@ pub async fn run(
             continue;
         };
         tokio::select! {
-            never = keep(&keys, &url, pace, &metrics) => match never {},
+            never = keep(&keys, &url, intervals, &metrics) => match never {},
             _ = source.changed() => {}
         }
     }
 }
 
 /// Fetches from one address, over and over.
-async fn keep(keys: &KeyRing, url: &JwksUrl, pace: Pace, metrics: &Metrics) -> std::convert::Infallible {
+async fn keep(
+    keys: &KeyRing,
+    url: &JwksUrl,
+    intervals: FetchIntervals,
+    metrics: &Metrics,
+) -> std::convert::Infallible {
     let (mut asked, mut rested_at, mut failed) = (false, Instant::now(), true);
     loop {
         keys.set_fetching(Fetching::UnderWay);
         let began = Instant::now();
-        let fetched = fetch(url, pace.deadline).await;
+        let fetched = fetch(url, intervals.deadline).await;
         if asked {
-            rested_at = began + pace.rest;
+            rested_at = began + intervals.cooldown;
         }
         let mut rests = Instant::now() < rested_at;
         let next = match fetched {
@@ -119,8 +124,8 @@ async fn keep(keys: &KeyRing, url: &JwksUrl, pace: Pace, metrics: &Metrics) -> s
                     tracing::info!(keys = set.len(), skipped = set.skipped(), "the key set was fetched");
                 }
                 keys.set_fetched(Some(set));
-                keys.set_fetching(if rests { Fetching::Rested } else { Fetching::Ready });
-                began + pace.refresh
+                keys.set_fetching(if rests { Fetching::Cooldown } else { Fetching::Ready });
+                began + intervals.refresh
             }
             Err(failure) => {
                 count(&metrics.jwks_fetches, failure.kind());
@@ -128,16 +133,16 @@ async fn keep(keys: &KeyRing, url: &JwksUrl, pace: Pace, metrics: &Metrics) -> s
                 tracing::warn!(
                     option = "client.token.jwks_public_endpoint",
                     %failure,
-                    "the key set cannot be fetched; the last good one stays"
+                    "the key set could not be fetched; the previous one stays in use"
                 );
                 keys.set_fetching(Fetching::Failed);
                 rests = false;
-                began + pace.rest
+                began + intervals.cooldown
             }
         };
         asked = loop {
             tokio::select! {
-                () = keys.asked() => break true,
+                () = keys.fetch_requested() => break true,
                 () = sleep_until(next) => break false,
                 () = sleep_until(rested_at), if rests => {
                     rests = false;
@@ -151,8 +156,8 @@ async fn keep(keys: &KeyRing, url: &JwksUrl, pace: Pace, metrics: &Metrics) -> s
 /// Fetches once. On a thread of its own, because the client waits there.
 async fn fetch(url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
     let url = url.clone();
-    // What a stranger answers must not end the process, whatever the client makes of it.
-    let work = move || vital::guest(async { get(&url, deadline) }).now_or_never();
+    // A panic of the HTTP client over a malformed answer must not end the process.
+    let work = move || supervision::non_critical(async { get(&url, deadline) }).now_or_never();
     let fetched = tokio::task::spawn_blocking(work);
     // The client has its own clock, but looking up a name may take longer than that.
     match timeout(deadline, fetched).await {

@@ -1,6 +1,6 @@
-//! Work that one node does for all of a database: who holds the lease does it. A holder that is
-//! gone, or cut off, is followed by another one within seconds. A holder counts by its own clock
-//! and from before it asked, so it stops before anybody else may begin.
+//! Work that one node does for all nodes of a database: the holder of the lease does it. A holder
+//! that is gone, or cut off, is replaced by another node within seconds. A holder measures the lease
+//! by its own clock from before it asked, so it stops before another node may begin.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,38 +12,40 @@ use uuid::Uuid;
 use crate::store::{Store, leases};
 use crate::telemetry::{Metrics, Name};
 
-/// Between two times of asking for it.
+/// Between two attempts to acquire or renew.
 const RENEWAL: Duration = Duration::from_secs(1);
-/// How long it lasts without.
+/// How long a lease lasts without renewal.
 const TTL: Duration = Duration::from_secs(4);
 
 /// A handle on one lease; all clones are one.
 #[derive(Clone)]
-pub struct Lease(Option<Arc<Shared>>);
+pub struct Lease(Option<Arc<LeaseState>>);
 
-struct Shared {
+struct LeaseState {
     held_until: watch::Sender<Option<Instant>>,
-    /// To be asked for no more.
-    over: watch::Sender<bool>,
+    /// Set to give the lease up.
+    released: watch::Sender<bool>,
 }
 
 impl Lease {
-    /// What the one node of a store holds.
-    pub fn of_one() -> Self {
+    /// The lease of the only node of a store.
+    pub fn always_held() -> Self {
         Self(None)
     }
 
-    /// Holds `name` for `node` whenever nobody else does, until it is released: the work for that
-    /// comes along, to be spawned.
-    pub fn keep(
+    /// Holds `name` for `node` whenever no other node does, until it is released. Returns the task for
+    /// that too, to be spawned.
+    pub fn acquire(
         store: Store,
         name: &'static str,
         node: Uuid,
         metrics: Arc<Metrics>,
     ) -> (Self, impl Future<Output = ()>) {
-        let shared =
-            Arc::new(Shared { held_until: watch::Sender::new(None), over: watch::Sender::new(false) });
-        let lease = if store.id().is_some() { Self(Some(shared.clone())) } else { Self::of_one() };
+        let shared = Arc::new(LeaseState {
+            held_until: watch::Sender::new(None),
+            released: watch::Sender::new(false),
+        });
+        let lease = if store.id().is_some() { Self(Some(shared.clone())) } else { Self::always_held() };
         let is_shared = lease.0.is_some();
         let work = async move {
             let level = metrics.leases_held.get_or_create(&Name { name }).clone();
@@ -56,12 +58,12 @@ impl Lease {
         (lease, work)
     }
 
-    /// Whether this node has it, for certain.
+    /// Whether this node certainly holds it.
     pub fn is_held(&self) -> bool {
         self.0.as_ref().is_none_or(|shared| shared.is_held())
     }
 
-    /// Returns when this node has it.
+    /// Waits until this node holds it.
     pub async fn held(&self) {
         let Some(shared) = &self.0 else { return };
         let mut held_until = shared.held_until.subscribe();
@@ -69,53 +71,53 @@ impl Lease {
         let _ = held_until.wait_for(|until| until.is_some_and(|until| Instant::now() < until)).await;
     }
 
-    /// Gives it back, so that another node need not wait, and asks for it no more.
+    /// Releases it for good, so that another node need not wait.
     pub fn release(&self) {
         if let Some(shared) = &self.0 {
-            shared.over.send_replace(true);
+            shared.released.send_replace(true);
         }
     }
 
-    /// Returns when it is given back, or the database does not answer.
+    /// Waits until it is released, or the database does not answer.
     pub async fn released(&self) {
         let Some(shared) = &self.0 else { return };
         // The work has a receiver until it ends.
-        shared.over.closed().await;
+        shared.released.closed().await;
     }
 }
 
-impl Shared {
+impl LeaseState {
     fn is_held(&self) -> bool {
         self.held_until.borrow().is_some_and(|until| Instant::now() < until)
     }
 
-    async fn keep(&self, store: &Store, name: &'static str, node: Uuid, tell: impl Fn(bool)) {
-        let mut over = self.over.subscribe();
+    async fn keep(&self, store: &Store, name: &'static str, node: Uuid, on_change: impl Fn(bool)) {
+        let mut released = self.released.subscribe();
         let mut ticks = tokio::time::interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut had = false;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                _ = over.wait_for(|over| *over) => break,
+                _ = released.wait_for(|released| *released) => break,
             }
             let until = Instant::now() + TTL;
             match timeout(RENEWAL, leases::hold(store, name, node, TTL)).await {
                 Ok(Ok(held)) => drop(self.held_until.send_replace(held.then_some(until))),
-                Ok(Err(error)) => tracing::debug!(lease = name, %error, "a lease cannot be renewed"),
-                Err(_) => tracing::debug!(lease = name, "a lease cannot be renewed in time"),
+                Ok(Err(error)) => tracing::debug!(lease = name, %error, "a lease could not be renewed"),
+                Err(_) => tracing::debug!(lease = name, "renewing a lease timed out"),
             }
             let has = self.is_held();
-            tell(has);
+            on_change(has);
             if has != std::mem::replace(&mut had, has) {
-                tracing::info!(lease = name, held = has, "a lease has moved");
+                tracing::info!(lease = name, held = has, "this node has acquired or lost a lease");
             }
         }
         self.held_until.send_replace(None);
-        tell(false);
+        on_change(false);
         let released = timeout(RENEWAL, leases::release(store, name, node)).await;
         if !matches!(released, Ok(Ok(()))) {
-            tracing::debug!(lease = name, "a lease is left to run out");
+            tracing::debug!(lease = name, "a lease could not be released and will expire");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Writes behind what rates have counted, so that a restart does not reset a limit. Decisions are
-//! made in memory and wait for nothing here: a store that is slow or away costs what was counted
-//! since the last write, and only if the process ends meanwhile.
+//! Saves the state of rates with write-behind, so that a restart does not reset a limit. Decisions
+//! are made in memory and never wait for the store: while it is slow or down, what was counted since
+//! the last write is lost only if the process ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use tokio::time::MissedTickBehavior;
 
 use crate::store::{self, Store, rate_limits};
 
-/// Between two writes. Who has earned everything again by the next one is not written: clients that
-/// keep to their pace cause no write at all, and a crash gives back what is earned in a second.
+/// Between two writes. A key that will have recovered by the next one is not written: clients that
+/// stay well below the limit cause no write at all, and a crash forgives what recovers in a second.
 const ROUND: Duration = Duration::from_secs(1);
-/// Rows in one transaction: small, because on SQLite it stands in line with everything else.
+/// Rows in one transaction: few, because on SQLite it queues with everything else.
 const BATCH: usize = 500;
-/// Keys of one rate that are read back.
+/// The most keys of one rate that are restored.
 const MAX_KEYS: u32 = 100_000;
 
-/// A rate for many keys whose state outlives the process.
-pub trait Remembered: Send + Sync {
+/// A rate for many keys whose state survives a restart.
+pub trait PersistentRate: Send + Sync {
     /// Takes up to `most` keys that changed since they were taken last, and gives those that need
     /// longer than `rest` to earn everything again, each with that time. `None`: none changed.
     fn take_changed(&self, most: usize, rest: Duration) -> Option<Vec<(Arc<str>, Duration)>>;
@@ -28,10 +28,10 @@ pub trait Remembered: Send + Sync {
     fn restore(&self, key: &str, left: Duration);
 }
 
-/// The rates to remember, by the name that they have in the store.
-pub type Rates = Vec<(&'static str, Box<dyn Remembered>)>;
+/// The rates to save, by their names in the store.
+pub type Rates = Vec<(&'static str, Box<dyn PersistentRate>)>;
 
-/// Reads back what was written before the process began.
+/// Restores what was saved before the process started.
 pub async fn restore(store: &Store, rates: &Rates) -> store::Result<()> {
     for (name, rate) in rates {
         let (name, now): (&'static str, _) = (name, store.timestamp());
@@ -45,19 +45,19 @@ pub async fn restore(store: &Store, rates: &Rates) -> store::Result<()> {
     Ok(())
 }
 
-/// Writes now and then, for ever.
+/// Saves periodically. Never returns.
 pub async fn run(store: Store, rates: Arc<Rates>) {
     let mut ticks = tokio::time::interval(ROUND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         if let Err(error) = write(&store, &rates).await {
-            tracing::debug!(%error, "what the rates have counted is not written");
+            tracing::debug!(%error, "the rates cannot be saved");
         }
     }
 }
 
-/// Writes all that changed and is worth it.
+/// Saves all keys that changed and have not recovered.
 pub async fn write(store: &Store, rates: &Rates) -> store::Result<()> {
     for (name, rate) in rates {
         let name: &'static str = name;
@@ -68,7 +68,7 @@ pub async fn write(store: &Store, rates: &Rates) -> store::Result<()> {
             let now = store.timestamp();
             let rows = changed.iter().map(|(key, left)| (key.to_string(), now.plus(*left))).collect();
             let written = store
-                .write_beside_log(move |conn| {
+                .write_outside_log(move |conn| {
                     Box::pin(async move { rate_limits::record(conn, name, rows).await })
                 })
                 .await;

@@ -1,6 +1,6 @@
-//! Revoked tokens and blocked users: what is decided goes into the store first, and from there
-//! into every node's list; whoever is new on it is disconnected at once. Other nodes are told to look
-//! into the store, and look now and then anyhow.
+//! Revoked tokens and blocked users: a revocation is written to the store first, and every node
+//! copies the list from there; clients that are new on it are disconnected at once. Other nodes are
+//! notified to read the store, and also read it periodically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,59 +8,59 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::auth::revocations::{Revocation, Revocations, Subject};
-use crate::connection::clients::{Control, Target};
+use crate::clients::{ClientRegistry, Target};
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::store::{self, Store, revocations as rows};
 
-/// Between two looks into the store.
-const LOOK: Duration = Duration::from_secs(5);
+/// Between two reads of the store.
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Decides and applies.
+/// Revokes tokens and users, and applies the list of the store on this node.
 #[derive(Clone)]
 pub struct Revoker {
     store: Store,
     list: Revocations,
-    control: Control,
-    /// Tells the other nodes to look.
-    tell: Arc<dyn Fn() + Send + Sync>,
-    /// Held while the list is made like the store: of two looks at once, the older one could come
-    /// last and take back what the newer one found.
-    looking: Arc<Mutex<()>>,
+    client_registry: ClientRegistry,
+    /// Notifies the other nodes of a change.
+    notify_peers: Arc<dyn Fn() + Send + Sync>,
+    /// Held while the list is copied: of two concurrent copies, the older one could finish last and
+    /// undo the newer one.
+    syncing: Arc<Mutex<()>>,
 }
 
 impl Revoker {
-    /// For the doors that look into `list`, and the clients behind `control`; `tell` tells the other
-    /// nodes to look.
+    /// Keeps `list` up to date and disconnects clients through `client_registry`; `notify_peers` notifies the
+    /// other nodes.
     pub fn new(
         store: Store,
         list: Revocations,
-        control: Control,
-        tell: impl Fn() + Send + Sync + 'static,
+        client_registry: ClientRegistry,
+        notify_peers: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { store, list, control, tell: Arc::new(tell), looking: Arc::default() }
+        Self { store, list, client_registry, notify_peers: Arc::new(notify_peers), syncing: Arc::default() }
     }
 
-    /// Revokes, and returns when this node follows. `false` if there is no room for another one.
+    /// Revokes, and returns when this node has applied it. `false` if there is no room for another one.
     pub async fn revoke(&self, revocation: Revocation) -> store::Result<bool> {
         let now = self.store.timestamp();
         let stored =
             self.store.write(move |conn| Box::pin(async move { rows::put(conn, &revocation, now).await }));
         let stored = stored.await?;
-        (self.tell)();
-        self.look().await?;
+        (self.notify_peers)();
+        self.sync().await?;
         Ok(stored)
     }
 
-    /// Takes a revocation back.
+    /// Removes a revocation.
     pub async fn restore(&self, subject: Subject) -> store::Result<()> {
         self.store.write(move |conn| Box::pin(async move { rows::remove(conn, &subject).await })).await?;
-        (self.tell)();
-        self.look().await
+        (self.notify_peers)();
+        self.sync().await
     }
 
-    /// Does what the store says.
-    pub async fn look(&self) -> store::Result<()> {
-        let _alone = self.looking.lock().await;
+    /// Copies the list from the store, and disconnects clients that are new on it.
+    pub async fn sync(&self) -> store::Result<()> {
+        let _alone = self.syncing.lock().await;
         let now = self.store.timestamp();
         let all = self.store.read(move |conn| Box::pin(rows::all(conn, now))).await?;
         for subject in self.list.replace(all) {
@@ -68,17 +68,17 @@ impl Revoker {
                 Subject::Token(jti) => (Target::Token(jti), DisconnectCode::InvalidToken),
                 Subject::User(user) => (Target::all_of(user), DisconnectCode::PermissionDenied),
             };
-            self.control.dismiss(target, &Disconnect::from(code)).await;
+            self.client_registry.disconnect(target, &Disconnect::from(code)).await;
         }
         Ok(())
     }
 
-    /// Looks now and then, for ever.
+    /// Synchronizes periodically. Never returns.
     pub async fn run(self) {
         loop {
-            tokio::time::sleep(LOOK).await;
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, "cannot read what is revoked");
+            tokio::time::sleep(SYNC_INTERVAL).await;
+            if let Err(error) = self.sync().await {
+                tracing::warn!(%error, "the revocations could not be read");
             }
         }
     }

@@ -1,5 +1,5 @@
 //! A response body that carries a stream. It takes from the outbox what the peer is ready to read,
-//! and tells whoever keeps the connection when the dispatcher lets go of it.
+//! and notifies the connection actor when the dispatcher drops it.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,28 +13,28 @@ use bytes::Bytes;
 use crate::hub::outbox::Outbox;
 use crate::telemetry::{Kind, Metrics};
 
-/// The peer went away, or the stream is at its end.
+/// The dispatcher dropped the body: the peer has gone, or the stream has ended.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Gone;
+pub(super) struct BodyDropped;
 
-/// See the module.
+/// The body of a streamed response.
 pub struct StreamBody {
     outbox: Rc<Outbox>,
-    keeper: Recipient<Gone>,
+    owner: Recipient<BodyDropped>,
     kind: &'static str,
     metrics: Arc<Metrics>,
 }
 
 impl StreamBody {
-    /// The body that empties `outbox`; `kind` is the transport in metrics.
+    /// The body that drains `outbox`; `kind` is the name of the transport in metrics.
     pub(super) fn new(
         outbox: Rc<Outbox>,
-        keeper: Recipient<Gone>,
+        owner: Recipient<BodyDropped>,
         kind: &'static str,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { outbox, keeper, kind, metrics }
+        Self { outbox, owner, kind, metrics }
     }
 }
 
@@ -46,14 +46,14 @@ impl MessageBody for StreamBody {
     }
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        self.outbox.poll_take(cx).map(|taken| {
-            let taken = taken?;
+        self.outbox.poll_chunk(cx).map(|chunk| {
+            let chunk = chunk?;
             let sent = self.metrics.delivered_bytes.get_or_create(&Kind { kind: self.kind });
-            sent.inc_by(taken.bytes.len() as u64);
-            if let Some(accepted) = taken.accepted {
+            sent.inc_by(chunk.bytes.len() as u64);
+            if let Some(accepted) = chunk.accepted {
                 self.metrics.event_latency_seconds.observe(accepted.elapsed().as_secs_f64());
             }
-            Some(Ok(taken.bytes))
+            Some(Ok(chunk.bytes))
         })
     }
 }
@@ -61,6 +61,6 @@ impl MessageBody for StreamBody {
 impl Drop for StreamBody {
     fn drop(&mut self) {
         self.outbox.close();
-        self.keeper.do_send(Gone);
+        self.owner.do_send(BodyDropped);
     }
 }

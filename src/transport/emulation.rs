@@ -1,8 +1,7 @@
-//! The other half of a stream: what its client says comes as requests of their own, on any
-//! connection and so on any worker thread (protocol §3.5). Here sessions are found by their
-//! unguessable names, and what waits for one is bounded; the connection itself stays on the thread
-//! that carries its stream. Another node's sessions are not known here: what is for them goes by
-//! `cluster`.
+//! Emulation of a bidirectional connection (protocol §3.5): the client receives a stream and sends its
+//! commands in requests of their own, which arrive on any connection and so on any worker thread. This
+//! is the table of sessions by their secret ids, with a bound on what is queued for each; the session
+//! itself stays on the thread of its stream. Requests for sessions of other nodes go through `cluster`.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,52 +11,52 @@ use actix::{Message, Recipient};
 use bytestring::ByteString;
 use uuid::Uuid;
 
-/// What a frame weighs beside its bytes.
+/// The assumed overhead of a queued frame, in bytes.
 const FRAME: usize = 256;
-/// Random bytes in the name of a session.
+/// Random bytes in a session id.
 const NAME: usize = 16;
 
-/// What comes for a connection from elsewhere.
+/// What an emulation request delivers to a connection actor.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) enum Posted {
-    /// The client says this.
+pub(super) enum SessionInput {
+    /// A frame of the client.
     Frame(ByteString),
-    /// The client said more than may wait; some of it is lost.
-    TooMuch,
+    /// The queue limit was exceeded and frames were lost.
+    Overflow,
 }
 
-/// What became of a frame.
+/// What became of a frame for a session of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// The connection has it, or is over, which its client hears elsewhere.
-    Done,
-    /// More waits for the connection than may: it ends.
-    TooMuch,
-    /// The session is on another node, or nowhere.
+pub enum LocalPostOutcome {
+    /// The frame was queued, or the connection has ended, which the client learns from its stream.
+    Accepted,
+    /// Too much is queued for the connection, which is closed.
+    QueueFull,
+    /// The frame is addressed to another node.
     OtherNode,
 }
 
-/// The open sessions of this node; cheap to clone, and all clones are one.
+/// The open sessions of this node. It is cheap to clone, and all clones share the table.
 #[derive(Clone)]
 pub struct Sessions(Arc<Inner>);
 
 struct Inner {
     node: Arc<str>,
-    /// Bytes that may wait for one connection.
-    most: usize,
+    /// Bytes that may be queued for one connection.
+    max_bytes: usize,
     open: Mutex<HashMap<Arc<str>, Mailbox>>,
 }
 
 struct Mailbox {
-    to: Recipient<Posted>,
+    to: Recipient<SessionInput>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Sessions {
-    /// None yet. At most `most` bytes wait for one connection.
-    pub fn new(node: Uuid, most: usize) -> Self {
-        Self(Arc::new(Inner { node: node.to_string().into(), most, open: Mutex::default() }))
+    /// An empty table; at most `max_bytes` may be queued for one connection.
+    pub fn new(node: Uuid, max_bytes: usize) -> Self {
+        Self(Arc::new(Inner { node: node.to_string().into(), max_bytes, open: Mutex::default() }))
     }
 
     /// The node's id, which clients send back.
@@ -65,50 +64,50 @@ impl Sessions {
         &self.0.node
     }
 
-    /// Opens a session for whoever reads `to`; a frame of `first` bytes is being handled.
-    pub(super) fn open(&self, to: Recipient<Posted>, first: usize) -> Session {
+    /// Opens a session whose frames are sent to `to`; a frame of `first` bytes is already being handled.
+    pub(super) fn open(&self, to: Recipient<SessionInput>, first: usize) -> Session {
         let name = new_name();
         let waiting = Arc::new(AtomicUsize::new(first + FRAME));
         self.table().insert(name.clone(), Mailbox { to, waiting: waiting.clone() });
         Session { sessions: self.clone(), name, waiting }
     }
 
-    /// Hands a frame to the connection that has the session. Never waits.
-    pub fn deliver(&self, node: &str, session: &str, frame: ByteString) -> Delivery {
+    /// Queues a frame for the session's connection. Never waits.
+    pub fn deliver(&self, node: &str, session: &str, frame: ByteString) -> LocalPostOutcome {
         if *node != *self.0.node {
-            return Delivery::OtherNode;
+            return LocalPostOutcome::OtherNode;
         }
-        self.deliver_here(session, frame)
+        self.deliver_local(session, frame)
     }
 
-    /// The same for a session that is here, or over.
-    pub fn deliver_here(&self, session: &str, frame: ByteString) -> Delivery {
+    /// Queues a frame for a session of this node. If there is none, the session has ended.
+    pub fn deliver_local(&self, session: &str, frame: ByteString) -> LocalPostOutcome {
         let mut table = self.table();
-        let Some(mailbox) = table.get(session) else { return Delivery::Done };
+        let Some(mailbox) = table.get(session) else { return LocalPostOutcome::Accepted };
         let weight = frame.len() + FRAME;
         let before = mailbox.waiting.fetch_add(weight, Ordering::Relaxed);
-        if before > 0 && before + weight > self.0.most {
-            // No second one says so.
+        if before > 0 && before + weight > self.0.max_bytes {
+            // The overflow is reported once.
             if let Some(mailbox) = table.remove(session) {
-                mailbox.to.do_send(Posted::TooMuch);
+                mailbox.to.do_send(SessionInput::Overflow);
             }
-            return Delivery::TooMuch;
+            return LocalPostOutcome::QueueFull;
         }
-        mailbox.to.do_send(Posted::Frame(frame));
-        Delivery::Done
+        mailbox.to.do_send(SessionInput::Frame(frame));
+        LocalPostOutcome::Accepted
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Arc<str>, Mailbox>> {
-        self.0.open.lock().expect("nobody panics with the table of sessions in hand")
+        self.0.open.lock().expect("the table of sessions is not poisoned")
     }
 }
 
-/// An unguessable name for a connection, from the generator that the operating system seeds.
+/// A secret session id, from a generator that the operating system seeds.
 pub(super) fn new_name() -> Arc<str> {
     hex::encode(rand::random::<[u8; NAME]>()).into()
 }
 
-/// A session that is open as long as this is.
+/// Keeps a session open until it is dropped.
 pub(super) struct Session {
     sessions: Sessions,
     name: Arc<str>,

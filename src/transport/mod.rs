@@ -1,13 +1,13 @@
-//! What carries a stream of events to a client: one file each. A transport moves bytes and keeps
-//! time; what the bytes are was decided before.
-//! `carrier` is what the connection actors have in common, `work` what they wait for, `gathered` how
-//! those who wait for the same are answered together.
+//! The transports that carry events to clients, one file each. A transport moves bytes and runs
+//! timers; what is sent is decided elsewhere. `connection_actor` is what the connection actors have in
+//! common, `effects` performs the asynchronous effects of sessions, and `single_flight` merges
+//! identical concurrent reads.
 
 mod body;
-mod carrier;
+mod connection_actor;
+mod effects;
 pub mod emulation;
-mod gathered;
-pub mod sse;
-pub mod stream;
+pub mod event_stream;
+pub mod http_stream;
+mod single_flight;
 pub mod websocket;
-mod work;

@@ -1,6 +1,6 @@
 //! Who may do what, as seen from outside: a row is a token and a channel, with the answer that each
 //! action gets over each transport that offers it. The rule itself has a larger table of its own;
-//! this one shows that every door asks it.
+//! this one shows that every endpoint applies it.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::app::token_by;
 use crate::support::client::Request;
 use crate::support::process::{Gateway, Home, JWT_SECRET, on_sqlite};
 use crate::support::sse::Stream;
-use crate::support::websocket::{Client, Said};
+use crate::support::websocket::{Client, Received};
 
 const NAMESPACES: &str = "
 [client]
@@ -154,7 +154,7 @@ const JOB: &str = "job:5e0b4a52-7c1c-4a8e-9a35-2f0d1b1f7a11";
 const BUILD: &str = "build:0190f1de-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
 
 #[test]
-fn every_door_answers_as_the_table_says() {
+fn every_endpoint_answers_as_the_table_says() {
     on_sqlite(async |home| {
         write(&home);
         let gateway = Gateway::start(&home).await;
@@ -231,12 +231,12 @@ async fn verdict(client: &mut Client, command: Value) -> String {
     let id = client.command(command).await;
     loop {
         match client.next().await {
-            Said::Message(reply) if reply["id"] == id => {
+            Received::Message(reply) if reply["id"] == id => {
                 return reply["error"]["code"]
                     .as_u64()
                     .map_or_else(|| "yes".to_owned(), |code| code.to_string());
             }
-            Said::Message(_) | Said::Pong(_) => {}
+            Received::Message(_) | Received::Pong(_) => {}
             said => panic!("{said:?}"),
         }
     }

@@ -25,9 +25,9 @@ async fn play(backend: Backend, scenario: &str) {
         }
     };
     if timeout(DEADLINE, playing).await.is_err() {
-        panic!("too long: {}", script.complaints());
+        panic!("too long: {}", script.stderr());
     }
-    assert!(script.facts > 0, "{scenario} checks nothing");
+    assert!(script.checks > 0, "{scenario} checks nothing");
     app.stop().await;
 }
 

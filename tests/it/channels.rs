@@ -22,7 +22,7 @@ async fn connected(app: &TestApp, user: &str) -> (Client, Value) {
     (client, connect)
 }
 
-const DOORS: &str = "
+const NAMESPACES: &str = "
 [[channel.namespaces]]
 name = \"open\"
 allow_subscribe_for_client = true
@@ -33,7 +33,7 @@ publication_data_format = \"json_object\"
 ";
 
 async fn private_channels_need_a_token_of_their_own(backend: Backend) {
-    let app = TestApp::with(backend, DOORS).await;
+    let app = TestApp::with(backend, NAMESPACES).await;
     let (mut ana, _) = connected(&app, "ana").await;
     let subscribe = |token: String| json!({ "subscribe": { "channel": "$open:room", "token": token } });
     assert_eq!(ana.error(subscribe(String::new())).await, 103);
@@ -48,7 +48,7 @@ async fn private_channels_need_a_token_of_their_own(backend: Backend) {
 }
 
 async fn a_list_of_users_is_the_only_way_in(backend: Backend) {
-    let app = TestApp::with(backend, DOORS).await;
+    let app = TestApp::with(backend, NAMESPACES).await;
     for (user, channel, admitted) in [
         ("42", "open:dialog#42,43", true),
         ("43", "open:dialog#42,43", true),
@@ -64,7 +64,7 @@ async fn a_list_of_users_is_the_only_way_in(backend: Backend) {
 }
 
 async fn names_and_data_are_what_the_operator_wants(backend: Backend) {
-    let app = TestApp::with(backend, DOORS).await;
+    let app = TestApp::with(backend, NAMESPACES).await;
     let (mut ana, _) = connected(&app, "ana").await;
     assert_eq!(ana.error(json!({ "subscribe": { "channel": "open:ROOM" } })).await, 107);
     ana.subscribe("open:room").await;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use campanile::publish::{Apply, Committed, PublishError, UnitOfWork, Verdict};
-use campanile::store::{Options, Place, Result, StoreError, Transaction};
+use campanile::store::{Location, Options, Result, StoreError, Transaction};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use futures_util::FutureExt as _;
@@ -107,9 +107,9 @@ fn work_that_waits_on_sqlite_is_refused_and_leaves_no_transaction_open() {
 
 #[test]
 fn a_sqlite_file_that_another_holds_is_unavailable_until_it_lets_go() {
-    in_folder(async |place| {
+    in_folder(async |location| {
         let deadline = Duration::from_millis(300);
-        let store = TestStore::open(Options { deadline, ..options(place) }).await;
+        let store = TestStore::open(Options { deadline, ..options(location) }).await;
         let news = channel("news");
         let mut other = SqliteConnection::establish(&store.file().to_string_lossy()).unwrap();
         other.batch_execute("BEGIN IMMEDIATE").unwrap();
@@ -132,11 +132,11 @@ fn a_sqlite_file_that_another_holds_is_unavailable_until_it_lets_go() {
 
 #[test]
 fn callers_hear_in_time_of_a_disk_that_holds_up_the_publisher_too() {
-    in_folder(async |place| {
+    in_folder(async |location| {
         let deadline = Duration::from_millis(300);
-        let store = TestStore::open(Options { deadline, ..options(place) }).await;
+        let store = TestStore::open(Options { deadline, ..options(location) }).await;
         let news = channel("news");
-        let (publisher, ear, work) = store.idle_publisher();
+        let (publisher, recorded, work) = store.idle_publisher();
         let publishing = store.store.writing_thread().expect("SQLite has one").spawn(work);
         let (holds, held) = std::sync::mpsc::channel::<()>();
         let (began, begun) = tokio::sync::oneshot::channel();
@@ -163,7 +163,7 @@ fn callers_hear_in_time_of_a_disk_that_holds_up_the_publisher_too() {
         let next = publisher.commit(unit(&news, "2")).await.expect("it commits again");
         let Committed::Done(positions) = next else { panic!("{next:?}") };
         assert_eq!(positions[0].offset, 2);
-        assert_eq!(ear.logged(&news).len(), 2);
+        assert_eq!(recorded.logged(&news).len(), 2);
         drop(publisher);
         publishing.await.expect("it ends with its last handle");
     });
@@ -171,20 +171,20 @@ fn callers_hear_in_time_of_a_disk_that_holds_up_the_publisher_too() {
 
 #[test]
 fn a_commit_that_waits_too_long_for_a_row_is_unconfirmed_and_its_channel_checked() {
-    in_schema(async |place| {
+    in_schema(async |location| {
         let deadline = Duration::from_millis(400);
-        let store = TestStore::open(Options { deadline, pool_size: 2, ..options(place) }).await;
+        let store = TestStore::open(Options { deadline, pool_size: 2, ..options(location) }).await;
         let (news, other) = (channel("news"), channel("other"));
         store.fill(&news, 1).await;
         let holder = store.session().await;
         holder.batch_execute("BEGIN; SELECT FROM channels WHERE name = 'news' FOR UPDATE").await.unwrap();
 
-        let (publisher, ear) = store.publisher();
+        let (publisher, recorded) = store.publisher();
         let began = Instant::now();
         let blocked = publisher.commit(unit(&news, "2")).await;
         assert!(matches!(blocked, Err(PublishError::Unconfirmed(_))), "{blocked:?}");
         assert!(began.elapsed() < 4 * deadline);
-        assert_eq!(ear.checks(), std::slice::from_ref(&news));
+        assert_eq!(recorded.checks(), std::slice::from_ref(&news));
         assert!(!*store.store.health().borrow());
 
         // More that are blocked than there are connections: the rest waits in vain, but is told.
@@ -244,13 +244,14 @@ fn a_server_that_restarts_costs_no_call_after_it_is_back() {
 
 #[test]
 fn a_server_that_takes_no_connections_is_missed_at_once_and_used_at_once_when_it_does() {
-    in_schema(async |place| {
-        let Place::Postgres { url, .. } = &place else { panic!("a schema is Postgres's") };
+    in_schema(async |location| {
+        let Location::Postgres { url, .. } = &location else { panic!("a schema is Postgres's") };
         let proxy = Proxy::to(Database::server()).await;
         let through = url.replace(&Database::server().to_string(), &proxy.address().to_string());
-        let place = Place::Postgres { url: through, direct_url: Some(url.clone()) };
+        let location = Location::Postgres { url: through, direct_url: Some(url.clone()) };
         // Nobody here waits for so long.
-        let store = TestStore::open(Options { deadline: Duration::from_secs(600), ..options(place) }).await;
+        let store =
+            TestStore::open(Options { deadline: Duration::from_secs(600), ..options(location) }).await;
         let (news, (publisher, _)) = (channel("news"), store.publisher());
         store.fill(&news, 1).await;
         for n in 0..3 {
@@ -271,7 +272,7 @@ fn a_server_that_takes_no_connections_is_missed_at_once_and_used_at_once_when_it
 fn the_first_commit_after_a_failover_is_in_the_new_history() {
     on_postgres(async |store| {
         let news = channel("news");
-        let (publisher, ear) = store.publisher();
+        let (publisher, recorded) = store.publisher();
         let Ok(Committed::Done(before)) = publisher.commit(unit(&news, "1")).await else {
             panic!("it commits")
         };
@@ -287,6 +288,6 @@ fn the_first_commit_after_a_failover_is_in_the_new_history() {
         };
         assert_ne!(after[0].epoch, before[0].epoch);
         assert_eq!(after[0], store.head(&news).await);
-        assert_eq!(ear.logged(&news).last().unwrap().0, after[0].epoch);
+        assert_eq!(recorded.logged(&news).last().unwrap().0, after[0].epoch);
     });
 }

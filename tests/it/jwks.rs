@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use campanile::auth::{KeyRing, Keys, TokenError};
 use campanile::config::JwksUrl;
-use campanile::tasks::jwks::{self, Pace};
+use campanile::tasks::jwks::{self, FetchIntervals};
 use campanile::telemetry::{Kind, Metrics};
 use serde_json::json;
 use tokio::sync::watch;
@@ -21,13 +21,14 @@ use crate::support::sse::Stream;
 use crate::support::websocket::Client;
 
 /// Shorter than anyone would have it, so that no test waits for long.
-const QUICK: Pace = Pace {
+const QUICK: FetchIntervals = FetchIntervals {
     refresh: Duration::from_millis(40),
-    rest: Duration::from_millis(60),
+    cooldown: Duration::from_millis(60),
     deadline: Duration::from_millis(300),
 };
 /// Nothing but what is asked for.
-const CALM: Pace = Pace { refresh: Duration::from_secs(3600), rest: Duration::from_secs(3600), ..QUICK };
+const CALM: FetchIntervals =
+    FetchIntervals { refresh: Duration::from_secs(3600), cooldown: Duration::from_secs(3600), ..QUICK };
 
 /// The task on its own, with the keys that it keeps.
 struct Fetcher {
@@ -38,7 +39,7 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    fn start(url: &str, pace: Pace) -> Self {
+    fn start(url: &str, pace: FetchIntervals) -> Self {
         let keys = KeyRing::from(Keys::hmac([""; 0], None, None));
         let (source, metrics) = (watch::Sender::new(Some(place(url))), Arc::new(Metrics::new()));
         let task = jwks::run(keys.clone(), source.subscribe(), pace, metrics.clone());
@@ -109,7 +110,7 @@ async fn whatever_fails_the_last_good_set_stays() {
         issuer.turns(mood.clone());
         fetcher.until_fetched(kind, before + 1).await;
         assert_eq!(fetcher.read(&a), Ok("ana".to_owned()), "{mood:?}");
-        assert_eq!(fetcher.read(&b), Err(TokenError::NotNow), "{mood:?}");
+        assert_eq!(fetcher.read(&b), Err(TokenError::KeyPending), "{mood:?}");
     }
     assert_eq!(elsewhere.asked(), 0, "no redirect is followed");
     issuer.turns(Mood::NeverSaysHowMuch(key_set(&[&b])));
@@ -123,7 +124,7 @@ async fn a_start_without_the_endpoint_works_and_heals() {
     let issuer = Issuer::start(Mood::HangsUp).await;
     let fetcher = Fetcher::start(&issuer.url(), QUICK);
     fetcher.until_fetched("unreachable", 2).await;
-    assert_eq!(fetcher.read(&a), Err(TokenError::NotNow), "nobody knows what is invalid");
+    assert_eq!(fetcher.read(&a), Err(TokenError::KeyPending), "nobody knows what is invalid");
     issuer.publishes(&[&a]);
     fetcher.until(&a, Ok("ana")).await;
     fetcher.until_fetched("ok", 2).await;
@@ -141,7 +142,7 @@ async fn a_flood_of_unknown_keys_makes_one_fetch() {
     };
     let tokens: Vec<String> = (0..2_000).map(invented).collect();
     let read = |token: &String| fetcher.keys.authenticate(token, chrono::Utc::now());
-    assert!(tokens.iter().all(|token| read(token) == Err(TokenError::NotNow)));
+    assert!(tokens.iter().all(|token| read(token) == Err(TokenError::KeyPending)));
     fetcher.until_fetched("ok", 2).await;
     // It has been asked just now: what is unknown is invalid, and asks for nothing.
     fetcher.until(&b, Err(TokenError::Invalid)).await;
@@ -157,7 +158,7 @@ async fn a_flood_of_unknown_keys_makes_one_fetch() {
 async fn after_a_rest_an_unknown_key_is_worth_a_fetch_again() {
     let (a, b, c) = (Pair::ed("a"), Pair::ed("b"), Pair::ed("c"));
     let issuer = Issuer::of(&[&a]).await;
-    let fetcher = Fetcher::start(&issuer.url(), Pace { refresh: CALM.refresh, ..QUICK });
+    let fetcher = Fetcher::start(&issuer.url(), FetchIntervals { refresh: CALM.refresh, ..QUICK });
     fetcher.until(&a, Ok("ana")).await;
     for (kid, pair) in [(2, &b), (3, &c)] {
         issuer.publishes(&[&a, pair]);

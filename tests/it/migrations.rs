@@ -1,7 +1,7 @@
 //! Opening a store: its schema is brought up to date once, and what would break the promise is
 //! refused with a text that says what to do.
 
-use campanile::store::{OpenError, Place, Store, migrations_applied};
+use campanile::store::{Location, OpenError, Store, migrations_applied};
 
 use crate::support::store::*;
 
@@ -12,8 +12,8 @@ async fn refusal(options: &campanile::store::Options) -> String {
     }
 }
 
-async fn each_migration_is_applied_once(place: Place) -> Vec<String> {
-    let options = options(place);
+async fn each_migration_is_applied_once(location: Location) -> Vec<String> {
+    let options = options(location);
     let first = migrations_applied(&options).await.unwrap();
     assert!(!first.is_empty() && first.iter().all(|(_, new)| *new), "{first:?}");
     let again = migrations_applied(&options).await.unwrap();
@@ -25,15 +25,15 @@ async fn each_migration_is_applied_once(place: Place) -> Vec<String> {
 #[test]
 fn each_migration_is_applied_once_and_has_one_name_on_both() {
     let mut names = Vec::new();
-    in_folder(async |place| names.push(each_migration_is_applied_once(place).await));
-    in_schema(async |place| names.push(each_migration_is_applied_once(place).await));
+    in_folder(async |location| names.push(each_migration_is_applied_once(location).await));
+    in_schema(async |location| names.push(each_migration_is_applied_once(location).await));
     assert_eq!(names[0], names[1]);
 }
 
 #[test]
 fn nodes_that_start_together_find_one_schema() {
-    in_schema(async |place| {
-        let options = options(place);
+    in_schema(async |location| {
+        let options = options(location);
         let opened = futures_util::future::join_all((0..4).map(|_| Store::open(&options))).await;
         let generations: Vec<_> = opened.into_iter().map(|store| store.unwrap().generation()).collect();
         assert!(generations.iter().all(|generation| *generation == generations[0]));
@@ -64,13 +64,13 @@ fn a_folder_in_use_is_refused_until_it_is_free() {
 
 #[test]
 fn a_folder_that_cannot_be_made_is_named() {
-    in_folder(async |place| {
-        let Place::Sqlite { path } = place else { panic!("a folder is SQLite's") };
+    in_folder(async |location| {
+        let Location::Sqlite { path } = location else { panic!("a folder is SQLite's") };
         std::fs::write(&path, "a file").unwrap();
         let refused =
-            refusal(&options(Place::Sqlite { path: path.join("deeper").join("campanile.db") })).await;
+            refusal(&options(Location::Sqlite { path: path.join("deeper").join("campanile.db") })).await;
         assert!(refused.contains("campanile.db/deeper") && refused.contains("may be written"), "{refused}");
-        let refused = refusal(&options(Place::Sqlite { path })).await;
+        let refused = refusal(&options(Location::Sqlite { path })).await;
         assert!(refused.contains("not a database"), "{refused}");
     });
 }
@@ -79,17 +79,17 @@ fn a_folder_that_cannot_be_made_is_named() {
 fn a_server_that_is_not_there_is_named_by_its_variable() {
     in_folder(async |_| {
         let url = "postgres://nobody@127.0.0.1:1/nothing".to_owned();
-        let refused = refusal(&options(Place::Postgres { url, direct_url: None })).await;
+        let refused = refusal(&options(Location::Postgres { url, direct_url: None })).await;
         assert!(refused.contains("Check DATABASE_URL"), "{refused}");
     });
 }
 
 #[test]
 fn a_server_that_forgets_commits_is_refused_unless_that_is_fine() {
-    in_schema(async |place| {
-        let Place::Postgres { url, .. } = place else { panic!("a schema is Postgres's") };
+    in_schema(async |location| {
+        let Location::Postgres { url, .. } = location else { panic!("a schema is Postgres's") };
         let url = with_setting(&url, "synchronous_commit", "off");
-        let mut options = options(Place::Postgres { url, direct_url: None });
+        let mut options = options(Location::Postgres { url, direct_url: None });
         let refused = refusal(&options).await;
         assert!(refused.contains("synchronous_commit off"), "{refused}");
         assert!(refused.contains("store.allow_data_loss = true"), "{refused}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::client::Request;
 use crate::support::process::{API_KEY, Gateway, Home, JWT_SECRET, on_postgres, on_sqlite};
-use crate::support::websocket::{Client, Said};
+use crate::support::websocket::{Client, Received};
 
 #[test]
 fn the_examples_are_true_on_sqlite() {
@@ -64,7 +64,7 @@ impl<'g, 'h> Scene<'g, 'h> {
         while let Some(line) = lines.next() {
             let (sign, rest) = line.split_once(' ').expect(line);
             match sign {
-                ">" => self.client.say(&rest.replace("TOKEN", &self.token)).await,
+                ">" => self.client.send_text(&rest.replace("TOKEN", &self.token)).await,
                 "<" if rest.starts_with("close ") => {
                     let (code, reason) = self.client.closed().await;
                     assert_eq!(format!("close {code} {reason}"), rest, "{example}");
@@ -97,7 +97,7 @@ impl<'g, 'h> Scene<'g, 'h> {
     async fn hears(&mut self, mut expected: Vec<Value>, example: &str) {
         while !expected.is_empty() {
             let heard = match self.client.next().await {
-                Said::Message(message) => message,
+                Received::Message(message) => message,
                 other => panic!("{other:?} instead of {expected:?} in\n{example}"),
             };
             let place = expected.iter().position(|one| fits(one, &heard));

@@ -4,11 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::bus::{Content, Notice};
+use campanile::bus::{Content, HubEvent};
 use campanile::domain::channel::ChannelName;
 use campanile::domain::event::NewEvent;
 use campanile::domain::position::Position;
-use campanile::publish::{Apply, Committed, Once, PublishError, UnitOfWork, Verdict};
+use campanile::publish::{Apply, Committed, Dedup, PublishError, UnitOfWork, Verdict};
 use campanile::store::log::IdempotencyKey;
 use campanile::store::{Options, Result, Transaction, Ts};
 use futures_util::FutureExt as _;
@@ -37,8 +37,8 @@ on_both![
     a_publisher_without_handles_finishes_its_queue,
 ];
 
-fn key(channel: &ChannelName, key: &str, expires_at: Ts) -> Once {
-    Once::Key(IdempotencyKey { channel: channel.clone(), key: key.into(), expires_at })
+fn key(channel: &ChannelName, key: &str, expires_at: Ts) -> Dedup {
+    Dedup::Key(IdempotencyKey { channel: channel.clone(), key: key.into(), expires_at })
 }
 
 fn in_a_minute(store: &TestStore) -> Ts {
@@ -51,7 +51,7 @@ fn done(positions: &[Position]) -> Committed {
 
 async fn what_is_answered_is_stored_and_announced(store: TestStore) {
     let (repo, org) = (channel("repo:acme/api"), channel("org:acme"));
-    let (publisher, ear) = store.publisher();
+    let (publisher, recorded) = store.publisher();
     for n in 1..=3u64 {
         let events = vec![event(&repo, &n.to_string()), event(&org, &n.to_string())];
         let committed = publisher.commit(UnitOfWork::of(events)).await.unwrap();
@@ -59,15 +59,15 @@ async fn what_is_answered_is_stored_and_announced(store: TestStore) {
         assert_eq!(committed, done(&[Position::new(epoch.clone(), n), Position::new(epoch, n)]));
     }
     for channel in [&repo, &org] {
-        let told: Vec<_> = ear.logged(channel).into_iter().map(|(_, event)| event).collect();
+        let told: Vec<_> = recorded.logged(channel).into_iter().map(|(_, event)| event).collect();
         assert_eq!(told, store.whole_log(channel).await);
     }
-    assert!(ear.checks().is_empty());
+    assert!(recorded.checks().is_empty());
 }
 
 async fn units_that_wait_together_share_a_transaction(store: TestStore) {
     let news = channel("news");
-    let (publisher, ear, work) = store.idle_publisher();
+    let (publisher, recorded, work) = store.idle_publisher();
     let mut commits =
         futures_util::future::join_all((1..=300).map(|n| publisher.commit(unit(&news, &n.to_string()))));
     assert!(futures_util::poll!(&mut commits).is_pending());
@@ -80,13 +80,13 @@ async fn units_that_wait_together_share_a_transaction(store: TestStore) {
         let stored = &log[positions[0].offset as usize - 1];
         assert_eq!(*stored.data, *(n + 1).to_string(), "the answer names the event's own place");
     }
-    assert_eq!(ear.notices().len(), 2, "256 units and the rest");
+    assert_eq!(recorded.events().len(), 2, "256 units and the rest");
 }
 
 async fn a_delivery_is_taken_once(store: TestStore) {
     let news = channel("news");
     let deliver = |id: &str| UnitOfWork {
-        once: Once::Delivery(Box::new(delivery(id, store.store.now()))),
+        dedup: Dedup::Delivery(Box::new(delivery(id, store.store.now()))),
         ..unit(&news, "1")
     };
     assert!(matches!(store.commit(deliver("first")).await, Committed::Done(_)));
@@ -100,8 +100,8 @@ async fn a_delivery_that_comes_twice_at_once_is_taken_once(store: TestStore) {
     store.prepare_marks().await;
     let news = channel("news");
     let units = ["b", "a", "b", "a", "b"].iter().enumerate().map(|(i, id)| {
-        let once = Once::Delivery(Box::new(delivery(id, store.store.now())));
-        Change::mark(0, &i.to_string()).on(UnitOfWork { once, ..unit(&news, &i.to_string()) })
+        let dedup = Dedup::Delivery(Box::new(delivery(id, store.store.now())));
+        Change::mark(0, &i.to_string()).on(UnitOfWork { dedup, ..unit(&news, &i.to_string()) })
     });
     let outcomes = store.commit_together(units.collect()).await;
     let fresh: Vec<bool> = outcomes.into_iter().map(|o| matches!(o.unwrap(), Committed::Done(_))).collect();
@@ -113,7 +113,7 @@ async fn a_delivery_that_comes_twice_at_once_is_taken_once(store: TestStore) {
 async fn a_key_counts_once_on_its_channel(store: TestStore) {
     let (news, other) = (channel("news"), channel("other"));
     let keyed = |channel: &ChannelName, data: &str| UnitOfWork {
-        once: key(channel, "k", in_a_minute(&store)),
+        dedup: key(channel, "k", in_a_minute(&store)),
         ..UnitOfWork::of(vec![event(&other, data), event(channel, data), event(channel, data)])
     };
     let Committed::Done(first) = store.commit(keyed(&news, "1")).await else { panic!("it is new") };
@@ -130,7 +130,7 @@ async fn a_key_that_comes_twice_at_once_counts_once(store: TestStore) {
     let units = [(&news, "a"), (&news, "b"), (&other, "a"), (&news, "a"), (&news, "b"), (&other, "a")];
     let expires = in_a_minute(&store);
     let units =
-        units.map(|(channel, name)| UnitOfWork { once: key(channel, name, expires), ..unit(channel, "1") });
+        units.map(|(channel, name)| UnitOfWork { dedup: key(channel, name, expires), ..unit(channel, "1") });
     let outcomes = store.commit_together(units.into()).await;
     let epoch = store.store.generation();
     let at = |offset| Position::new(epoch.clone(), offset);
@@ -142,7 +142,7 @@ async fn a_key_that_comes_twice_at_once_counts_once(store: TestStore) {
 
 async fn an_expired_key_is_free_again(store: TestStore) {
     let news = channel("news");
-    let until = |expires_at| UnitOfWork { once: key(&news, "k", expires_at), ..unit(&news, "1") };
+    let until = |expires_at| UnitOfWork { dedup: key(&news, "k", expires_at), ..unit(&news, "1") };
     let past = ago(&store.store, Duration::from_secs(1));
     assert!(matches!(store.commit(until(past)).await, Committed::Done(_)));
     assert!(matches!(store.commit(until(in_a_minute(&store))).await, Committed::Done(_)));
@@ -154,8 +154,8 @@ async fn an_expired_key_is_free_again(store: TestStore) {
 async fn a_known_key_changes_no_state(store: TestStore) {
     store.prepare_marks().await;
     let news = channel("news");
-    let once = || key(&news, "k", in_a_minute(&store));
-    let marked = |mark: &str| Change::mark(0, mark).on(UnitOfWork { once: once(), ..unit(&news, "1") });
+    let dedup = || key(&news, "k", in_a_minute(&store));
+    let marked = |mark: &str| Change::mark(0, mark).on(UnitOfWork { dedup: dedup(), ..unit(&news, "1") });
     assert!(matches!(store.commit(marked("a")).await, Committed::Done(_)));
     assert!(matches!(store.commit(marked("b")).await, Committed::Duplicate(Some(_))));
     assert_eq!(store.marks().await, "a");
@@ -177,7 +177,7 @@ async fn a_key_that_comes_twice_at_once_changes_state_once(store: TestStore) {
             End::Refuse => Change { order: 9, statements: Vec::new(), end },
             end => Change::mark(9 - i64::from(mark.as_bytes()[0] - b'a'), mark).ending(end),
         };
-        change.on(UnitOfWork { once: key(&news, name, expires), ..unit(&news, "1") })
+        change.on(UnitOfWork { dedup: key(&news, name, expires), ..unit(&news, "1") })
     });
     let outcomes: Vec<_> =
         store.commit_together(units.into()).await.into_iter().map(|o| o.unwrap()).collect();
@@ -195,11 +195,11 @@ async fn a_refused_unit_appends_nothing_and_keeps_its_mates(store: TestStore) {
     store.prepare_marks().await;
     let news = channel("news");
     let refuse = Change { order: 2, statements: Vec::new(), end: End::Refuse };
-    let once = Once::Delivery(Box::new(delivery("refused", store.store.now())));
+    let dedup = Dedup::Delivery(Box::new(delivery("refused", store.store.now())));
     let outcomes = store
         .commit_together(vec![
             Change::mark(1, "a").on(unit(&news, "\"a\"")),
-            refuse.on(UnitOfWork { once, ..unit(&news, "\"no\"") }),
+            refuse.on(UnitOfWork { dedup, ..unit(&news, "\"no\"") }),
             Change::mark(3, "c").on(unit(&news, "\"c\"")),
         ])
         .await;
@@ -218,11 +218,11 @@ async fn a_bad_unit_fails_alone(store: TestStore) {
     for (round, bad) in [Change::mark(5, "!").ending(End::Fail), Change::broken()].into_iter().enumerate() {
         let fine = |n: usize| {
             let id = format!("round-{round}-{n}");
-            let once = Once::Delivery(Box::new(delivery(&id, store.store.now())));
-            Change::mark(n as i64, &n.to_string()).on(UnitOfWork { once, ..unit(&news, &n.to_string()) })
+            let dedup = Dedup::Delivery(Box::new(delivery(&id, store.store.now())));
+            Change::mark(n as i64, &n.to_string()).on(UnitOfWork { dedup, ..unit(&news, &n.to_string()) })
         };
-        let once = Once::Delivery(Box::new(delivery("bad", store.store.now())));
-        let bad = bad.on(UnitOfWork { once, ..UnitOfWork::of(vec![event(&news, "1"), event(&other, "1")]) });
+        let dedup = Dedup::Delivery(Box::new(delivery("bad", store.store.now())));
+        let bad = bad.on(UnitOfWork { dedup, ..UnitOfWork::of(vec![event(&news, "1"), event(&other, "1")]) });
         let outcomes = store.commit_together(vec![fine(1), fine(2), bad, fine(3)]).await;
         let names: Vec<_> = outcomes
             .iter()
@@ -258,7 +258,7 @@ async fn a_unit_over_several_channels_is_all_or_nothing(store: TestStore) {
 
 async fn events_that_are_not_kept_have_no_place(store: TestStore) {
     let news = channel("news");
-    let (publisher, ear) = store.publisher();
+    let (publisher, recorded) = store.publisher();
     let passing = NewEvent { kept: false, ..event(&news, "\"passing\"") };
     let kept = event(&news, "\"kept\"");
     let unit = UnitOfWork::of(vec![passing.clone(), kept.clone(), passing.clone()]);
@@ -268,11 +268,11 @@ async fn events_that_are_not_kept_have_no_place(store: TestStore) {
     assert_eq!(committed, done(&[]));
     assert_eq!(store.whole_log(&news).await, [kept.at(1)]);
 
-    let announced: Vec<_> = ear
-        .notices()
+    let announced: Vec<_> = recorded
+        .events()
         .into_iter()
-        .flat_map(|notice| match notice {
-            Notice::Appended(announcements) => announcements,
+        .flat_map(|event| match event {
+            HubEvent::Appended(announcements) => announcements,
             _ => Vec::new(),
         })
         .flat_map(|announcement| match announcement.content {
@@ -284,9 +284,9 @@ async fn events_that_are_not_kept_have_no_place(store: TestStore) {
 }
 
 /// The data of what was announced without a place, in that order.
-fn passed(ear: &Ear) -> Vec<String> {
-    let announcements = ear.notices().into_iter().flat_map(|notice| match notice {
-        Notice::Appended(announcements) => announcements,
+fn passed(recorded: &RecordedEvents) -> Vec<String> {
+    let announcements = recorded.events().into_iter().flat_map(|event| match event {
+        HubEvent::Appended(announcements) => announcements,
         _ => Vec::new(),
     });
     let events = announcements.flat_map(|announcement| match announcement.content {
@@ -303,7 +303,7 @@ fn passing(channel: &ChannelName, data: &str) -> UnitOfWork {
 async fn what_is_not_kept_goes_out_in_its_order(store: TestStore) {
     let news = channel("news");
     for also_kept in [false, true] {
-        let (publisher, ear, work) = store.idle_publisher();
+        let (publisher, recorded, work) = store.idle_publisher();
         let mut units: Vec<_> = (0..300).map(|n| passing(&news, &n.to_string())).collect();
         if also_kept {
             units.insert(9, unit(&news, "\"kept\""));
@@ -314,7 +314,7 @@ async fn what_is_not_kept_goes_out_in_its_order(store: TestStore) {
         let outcomes = commits.await;
         let unplaced = outcomes.iter().filter(|outcome| matches!(outcome, Ok(d) if *d == done(&[])));
         assert_eq!(unplaced.count(), 300);
-        assert_eq!(passed(&ear), (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(passed(&recorded), (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
     }
     assert_eq!(store.whole_log(&news).await.len(), 1);
 }
@@ -360,21 +360,21 @@ fn what_is_not_kept_does_not_wait_for_postgres() {
 
 async fn nothing_of_it_needs_the_store(store: &TestStore) {
     let news = channel("news");
-    let (publisher, ear) = store.publisher();
+    let (publisher, recorded) = store.publisher();
     let quick = Duration::from_secs(2);
     for data in ["1", "2"] {
         let committed = tokio::time::timeout(quick, publisher.commit(passing(&news, data))).await;
         assert_eq!(committed.expect("nobody is waited for").unwrap(), done(&[]));
     }
-    assert_eq!(passed(&ear), ["1", "2"]);
+    assert_eq!(passed(&recorded), ["1", "2"]);
 }
 
 async fn a_change_without_events_is_a_unit_too(store: TestStore) {
     store.prepare_marks().await;
-    let (publisher, ear) = store.publisher();
+    let (publisher, recorded) = store.publisher();
     let committed = publisher.commit(Change::mark(0, "a").on(UnitOfWork::of(Vec::new()))).await.unwrap();
     assert_eq!((committed, store.marks().await), (done(&[]), "a".to_owned()));
-    assert!(ear.notices().is_empty());
+    assert!(recorded.events().is_empty());
 }
 
 /// Notes in which order the changes of a transaction ran.

@@ -8,8 +8,8 @@ use crate::support::issuer::{Pair, key_set};
 use crate::support::process::{API_KEY, Gateway, Home, on_sqlite};
 use crate::support::websocket::Client;
 
-const RELOADED: &str = "keys and namespaces were read anew";
-const REFUSED: &str = "nothing was reloaded";
+const RELOADED: &str = "keys and namespaces were reloaded";
+const REFUSED: &str = "the reload failed";
 
 fn write(home: &Home, config: &str) {
     let folder = home.data().parent().expect("a folder").to_owned();
@@ -81,7 +81,8 @@ fn keys_and_namespaces_change_under_connections_that_go_on() {
         write(&home, &(limits.to_owned() + &with_key(&new) + &namespace("news", "")));
         let said = hang_up(&gateway, &home, RELOADED).await;
         assert!(
-            said.contains("option=\"client.channel_limit\"") && said.contains("from the next start on"),
+            said.contains("option=\"client.channel_limit\"")
+                && said.contains("takes effect at the next start"),
             "{said}"
         );
         assert!(!said.contains("option=\"client.token"), "{said}");
@@ -139,7 +140,7 @@ fn a_mistake_changes_nothing_and_is_said_with_its_place() {
         write(&home, &good);
         std::fs::write(&file, "{}").expect("written");
         let said = hang_up(&gateway, &home, REFUSED).await;
-        assert!(said.contains("client.token.jwks_file: jwks.json: this is no JSON Web Key Set"), "{said}");
+        assert!(said.contains("client.token.jwks_file: jwks.json: this is not a JSON Web Key Set"), "{said}");
         connect(&gateway, &old.token(&user("ana"))).await;
 
         std::fs::write(&file, key_set(&[&new])).expect("written");

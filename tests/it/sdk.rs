@@ -170,9 +170,9 @@ async fn play(mut server: Server<'_>, transport: &str, scenario: &str) {
         }
     };
     if timeout(DEADLINE, playing).await.is_err() {
-        panic!("too long: {}", script.complaints());
+        panic!("too long: {}", script.stderr());
     }
-    assert!(script.facts > 0, "{scenario} checks nothing");
+    assert!(script.checks > 0, "{scenario} checks nothing");
     // While the proxy still runs, so that the server hears that its clients are gone.
     if let Server::Inside(app) = &mut server {
         app.stop().await;

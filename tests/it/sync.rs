@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use campanile::publish::Committed;
-use campanile::store::Place;
+use campanile::store::Location;
 use campanile::store::log::{self, Append};
 use diesel::sql_types::Text;
 use futures_util::FutureExt as _;
@@ -22,10 +22,10 @@ const FOLDER: &str = "CAMPANILE_IT_WATCHED_FOLDER";
 #[test]
 fn commits_are_there_after_a_restart() {
     let watched = std::env::var_os(FOLDER).map(PathBuf::from);
-    in_folder(async |place| {
-        let inside = |folder: &PathBuf| Place::Sqlite { path: folder.join("campanile.db") };
-        let place = watched.as_ref().map_or(place, inside);
-        let store = TestStore::open(options(place)).await;
+    in_folder(async |location| {
+        let inside = |folder: &PathBuf| Location::Sqlite { path: folder.join("campanile.db") };
+        let location = watched.as_ref().map_or(location, inside);
+        let store = TestStore::open(options(location)).await;
         let news = channel("news");
         let (publisher, _, work) = store.idle_publisher();
         let work = tokio::spawn(work);

@@ -8,7 +8,7 @@ use crate::support::app::{Backend, TestApp};
 use crate::support::client::Request;
 use crate::support::issuer::{Pair, key_set};
 use crate::support::sse::Stream;
-use crate::support::websocket::{Client, Said};
+use crate::support::websocket::{Client, Received};
 
 const OPEN: &str = "[[channel.namespaces]]
 name = \"open\"
@@ -61,8 +61,8 @@ async fn expect(
 async fn code_of(client: &mut Client, command: Value) -> u16 {
     client.command(command).await;
     match client.next().await {
-        Said::Message(reply) => reply["error"]["code"].as_u64().unwrap_or(0).try_into().expect("a code"),
-        Said::Close(code, _) => code,
+        Received::Message(reply) => reply["error"]["code"].as_u64().unwrap_or(0).try_into().expect("a code"),
+        Received::Close(code, _) => code,
         said => panic!("{said:?}"),
     }
 }

@@ -239,14 +239,16 @@ fn what_is_no_key_set_is_refused() {
 
 #[test]
 fn an_unknown_key_is_awaited_as_long_as_it_may_turn_up() {
-    use Fetching::{Failed, Off, Ready, Rested, UnderWay};
-    use TokenError::{Invalid, NotNow};
+    use Fetching::{Cooldown, Failed, Off, Ready, UnderWay};
+    use TokenError::{Invalid, KeyPending};
     let named =
         |kid: &str| signed(&format!(r#"{{"alg":"EdDSA","kid":"{kid}"}}"#), &ED.signer(), Algorithm::EdDSA);
     let nameless = signed(r#"{"alg":"EdDSA"}"#, &ED.signer(), Algorithm::EdDSA);
     let ring = KeyRing::from(by_set(&[P256.jwk(json!({ "kid": "file" }))]));
     let read = |token: &str| ring.subscription(token, at(NOW)).map(|grant| grant.user);
-    for (state, expected) in [(Off, Invalid), (UnderWay, NotNow), (Rested, Invalid), (Failed, NotNow)] {
+    for (state, expected) in
+        [(Off, Invalid), (UnderWay, KeyPending), (Cooldown, Invalid), (Failed, KeyPending)]
+    {
         ring.set_fetching(state);
         for token in [&named("new"), &nameless] {
             assert_eq!(read(token), Err(expected), "{state:?}");
@@ -263,17 +265,17 @@ fn an_unknown_key_is_awaited_as_long_as_it_may_turn_up() {
     }
     ring.set_fetching(Ready);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    assert_eq!(read(&named("new")), Err(NotNow));
-    runtime.block_on(ring.asked());
-    assert_eq!(read(&named("new")), Err(NotNow), "the fetch is under way");
+    assert_eq!(read(&named("new")), Err(KeyPending));
+    runtime.block_on(ring.fetch_requested());
+    assert_eq!(read(&named("new")), Err(KeyPending), "the fetch is under way");
     ring.set_fetched(Some(KeySet::from_json(&set_of(&[ED.jwk(json!({ "kid": "new" }))])).expect("a set")));
-    ring.set_fetching(Rested);
+    ring.set_fetching(Cooldown);
     assert_eq!(read(&named("new")), Ok("42".to_owned()));
     assert_eq!(read(&nameless), Ok("42".to_owned()));
     assert_eq!(read(&named("old")), Err(Invalid));
     let known = || {
         let token = with_claims(r#"{"alg":"EdDSA"}"#, r#"{"sub":"42"}"#, &ED.signer(), Algorithm::EdDSA);
-        ring.recognise(&token, at(NOW)).map(|who| who.user.clone())
+        ring.authenticate_cached(&token, at(NOW)).map(|who| who.user.clone())
     };
     assert_eq!([known(), known()], [Ok("42".to_owned()), Ok("42".to_owned())]);
     ring.set_fetched(None);

@@ -31,7 +31,7 @@ fn refusals_are_told_in_the_words_of_the_gateway_and_without_the_key() {
         ("401 Unauthorized", r#"{"error":{"code":"no_key","message":"wrong key"}}"#, "wrong key (no_key)"),
         ("503 Service Unavailable", "", "503 Service Unavailable"),
         ("302 Found", "", "302 Found"),
-        ("200 OK", "<html>", "this is no whole answer of a gateway"),
+        ("200 OK", "<html>", "this is not a complete response of a gateway"),
     ];
     for (status, body, said) in cases {
         let error = publish(&Scripted::start([json(status, body)])).unwrap_err();

@@ -45,7 +45,7 @@ impl Peer {
     }
 
     /// The next message; `Null` if the client has left.
-    fn hear(&mut self) -> Value {
+    fn receive(&mut self) -> Value {
         let mut piece = [0; 4096];
         loop {
             match self.codec.decode(&mut self.bytes).expect("a frame") {
@@ -64,11 +64,11 @@ impl Peer {
     fn write(&mut self, message: Message) {
         let mut bytes = BytesMut::new();
         self.codec.encode(message, &mut bytes).unwrap();
-        // The client may have heard enough.
+        // The client may have closed the connection.
         let _ = self.stream.write_all(&bytes);
     }
 
-    fn say(&mut self, message: impl ToString) {
+    fn send_text(&mut self, message: impl ToString) {
         self.write(Message::Text(message.to_string().into()));
     }
 
@@ -78,27 +78,29 @@ impl Peer {
 
     /// Lets the client in; gives what it said.
     fn welcome(&mut self) -> Value {
-        let mut said = self.hear();
+        let mut said = self.receive();
         assert_eq!(said["id"], 1, "{said}");
-        self.say(json!({ "id": 1, "connect": { "client": "c", "version": "1", "ping": 25, "pong": true } }));
+        self.send_text(
+            json!({ "id": 1, "connect": { "client": "c", "version": "1", "ping": 25, "pong": true } }),
+        );
         said["connect"].take()
     }
 
     /// Answers the command `method` with `result`; gives what was asked.
     fn answer(&mut self, method: &str, result: Value) -> Value {
-        let mut said = self.hear();
-        self.say(json!({ "id": said["id"], method: result }));
+        let mut said = self.receive();
+        self.send_text(json!({ "id": said["id"], method: result }));
         assert!(said[method].is_object(), "{said}");
         said[method].take()
     }
 
     fn refuse(&mut self, code: u32, message: &str) {
-        let said = self.hear();
-        self.say(json!({ "id": said["id"], "error": { "code": code, "message": message } }));
+        let said = self.receive();
+        self.send_text(json!({ "id": said["id"], "error": { "code": code, "message": message } }));
     }
 
     fn push(&mut self, offset: u64) {
-        self.say(json!({ "push": { "channel": "repo:acme/api", "pub": publication(offset) } }));
+        self.send_text(json!({ "push": { "channel": "repo:acme/api", "pub": publication(offset) } }));
     }
 }
 
@@ -149,7 +151,7 @@ impl Gateway {
     /// Tails it; afterwards nothing that the gateway expected may be missing.
     fn tail(self, credential: Credential, since: Option<&str>, count: Option<u64>) -> Tailed {
         let tailed = tail(&self.base, credential, since, count);
-        self.turns.join().unwrap_or_else(|_| panic!("the gateway expected more: {}", tailed.remarks));
+        self.turns.join().unwrap_or_else(|_| panic!("the gateway expected more: {}", tailed.diagnostics));
         tailed
     }
 }
@@ -166,7 +168,7 @@ fn own() -> Credential {
 struct Tailed {
     ended: anyhow::Result<()>,
     shown: String,
-    remarks: String,
+    diagnostics: String,
     cursor: Option<String>,
 }
 
@@ -179,23 +181,23 @@ impl Tailed {
 fn tail(base: &str, credential: Credential, since: Option<&str>, count: Option<u64>) -> Tailed {
     let remote = Remote::new(base.parse().expect("a good URL"));
     let channel = ChannelName::parse("repo:acme/api").unwrap();
-    let (mut shown, mut remarks) = (Vec::new(), Vec::new());
-    let mut follower = Follower {
+    let (mut shown, mut diagnostics) = (Vec::new(), Vec::new());
+    let mut reader = ChannelReader {
         remote: &remote,
         channel: &channel,
         credential,
         cursor: since.map(|since| Position::parse(since).expect("a cursor")),
         left: count,
-        output: Output { events: &mut shown, line: &line::json, remarks: &mut remarks },
-        pauses: Pauses::beginning_with(Duration::from_millis(1)),
+        output: Output { events: &mut shown, line: &format::json, diagnostics: &mut diagnostics },
+        backoff: Backoff::starting_with(Duration::from_millis(1)),
     };
     let ended = block_on(async {
-        let in_time = tokio::time::timeout(Duration::from_secs(20), follower.run()).await;
+        let in_time = tokio::time::timeout(Duration::from_secs(20), reader.run()).await;
         in_time.expect("it does not go on for ever")
     });
-    let cursor = follower.cursor.map(|cursor| cursor.to_string());
+    let cursor = reader.cursor.map(|cursor| cursor.to_string());
     let text = |bytes| String::from_utf8(bytes).expect("text");
-    Tailed { ended, shown: text(shown), remarks: text(remarks), cursor }
+    Tailed { ended, shown: text(shown), diagnostics: text(diagnostics), cursor }
 }
 
 #[test]
@@ -215,7 +217,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
             peer.stream.write_all(b"\x81\x7d{\"push\":").unwrap();
         }),
         turn(|peer| {
-            peer.hear();
+            peer.receive();
         }),
         turn(|peer| {
             peer.welcome();
@@ -228,8 +230,8 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
     tailed.ended.unwrap();
     assert_eq!(tailed.shown, "1\n2\n3\n4\n");
     assert_eq!(tailed.cursor.as_deref(), Some("k.4"));
-    assert_eq!(tailed.remarks.matches("connected again").count(), 1, "{}", tailed.remarks);
-    assert_eq!(tailed.remarks.matches("trying again").count(), 2, "{}", tailed.remarks);
+    assert_eq!(tailed.diagnostics.matches("reconnected").count(), 1, "{}", tailed.diagnostics);
+    assert_eq!(tailed.diagnostics.matches("retrying").count(), 2, "{}", tailed.diagnostics);
 }
 
 #[test]
@@ -252,13 +254,13 @@ fn pings_are_answered_and_messages_may_come_in_pieces_and_together() {
     let gateway = Gateway::start([turn(|peer| {
         peer.welcome();
         peer.answer("subscribe", at(0));
-        peer.say("{}");
-        assert_eq!(peer.hear(), json!({}));
+        peer.send_text("{}");
+        assert_eq!(peer.receive(), json!({}));
         peer.write(Message::Ping(Bytes::from_static(b"p")));
         let push = |offset: u64| {
             json!({ "push": { "channel": "repo:acme/api", "pub": publication(offset) } }).to_string()
         };
-        peer.say(format!("{}\n{}\n", push(1), push(2)));
+        peer.send_text(format!("{}\n{}\n", push(1), push(2)));
         let (first, last) = (Bytes::from(push(3)[..9].to_owned()), Bytes::from(push(3)[9..].to_owned()));
         peer.write(Message::Continuation(Item::FirstText(first)));
         peer.write(Message::Continuation(Item::Last(last)));
@@ -284,7 +286,7 @@ fn a_lost_place_is_reported_and_what_follows_is_shown() {
     let tailed = gateway.tail(own(), Some("k.9"), Some(2));
     assert_eq!(tailed.shown, "3\n4\n");
     let said = "live from m.2. What is retained: campanile tail repo:acme/api --since m.1\n";
-    assert!(tailed.remarks.ends_with(said), "{}", tailed.remarks);
+    assert!(tailed.diagnostics.ends_with(said), "{}", tailed.diagnostics);
 }
 
 #[test]
@@ -302,7 +304,7 @@ fn more_than_a_subscription_brings_is_read_from_the_history() {
         peer.push(7);
     })]);
     let tailed = gateway.tail(own(), Some("k.1"), Some(6));
-    assert_eq!((tailed.shown.as_str(), tailed.remarks.as_str()), ("2\n3\n4\n5\n6\n7\n", ""));
+    assert_eq!((tailed.shown.as_str(), tailed.diagnostics.as_str()), ("2\n3\n4\n5\n6\n7\n", ""));
 }
 
 #[test]
@@ -316,7 +318,7 @@ fn what_the_history_has_no_more_is_said_to_be_missing() {
         })]);
         let tailed = gateway.tail(own(), Some("k.1"), Some(1));
         assert_eq!(tailed.shown, "6\n");
-        tailed.remarks
+        tailed.diagnostics
     };
     let trimmed = with(turn(|peer| {
         peer.answer("history", json!({ "publications": publications([4, 5]), "epoch": "k", "offset": 5 }));
@@ -327,8 +329,9 @@ fn what_the_history_has_no_more_is_said_to_be_missing() {
     );
     let hidden = with(turn(|peer| peer.refuse(103, "permission denied")));
     assert!(
-        hidden
-            .ends_with("the gateway says: permission denied (code 103); the stream goes on live from k.5\n"),
+        hidden.ends_with(
+            "the gateway says: permission denied (code 103); the stream continues live from k.5\n"
+        ),
         "{hidden}"
     );
 }
@@ -339,7 +342,7 @@ fn a_connection_that_breaks_before_the_loss_was_told_loses_no_word_of_it() {
         turn(|peer| {
             peer.welcome();
             peer.answer("subscribe", lost("m", 2));
-            peer.hear();
+            peer.receive();
         }),
         turn(|peer| {
             peer.welcome();
@@ -352,9 +355,9 @@ fn a_connection_that_breaks_before_the_loss_was_told_loses_no_word_of_it() {
     let tailed = gateway.tail(own(), Some("k.9"), Some(1));
     assert_eq!(tailed.shown, "3\n");
     assert!(
-        tailed.remarks.ends_with("are missing here; the stream goes on live from m.2\n"),
+        tailed.diagnostics.ends_with("are missing here; the stream continues live from m.2\n"),
         "{}",
-        tailed.remarks
+        tailed.diagnostics
     );
 }
 
@@ -384,25 +387,25 @@ fn a_channel_without_history_is_followed_live() {
         turn(|peer| {
             peer.welcome();
             peer.answer("subscribe", json!({}));
-            peer.say(r#"{"push":{"channel":"repo:acme/api","pub":{"data":1}}}"#);
+            peer.send_text(r#"{"push":{"channel":"repo:acme/api","pub":{"data":1}}}"#);
         }),
         turn(|peer| {
             peer.welcome();
             assert!(peer.answer("subscribe", json!({})).get("recover").is_none());
-            peer.say(r#"{"push":{"channel":"repo:acme/api","pub":{"data":2}}}"#);
+            peer.send_text(r#"{"push":{"channel":"repo:acme/api","pub":{"data":2}}}"#);
         }),
     ]);
     let tailed = gateway.tail(own(), Some("k.1"), Some(2));
     assert_eq!((tailed.shown.as_str(), tailed.cursor.as_deref()), ("1\n2\n", None));
-    assert!(tailed.remarks.contains("keeps no history"), "{}", tailed.remarks);
-    assert!(tailed.remarks.contains(", from what comes then"), "{}", tailed.remarks);
+    assert!(tailed.diagnostics.contains("keeps no history"), "{}", tailed.diagnostics);
+    assert!(tailed.diagnostics.contains(", starting with new events"), "{}", tailed.diagnostics);
 }
 
 #[test]
 fn what_the_token_subscribed_to_is_subscribed_to_again_with_the_position() {
     let gateway = Gateway::start([turn(|peer| {
-        peer.hear();
-        peer.say(json!({ "id": 1, "connect": { "client": "c", "subs": { "repo:acme/api": {} } } }));
+        peer.receive();
+        peer.send_text(json!({ "id": 1, "connect": { "client": "c", "subs": { "repo:acme/api": {} } } }));
         peer.push(2);
         peer.answer("unsubscribe", json!({}));
         peer.answer("subscribe", recovered(1, [2]));
@@ -418,26 +421,26 @@ fn a_subscription_that_ends_for_a_while_is_begun_again_at_the_position() {
             peer.welcome();
             peer.answer("subscribe", at(0));
             peer.push(1);
-            peer.say(unsubscribe(2500));
+            peer.send_text(unsubscribe(2500));
             assert_eq!(peer.answer("subscribe", recovered(1, []))["offset"], 1);
             // It brought nothing: a new connection.
-            peer.say(unsubscribe(2501));
+            peer.send_text(unsubscribe(2501));
         }),
         turn(move |peer| {
             peer.welcome();
             assert_eq!(peer.answer("subscribe", recovered(1, [2]))["offset"], 1);
-            peer.say(unsubscribe(2000));
+            peer.send_text(unsubscribe(2000));
         }),
     ]);
     let tailed = gateway.tail(own(), None, None);
     assert_eq!(tailed.shown, "1\n2\n");
-    assert!(tailed.remarks.contains("so (code 2501); trying again"), "{}", tailed.remarks);
+    assert!(tailed.diagnostics.contains("so (code 2501); retrying"), "{}", tailed.diagnostics);
     assert!(tailed.error().contains("so (code 2000)"));
 }
 
 #[test]
 fn the_code_decides_whether_it_comes_back() {
-    let back = [(3001, "is going away"), (3008, "slow (code 3008)"), (3005, "a new one is made")];
+    let back = [(3001, "is going away"), (3008, "slow (code 3008)"), (3005, "a new one is created")];
     for (code, said) in back {
         let gateway = Gateway::start([
             turn(move |peer| {
@@ -452,16 +455,17 @@ fn the_code_decides_whether_it_comes_back() {
         ]);
         let tailed = gateway.tail(own(), None, Some(1));
         assert_eq!(tailed.shown, "1\n");
-        assert!(tailed.remarks.contains(said), "{}", tailed.remarks);
+        assert!(tailed.diagnostics.contains(said), "{}", tailed.diagnostics);
     }
-    for (code, said) in [(3500, "is it this gateway's?"), (3503, "so (code 3503)"), (4500, "so (code 4500)")]
+    for (code, said) in
+        [(3500, "does it belong to this gateway?"), (3503, "so (code 3503)"), (4500, "so (code 4500)")]
     {
         let gateway = Gateway::start([turn(move |peer| {
-            peer.hear();
+            peer.receive();
             peer.close(code, "so");
         })]);
         let tailed = gateway.tail(own(), None, None);
-        assert_eq!(tailed.remarks, "");
+        assert_eq!(tailed.diagnostics, "");
         let error = tailed.error();
         assert!(error.contains(said) && !error.contains("hunter2"), "{error}");
     }
@@ -506,7 +510,7 @@ fn a_refusal_says_what_would_help() {
             peer.refuse(code, message);
         })]);
         let tailed = gateway.tail(own(), None, None);
-        assert_eq!(tailed.remarks, "");
+        assert_eq!(tailed.diagnostics, "");
         let error = tailed.error();
         assert!(error.contains(said), "{error}");
     }
@@ -529,21 +533,21 @@ fn an_answer_that_is_no_websocket_is_final_or_waited_out() {
         ("401 Unauthorized", "401 Unauthorized"),
         ("404 Not Found", "`websocket.enabled`"),
         ("301 Moved Permanently", "301 Moved Permanently"),
-        ("200 OK", "this is no WebSocket"),
+        ("200 OK", "this is not a WebSocket"),
     ];
     for (status, said) in cases {
         let tailed = tail(&Scripted::start([json(status, "{}")]).base, own(), None, None);
-        assert_eq!(tailed.remarks, "");
+        assert_eq!(tailed.diagnostics, "");
         let error = tailed.error();
         assert!(error.contains(said) && !error.contains("hunter2"), "{error}");
     }
     let busy = Scripted::start([json("503 Service Unavailable", "{}"), json("403 Forbidden", "{}")]);
     let tailed = tail(&busy.base, own(), None, None);
-    assert!(tailed.remarks.contains("503 Service Unavailable; trying again"), "{}", tailed.remarks);
+    assert!(tailed.diagnostics.contains("503 Service Unavailable; retrying"), "{}", tailed.diagnostics);
     assert!(tailed.error().contains("403"));
     let strange = Gateway::start([turn(|peer| {
-        peer.hear();
-        peer.say("<html>");
+        peer.receive();
+        peer.send_text("<html>");
     })]);
     assert!(strange.tail(own(), None, None).error().contains("not the client protocol"));
 }

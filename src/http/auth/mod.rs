@@ -42,8 +42,8 @@ const TOKEN_TTL: Duration = Duration::from_secs(300);
 const MAX_BODY: usize = 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the door knows.
-pub struct SignInDoor {
+/// What the endpoint needs.
+pub struct SignInEndpoint {
     /// Where browsers reach this gateway: what a link begins with.
     pub base: String,
     /// Browsers come by https, so the cookie is for that alone.
@@ -62,7 +62,6 @@ pub struct SignInDoor {
 
 /// What our own tokens are signed with, and must say to be let in.
 pub struct Signing {
-    /// The secret.
     pub secret: Secret,
     /// The `aud`.
     pub audience: Option<String>,
@@ -70,7 +69,7 @@ pub struct Signing {
     pub issuer: Option<String>,
 }
 
-impl SignInDoor {
+impl SignInEndpoint {
     /// Makes a link, and says when its time is over.
     pub async fn new_link(&self, store: &Store) -> store::Result<(String, Time)> {
         let secret = SignInSecret::generate();
@@ -102,9 +101,9 @@ impl SignInDoor {
 }
 
 /// `POST /api/auth/links`, with the API key: a new link for whoever asks on the operator's behalf.
-pub async fn links(_: Api, door: web::Data<SignInDoor>, store: web::Data<Store>) -> ApiResult {
-    let (link, end) = door.new_link(&store).await?;
-    Ok(private(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
+pub async fn links(_: Api, endpoint: web::Data<SignInEndpoint>, store: web::Data<Store>) -> ApiResult {
+    let (link, end) = endpoint.new_link(&store).await?;
+    Ok(no_store(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
 }
 
 #[derive(Deserialize)]
@@ -116,64 +115,68 @@ struct SignIn {
 pub async fn sign_in(
     request: HttpRequest,
     body: web::Payload,
-    door: web::Data<SignInDoor>,
+    endpoint: web::Data<SignInEndpoint>,
     store: web::Data<Store>,
     metrics: web::Data<Metrics>,
 ) -> ApiResult {
-    let done = let_in(&request, body, &door, &store).await;
+    let done = redeem_link(&request, body, &endpoint, &store).await;
     count(&metrics.sign_ins, done.as_ref().map_or_else(ApiError::code, |_| "ok"));
     let secret = done?;
-    Ok(private(HttpResponse::NoContent()).cookie(door.cookie(secret.expose(), door.session_ttl)).finish())
+    Ok(no_store(HttpResponse::NoContent())
+        .cookie(endpoint.cookie(secret.expose(), endpoint.session_ttl))
+        .finish())
 }
 
 /// The secret of a new session.
-async fn let_in(
+async fn redeem_link(
     request: &HttpRequest,
     body: web::Payload,
-    door: &SignInDoor,
+    endpoint: &SignInEndpoint,
     store: &Store,
 ) -> Result<SignInSecret, ApiError> {
     let access = access::of(request);
     session::check_host(request, access)?;
     session::check_origin(request, access)?;
-    let bad = || ApiError::bad_request("bad_request", "send {\"secret\": …}, the part of a link behind `#`");
+    let bad =
+        || ApiError::bad_request("bad_request", "send {\"secret\": …} with the part of the link after `#`");
     let reading = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX_BODY));
     let read = reading
         .await
         .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long"))?;
     let body = read.map_err(|_| bad())?.map_err(|_| bad())?;
-    // A derived reader would also take a list, by place.
+    // A derived deserializer would also accept an array, by position.
     let object = body.trim_ascii_start().starts_with(b"{");
     let SignIn { secret: given } = serde_json::from_slice(&body).ok().filter(|_| object).ok_or_else(bad)?;
 
-    let (now, most) = (store.timestamp(), door.max_sessions);
+    let (now, most) = (store.timestamp(), endpoint.max_sessions);
     let Some(link) = SignInSecret::parse(given.expose()).map(|secret| secret.hash()) else {
-        return Err(refused(request, access, door).await);
+        return Err(refused(request, access, endpoint).await);
     };
-    // Looked at on the reading side first, so that guesses never wait for the writer.
+    // Checked by a read first, so that guesses never occupy the writer.
     let open = store.read(move |conn| Box::pin(async move { sessions::is_open(conn, link, now).await }));
     if !open.await? {
-        return Err(refused(request, access, door).await);
+        return Err(refused(request, access, endpoint).await);
     }
     let secret = SignInSecret::generate();
-    let (hash, end) = (secret.hash(), now.plus(door.session_ttl));
+    let (hash, end) = (secret.hash(), now.plus(endpoint.session_ttl));
     let session = Session { subject: OPERATOR.into(), scope: SCOPE.into(), expires_at: end.into() };
     let redeemed = store
         .write(move |conn| {
             Box::pin(async move { sessions::redeem(conn, link, hash, session, now, most).await })
         })
         .await?;
-    if redeemed { Ok(secret) } else { Err(refused(request, access, door).await) }
+    if redeemed { Ok(secret) } else { Err(refused(request, access, endpoint).await) }
 }
 
-/// A link that lets nobody in; counted, so that an address cannot go on for ever.
-async fn refused(request: &HttpRequest, access: &Access, door: &SignInDoor) -> ApiError {
-    let decision = door.failures.check(&access.address_of(request).to_string()).await;
+/// The error for an invalid link; counted, so that an address cannot guess for ever.
+async fn refused(request: &HttpRequest, access: &Access, endpoint: &SignInEndpoint) -> ApiError {
+    let decision = endpoint.failures.check(&access.address_of(request).to_string()).await;
     if !decision.allowed {
         let after = decision.retry_us.div_ceil(1_000_000);
-        return ApiError::too_many("too_many_sign_ins", "too many wrong links: wait a minute", after);
+        return ApiError::too_many("too_many_sign_ins", "too many invalid links: wait a minute", after);
     }
-    let message = "this link is used up, too old or incomplete: make a new one with `campanile sign-in`";
+    let message =
+        "this link was used before, has expired or is incomplete: create a new one with `campanile sign-in`";
     ApiError::new(StatusCode::UNAUTHORIZED, "link_invalid", message)
 }
 
@@ -181,14 +184,14 @@ async fn refused(request: &HttpRequest, access: &Access, door: &SignInDoor) -> A
 /// was not signed in.
 pub async fn sign_out(
     request: HttpRequest,
-    door: web::Data<SignInDoor>,
+    endpoint: web::Data<SignInEndpoint>,
     store: web::Data<Store>,
 ) -> ApiResult {
-    if let Some(hash) = session::presented(&request, &door)? {
+    if let Some(hash) = session::presented(&request, &endpoint)? {
         store.write(move |conn| Box::pin(async move { sessions::end(conn, hash).await })).await?;
-        door.signed_out.send_replace(());
+        endpoint.signed_out.send_replace(());
     }
-    Ok(private(HttpResponse::NoContent()).cookie(door.cookie("", Duration::ZERO)).finish())
+    Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie("", Duration::ZERO)).finish())
 }
 
 /// `GET /api/auth/me`: who is asking.
@@ -196,7 +199,7 @@ pub async fn me(who: Who) -> ApiResult {
     let Principal { user, orgs, repos, scopes, expires_at, .. } = &*who.principal;
     let words = [("scan", scopes.scan), ("publish", scopes.publish), ("admin", scopes.admin)];
     let scopes: Vec<&str> = words.iter().filter(|(_, has)| *has).map(|(word, _)| *word).collect();
-    Ok(private(HttpResponse::Ok()).json(json!({
+    Ok(no_store(HttpResponse::Ok()).json(json!({
         "sub": user, "scopes": scopes, "orgs": orgs, "repos": repos,
         "expiresAt": expires_at.map(rfc3339), "session": who.session.is_some(),
     })))
@@ -204,15 +207,15 @@ pub async fn me(who: Who) -> ApiResult {
 
 /// `POST /api/auth/token`: a short-lived connection token for the signed-in browser, because
 /// sockets do not take the cookie.
-pub async fn token(who: Who, door: web::Data<SignInDoor>) -> ApiResult {
+pub async fn token(who: Who, endpoint: web::Data<SignInEndpoint>) -> ApiResult {
     if who.session.is_none() {
-        let message = "this hands tokens to signed-in browsers: sign in first (`campanile sign-in`)";
+        let message = "only signed-in browsers get a token here: sign in first (`campanile sign-in`)";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "session_needed", message));
     }
     let now = chrono::Utc::now();
     let left = who.principal.expires_at.and_then(|end| (end - now).to_std().ok());
     let ttl = left.map_or(TOKEN_TTL, |left| left.min(TOKEN_TTL));
-    let signing = door.signing.load();
+    let signing = endpoint.signing.load();
     let claims = NewToken {
         user: who.principal.user.clone(),
         scopes: vec![SCOPE.to_owned()],
@@ -223,11 +226,11 @@ pub async fn token(who: Who, door: web::Data<SignInDoor>) -> ApiResult {
     };
     let token = mint(signing.secret.expose(), &claims, now).map_err(|error| internal(&error))?;
     let end = now + chrono::TimeDelta::seconds(i64::try_from(ttl.as_secs()).unwrap_or(0));
-    Ok(private(HttpResponse::Ok()).json(json!({ "token": token, "expiresAt": rfc3339(end) })))
+    Ok(no_store(HttpResponse::Ok()).json(json!({ "token": token, "expiresAt": rfc3339(end) })))
 }
 
-/// An answer that nobody keeps.
-fn private(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
+/// A response that must not be cached.
+fn no_store(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
     answer.insert_header((header::CACHE_CONTROL, "no-store"));
     answer
 }

@@ -1,4 +1,4 @@
-//! The session cookie at our doors. A browser sends it along whoever made it ask, so it counts
+//! The session cookie of our endpoints. A browser sends it along whoever made it ask, so it counts
 //! only where the request is our own page's: addressed to our own host (no page of another name
 //! that points here), from our own origin, and provably so where something is changed.
 
@@ -9,7 +9,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
 
-use super::SignInDoor;
+use super::SignInEndpoint;
 use super::secret::SignInSecret;
 use crate::config::Origin;
 use crate::domain::principal::{Principal, Scopes};
@@ -19,18 +19,18 @@ use crate::http::origin;
 use crate::store::Store;
 use crate::store::sessions::{self, SecretHash};
 
-/// How long a stream may go on after its session was ended on another node.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often a stream checks whether its session was ended on another node.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whoever the session cookie of `request` stands for; `None` without one.
+/// The principal of the session cookie of `request`; `None` without a cookie.
 pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>, ApiError> {
-    let (door, store) = (door(request), store(request));
-    let Some(secret) = presented(request, door)? else { return Ok(None) };
+    let (endpoint, store) = (endpoint(request), store(request));
+    let Some(secret) = presented(request, endpoint)? else { return Ok(None) };
     let now = store.timestamp();
     let found = store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
     let session = found.await?.ok_or_else(|| {
-        let message = "sign in again: `campanile sign-in` makes a link";
+        let message = "the session has ended: sign in again with a link from `campanile sign-in`";
         ApiError::new(StatusCode::UNAUTHORIZED, "session_over", message)
     })?;
     let principal = Principal {
@@ -39,14 +39,17 @@ pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>
         expires_at: Some(session.expires_at),
         ..Principal::default()
     };
-    // Whoever is blocked is so by whatever way it comes.
+    // A blocked user stays blocked, however it authenticates.
     access::of(request).revocations.check(&principal, chrono::Utc::now())?;
     Ok(Some((principal, secret)))
 }
 
-/// The secret that `request` presents, if it is our own page's to do so.
-pub(super) fn presented(request: &HttpRequest, door: &SignInDoor) -> Result<Option<SecretHash>, ApiError> {
-    let Some(cookie) = request.cookie(door.cookie_name()) else { return Ok(None) };
+/// The secret that `request` presents, if the request comes from our own page.
+pub(super) fn presented(
+    request: &HttpRequest,
+    endpoint: &SignInEndpoint,
+) -> Result<Option<SecretHash>, ApiError> {
+    let Some(cookie) = request.cookie(endpoint.cookie_name()) else { return Ok(None) };
     let access = access::of(request);
     check_host(request, access)?;
     check_origin(request, access)?;
@@ -59,11 +62,11 @@ pub(super) fn presented(request: &HttpRequest, door: &SignInDoor) -> Result<Opti
 /// Resolves when the session is over: at once if it is ended on this node, soon if on another.
 /// While the store does not answer, the time of the session alone ends what it has open.
 pub fn ended(request: &HttpRequest, secret: SecretHash) -> LocalBoxFuture<'static, ()> {
-    let (store, mut signed_out) = (store(request).clone(), door(request).signed_out.subscribe());
+    let (store, mut signed_out) = (store(request).clone(), endpoint(request).signed_out.subscribe());
     Box::pin(async move {
         loop {
-            // Somebody signed out here, or it is time to look again.
-            let _ = tokio::time::timeout(LOOK, signed_out.changed()).await;
+            // Somebody signed out here, or it is time to check again.
+            let _ = tokio::time::timeout(RECHECK_INTERVAL, signed_out.changed()).await;
             let now = store.timestamp();
             let found =
                 store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
@@ -90,7 +93,7 @@ pub(super) fn check_host(request: &HttpRequest, access: &Access) -> Result<(), A
     if names.next().is_none() && host.is_some_and(ours) && line.is_none_or(ours) {
         return Ok(());
     }
-    let message = "open this gateway by its own address: server.public_url, or the one that it listens on";
+    let message = "use the address of this gateway: server.public_url, or the address it listens on";
     Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", message))
 }
 
@@ -117,8 +120,8 @@ fn is_proven(request: &HttpRequest) -> bool {
     headers.contains_key(header::ORIGIN) || headers.get(&FETCH_SITE).is_some_and(|site| site == "same-origin")
 }
 
-fn door(request: &HttpRequest) -> &SignInDoor {
-    request.app_data::<web::Data<SignInDoor>>().expect("every app is built with its door for browsers")
+fn endpoint(request: &HttpRequest) -> &SignInEndpoint {
+    request.app_data::<web::Data<SignInEndpoint>>().expect("every app is built with its sign-in endpoint")
 }
 
 fn store(request: &HttpRequest) -> &Store {

@@ -7,13 +7,13 @@ use futures_util::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Api, Called, Method, call, error_of};
+use super::{Api, Method, MethodResult, call, error_of};
 use crate::protocol::code::ErrorCode;
 
 /// Commands in one batch; more are error 106.
-const MOST_COMMANDS: usize = 1_000;
+const MAX_COMMANDS: usize = 1_000;
 /// Commands of a parallel batch that run at once.
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 
 #[derive(Deserialize)]
 pub(super) struct Batch<'a> {
@@ -27,13 +27,13 @@ pub(super) struct Batch<'a> {
 type Command<'a> = BTreeMap<&'a str, Option<&'a RawValue>>;
 
 /// `POST /api/batch`.
-pub(super) async fn batch(api: &Api, asked: Batch<'_>) -> Called {
-    if asked.commands.len() > MOST_COMMANDS {
+pub(super) async fn batch(api: &Api, asked: Batch<'_>) -> MethodResult {
+    if asked.commands.len() > MAX_COMMANDS {
         return Err(ErrorCode::LimitExceeded.into());
     }
-    let at_once = if asked.parallel { AT_ONCE } else { 1 };
+    let concurrency = if asked.parallel { CONCURRENCY } else { 1 };
     let replies = asked.commands.iter().map(|command| reply(api, command.as_ref()));
-    let replies: Vec<String> = stream::iter(replies).buffered(at_once).collect().await;
+    let replies: Vec<String> = stream::iter(replies).buffered(concurrency).collect().await;
     Ok(format!("{{\"replies\":[{}]}}", replies.join(",")))
 }
 

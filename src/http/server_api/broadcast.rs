@@ -3,53 +3,53 @@
 
 use futures_util::stream::{self, StreamExt as _};
 
-use super::publish::{Letter, Publish, result};
-use super::{Api, Called, Failure, error_of};
+use super::publish::{Publish, PublishRequest, result};
+use super::{Api, Failure, MethodResult, error_of};
 use crate::protocol::code::ErrorCode;
 use crate::publish::{PublishError, Publisher, UnitOfWork};
 
 /// Channels of one broadcast; more are error 106.
-const MOST_CHANNELS: usize = 10_000;
+const MAX_CHANNELS: usize = 10_000;
 /// Bytes that one broadcast writes to the log, all channels together; more are error 106.
-const MOST_BYTES: usize = 256 << 20;
-/// Channels, and bytes, that are committed in one transaction: others may want the store too.
-const AT_ONCE: usize = 5_000;
-const BYTES_AT_ONCE: usize = 16 << 20;
-/// Transactions that are under way: while one is committed, the next is made ready.
-const UNDER_WAY: usize = 2;
+const MAX_BYTES: usize = 256 << 20;
+/// Channels, and bytes, that are committed in one transaction, so that others get their turn at the store.
+const BATCH_SIZE: usize = 5_000;
+const BATCH_BYTES: usize = 16 << 20;
+/// Transactions in flight: while one is committed, the next is prepared.
+const IN_FLIGHT: usize = 2;
 
 /// `POST /api/broadcast`.
-pub(super) async fn broadcast(api: &Api, mut asked: Publish<'_>) -> Called {
+pub(super) async fn broadcast(api: &Api, mut asked: Publish<'_>) -> MethodResult {
     let channels = std::mem::take(&mut asked.channels);
     if channels.is_empty() {
         return Err(ErrorCode::BadRequest.into());
     }
-    let letter = Letter::read(api, asked)?;
-    if channels.len() > MOST_CHANNELS || channels.len() * letter.size() > MOST_BYTES {
+    let request = PublishRequest::read(api, asked)?;
+    if channels.len() > MAX_CHANNELS || channels.len() * request.size() > MAX_BYTES {
         return Err(ErrorCode::LimitExceeded.into());
     }
-    let at_once = (BYTES_AT_ONCE / letter.size()).clamp(1, AT_ONCE);
-    // What lies side by side in the store is written together.
-    let mut places: Vec<usize> = (0..channels.len()).collect();
-    places.sort_by_key(|place| &channels[*place]);
-    let parts = places.chunks(at_once).map(|part| {
-        let names: Vec<&str> = part.iter().map(|place| channels[*place].as_str()).collect();
-        let letter = &letter;
-        async move { (part, publish(api, letter, &names).await) }
+    let batch_size = (BATCH_BYTES / request.size()).clamp(1, BATCH_SIZE);
+    // Sorted, so that neighbouring rows are written together.
+    let mut indices: Vec<usize> = (0..channels.len()).collect();
+    indices.sort_by_key(|index| &channels[*index]);
+    let parts = indices.chunks(batch_size).map(|part| {
+        let names: Vec<&str> = part.iter().map(|index| channels[*index].as_str()).collect();
+        let request = &request;
+        async move { (part, publish(api, request, &names).await) }
     });
-    let mut parts = stream::iter(parts).buffered(UNDER_WAY);
+    let mut parts = stream::iter(parts).buffered(IN_FLIGHT);
     let mut responses = vec![String::new(); channels.len()];
     let mut first = true;
     while let Some((part, answers)) = parts.next().await {
         let answers = match answers {
             Ok(answers) => answers,
-            // Of those before it is known that they are published.
+            // The earlier ones are known to be published, so the request as a whole has not failed.
             Err(error) if !first => vec![Err(Failure::Refused(error.into()).code()); part.len()],
             Err(error) => return Err(Failure::Refused(error.into())),
         };
         first = false;
-        for (place, answer) in part.iter().zip(answers) {
-            responses[*place] = match answer {
+        for (index, answer) in part.iter().zip(answers) {
+            responses[*index] = match answer {
                 Ok(result) => format!("{{\"result\":{result}}}"),
                 Err(code) => {
                     api.count(code);
@@ -64,26 +64,26 @@ pub(super) async fn broadcast(api: &Api, mut asked: Publish<'_>) -> Called {
 /// Publishes to `channels` in one transaction; answers for each.
 async fn publish(
     api: &Api,
-    letter: &Letter,
+    request: &PublishRequest,
     channels: &[&str],
 ) -> Result<Vec<Result<String, ErrorCode>>, PublishError> {
-    let (units, places): (Vec<UnitOfWork>, Vec<Result<(), ErrorCode>>) = {
+    let (units, indices): (Vec<UnitOfWork>, Vec<Result<(), ErrorCode>>) = {
         let namespaces = api.access().namespaces.load();
         let mut units = Vec::with_capacity(channels.len());
-        let places = channels
+        let indices = channels
             .iter()
-            .map(|channel| letter.to(&namespaces, channel).map(|unit| units.push(unit)))
+            .map(|channel| request.to(&namespaces, channel).map(|unit| units.push(unit)))
             .collect();
-        (units, places)
+        (units, indices)
     };
-    let committed = match api.part::<Publisher>().commit_all(units).await {
+    let committed = match api.state::<Publisher>().commit_all(units).await {
         Ok(committed) => committed,
         Err(PublishError::Failed(_)) => {
-            return Ok(places.into_iter().map(|place| place.and(Err(ErrorCode::Internal))).collect());
+            return Ok(indices.into_iter().map(|index| index.and(Err(ErrorCode::Internal))).collect());
         }
         Err(error) => return Err(error),
     };
     let mut committed = committed.iter();
     let mut answer = |()| committed.next().map_or(Err(ErrorCode::Internal), result);
-    Ok(places.into_iter().map(|place| place.and_then(&mut answer)).collect())
+    Ok(indices.into_iter().map(|index| index.and_then(&mut answer)).collect())
 }

@@ -1,29 +1,28 @@
-//! Clients as an operator handles them: who is connected, what they are subscribed to, ending
-//! connections (protocol §12.2), and what keeps somebody out: revoked tokens and blocked users. The
-//! last ones, and the list, are additions to the protocol, named as in the reference's own
-//! extensions.
+//! Managing clients: listing connections, subscribing and unsubscribing them, disconnecting them (protocol
+//! §12.2), and revoking tokens and blocking users. The last two and the list are additions to the
+//! protocol, named as in the extensions of the reference implementation.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Api, Called, Failure, channel_of, done};
+use super::{Api, Failure, MethodResult, channel_of, empty_result};
 use crate::auth::revocations::{Revocation, Subject};
 use crate::auth::sub_claim;
-use crate::cluster::{Cluster, Unanswered};
-use crate::connection::clients::{Connected, Target};
-use crate::domain::directive::{Admission, Directive, Life};
+use crate::clients::{ConnectionInfo, Target};
+use crate::cluster::{Cluster, Incomplete};
 use crate::domain::event::Time;
+use crate::domain::server_command::{Admission, Expiry, ServerCommand};
 use crate::protocol::code::{Disconnect, DisconnectCode, ErrorCode};
 use crate::tasks::revocations::Revoker;
 
 /// Clients in one answer, unless fewer are asked for.
 const LISTED: usize = 100;
 /// The most that can be asked for.
-const MOST_LISTED: usize = 5_000;
-/// The longest user id or `jti` that can be kept out, in bytes.
-const LONGEST: usize = 1_024;
+const MAX_LISTED: usize = 5_000;
+/// The longest user id or `jti` that can be revoked, in bytes.
+const MAX_SUBJECT: usize = 1_024;
 
 #[derive(Deserialize)]
 pub(super) struct Connections {
@@ -32,18 +31,18 @@ pub(super) struct Connections {
 }
 
 /// `POST /api/connections`: the newest clients, of one user or of all.
-pub(super) async fn connections(api: &Api, asked: Connections) -> Called {
+pub(super) async fn connections(api: &Api, asked: Connections) -> MethodResult {
     let limit = asked.limit.unwrap_or(LISTED);
-    if limit > MOST_LISTED {
+    if limit > MAX_LISTED {
         return Err(ErrorCode::BadRequest.into());
     }
-    let found = api.part::<Cluster>().connected(asked.user.as_deref(), limit).await;
+    let found = api.state::<Cluster>().connected(asked.user.as_deref(), limit).await;
     let found: Map<String, Value> =
         found.iter().map(|client| (client.client.to_string(), described(client))).collect();
     Ok(json!({ "connections": found }).to_string())
 }
 
-fn described(client: &Connected) -> Value {
+fn described(client: &ConnectionInfo) -> Value {
     let since = client.since.to_rfc3339_opts(SecondsFormat::Millis, true);
     let mut object = json!({
         "user": client.user,
@@ -57,21 +56,21 @@ fn described(client: &Connected) -> Value {
     object
 }
 
-/// It was done, unless a node has not answered: then the caller may try again.
-fn told<T>(done_by_all: Result<T, Unanswered>) -> Called {
-    done_by_all.map_err(|error| {
-        tracing::warn!(%error, "the clients of other nodes may not have heard");
+/// Success if all nodes have answered; otherwise an error, and the caller may try again.
+fn from_all_nodes<T>(result: Result<T, Incomplete>) -> MethodResult {
+    result.map_err(|error| {
+        tracing::warn!(%error, "the clients of other nodes may not have been reached");
         ErrorCode::Internal
     })?;
-    done()
+    empty_result()
 }
 
-/// Whose connections are meant.
+/// Selects the connections of a request.
 fn target(user: String, client: &str, session: String, whitelist: &[String]) -> Target {
     let id = |text: &str| Uuid::parse_str(text).ok();
     Target::User {
         user,
-        // What is no id of ours names no connection.
+        // A malformed id matches no connection.
         client: (!client.is_empty()).then(|| id(client).unwrap_or(Uuid::nil())),
         session: Some(session).filter(|session| !session.is_empty()),
         but: whitelist.iter().filter_map(|text| id(text)).collect(),
@@ -101,9 +100,9 @@ struct Since {
     epoch: String,
 }
 
-/// `POST /api/subscribe`: who is subscribed already stays it. `body` has what a token would say
-/// about the subscription, in the same words.
-pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Called {
+/// `POST /api/subscribe`: connections that are subscribed already stay subscribed. `body` has the same
+/// fields as a subscription token.
+pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> MethodResult {
     let (channel, _) = channel_of(&api.access().namespaces.load(), &asked.channel)?;
     let claim = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?;
     let admission = Admission {
@@ -112,8 +111,12 @@ pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Calle
         expires_at: until(asked.expire_at).ok_or(ErrorCode::Expired)?,
         since: asked.recover_since.map(|since| (since.epoch, since.offset)),
     };
-    let meant = target(asked.user, &asked.client, asked.session, &[]);
-    told(api.part::<Cluster>().direct(meant, Directive::Subscribe(Box::new(admission))).await)
+    let target_connections = target(asked.user, &asked.client, asked.session, &[]);
+    from_all_nodes(
+        api.state::<Cluster>()
+            .send_command(target_connections, ServerCommand::Subscribe(Box::new(admission)))
+            .await,
+    )
 }
 
 #[derive(Deserialize)]
@@ -128,13 +131,15 @@ pub(super) struct Unsubscribe {
 }
 
 /// `POST /api/unsubscribe`: from one channel, or from all if none is named.
-pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> Called {
+pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> MethodResult {
     let channel = match asked.channel.as_str() {
         "" => None,
         name => Some(channel_of(&api.access().namespaces.load(), name)?.0),
     };
-    let meant = target(asked.user, &asked.client, asked.session, &[]);
-    told(api.part::<Cluster>().direct(meant, Directive::Unsubscribe(channel)).await)
+    let target_connections = target(asked.user, &asked.client, asked.session, &[]);
+    from_all_nodes(
+        api.state::<Cluster>().send_command(target_connections, ServerCommand::Unsubscribe(channel)).await,
+    )
 }
 
 #[derive(Deserialize)]
@@ -151,20 +156,24 @@ pub(super) struct Refresh {
 }
 
 /// `POST /api/refresh`: connections live longer, shorter, or not at all.
-pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> Called {
-    let life = match until(asked.expire_at) {
-        _ if asked.expired => Life::Over,
-        None => Life::Over,
-        Some(None) => Life::Endless,
-        Some(Some(end)) => Life::Until(end),
+pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> MethodResult {
+    let expiry = match until(asked.expire_at) {
+        _ if asked.expired => Expiry::Expired,
+        None => Expiry::Expired,
+        Some(None) => Expiry::Never,
+        Some(Some(end)) => Expiry::At(end),
     };
     let info = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?.info;
-    let meant = target(asked.user, &asked.client, asked.session, &[]);
-    told(api.part::<Cluster>().direct(meant, Directive::Refresh { life, info }).await)
+    let target_connections = target(asked.user, &asked.client, asked.session, &[]);
+    from_all_nodes(
+        api.state::<Cluster>()
+            .send_command(target_connections, ServerCommand::Refresh { expiry, info })
+            .await,
+    )
 }
 
 #[derive(Deserialize)]
-pub(super) struct Dismissal {
+pub(super) struct DisconnectRequest {
     user: String,
     #[serde(default)]
     client: String,
@@ -172,11 +181,11 @@ pub(super) struct Dismissal {
     session: String,
     #[serde(default)]
     whitelist: Vec<String>,
-    disconnect: Option<Words>,
+    disconnect: Option<DisconnectReason>,
 }
 
 #[derive(Deserialize)]
-struct Words {
+struct DisconnectReason {
     #[serde(default)]
     code: u32,
     #[serde(default)]
@@ -185,13 +194,15 @@ struct Words {
 
 /// `POST /api/disconnect`: ends the connections of a user; they may come back at once unless the
 /// code forbids it.
-pub(super) async fn disconnect(api: &Api, asked: Dismissal) -> Called {
+pub(super) async fn disconnect(api: &Api, asked: DisconnectRequest) -> MethodResult {
     let disconnect = match asked.disconnect {
         None => DisconnectCode::ForceDisconnect.into(),
-        Some(Words { code, reason }) => Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?,
+        Some(DisconnectReason { code, reason }) => {
+            Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?
+        }
     };
-    let meant = target(asked.user, &asked.client, asked.session, &asked.whitelist);
-    told(api.part::<Cluster>().dismiss(meant, &disconnect).await)
+    let target_connections = target(asked.user, &asked.client, asked.session, &asked.whitelist);
+    from_all_nodes(api.state::<Cluster>().disconnect(target_connections, &disconnect).await)
 }
 
 #[derive(Deserialize)]
@@ -203,8 +214,8 @@ pub(super) struct RevokeToken {
 
 /// `POST /api/revoke_token`: the token whose `jti` is `uid` is refused from now on, and its
 /// connections end.
-pub(super) async fn revoke_token(api: &Api, asked: RevokeToken) -> Called {
-    keep_out(api, Subject::Token(asked.uid), asked.expire_at).await
+pub(super) async fn revoke_token(api: &Api, asked: RevokeToken) -> MethodResult {
+    revoke_subject(api, Subject::Token(asked.uid), asked.expire_at).await
 }
 
 #[derive(Deserialize)]
@@ -215,8 +226,8 @@ pub(super) struct BlockUser {
 }
 
 /// `POST /api/block_user`: whatever the user shows is refused from now on, and its connections end.
-pub(super) async fn block_user(api: &Api, asked: BlockUser) -> Called {
-    keep_out(api, Subject::User(asked.user), asked.expire_at).await
+pub(super) async fn block_user(api: &Api, asked: BlockUser) -> MethodResult {
+    revoke_subject(api, Subject::User(asked.user), asked.expire_at).await
 }
 
 #[derive(Deserialize)]
@@ -225,33 +236,33 @@ pub(super) struct UnblockUser {
 }
 
 /// `POST /api/unblock_user`.
-pub(super) async fn unblock_user(api: &Api, asked: UnblockUser) -> Called {
+pub(super) async fn unblock_user(api: &Api, asked: UnblockUser) -> MethodResult {
     if !is_name(&asked.user) {
         return Err(ErrorCode::BadRequest.into());
     }
-    let restored = api.part::<Revoker>().restore(Subject::User(asked.user)).await;
+    let restored = api.state::<Revoker>().restore(Subject::User(asked.user)).await;
     restored.map_err(|error| Failure::Refused(error.into()))?;
-    done()
+    empty_result()
 }
 
 /// `expire_at` is in seconds since 1970; 0 is never.
-async fn keep_out(api: &Api, subject: Subject, expire_at: i64) -> Called {
+async fn revoke_subject(api: &Api, subject: Subject, expire_at: i64) -> MethodResult {
     let (Subject::Token(name) | Subject::User(name)) = &subject;
     let named = is_name(name);
     let until = until(expire_at).filter(|_| named).ok_or(ErrorCode::BadRequest)?;
-    let revoked = api.part::<Revoker>().revoke(Revocation { subject, until }).await;
+    let revoked = api.state::<Revoker>().revoke(Revocation { subject, until }).await;
     match revoked.map_err(|error| Failure::Refused(error.into()))? {
-        true => done(),
+        true => empty_result(),
         false => Err(ErrorCode::LimitExceeded.into()),
     }
 }
 
-/// Whether somebody or something of this name can be kept out. Postgres has no text with NUL.
+/// Whether a subject of this name can be revoked. PostgreSQL cannot store NUL in text.
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= LONGEST && !name.contains('\0')
+    !name.is_empty() && name.len() <= MAX_SUBJECT && !name.contains('\0')
 }
 
-/// Until when; `None` for what is over already.
+/// When it ends; the outer `None` if that time has passed already.
 fn until(expire_at: i64) -> Option<Option<Time>> {
     match expire_at {
         0 => Some(None),

@@ -5,7 +5,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Api, Called, Failure, channel_of, done};
+use super::{Api, Failure, MethodResult, channel_of, empty_result};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::protocol::code::ErrorCode;
@@ -34,13 +34,13 @@ struct Since {
 }
 
 /// `POST /api/history`.
-pub(super) async fn history(api: &Api, asked: History) -> Called {
+pub(super) async fn history(api: &Api, asked: History) -> MethodResult {
     let (channel, retention) = readable(api, &asked.channel)?;
     // Nothing lies before the first event.
     if asked.reverse == Some(true) && asked.since.as_ref().is_some_and(|since| since.offset == 0) {
         return Err(ErrorCode::BadRequest.into());
     }
-    match read(api.part(), channel, retention, asked).await? {
+    match read(api.state(), channel, retention, asked).await? {
         stored::History::Events { events, head } => {
             Ok(Reply::History { publications: &events, position: &head }.result())
         }
@@ -84,11 +84,11 @@ pub(super) struct HistoryRemove {
 }
 
 /// `POST /api/history_remove`: what is kept goes, the position stays.
-pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> Called {
+pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> MethodResult {
     let (channel, _) = readable(api, &asked.channel)?;
     let unit = UnitOfWork { apply: Some(Box::new(Remove(channel))), ..UnitOfWork::of(Vec::new()) };
-    api.part::<Publisher>().commit(unit).await.map_err(|error| Failure::Refused(error.into()))?;
-    done()
+    api.state::<Publisher>().commit(unit).await.map_err(|error| Failure::Refused(error.into()))?;
+    empty_result()
 }
 
 struct Remove(ChannelName);

@@ -37,8 +37,8 @@ const MAX_BODY: usize = 4 << 20;
 /// Asks for errors as statuses when it says `transport`.
 const ERROR_MODE: &str = "x-centrifugo-error-mode";
 
-/// What the door knows.
-pub struct ServerApiDoor {
+/// What the endpoint needs.
+pub struct ServerApiEndpoint {
     /// The largest event, in bytes of its data.
     pub max_publication: usize,
 }
@@ -95,19 +95,19 @@ impl Method {
     }
 }
 
-/// What became of a method: its result as JSON, or why there is none.
-type Called = Result<String, Failure>;
+/// The result of a method as JSON, or why there is none.
+type MethodResult = Result<String, Failure>;
 
 /// Why a method has no result.
 enum Failure {
     /// The protocol has a code for it.
     Code(ErrorCode),
-    /// Our own routes would refuse it with a status.
+    /// An error of our own routes, with an HTTP status.
     Refused(ApiError),
 }
 
 impl Failure {
-    /// The same where only codes can be said.
+    /// The protocol code of this failure, for places that have no HTTP status.
     fn code(&self) -> ErrorCode {
         match self {
             Self::Code(code) => *code,
@@ -141,12 +141,13 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// What does nothing but succeed says so.
-fn done() -> Called {
+/// The result of a method that returns nothing.
+fn empty_result() -> MethodResult {
     Ok("{}".to_owned())
 }
 
-/// The caller has the key. A handler takes it before its body, so that strangers get no memory.
+/// Proof that the caller has the API key. A handler extracts it before its body, so that nobody else makes
+/// us allocate memory.
 pub struct Api(HttpRequest);
 
 impl FromRequest for Api {
@@ -159,9 +160,9 @@ impl FromRequest for Api {
 }
 
 impl Api {
-    /// What `app` put there for the handlers.
-    fn part<T: 'static>(&self) -> &T {
-        self.0.app_data::<web::Data<T>>().expect("app gives the handlers all parts")
+    /// The part of the application state that has this type.
+    fn state<T: 'static>(&self) -> &T {
+        self.0.app_data::<web::Data<T>>().expect("app gives the handlers all of their state")
     }
 
     fn access(&self) -> &Access {
@@ -169,24 +170,24 @@ impl Api {
     }
 
     fn count(&self, code: ErrorCode) {
-        self.part::<Metrics>().errors.get_or_create(&Code { code: code.code().into() }).inc();
+        self.state::<Metrics>().errors.get_or_create(&Code { code: code.code().into() }).inc();
     }
 }
 
 /// The handler of a method's route.
 pub fn of(method: Method) -> impl Handler<(Api, web::Payload), Output = ApiResult> {
     move |api: Api, body: web::Payload| async move {
-        let body = whole(body).await?;
+        let body = read_body(body).await?;
         answer(&api, method, call(&api, method, &body).await)
     }
 }
 
 /// Calls a method.
-fn call<'a>(api: &'a Api, method: Method, body: &'a [u8]) -> LocalBoxFuture<'a, Called> {
-    fn reading<'a, T: Deserialize<'a>, F: Future<Output = Called> + 'a>(
+fn call<'a>(api: &'a Api, method: Method, body: &'a [u8]) -> LocalBoxFuture<'a, MethodResult> {
+    fn reading<'a, T: Deserialize<'a>, F: Future<Output = MethodResult> + 'a>(
         body: &'a [u8],
         act: impl FnOnce(T) -> F + 'a,
-    ) -> LocalBoxFuture<'a, Called> {
+    ) -> LocalBoxFuture<'a, MethodResult> {
         async move { act(parse(body)?).await }.boxed_local()
     }
     match method {
@@ -201,8 +202,8 @@ fn call<'a>(api: &'a Api, method: Method, body: &'a [u8]) -> LocalBoxFuture<'a, 
         Method::History => reading(body, |asked| history::history(api, asked)),
         Method::HistoryRemove => reading(body, |asked| history::remove(api, asked)),
         Method::Channels => reading(body, |asked| node::channels(api, asked)),
-        Method::Info => reading(body, |node::Nothing {}| node::info(api)),
-        Method::Rpc => reading(body, |node::Nothing {}| ready(Err(ErrorCode::MethodNotFound.into()))),
+        Method::Info => reading(body, |node::NoParams {}| node::info(api)),
+        Method::Rpc => reading(body, |node::NoParams {}| ready(Err(ErrorCode::MethodNotFound.into()))),
         Method::Batch => reading(body, |asked| batch::batch(api, asked)),
         Method::Connections => reading(body, |asked| clients::connections(api, asked)),
         Method::RevokeToken => reading(body, |asked| clients::revoke_token(api, asked)),
@@ -228,11 +229,11 @@ fn authorise(request: &HttpRequest, access: &Access) -> Result<(), ApiError> {
     if same_secret(&given, access.api_key.expose()) {
         return Ok(());
     }
-    let message = "send the API key: X-API-Key: … (or Authorization: apikey …)";
+    let message = "send the API key in X-API-Key (or as Authorization: apikey KEY)";
     Err(ApiError::new(StatusCode::UNAUTHORIZED, "api_key", message))
 }
 
-async fn whole(body: web::Payload) -> Result<web::Bytes, ApiError> {
+async fn read_body(body: web::Payload) -> Result<web::Bytes, ApiError> {
     let too_large = |_| {
         let message = format!("the body is larger than {MAX_BODY} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -243,10 +244,10 @@ async fn whole(body: web::Payload) -> Result<web::Bytes, ApiError> {
 
 /// Reads the request of a method.
 fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
-    // A derived reader would also take a list, by place.
+    // A derived deserializer would also accept an array, by position.
     let object = body.trim_ascii_start().starts_with(b"{");
     serde_json::from_slice(body).ok().filter(|_| object).ok_or_else(|| {
-        ApiError::bad_request("bad_request", "the body is not the JSON object that the method takes")
+        ApiError::bad_request("bad_request", "the body is not the JSON object that this method expects")
     })
 }
 
@@ -266,8 +267,8 @@ fn channel_of<'n>(
     Ok((channel, options))
 }
 
-/// The answer to a call that came by itself.
-fn answer(api: &Api, method: Method, called: Called) -> ApiResult {
+/// The response to a single call.
+fn answer(api: &Api, method: Method, called: MethodResult) -> ApiResult {
     let code = match called {
         // Its replies stand at the top.
         Ok(result) if method == Method::Batch => {

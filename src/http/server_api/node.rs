@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Api, Called};
-use crate::cluster::{Cluster, MOST_CHANNELS};
+use super::{Api, MethodResult};
+use crate::cluster::{Cluster, MAX_CHANNELS};
 use crate::domain::pattern::Glob;
 use crate::protocol::code::ErrorCode;
 
-/// A request whose fields do not matter.
+/// The parameters of a method that has none; unknown fields are ignored.
 #[derive(Deserialize)]
-pub(super) struct Nothing {}
+pub(super) struct NoParams {}
 
 #[derive(Deserialize)]
 pub(super) struct Channels {
@@ -20,13 +20,13 @@ pub(super) struct Channels {
 }
 
 /// `POST /api/channels`: those that have subscribers. Where too many fit the pattern it is error 106.
-pub(super) async fn channels(api: &Api, asked: Channels) -> Called {
+pub(super) async fn channels(api: &Api, asked: Channels) -> MethodResult {
     let pattern = asked.pattern.filter(|pattern| !pattern.is_empty());
     if pattern.as_deref().is_some_and(|text| Glob::parse(text).is_none()) {
         return Err(ErrorCode::BadRequest.into());
     }
-    let active = api.part::<Cluster>().channels(pattern.as_deref()).await;
-    if active.len() > MOST_CHANNELS {
+    let active = api.state::<Cluster>().channels(pattern.as_deref()).await;
+    if active.len() > MAX_CHANNELS {
         return Err(ErrorCode::LimitExceeded.into());
     }
     let active: BTreeMap<&str, Value> = active
@@ -37,6 +37,6 @@ pub(super) async fn channels(api: &Api, asked: Channels) -> Called {
 }
 
 /// `POST /api/info`: all nodes that answer.
-pub(super) async fn info(api: &Api) -> Called {
-    Ok(json!({ "nodes": api.part::<Cluster>().nodes().await }).to_string())
+pub(super) async fn info(api: &Api) -> MethodResult {
+    Ok(json!({ "nodes": api.state::<Cluster>().nodes().await }).to_string())
 }

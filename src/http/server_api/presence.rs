@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Api, Called, channel_of};
+use super::{Api, MethodResult, channel_of};
 use crate::cluster::Cluster;
 use crate::hub::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
@@ -16,20 +16,20 @@ pub(super) struct Presence {
 }
 
 /// `POST /api/presence`.
-pub(super) async fn presence(api: &Api, asked: Presence) -> Called {
-    let members = who_is_on(api, &asked).await?;
+pub(super) async fn presence(api: &Api, asked: Presence) -> MethodResult {
+    let members = members_of(api, &asked).await?;
     let clients: Vec<(Uuid, &str)> = members.iter().map(|member| (member.client, &*member.info)).collect();
     Ok(Reply::Presence(&clients).result())
 }
 
 /// `POST /api/presence_stats`.
-pub(super) async fn presence_stats(api: &Api, asked: Presence) -> Called {
-    let (clients, users) = counts(&who_is_on(api, &asked).await?);
+pub(super) async fn presence_stats(api: &Api, asked: Presence) -> MethodResult {
+    let (clients, users) = counts(&members_of(api, &asked).await?);
     Ok(Reply::PresenceStats { clients, users }.result())
 }
 
 /// Of a channel whose presence is kept.
-async fn who_is_on(api: &Api, asked: &Presence) -> Result<Vec<Member>, ErrorCode> {
+async fn members_of(api: &Api, asked: &Presence) -> Result<Vec<Member>, ErrorCode> {
     let channel = {
         let namespaces = api.access().namespaces.load();
         let (channel, options) = channel_of(&namespaces, &asked.channel)?;
@@ -38,5 +38,5 @@ async fn who_is_on(api: &Api, asked: &Presence) -> Result<Vec<Member>, ErrorCode
         }
         channel
     };
-    Ok(api.part::<Cluster>().members(&channel).await)
+    Ok(api.state::<Cluster>().members(&channel).await)
 }

@@ -10,13 +10,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Api, Called, Failure, ServerApiDoor, channel_of};
+use super::{Api, Failure, MethodResult, ServerApiEndpoint, channel_of};
 use crate::domain::channel::{ChannelKind, ChannelName};
 use crate::domain::event::{NewEvent, Time, envelope};
 use crate::domain::options::Namespaces;
 use crate::domain::position::Position;
 use crate::protocol::code::ErrorCode;
-use crate::publish::{Committed, Once, PublishError, Publisher, UnitOfWork};
+use crate::publish::{Committed, Dedup, PublishError, Publisher, UnitOfWork};
 use crate::store::log::{IdempotencyKey, Version};
 use crate::store::{Store, Ts};
 
@@ -50,10 +50,10 @@ pub(super) struct Publish<'a> {
 }
 
 /// `POST /api/publish`.
-pub(super) async fn publish(api: &Api, asked: Publish<'_>) -> Called {
+pub(super) async fn publish(api: &Api, asked: Publish<'_>) -> MethodResult {
     let channel = asked.channel.clone();
-    let unit = Letter::read(api, asked)?.to(&api.access().namespaces.load(), &channel)?;
-    match api.part::<Publisher>().commit(unit).await {
+    let unit = PublishRequest::read(api, asked)?.to(&api.access().namespaces.load(), &channel)?;
+    match api.state::<Publisher>().commit(unit).await {
         Ok(committed) => Ok(result(&committed)?),
         Err(error @ (PublishError::Busy | PublishError::Unconfirmed(_))) => {
             Err(Failure::Refused(error.into()))
@@ -62,7 +62,7 @@ pub(super) async fn publish(api: &Api, asked: Publish<'_>) -> Called {
     }
 }
 
-/// Where the event is. What is not kept is nowhere.
+/// The position of the event as JSON; an empty object if it was not stored.
 pub(super) fn result(committed: &Committed) -> Result<String, ErrorCode> {
     let position = match committed {
         Committed::Done(positions) => positions.first(),
@@ -75,8 +75,8 @@ pub(super) fn result(committed: &Committed) -> Result<String, ErrorCode> {
     Ok(position.filter(kept).map_or_else(|| "{}".to_owned(), place))
 }
 
-/// What a request says, without the address.
-pub(super) struct Letter {
+/// A validated publish request, without its channels.
+pub(super) struct PublishRequest {
     /// One JSON value on one line.
     data: Arc<str>,
     tags: Option<Arc<str>>,
@@ -89,10 +89,10 @@ pub(super) struct Letter {
     expires_at: Ts,
 }
 
-impl Letter {
+impl PublishRequest {
     pub(super) fn read(api: &Api, asked: Publish<'_>) -> Result<Self, ErrorCode> {
         let data = match (asked.data, asked.b64data.filter(|data| !data.is_empty())) {
-            // What subscribers read is JSON, so that is what must come of it.
+            // Subscribers read JSON, so it must decode to JSON.
             (_, Some(coded)) => {
                 let decoded = STANDARD.decode(coded).map_err(|_| ErrorCode::BadRequest)?;
                 let value: &RawValue = serde_json::from_slice(&decoded).map_err(|_| ErrorCode::BadRequest)?;
@@ -101,7 +101,7 @@ impl Letter {
             (Some(data), None) => data.to_owned(),
             (None, None) => return Err(ErrorCode::BadRequest),
         };
-        if data.get().len() > api.part::<ServerApiDoor>().max_publication {
+        if data.get().len() > api.state::<ServerApiEndpoint>().max_publication {
             return Err(ErrorCode::BadRequest);
         }
         let key = asked.idempotency_key.filter(|key| !key.is_empty());
@@ -116,7 +116,7 @@ impl Letter {
         let number = number.map(i64::try_from).transpose().map_err(|_| ErrorCode::BadRequest)?;
         let tags = asked.tags.filter(|tags| !tags.is_empty());
         let tags = tags.map(|tags| serde_json::to_string(&tags)).transpose();
-        let store = api.part::<Store>();
+        let store = api.state::<Store>();
         Ok(Self {
             // A line feed would end the frame; outside of strings JSON does not need it, inside it
             // is escaped.
@@ -131,20 +131,20 @@ impl Letter {
         })
     }
 
-    /// Bytes that it takes in each log, roughly.
+    /// Roughly how many bytes it takes in the log of each channel.
     pub(super) fn size(&self) -> usize {
         self.data.len() + self.tags.as_ref().map_or(0, |tags| tags.len()) + 1
     }
 
-    /// The unit of work that brings it to `channel`.
+    /// The unit of work that publishes it to `channel`.
     pub(super) fn to(&self, namespaces: &Namespaces, channel: &str) -> Result<UnitOfWork, ErrorCode> {
         let (channel, options) = channel_of(namespaces, channel)?;
         if options.is_some_and(|options| !options.publication_data_format.admits(&self.data)) {
             return Err(ErrorCode::BadRequest);
         }
         let kept = namespaces.retention_of(&channel).is_some() && !self.skip_history;
-        let once = self.key.clone().map_or(Once::Always, |key| {
-            Once::Key(IdempotencyKey { channel: channel.clone(), key, expires_at: self.expires_at })
+        let dedup = self.key.clone().map_or(Dedup::None, |key| {
+            Dedup::Key(IdempotencyKey { channel: channel.clone(), key, expires_at: self.expires_at })
         });
         let mut event = if channel.is_built_in() {
             enveloped(channel, &self.data, self.now)?
@@ -154,9 +154,9 @@ impl Letter {
         event.tags.clone_from(&self.tags);
         event.kept = kept;
         event.delta = self.delta;
-        // Without a log there is nothing that a version could be compared with.
+        // Without history there is nothing to compare a version with.
         let version = self.version.clone().filter(|_| kept);
-        Ok(UnitOfWork { once, version, ..UnitOfWork::of(vec![event]) })
+        Ok(UnitOfWork { dedup, version, ..UnitOfWork::of(vec![event]) })
     }
 }
 
@@ -174,7 +174,7 @@ fn enveloped(channel: ChannelName, data: &str, now: Time) -> Result<NewEvent, Er
         serde_json::from_str(data).ok().filter(|_| data.starts_with('{')).ok_or(ErrorCode::BadRequest)?;
     let plain =
         given.kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.'));
-    // `stream:` names what a stream says of itself.
+    // Types that begin with `stream:` are reserved for the event stream itself.
     if given.kind.is_empty() || given.kind.len() > 64 || !plain || given.kind.starts_with("stream:") {
         return Err(ErrorCode::BadRequest);
     }

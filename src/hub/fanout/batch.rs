@@ -1,5 +1,5 @@
-//! Events on their way to the entries of a worker thread: encoded once for all that take them
-//! whole, and merged into few writes when several come together.
+//! Events on their way to the subscribers of a worker thread: encoded once for all who take them
+//! unchanged, and merged into few writes when several come together.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use crate::bus::Movement;
+use crate::bus::PresenceChange;
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::{Delta, Event};
@@ -28,27 +28,27 @@ use crate::store::log::Bounds;
 
 /// What a channel actor sends to worker threads.
 #[derive(Clone)]
-pub enum Parcel {
-    /// These come next.
+pub enum FanoutMessage {
+    /// The next events.
     Events(Arc<Batch>),
     /// The history was replaced; these are the new one's bounds.
     Reset(ChannelName, Bounds),
-    /// Somebody came or left.
-    Moved(ChannelName, Movement),
-    /// Somebody asks who is on the channel; this thread answers for its own.
-    Who(ChannelName, mpsc::Sender<Vec<Member>>),
+    /// A client joined or left.
+    Presence(ChannelName, PresenceChange),
+    /// A request for the clients on the channel; each thread answers for its own.
+    ListMembers(ChannelName, mpsc::Sender<Vec<Member>>),
 }
 
-impl Parcel {
+impl FanoutMessage {
     pub(super) fn channel(&self) -> &ChannelName {
         match self {
             Self::Events(batch) => &batch.channel,
-            Self::Reset(channel, _) | Self::Moved(channel, _) | Self::Who(channel, _) => channel,
+            Self::Reset(channel, _) | Self::Presence(channel, _) | Self::ListMembers(channel, _) => channel,
         }
     }
 }
 
-/// Events of one channel, encoded once for all that take them whole.
+/// Events of one channel, encoded once for all who take them unchanged.
 pub struct Batch {
     pub(super) channel: ChannelName,
     built_in: bool,
@@ -59,20 +59,20 @@ pub struct Batch {
     as_sse: OnceLock<Bytes>,
     as_websocket: OnceLock<Bytes>,
     as_form: [OnceLock<Bytes>; Form::COUNT],
-    /// For those who do not take it as it stands.
-    tailored: Tailored,
+    /// For subscribers with a filter or deltas.
+    variants: Variants,
 }
 
-/// What is made of a batch on first wish.
+/// Variants of a batch, made when the first subscriber needs them.
 #[derive(Default)]
-struct Tailored {
-    /// The event before the first one, where data may come as differences.
+struct Variants {
+    /// The event before the first one, where data may be sent as deltas.
     before: Option<Event>,
-    /// Whether all events may, and not only those that were published so.
+    /// Whether deltas are allowed for all events, and not only for those published with them.
     all: bool,
     tags: OnceLock<Vec<Tags>>,
     deltas: OnceLock<Vec<Option<String>>>,
-    /// With texts for data: for those who have nothing yet, and for those who have `before`.
+    /// With data as strings: for subscribers that have nothing yet, and for those that have `before`.
     from_nothing: OnceLock<Arc<Batch>>,
     from_before: OnceLock<Arc<Batch>>,
 }
@@ -95,52 +95,51 @@ impl Batch {
             as_sse: OnceLock::new(),
             as_websocket: OnceLock::new(),
             as_form: Default::default(),
-            tailored: Tailored::default(),
+            variants: Variants::default(),
         }
     }
 
-    /// The same on a channel whose data may come as differences: what came `before`, and whether
-    /// `all` events may.
+    /// Makes this the batch of a channel whose data may be sent as deltas: `before` is the event before
+    /// it, and `all` says whether all events may be deltas.
     #[must_use]
-    pub fn behind(mut self, before: Option<Event>, all: bool) -> Self {
-        (self.tailored.before, self.tailored.all) = (before, all);
+    pub fn with_previous(mut self, before: Option<Event>, all: bool) -> Self {
+        (self.variants.before, self.variants.all) = (before, all);
         self
     }
 
     pub(super) fn before(&self) -> Option<&Event> {
-        self.tailored.before.as_ref()
+        self.variants.before.as_ref()
     }
 
     /// The tags of each event.
     pub(super) fn tags(&self) -> &[Tags] {
-        self.tailored.tags.get_or_init(|| self.events.iter().map(tags_of).collect())
+        self.variants.tags.get_or_init(|| self.events.iter().map(tags_of).collect())
     }
 
-    /// The event at `i` as the difference to the one before it, where it may be told so and is
-    /// shorter.
+    /// The event at `i` as a delta to the one before it, where that is allowed and shorter.
     pub(super) fn delta(&self, i: usize) -> Option<&str> {
         let between = |i: usize| {
             let before = if i == 0 { self.before() } else { self.events.get(i - 1) }?;
             let event = &self.events[i];
-            let may = self.epoch.is_some() && (self.tailored.all || event.delta == Delta::May);
+            let may = self.epoch.is_some() && (self.variants.all || event.delta == Delta::May);
             may.then(|| delta::between(&before.data, &event.data))?
         };
-        let deltas = self.tailored.deltas.get_or_init(|| (0..self.events.len()).map(between).collect());
+        let deltas = self.variants.deltas.get_or_init(|| (0..self.events.len()).map(between).collect());
         deltas[i].as_deref()
     }
 
-    /// All of it with texts for data, the first one a difference to `before` if that `follows`.
+    /// All events with strings for data, the first one a delta to `before` if that `follows`.
     pub(super) fn in_deltas(&self, follows: bool) -> &Arc<Self> {
-        let made = if follows { &self.tailored.from_before } else { &self.tailored.from_nothing };
+        let made = if follows { &self.variants.from_before } else { &self.variants.from_nothing };
         made.get_or_init(|| {
             let text = |(i, event)| as_text(event, self.delta(i).filter(|_| i > 0 || follows));
-            let told: Vec<Event> = self.events.iter().enumerate().map(text).collect();
-            Arc::new(Self::new(self.channel.clone(), self.epoch.clone(), told, self.accepted))
+            let encoded: Vec<Event> = self.events.iter().enumerate().map(text).collect();
+            Arc::new(Self::new(self.channel.clone(), self.epoch.clone(), encoded, self.accepted))
         })
     }
 
     /// Some of `events`, as a batch of the same channel and history.
-    pub(super) fn made_of(&self, events: &[Event], some: &[usize]) -> Arc<Self> {
+    pub(super) fn subset(&self, events: &[Event], some: &[usize]) -> Arc<Self> {
         let events = some.iter().map(|i| events[*i].clone()).collect();
         Arc::new(Self::new(self.channel.clone(), self.epoch.clone(), events, self.accepted))
     }
@@ -150,7 +149,6 @@ impl Batch {
         self.epoch.as_ref()
     }
 
-    /// The events.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
@@ -164,7 +162,7 @@ impl Batch {
     }
 }
 
-/// How an entry's events become bytes.
+/// How a subscriber's events become bytes.
 #[derive(Clone)]
 pub enum Framing {
     /// SSE of one channel: the cursor is the event's own position, so all share the bytes.
@@ -257,15 +255,14 @@ impl Framing {
         websocket::text(&text)
     }
 
-    /// Whether all entries of a channel get the same bytes.
+    /// Whether all subscribers of a channel get the same bytes.
     pub(super) fn is_shared(&self) -> bool {
         !matches!(self, Self::SseMany(_))
     }
 }
 
-/// Batches of one channel that came together and follow each other. What each entry asks of them is
-/// summed up once.
-pub(super) struct Run<'a> {
+/// Consecutive batches of one channel, merged. What every subscriber needs of them is computed once.
+pub(super) struct MergedBatch<'a> {
     pub(super) batches: Vec<&'a Arc<Batch>>,
     first: u64,
     last: u64,
@@ -276,7 +273,7 @@ pub(super) struct Run<'a> {
     as_form: [OnceCell<Vec<Bytes>>; Form::COUNT],
 }
 
-impl<'a> Run<'a> {
+impl<'a> MergedBatch<'a> {
     pub(super) fn of(batch: &'a Arc<Batch>) -> Self {
         Self {
             batches: vec![batch],
@@ -324,8 +321,8 @@ impl<'a> Run<'a> {
         self.accepted
     }
 
-    /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all entries.
-    pub(super) fn pieces(&self, framing: &Framing) -> &[Bytes] {
+    /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all subscribers.
+    pub(super) fn chunks(&self, framing: &Framing) -> &[Bytes] {
         let made = match framing {
             Framing::WebSocket => &self.as_websocket,
             Framing::Form(form) => &self.as_form[form.index()],
@@ -334,16 +331,16 @@ impl<'a> Run<'a> {
         made.get_or_init(|| match &self.batches[..] {
             [only] => vec![framing.encode(only, 0)],
             several => {
-                let mut pieces = Vec::new();
+                let mut chunks = Vec::new();
                 let mut open = BytesMut::new();
                 for bytes in several.iter().map(|batch| framing.encode(batch, 0)) {
                     if !open.is_empty() && open.len() + bytes.len() > MERGE {
-                        pieces.push(std::mem::take(&mut open).freeze());
+                        chunks.push(std::mem::take(&mut open).freeze());
                     }
                     open.extend_from_slice(&bytes);
                 }
-                pieces.push(open.freeze());
-                pieces
+                chunks.push(open.freeze());
+                chunks
             }
         })
     }

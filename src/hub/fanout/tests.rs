@@ -1,12 +1,12 @@
-//! One entry by itself: what is held, what is pushed, and from where it catches up. The last test
-//! plays the channel and the connection at random against a small log: whatever comes in between,
+//! One subscriber by itself: what is buffered, what is pushed, and from where it catches up. The last
+//! test plays the channel and the connection at random against a small log: whatever comes in between,
 //! pushed offsets follow each other or a reset lies between them.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uuid::Uuid;
 
-use super::entry::MAX_HELD;
+use super::subscriber::MAX_BUFFERED;
 use super::*;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::Event;
@@ -16,9 +16,9 @@ use futures_util::task::noop_waker_ref;
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
-/// An entry with an outbox that takes everything.
+/// A subscriber with an outbox that takes everything.
 struct Reader {
-    entry: Rc<Entry>,
+    subscriber: Rc<Subscriber>,
     outbox: Rc<Outbox>,
 }
 
@@ -64,29 +64,30 @@ fn passing() -> Arc<Batch> {
 }
 
 impl Reader {
-    fn on_hold() -> Self {
+    fn paused() -> Self {
         Self::with(Framing::Sse, Outbox::new(usize::MAX, || {}))
     }
 
     fn with(framing: Framing, outbox: Outbox) -> Self {
         let outbox = Rc::new(outbox);
-        let tally = Rc::new(Tally::new(Arc::new(Metrics::new())));
-        let visitor = Visitor { hears_others: true, ..Visitor::default() };
-        let entry = Entry::new(news(), outbox.clone(), framing, visitor, tally);
-        Self { entry: Rc::new(entry), outbox }
+        let counters = Rc::new(DeliveryCounters::new(Arc::new(Metrics::new())));
+        let options = SubscriberOptions { receives_join_leave: true, ..SubscriberOptions::default() };
+        let subscriber = Subscriber::new(news(), outbox.clone(), framing, options, counters);
+        Self { subscriber: Rc::new(subscriber), outbox }
     }
 
     fn live(epoch_name: &str, offset: u64) -> Self {
-        let reader = Self::on_hold();
-        assert_eq!(reader.entry.release(Some(at(epoch_name, offset))), Release::Live);
+        let reader = Self::paused();
+        assert_eq!(reader.subscriber.resume(Some(at(epoch_name, offset))), Resume::Live);
         reader
     }
 
     fn text(&self) -> String {
         let mut text = String::new();
-        while let Poll::Ready(Some(taken)) = self.outbox.poll_take(&mut Context::from_waker(noop_waker_ref()))
+        while let Poll::Ready(Some(chunk)) =
+            self.outbox.poll_chunk(&mut Context::from_waker(noop_waker_ref()))
         {
-            text.push_str(std::str::from_utf8(&taken.bytes).unwrap());
+            text.push_str(std::str::from_utf8(&chunk.bytes).unwrap());
         }
         text
     }
@@ -126,88 +127,88 @@ fn pushes(epoch_name: &str, offsets: impl IntoIterator<Item = u64>) -> Vec<Pushe
 }
 
 #[test]
-fn what_is_held_follows_the_replay_without_repeating_it() {
-    let reader = Reader::on_hold();
-    reader.entry.take(&batch("e", [3, 4]));
-    reader.entry.take(&batch("e", [5]));
-    assert_eq!(reader.pushed(), [], "nothing leaves while the entry is on hold");
-    reader.entry.replay(&epoch("e"), events([1, 2, 3])).unwrap();
-    assert_eq!(reader.entry.release(Some(at("e", 3))), Release::Live);
+fn buffered_events_follow_the_replay_without_repeating_it() {
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&batch("e", [3, 4]));
+    reader.subscriber.deliver(&batch("e", [5]));
+    assert_eq!(reader.pushed(), [], "nothing leaves while the subscriber is paused");
+    reader.subscriber.replay(&epoch("e"), events([1, 2, 3])).unwrap();
+    assert_eq!(reader.subscriber.resume(Some(at("e", 3))), Resume::Live);
     assert_eq!(reader.pushed(), pushes("e", 1..=5));
-    reader.entry.take(&batch("e", [4, 5]));
-    reader.entry.take(&batch("e", [6]));
+    reader.subscriber.deliver(&batch("e", [4, 5]));
+    reader.subscriber.deliver(&batch("e", [6]));
     assert_eq!(reader.pushed(), pushes("e", [6]));
-    assert_eq!(reader.entry.position(), Some(at("e", 6)));
+    assert_eq!(reader.subscriber.position(), Some(at("e", 6)));
 }
 
 #[test]
-fn a_held_batch_that_does_not_join_asks_for_the_log() {
-    let reader = Reader::on_hold();
-    reader.entry.take(&batch("e", [2, 3]));
-    reader.entry.take(&batch("e", [6]));
-    assert_eq!(reader.entry.release(Some(at("e", 1))), Release::Missed);
+fn a_buffered_batch_that_does_not_join_asks_for_the_log() {
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&batch("e", [2, 3]));
+    reader.subscriber.deliver(&batch("e", [6]));
+    assert_eq!(reader.subscriber.resume(Some(at("e", 1))), Resume::Gap);
     assert_eq!(reader.pushed(), pushes("e", [2, 3]), "what joins is pushed");
-    assert_eq!(reader.entry.resume_position(), Some(at("e", 3)));
-    reader.entry.replay(&epoch("e"), events([4, 5])).unwrap();
-    assert_eq!(reader.entry.release(Some(at("e", 5))), Release::Live, "what did not join was kept");
+    assert_eq!(reader.subscriber.resume_position(), Some(at("e", 3)));
+    reader.subscriber.replay(&epoch("e"), events([4, 5])).unwrap();
+    assert_eq!(reader.subscriber.resume(Some(at("e", 5))), Resume::Live, "what did not join was kept");
     assert_eq!(reader.pushed(), pushes("e", 4..=6));
 }
 
 #[test]
-fn a_live_entry_that_sees_a_hole_says_where_it_was() {
+fn a_live_subscriber_that_sees_a_gap_says_where_it_was() {
     let reader = Reader::live("e", 1);
-    assert_eq!(reader.entry.resume_position(), None);
-    reader.entry.take(&batch("e", [3]));
-    assert_eq!(reader.entry.resume_position(), Some(at("e", 1)));
-    assert_eq!((reader.pushed(), reader.entry.position()), (Vec::new(), None));
+    assert_eq!(reader.subscriber.resume_position(), None);
+    reader.subscriber.deliver(&batch("e", [3]));
+    assert_eq!(reader.subscriber.resume_position(), Some(at("e", 1)));
+    assert_eq!((reader.pushed(), reader.subscriber.position()), (Vec::new(), None));
     let other = Reader::live("e", 1);
-    other.entry.take(&batch("f", [2]));
-    assert_eq!(other.entry.resume_position(), Some(at("e", 1)), "another history does not join");
+    other.subscriber.deliver(&batch("f", [2]));
+    assert_eq!(other.subscriber.resume_position(), Some(at("e", 1)), "another history does not join");
 }
 
 #[test]
-fn more_than_an_entry_may_hold_is_read_from_the_log() {
-    let most = MAX_HELD as u64;
-    let reader = Reader::on_hold();
-    reader.entry.take(&batch("e", 1..=most));
-    assert_eq!(reader.entry.release(Some(at("e", 0))), Release::Live);
-    assert_eq!(reader.pushed().len(), MAX_HELD);
+fn more_than_a_paused_subscriber_may_buffer_is_read_from_the_log() {
+    let most = MAX_BUFFERED as u64;
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&batch("e", 1..=most));
+    assert_eq!(reader.subscriber.resume(Some(at("e", 0))), Resume::Live);
+    assert_eq!(reader.pushed().len(), MAX_BUFFERED);
 
-    let reader = Reader::on_hold();
-    reader.entry.take(&batch("e", 1..=most));
-    reader.entry.take(&batch("e", [most + 1]));
-    reader.entry.take(&batch("e", [most + 2]));
-    let State::Hold(hold) = &*reader.entry.state.borrow() else { panic!("it is on hold") };
-    assert!(hold.held.is_empty() && hold.incomplete);
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&batch("e", 1..=most));
+    reader.subscriber.deliver(&batch("e", [most + 1]));
+    reader.subscriber.deliver(&batch("e", [most + 2]));
+    let State::Paused(buffer) = &*reader.subscriber.state.borrow() else { panic!("it is paused") };
+    assert!(buffer.items.is_empty() && buffer.incomplete);
     assert_eq!(reader.pushed(), []);
 }
 
 #[test]
-fn an_overflowed_hold_is_missed_once_and_holds_again() {
-    let reader = Reader::on_hold();
-    reader.entry.take(&batch("e", 1..=MAX_HELD as u64 + 1));
-    assert_eq!(reader.entry.release(Some(at("e", 0))), Release::Missed);
-    reader.entry.take(&batch("e", [2000]));
-    assert_eq!(reader.entry.release(Some(at("e", 1999))), Release::Live);
+fn an_overflowed_pause_buffer_is_a_gap_once_and_buffers_again() {
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&batch("e", 1..=MAX_BUFFERED as u64 + 1));
+    assert_eq!(reader.subscriber.resume(Some(at("e", 0))), Resume::Gap);
+    reader.subscriber.deliver(&batch("e", [2000]));
+    assert_eq!(reader.subscriber.resume(Some(at("e", 1999))), Resume::Live);
     assert_eq!(reader.pushed(), pushes("e", [2000]));
 }
 
 #[test]
 fn a_new_history_is_told_once_and_goes_on() {
     let reader = Reader::live("e", 5);
-    reader.entry.reset(&bounds("f", 2, 3));
-    reader.entry.reset(&bounds("f", 2, 3));
-    reader.entry.take(&batch("f", [4]));
+    reader.subscriber.reset(&bounds("f", 2, 3));
+    reader.subscriber.reset(&bounds("f", 2, 3));
+    reader.subscriber.deliver(&batch("f", [4]));
     let expected = [Pushed::Reset(at("f", 3)), Pushed::Event(at("f", 4))];
     assert_eq!(reader.pushed(), expected);
 }
 
 #[test]
-fn a_reset_on_hold_makes_the_connection_look_again() {
-    let reader = Reader::on_hold();
-    reader.entry.take(&batch("e", [6]));
-    reader.entry.reset(&bounds("f", 0, 3));
-    assert_eq!(reader.entry.release(Some(at("e", 6))), Release::Missed);
+fn a_reset_while_paused_makes_the_connection_read_again() {
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&batch("e", [6]));
+    reader.subscriber.reset(&bounds("f", 0, 3));
+    assert_eq!(reader.subscriber.resume(Some(at("e", 6))), Resume::Gap);
     assert_eq!(reader.pushed(), [], "its own read finds what is lost");
 }
 
@@ -215,26 +216,26 @@ fn a_reset_on_hold_makes_the_connection_look_again() {
 fn a_trimmed_gap_of_the_channel_resets_only_who_has_it_too() {
     for (offset, expected) in [(3, Some(10)), (4, None), (9, None), (10, Some(10)), (12, Some(12))] {
         let reader = Reader::live("e", offset);
-        reader.entry.reset(&bounds("e", 4, 10));
-        let position = reader.entry.position().map(|position| position.offset);
+        reader.subscriber.reset(&bounds("e", 4, 10));
+        let position = reader.subscriber.position().map(|position| position.offset);
         assert_eq!(position, expected, "behind {offset}");
         let told = if offset == 3 { vec![Pushed::Reset(at("e", 10))] } else { Vec::new() };
         assert_eq!(reader.pushed(), told);
-        let resumes = reader.entry.resume_position();
+        let resumes = reader.subscriber.resume_position();
         assert_eq!(resumes, expected.is_none().then(|| at("e", offset)), "who lost nothing reads on");
     }
 }
 
 #[test]
 fn what_is_not_kept_passes_and_has_no_cursor() {
-    let reader = Reader::on_hold();
-    reader.entry.take(&passing());
-    assert_eq!(reader.entry.release(None), Release::Live);
-    reader.entry.take(&passing());
+    let reader = Reader::paused();
+    reader.subscriber.deliver(&passing());
+    assert_eq!(reader.subscriber.resume(None), Resume::Live);
+    reader.subscriber.deliver(&passing());
     assert_eq!(reader.pushed(), [Pushed::Passing, Pushed::Passing]);
     let kept = Reader::live("e", 5);
-    kept.entry.take(&passing());
-    kept.entry.take(&batch("e", [6]));
+    kept.subscriber.deliver(&passing());
+    kept.subscriber.deliver(&batch("e", [6]));
     assert_eq!(kept.pushed(), [Pushed::Passing, Pushed::Event(at("e", 6))]);
 }
 
@@ -243,10 +244,10 @@ fn all_who_take_a_batch_whole_share_its_bytes() {
     let (first, second, third) = (Reader::live("e", 1), Reader::live("e", 1), Reader::live("e", 2));
     let shared = batch("e", [2, 3]);
     let bytes = [&first, &second, &third].map(|reader| {
-        reader.entry.take(&shared);
-        let taken = reader.outbox.poll_take(&mut Context::from_waker(noop_waker_ref()));
-        let Poll::Ready(Some(taken)) = taken else { panic!("nothing was pushed") };
-        taken.bytes
+        reader.subscriber.deliver(&shared);
+        let chunk = reader.outbox.poll_chunk(&mut Context::from_waker(noop_waker_ref()));
+        let Poll::Ready(Some(chunk)) = chunk else { panic!("nothing was pushed") };
+        chunk.bytes
     });
     assert_eq!(bytes[0].as_ptr(), bytes[1].as_ptr());
     assert!(bytes[0].ends_with(&bytes[2]) && bytes[2].len() < bytes[0].len());
@@ -258,9 +259,9 @@ fn a_cursor_of_many_channels_moves_with_each_event() {
     let other = ChannelName::parse("other").unwrap();
     cursors.advance(&other, at("x", 9));
     let reader = Reader::with(Framing::SseMany(cursors), Outbox::new(usize::MAX, || {}));
-    reader.entry.release(Some(at("e", 1)));
-    reader.entry.take(&batch("e", [1, 2, 3]));
-    reader.entry.reset(&bounds("f", 0, 7));
+    reader.subscriber.resume(Some(at("e", 1)));
+    reader.subscriber.deliver(&batch("e", [1, 2, 3]));
+    reader.subscriber.reset(&bounds("f", 0, 7));
     let text = reader.text();
     let cursors: Vec<Cursor> = text
         .lines()
@@ -276,14 +277,14 @@ fn a_reader_that_is_too_slow_is_cut_once_and_counted() {
     let cuts = Rc::new(Cell::new(0));
     let counter = cuts.clone();
     let reader = Reader::with(Framing::Sse, Outbox::new(100, move || counter.set(counter.get() + 1)));
-    reader.entry.release(Some(at("e", 0)));
+    reader.subscriber.resume(Some(at("e", 0)));
     for offset in 1..=20 {
-        reader.entry.take(&batch("e", [offset]));
+        reader.subscriber.deliver(&batch("e", [offset]));
     }
-    assert!(reader.outbox.is_over());
+    assert!(reader.outbox.is_closed());
     assert_eq!(cuts.get(), 1);
     let slow = crate::telemetry::Kind { kind: "queue" };
-    assert_eq!(reader.entry.tally.metrics.slow_disconnects.get_or_create(&slow).get(), 1);
+    assert_eq!(reader.subscriber.counters.metrics.slow_disconnects.get_or_create(&slow).get(), 1);
 }
 
 // ---- at random
@@ -303,7 +304,7 @@ enum Act {
     /// The channel itself lost its place to trimming.
     LosePlace,
     /// The connection does its next step; a read takes so many events at most.
-    Step(u64),
+    Next(u64),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -315,13 +316,13 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => any::<u8>().prop_map(Act::Trim),
         1 => (0..200u64, any::<bool>()).prop_map(|(head, heard)| Act::Replace(head, heard)),
         1 => Just(Act::LosePlace),
-        12 => (1..400u64).prop_map(Act::Step),
+        12 => (1..400u64).prop_map(Act::Next),
     ];
     prop::collection::vec(act, 1..120)
 }
 
 /// What a connection does, one step at a time, so that anything can happen between its steps. The
-/// same as `connection::replay`, which the tests of the whole run with a store.
+/// same as `recovery`, which the tests of the whole run with a store.
 enum Connection {
     Following,
     CatchingUp(Position),
@@ -349,7 +350,7 @@ impl World {
     fn announce(&self, first: u64, last: u64) {
         if first <= last {
             let batch = Batch::new(news(), Some(self.epoch()), events(first..=last), None);
-            self.reader.entry.take(&Arc::new(batch));
+            self.reader.subscriber.deliver(&Arc::new(batch));
         }
     }
 
@@ -368,7 +369,7 @@ impl World {
             }
             Act::Stale(n) if self.epochs > 0 => {
                 let old = batch(&format!("e{}", self.epochs - 1), n..n + 5);
-                self.reader.entry.take(&old);
+                self.reader.subscriber.deliver(&old);
             }
             Act::Stale(_) => {}
             Act::Trim(fraction) => self.before_oldest = self.before_oldest.max(part(self.head, fraction)),
@@ -377,21 +378,21 @@ impl World {
                 self.head = head;
                 self.before_oldest = head / 2;
                 if heard {
-                    self.reader.entry.reset(&self.bounds());
+                    self.reader.subscriber.reset(&self.bounds());
                 }
             }
             Act::LosePlace => {
                 self.before_oldest = self.before_oldest.max(self.head.saturating_sub(3));
-                self.reader.entry.reset(&self.bounds());
+                self.reader.subscriber.reset(&self.bounds());
             }
-            Act::Step(limit) => self.step(limit),
+            Act::Next(limit) => self.step(limit),
         }
     }
 
     fn step(&mut self, limit: u64) {
-        let entry = &self.reader.entry;
+        let subscriber = &self.reader.subscriber;
         self.connection = match std::mem::replace(&mut self.connection, Connection::Following) {
-            Connection::Following => match entry.resume_position() {
+            Connection::Following => match subscriber.resume_position() {
                 Some(position) => Connection::CatchingUp(position),
                 None => Connection::Following,
             },
@@ -402,19 +403,19 @@ impl World {
             }
             Connection::Read(mut position, last, bounds) => {
                 if bounds.covers(&position) {
-                    entry.replay(&position.epoch, events(position.offset + 1..=last)).unwrap();
+                    subscriber.replay(&position.epoch, events(position.offset + 1..=last)).unwrap();
                     position.offset = last;
                 } else {
-                    entry.push_reset(&bounds).unwrap();
+                    subscriber.push_reset(&bounds).unwrap();
                     position = bounds.head.clone();
                 }
                 if position.offset < bounds.head.offset {
                     Connection::CatchingUp(position)
                 } else {
-                    match entry.release(Some(position.clone())) {
-                        Release::Live => Connection::Following,
-                        Release::Missed => {
-                            Connection::CatchingUp(entry.resume_position().unwrap_or(position))
+                    match subscriber.resume(Some(position.clone())) {
+                        Resume::Live => Connection::Following,
+                        Resume::Gap => {
+                            Connection::CatchingUp(subscriber.resume_position().unwrap_or(position))
                         }
                     }
                 }
@@ -430,7 +431,7 @@ fn whatever_happens_offsets_follow_each_other_or_a_reset_lies_between() {
     let told = TestRunner::new_with_rng(config, rng).run(&acts(), |acts| {
         let start = at("e0", 0);
         let connection = Connection::CatchingUp(start.clone());
-        let mut world = World { reader: Reader::on_hold(), connection, epochs: 0, head: 0, before_oldest: 0 };
+        let mut world = World { reader: Reader::paused(), connection, epochs: 0, head: 0, before_oldest: 0 };
         let mut reader_at = start;
         let mut follow = |world: &World| -> Result<(), TestCaseError> {
             for pushed in world.reader.pushed() {
@@ -444,8 +445,8 @@ fn whatever_happens_offsets_follow_each_other_or_a_reset_lies_between() {
                     Pushed::Passing => prop_assert!(false, "everything is kept here"),
                 }
             }
-            if let Some(position) = world.reader.entry.position() {
-                prop_assert_eq!(&position, &reader_at, "a live entry knows where its reader is");
+            if let Some(position) = world.reader.subscriber.position() {
+                prop_assert_eq!(&position, &reader_at, "a live subscriber knows where its reader is");
             }
             Ok(())
         };
@@ -456,13 +457,15 @@ fn whatever_happens_offsets_follow_each_other_or_a_reset_lies_between() {
         // One more event, and some steps, and the reader is at the head.
         world.act(Act::Append(1, true));
         for _ in 0..100_000 {
-            world.act(Act::Step(400));
-            if matches!(world.connection, Connection::Following) && world.reader.entry.position().is_some() {
+            world.act(Act::Next(400));
+            if matches!(world.connection, Connection::Following)
+                && world.reader.subscriber.position().is_some()
+            {
                 break;
             }
         }
         follow(&world)?;
-        prop_assert_eq!(world.reader.entry.position(), Some(world.bounds().head));
+        prop_assert_eq!(world.reader.subscriber.position(), Some(world.bounds().head));
         Ok(())
     });
     told.unwrap();

@@ -1,7 +1,7 @@
-//! The way of an upgraded socket: bytes are written at once, and only what the socket does not take
-//! is queued, for a task that waits until it is writable. A reader that lets the queue overflow
-//! loses what is queued, not the half of a frame that it has: the rest of that goes out, then the
-//! reason, and if even this is not taken in time the connection is reset.
+//! Output over an upgraded socket: bytes are written at once, and only what the socket does not take is
+//! queued, for a task that waits until it is writable. A reader that lets the queue overflow loses what
+//! is queued, but not the rest of a frame that it has part of: that is written, then the reason, and if
+//! even this is not taken in time the connection is reset.
 
 use std::cell::RefMut;
 use std::io::{self, ErrorKind, IoSlice, Read as _};
@@ -17,18 +17,18 @@ use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
 use tokio::io::Interest;
 
-use super::{Backlog, Ended, MERGE, Outbox, Piece, Refused, State, Way};
+use super::{Backlog, Chunk, EndReason, MERGE, Outbox, PushError, Sink, State};
 
-/// Pieces in one write.
+/// Chunks in one write.
 const SLICES: usize = 64;
 
 /// A connection that can be written to without waiting.
-pub enum Wire {
+pub enum UpgradedSocket {
     /// TCP as it is.
     Plain(TcpStream),
 }
 
-impl Wire {
+impl UpgradedSocket {
     /// Writes without asking the reactor first whether the socket is writable: it nearly always is,
     /// and asking costs as much as all the rest here. Who is told that it would block asks then.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -58,15 +58,15 @@ impl Wire {
         stream.poll_read_ready(cx)
     }
 
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Plain(stream) => stream.as_fd(),
         }
     }
 
-    fn try_write_all(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn try_write_all(&self, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Plain(stream) => stream.try_write_vectored(pieces),
+            Self::Plain(stream) => stream.try_write_vectored(chunks),
         }
     }
 
@@ -100,76 +100,81 @@ pub struct SocketOptions {
     pub limit: usize,
     /// How long the peer may take nothing although something waits.
     pub write_timeout: Duration,
-    /// How long the last words may take.
+    /// How long the final message may take.
     pub close_timeout: Duration,
-    /// The last words to a reader that is too slow: a whole frame.
+    /// The final message to a reader that is too slow: a whole frame.
     pub slow: Bytes,
 }
 
 impl Outbox {
-    /// The way of nearly every delivery: the socket takes all of it at once.
-    pub(super) fn write(self: &Rc<Self>, wire: &Wire, bytes: &Bytes, live: bool) -> Result<(), Refused> {
-        self.settle(bytes, live, wire.try_write(bytes))
+    /// What happens in nearly every delivery: the socket takes all of it at once.
+    pub(super) fn write(
+        self: &Rc<Self>,
+        socket: &UpgradedSocket,
+        bytes: &Bytes,
+        live: bool,
+    ) -> Result<(), PushError> {
+        self.finish_write(bytes, live, socket.try_write(bytes))
     }
 
-    /// The same for who has tried already to write to the socket: `written` is what came of it.
-    pub(in crate::hub) fn settle(
+    /// Handles the result of a write that the caller has tried already.
+    pub(in crate::hub) fn finish_write(
         self: &Rc<Self>,
         bytes: &Bytes,
         live: bool,
         written: io::Result<usize>,
-    ) -> Result<(), Refused> {
-        debug_assert!(self.clear.get(), "only to a socket that has nothing else to come");
+    ) -> Result<(), PushError> {
+        debug_assert!(self.writable.get(), "only to a socket that has nothing else to come");
         let written = match written {
             Ok(count) if count == bytes.len() => return Ok(()),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(_) => {
                 self.close();
-                self.tell_ended(Ended::Broken);
-                return Err(Refused::Closed);
+                self.report_end(EndReason::Broken);
+                return Err(PushError::Closed);
             }
         };
         let mut backlog = self.backlog();
-        backlog.half = written > 0;
-        self.wait(&mut backlog, Piece { bytes: bytes.slice(written..), accepted: None, live });
+        backlog.partial = written > 0;
+        self.wait(&mut backlog, Chunk { bytes: bytes.slice(written..), accepted: None, live });
         Ok(())
     }
 
-    /// Something waits already: this does too, if there is room.
+    /// Something is queued already: this is queued too, if the limit allows it.
     pub(super) fn write_later(
         self: &Rc<Self>,
         mut backlog: RefMut<'_, Backlog>,
-        piece: Piece,
+        chunk: Chunk,
         options: &SocketOptions,
-    ) -> Result<(), Refused> {
-        if backlog.overflows(&piece, self.limit) {
-            backlog.keep_half();
+    ) -> Result<(), PushError> {
+        if backlog.overflows(&chunk, self.limit) {
+            backlog.keep_partial();
             self.state.set(State::Ending);
-            backlog.add(Piece { bytes: options.slow.clone(), accepted: None, live: true });
+            backlog.add(Chunk { bytes: options.slow.clone(), accepted: None, live: true });
             backlog.wake_all();
             drop(backlog);
-            self.tell_ended(Ended::Slow);
-            return Err(Refused::Overflow);
+            self.report_end(EndReason::Slow);
+            return Err(PushError::Overflow);
         }
-        self.wait(&mut backlog, piece);
+        self.wait(&mut backlog, chunk);
         Ok(())
     }
 
-    fn wait(self: &Rc<Self>, backlog: &mut Backlog, piece: Piece) {
-        backlog.add(piece);
-        self.clear.set(false);
+    fn wait(self: &Rc<Self>, backlog: &mut Backlog, chunk: Chunk) {
+        backlog.add(chunk);
+        self.writable.set(false);
         if !std::mem::replace(&mut backlog.writing, true) {
             actix_rt::spawn(self.clone().empty());
         }
     }
 
-    pub(super) fn write_last(self: &Rc<Self>, wire: &Wire, bytes: Bytes) {
+    pub(super) fn write_last(self: &Rc<Self>, socket: &UpgradedSocket, bytes: Bytes) {
         let _ = self.push(bytes, None);
-        if self.is_over() {
+        if self.is_closed() {
             return;
         }
-        self.clear.set(false);
+        self.writable.set(false);
         let mut backlog = self.backlog.borrow_mut();
         match backlog.as_deref_mut() {
             Some(backlog) if !backlog.queue.is_empty() => {
@@ -179,14 +184,14 @@ impl Outbox {
             _ => {
                 drop(backlog);
                 self.close();
-                wire.finish();
+                socket.finish();
             }
         }
     }
 
     /// Writes what is queued as the peer takes it, until nothing is left.
     async fn empty(self: Rc<Self>) {
-        let Way::Socket(wire, options) = &self.way else { return };
+        let Sink::Socket(socket, options) = &self.sink else { return };
         let mut ending: Option<Instant> = None;
         loop {
             let state = self.state.get();
@@ -198,39 +203,39 @@ impl Outbox {
                     options.close_timeout.saturating_sub(since.elapsed())
                 }
             };
-            let writable = tokio::time::timeout(patience, self.writable_in(state, wire)).await;
-            // Whoever holds on to the socket keeps it open.
+            let writable = tokio::time::timeout(patience, self.writable_in(state, socket)).await;
+            // Whoever still holds the socket keeps it open.
             if self.state.get() == State::Closed {
                 return;
             }
             let written = writable.map(|ready| {
                 let mut backlog = self.backlog();
-                ready.and_then(|()| backlog.write_queued(wire))?;
-                self.room_now(&mut backlog);
+                ready.and_then(|()| backlog.write_queued(socket))?;
+                self.wake_capacity_waiters(&mut backlog);
                 Ok::<_, io::Error>(backlog.queue.is_empty())
             });
             match written {
                 Ok(Ok(false)) => {}
                 Ok(Ok(true)) if self.state.get() == State::Ending => {
                     self.close();
-                    return wire.finish();
+                    return socket.finish();
                 }
                 Ok(Ok(true)) => {
                     *self.backlog.borrow_mut() = None;
-                    return self.clear.set(true);
+                    return self.writable.set(true);
                 }
                 Ok(Err(_)) => {
                     self.close();
-                    return self.tell_ended(Ended::Broken);
+                    return self.report_end(EndReason::Broken);
                 }
-                // It began to end while this waited with an older patience.
+                // It began to end during a wait with an older timeout.
                 Err(_) if self.state.get() == State::Ending && ending.is_none() => {}
                 Err(_) => {
                     let stalled = self.state.get() == State::Open;
                     self.close();
-                    wire.reset();
+                    socket.reset();
                     if stalled {
-                        self.tell_ended(Ended::Stalled);
+                        self.report_end(EndReason::Stalled);
                     }
                     return;
                 }
@@ -239,8 +244,8 @@ impl Outbox {
     }
 
     /// Waits until the socket takes bytes, or is in another state.
-    async fn writable_in(&self, state: State, wire: &Wire) -> io::Result<()> {
-        let mut writable = pin!(wire.writable());
+    async fn writable_in(&self, state: State, socket: &UpgradedSocket) -> io::Result<()> {
+        let mut writable = pin!(socket.writable());
         std::future::poll_fn(|cx| {
             if self.state.get() != state {
                 return Poll::Ready(Ok(()));
@@ -251,28 +256,28 @@ impl Outbox {
         .await
     }
 
-    fn room_now(&self, backlog: &mut Backlog) {
+    fn wake_capacity_waiters(&self, backlog: &mut Backlog) {
         if backlog.bytes <= self.limit / 2 {
-            backlog.room.drain(..).for_each(std::task::Waker::wake);
+            backlog.capacity_waiters.drain(..).for_each(std::task::Waker::wake);
         }
     }
 }
 
 impl Backlog {
     /// Writes until the socket takes no more or nothing is left.
-    fn write_queued(&mut self, wire: &Wire) -> io::Result<()> {
+    fn write_queued(&mut self, socket: &UpgradedSocket) -> io::Result<()> {
         while !self.queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let (mut count, mut length) = (0, 0);
-            for (slice, piece) in slices.iter_mut().zip(&self.queue) {
-                if count > 0 && length + piece.bytes.len() > MERGE {
+            for (slice, chunk) in slices.iter_mut().zip(&self.queue) {
+                if count > 0 && length + chunk.bytes.len() > MERGE {
                     break;
                 }
-                *slice = IoSlice::new(&piece.bytes);
+                *slice = IoSlice::new(&chunk.bytes);
                 count += 1;
-                length += piece.bytes.len();
+                length += chunk.bytes.len();
             }
-            match wire.try_write_all(&slices[..count]) {
+            match socket.try_write_all(&slices[..count]) {
                 Ok(written) => self.written(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -283,24 +288,24 @@ impl Backlog {
 
     fn written(&mut self, mut count: usize) {
         self.progress = Some(Instant::now());
-        while let Some(piece) = self.queue.front_mut() {
-            if count < piece.bytes.len() {
-                piece.bytes.advance(count);
+        while let Some(chunk) = self.queue.front_mut() {
+            if count < chunk.bytes.len() {
+                chunk.bytes.advance(count);
                 self.bytes -= count;
-                self.live -= if piece.live { count } else { 0 };
-                self.half |= count > 0;
+                self.live -= if chunk.live { count } else { 0 };
+                self.partial |= count > 0;
                 return;
             }
-            count -= piece.bytes.len();
-            self.half = false;
+            count -= chunk.bytes.len();
+            self.partial = false;
             self.take();
         }
     }
 
     /// Drops all whole frames of the queue and keeps the rest of the half-sent one.
-    fn keep_half(&mut self) {
-        self.queue.truncate(usize::from(self.half));
-        self.bytes = self.queue.iter().map(|piece| piece.bytes.len()).sum();
-        self.live = self.queue.iter().filter(|piece| piece.live).map(|piece| piece.bytes.len()).sum();
+    fn keep_partial(&mut self) {
+        self.queue.truncate(usize::from(self.partial));
+        self.bytes = self.queue.iter().map(|chunk| chunk.bytes.len()).sum();
+        self.live = self.queue.iter().filter(|chunk| chunk.live).map(|chunk| chunk.bytes.len()).sum();
     }
 }

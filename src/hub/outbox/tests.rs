@@ -1,4 +1,4 @@
-//! The outbox by itself: its bound, its end, and what leaves it in one piece.
+//! The outbox by itself: its bound, its end, and what leaves it in one chunk.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -22,18 +22,18 @@ fn bytes(length: usize) -> Bytes {
 }
 
 fn take(outbox: &Rc<Outbox>) -> Poll<Option<Bytes>> {
-    outbox.poll_take(&mut Context::from_waker(noop_waker_ref())).map(|taken| taken.map(|t| t.bytes))
+    outbox.poll_chunk(&mut Context::from_waker(noop_waker_ref())).map(|chunk| chunk.map(|t| t.bytes))
 }
 
 #[test]
 fn a_reader_that_keeps_up_gets_everything() {
     let (outbox, cuts) = outbox(10);
-    for piece in ["one", "two", "three"] {
-        outbox.push(Bytes::from(piece), None).unwrap();
-        assert_eq!(take(&outbox), Poll::Ready(Some(Bytes::from(piece))));
+    for chunk in ["one", "two", "three"] {
+        outbox.push(Bytes::from(chunk), None).unwrap();
+        assert_eq!(take(&outbox), Poll::Ready(Some(Bytes::from(chunk))));
         assert_eq!(take(&outbox), Poll::Pending);
     }
-    assert_eq!((cuts.get(), outbox.is_over()), (0, false));
+    assert_eq!((cuts.get(), outbox.is_closed()), (0, false));
 }
 
 #[test]
@@ -41,10 +41,10 @@ fn one_byte_over_the_bound_cuts_the_connection_once() {
     let (outbox, cuts) = outbox(10);
     outbox.push(bytes(6), None).unwrap();
     outbox.push(bytes(4), None).unwrap();
-    assert_eq!(outbox.push(bytes(1), None), Err(Refused::Overflow));
-    assert_eq!(outbox.push(bytes(1), None), Err(Refused::Closed));
+    assert_eq!(outbox.push(bytes(1), None), Err(PushError::Overflow));
+    assert_eq!(outbox.push(bytes(1), None), Err(PushError::Closed));
     outbox.end_with(bytes(1));
-    assert_eq!((cuts.get(), outbox.is_over()), (1, true));
+    assert_eq!((cuts.get(), outbox.is_closed()), (1, true));
     assert_eq!(take(&outbox), Poll::Ready(None), "what was queued is dropped");
     assert_eq!(outbox.stalled_for(), None);
 }
@@ -53,7 +53,7 @@ fn one_byte_over_the_bound_cuts_the_connection_once() {
 fn a_frame_above_the_limit_is_sent_to_a_reader_that_keeps_up() {
     let (outbox, cuts) = outbox(10);
     outbox.push(bytes(1000), None).unwrap();
-    assert_eq!(outbox.push(bytes(1), None), Err(Refused::Overflow));
+    assert_eq!(outbox.push(bytes(1), None), Err(PushError::Overflow));
     assert_eq!(cuts.get(), 1);
 }
 
@@ -64,7 +64,7 @@ fn what_waits_leaves_merged_up_to_64_kib() {
         outbox.push(bytes(length), None).unwrap();
     }
     let lengths: Vec<usize> = std::iter::from_fn(|| match take(&outbox) {
-        Poll::Ready(Some(piece)) => Some(piece.len()),
+        Poll::Ready(Some(chunk)) => Some(chunk.len()),
         _ => None,
     })
     .collect();
@@ -79,10 +79,10 @@ fn a_merged_piece_is_as_old_as_its_oldest_event() {
     outbox.push(bytes(1), None).unwrap();
     outbox.push(bytes(1), Some(new)).unwrap();
     outbox.push(bytes(1), Some(old)).unwrap();
-    let Poll::Ready(Some(taken)) = outbox.poll_take(&mut Context::from_waker(noop_waker_ref())) else {
-        panic!("three pieces wait")
+    let Poll::Ready(Some(chunk)) = outbox.poll_chunk(&mut Context::from_waker(noop_waker_ref())) else {
+        panic!("three chunks wait")
     };
-    assert_eq!((taken.bytes.len(), taken.accepted), (3, Some(old)));
+    assert_eq!((chunk.bytes.len(), chunk.accepted), (3, Some(old)));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn the_last_words_come_after_all_that_was_queued() {
     let (outbox, cuts) = outbox(4);
     outbox.push(Bytes::from("abcd"), None).unwrap();
     outbox.end_with(Bytes::from("bye"));
-    assert_eq!(outbox.push(Bytes::from("late"), None), Err(Refused::Closed));
+    assert_eq!(outbox.push(Bytes::from("late"), None), Err(PushError::Closed));
     outbox.end_with(Bytes::from("again"));
     assert_eq!(take(&outbox), Poll::Ready(Some(Bytes::from("abcdbye"))));
     assert_eq!(take(&outbox), Poll::Ready(None));
@@ -124,7 +124,7 @@ fn a_waiting_reader_is_woken_by_bytes_and_by_the_end() {
         [&pushed, &|outbox| outbox.end_with(bytes(1)), &|outbox| outbox.close(), &|outbox| outbox.abort()];
     for act in acts {
         let (outbox, _) = outbox(10);
-        let mut next = by_hand(std::future::poll_fn(|cx| outbox.poll_take(cx).map(|_| ())));
+        let mut next = by_hand(std::future::poll_fn(|cx| outbox.poll_chunk(cx).map(|_| ())));
         assert!(!next.poll());
         act(&outbox);
         assert!(next.is_woken());
@@ -136,23 +136,23 @@ fn a_waiting_reader_is_woken_by_bytes_and_by_the_end() {
 fn there_is_room_when_half_of_the_limit_is_free_and_at_the_end() {
     let (outbox, _) = outbox(10);
     outbox.push(bytes(5), None).unwrap();
-    assert!(outbox.room().now_or_never().is_some());
+    assert!(outbox.wait_for_capacity().now_or_never().is_some());
     outbox.push(bytes(1), None).unwrap();
-    let (mut room, mut another) = (by_hand(outbox.room()), by_hand(outbox.room()));
+    let (mut room, mut another) = (by_hand(outbox.wait_for_capacity()), by_hand(outbox.wait_for_capacity()));
     assert!(!room.poll() && !another.poll());
     assert!(take(&outbox).is_ready());
     assert!(room.is_woken() && room.poll(), "each replay of the stream goes on");
     assert!(another.is_woken() && another.poll());
 
     outbox.push(bytes(10), None).unwrap();
-    let mut room = by_hand(outbox.room());
+    let mut room = by_hand(outbox.wait_for_capacity());
     assert!(!room.poll());
     outbox.close();
     assert!(room.is_woken() && room.poll());
 }
 
 #[test]
-fn no_story_holds_more_than_the_limit_or_changes_the_bytes() {
+fn no_sequence_holds_more_than_the_limit_or_changes_the_bytes() {
     let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     // Some(length) pushes, None takes.
@@ -163,17 +163,17 @@ fn no_story_holds_more_than_the_limit_or_changes_the_bytes() {
         for (i, act) in acts.into_iter().enumerate() {
             match act {
                 Some(length) => {
-                    let piece = vec![i as u8; length];
-                    if outbox.push(Bytes::from(piece.clone()), None).is_err() {
+                    let chunk = vec![i as u8; length];
+                    if outbox.push(Bytes::from(chunk.clone()), None).is_err() {
                         prop_assert!(sent.len() - got.len() + length > 1000);
                         prop_assert_eq!(cuts.get(), 1);
                         return Ok(());
                     }
-                    sent.extend(piece);
+                    sent.extend(chunk);
                 }
                 None => {
-                    if let Poll::Ready(taken) = take(&outbox) {
-                        got.extend(taken.expect("it is open"));
+                    if let Poll::Ready(chunk) = take(&outbox) {
+                        got.extend(chunk.expect("it is open"));
                     }
                 }
             }

@@ -2,28 +2,28 @@
 
 use super::*;
 
-type Row = (u16, &'static str, Class);
+type Row = (u16, &'static str, ClientAction);
 
 #[test]
 fn errors_are_those_of_the_protocol() {
-    let rows: Vec<Row> = ErrorCode::ALL.iter().map(|c| (c.code(), c.message(), c.class())).collect();
+    let rows: Vec<Row> = ErrorCode::ALL.iter().map(|c| (c.code(), c.message(), c.client_action())).collect();
     assert_eq!(
         rows,
         [
-            (100, "internal server error", Class::Retry),
-            (101, "unauthorized", Class::Terminal),
-            (102, "unknown channel", Class::Terminal),
-            (103, "permission denied", Class::Terminal),
-            (104, "method not found", Class::Terminal),
-            (105, "already subscribed", Class::Terminal),
-            (106, "limit exceeded", Class::Terminal),
-            (107, "bad request", Class::Terminal),
-            (108, "not available", Class::Terminal),
-            (109, "token expired", Class::Renew),
-            (110, "expired", Class::Terminal),
-            (111, "too many requests", Class::Retry),
-            (112, "unrecoverable position", Class::Terminal),
-            (113, "concurrent pagination", Class::Retry),
+            (100, "internal server error", ClientAction::Retry),
+            (101, "unauthorized", ClientAction::Terminal),
+            (102, "unknown channel", ClientAction::Terminal),
+            (103, "permission denied", ClientAction::Terminal),
+            (104, "method not found", ClientAction::Terminal),
+            (105, "already subscribed", ClientAction::Terminal),
+            (106, "limit exceeded", ClientAction::Terminal),
+            (107, "bad request", ClientAction::Terminal),
+            (108, "not available", ClientAction::Terminal),
+            (109, "token expired", ClientAction::Renew),
+            (110, "expired", ClientAction::Terminal),
+            (111, "too many requests", ClientAction::Retry),
+            (112, "unrecoverable position", ClientAction::Terminal),
+            (113, "concurrent pagination", ClientAction::Retry),
         ]
     );
     let temporary: Vec<u16> = ErrorCode::ALL.iter().filter(|c| c.is_temporary()).map(|c| c.code()).collect();
@@ -32,46 +32,48 @@ fn errors_are_those_of_the_protocol() {
 
 #[test]
 fn unsubscribes_are_those_of_the_protocol() {
-    let rows: Vec<Row> = UnsubscribeCode::ALL.iter().map(|c| (c.code(), c.reason(), c.class())).collect();
+    let rows: Vec<Row> =
+        UnsubscribeCode::ALL.iter().map(|c| (c.code(), c.reason(), c.client_action())).collect();
     assert_eq!(
         rows,
         [
-            (2000, "server unsubscribe", Class::Terminal),
-            (2500, "insufficient state", Class::Resubscribe),
-            (2501, "subscription expired", Class::Resubscribe),
-            (2502, "state invalidated", Class::Resubscribe),
+            (2000, "server unsubscribe", ClientAction::Terminal),
+            (2500, "insufficient state", ClientAction::Resubscribe),
+            (2501, "subscription expired", ClientAction::Resubscribe),
+            (2502, "state invalidated", ClientAction::Resubscribe),
         ]
     );
 }
 
 #[test]
 fn disconnects_are_those_of_the_protocol() {
-    let rows: Vec<Row> = DisconnectCode::ALL.iter().map(|c| (c.code(), c.reason(), c.class())).collect();
+    let rows: Vec<Row> =
+        DisconnectCode::ALL.iter().map(|c| (c.code(), c.reason(), c.client_action())).collect();
     assert_eq!(
         rows,
         [
-            (3000, "connection closed", Class::Reconnect),
-            (3001, "shutdown", Class::Reconnect),
-            (3004, "internal server error", Class::Reconnect),
-            (3005, "connection expired", Class::Reconnect),
-            (3006, "subscription expired", Class::Reconnect),
-            (3008, "slow", Class::Reconnect),
-            (3009, "write error", Class::Reconnect),
-            (3010, "insufficient state", Class::Reconnect),
-            (3011, "force reconnect", Class::Reconnect),
-            (3012, "no pong", Class::Reconnect),
-            (3013, "too many requests", Class::Reconnect),
-            (3014, "state invalidated", Class::Reconnect),
-            (3500, "invalid token", Class::Terminal),
-            (3501, "bad request", Class::Terminal),
-            (3502, "stale", Class::Terminal),
-            (3503, "force disconnect", Class::Terminal),
-            (3504, "connection limit", Class::Terminal),
-            (3505, "channel limit", Class::Terminal),
-            (3506, "inappropriate protocol", Class::Terminal),
-            (3507, "permission denied", Class::Terminal),
-            (3508, "not available", Class::Terminal),
-            (3509, "too many errors", Class::Terminal),
+            (3000, "connection closed", ClientAction::Reconnect),
+            (3001, "shutdown", ClientAction::Reconnect),
+            (3004, "internal server error", ClientAction::Reconnect),
+            (3005, "connection expired", ClientAction::Reconnect),
+            (3006, "subscription expired", ClientAction::Reconnect),
+            (3008, "slow", ClientAction::Reconnect),
+            (3009, "write error", ClientAction::Reconnect),
+            (3010, "insufficient state", ClientAction::Reconnect),
+            (3011, "force reconnect", ClientAction::Reconnect),
+            (3012, "no pong", ClientAction::Reconnect),
+            (3013, "too many requests", ClientAction::Reconnect),
+            (3014, "state invalidated", ClientAction::Reconnect),
+            (3500, "invalid token", ClientAction::Terminal),
+            (3501, "bad request", ClientAction::Terminal),
+            (3502, "stale", ClientAction::Terminal),
+            (3503, "force disconnect", ClientAction::Terminal),
+            (3504, "connection limit", ClientAction::Terminal),
+            (3505, "channel limit", ClientAction::Terminal),
+            (3506, "inappropriate protocol", ClientAction::Terminal),
+            (3507, "permission denied", ClientAction::Terminal),
+            (3508, "not available", ClientAction::Terminal),
+            (3509, "too many errors", ClientAction::Terminal),
         ]
     );
 }
@@ -79,37 +81,37 @@ fn disconnects_are_those_of_the_protocol() {
 #[test]
 fn the_table_says_what_clients_read_from_the_number() {
     for code in DisconnectCode::ALL {
-        assert_eq!(code.class(), Class::of_disconnect(code.code().into()), "{code:?}");
-        assert_eq!(Disconnect::from(*code).class(), code.class(), "{code:?}");
+        assert_eq!(code.client_action(), ClientAction::of_disconnect(code.code().into()), "{code:?}");
+        assert_eq!(Disconnect::from(*code).client_action(), code.client_action(), "{code:?}");
         assert!(code.reason().len() <= MAX_REASON, "{code:?}");
     }
     for code in UnsubscribeCode::ALL {
-        assert_eq!(code.class(), Class::of_unsubscribe(code.code().into()), "{code:?}");
+        assert_eq!(code.client_action(), ClientAction::of_unsubscribe(code.code().into()), "{code:?}");
     }
 }
 
 #[test]
 fn the_number_rule_holds_at_its_edges() {
     let edges = [
-        (0, Class::Reconnect),
-        (1006, Class::Reconnect),
-        (2999, Class::Reconnect),
-        (3000, Class::Reconnect),
-        (3499, Class::Reconnect),
-        (3500, Class::Terminal),
-        (3999, Class::Terminal),
-        (4000, Class::Reconnect),
-        (4499, Class::Reconnect),
-        (4500, Class::Terminal),
-        (4999, Class::Terminal),
-        (5000, Class::Reconnect),
-        (u32::MAX, Class::Reconnect),
+        (0, ClientAction::Reconnect),
+        (1006, ClientAction::Reconnect),
+        (2999, ClientAction::Reconnect),
+        (3000, ClientAction::Reconnect),
+        (3499, ClientAction::Reconnect),
+        (3500, ClientAction::Terminal),
+        (3999, ClientAction::Terminal),
+        (4000, ClientAction::Reconnect),
+        (4499, ClientAction::Reconnect),
+        (4500, ClientAction::Terminal),
+        (4999, ClientAction::Terminal),
+        (5000, ClientAction::Reconnect),
+        (u32::MAX, ClientAction::Reconnect),
     ];
     for (code, class) in edges {
-        assert_eq!(Class::of_disconnect(code), class, "{code}");
+        assert_eq!(ClientAction::of_disconnect(code), class, "{code}");
     }
-    assert_eq!(Class::of_unsubscribe(2499), Class::Terminal);
-    assert_eq!(Class::of_unsubscribe(2500), Class::Resubscribe);
+    assert_eq!(ClientAction::of_unsubscribe(2499), ClientAction::Terminal);
+    assert_eq!(ClientAction::of_unsubscribe(2500), ClientAction::Resubscribe);
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn a_custom_disconnect_fits_a_close_frame() {
         assert_eq!(Disconnect::custom(code, "x"), None, "{code}");
     }
     let bye = Disconnect::custom(4500, "bye").unwrap();
-    assert_eq!((bye.code(), bye.reason(), bye.class()), (4500, "bye", Class::Terminal));
+    assert_eq!((bye.code(), bye.reason(), bye.client_action()), (4500, "bye", ClientAction::Terminal));
     assert_eq!(Disconnect::custom(3000, "").unwrap().reason(), "");
     // 123 is no boundary between two-byte characters behind one byte less.
     let long = Disconnect::custom(4999, &"é".repeat(100)).unwrap();
@@ -147,10 +149,10 @@ fn a_worthless_token_costs_what_its_command_says() {
         (TokenUse::SubRefresh, Invalid, D::InvalidToken.into()),
         (TokenUse::SubRefresh, Expired, E::Expired.into()),
         (TokenUse::SubRefresh, NotYetValid, E::Expired.into()),
-        (TokenUse::Connect, NotNow, E::Internal.into()),
-        (TokenUse::Subscribe, NotNow, E::Internal.into()),
-        (TokenUse::Refresh, NotNow, E::Internal.into()),
-        (TokenUse::SubRefresh, NotNow, E::Internal.into()),
+        (TokenUse::Connect, KeyPending, E::Internal.into()),
+        (TokenUse::Subscribe, KeyPending, E::Internal.into()),
+        (TokenUse::Refresh, KeyPending, E::Internal.into()),
+        (TokenUse::SubRefresh, KeyPending, E::Internal.into()),
     ];
     for (used, error, refusal) in table {
         assert_eq!(Refusal::of_token(used, error), refusal, "{used:?} {error:?}");

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Command, Delta, MAX_LABEL, Method, Resume};
+use super::{Command, Delta, MAX_LABEL, Method, ResumeSubscription};
 
 /// A value, `null` being its default.
 pub(super) fn or_default<'de, T, D>(d: D) -> Result<T, D::Error>
@@ -58,11 +58,11 @@ pub(super) fn delta<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Delta>, D:
 }
 
 /// Subscriptions by channel; those that are `null` are left out.
-pub(super) fn subs<'de, D>(d: D) -> Result<BTreeMap<Cow<'de, str>, Resume<'de>>, D::Error>
+pub(super) fn subs<'de, D>(d: D) -> Result<BTreeMap<Cow<'de, str>, ResumeSubscription<'de>>, D::Error>
 where
     D: Deserializer<'de>,
 {
-    or_default::<Entries<Object<Resume<'de>>>, D>(d).map(|entries| entries.into_map(|sub| sub.0))
+    or_default::<Entries<Object<ResumeSubscription<'de>>>, D>(d).map(|entries| entries.into_map(|sub| sub.0))
 }
 
 /// Texts by name; those that are `null` are left out.

@@ -13,7 +13,7 @@ fn leaf(key: &str, cmp: &str, val: &str) -> Value {
 }
 
 fn wants(filter: &Value, pairs: &[(&str, &str)]) -> bool {
-    Filter::parse(&filter.to_string()).expect("a filter").wants(&tags(pairs))
+    Filter::parse(&filter.to_string()).expect("a filter").matches(&tags(pairs))
 }
 
 #[test]

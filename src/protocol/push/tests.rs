@@ -28,12 +28,12 @@ fn a_publication() {
     let info = ClientInfo { user: "42", client: "5b1c", ..Default::default() };
     let said = Event { info: Some(info.to_json().into()), ..event(13, r#"{"t":"hi"}"#) };
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Publication(&said))),
+        written(Push::Channel(&lobby, ChannelPush::Publication(&said))),
         r#"{"push":{"channel":"chat:lobby","pub":{"data":{"t":"hi"},"offset":13,"info":{"user":"42","client":"5b1c"}}}}"#
     );
     let tagged = Event { tags: Some(r#"{"k":"v"}"#.into()), ..event(0, "null") };
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Publication(&tagged))),
+        written(Push::Channel(&lobby, ChannelPush::Publication(&tagged))),
         r#"{"push":{"channel":"chat:lobby","pub":{"data":null,"tags":{"k":"v"}}}}"#
     );
 }
@@ -44,11 +44,11 @@ fn joins_and_leaves() {
     let seven = ClientInfo { user: "7", client: "e0aa", ..Default::default() };
     let anonymous = ClientInfo { client: "e0ab", conn_info: Some("1"), ..Default::default() };
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Join(&seven.to_json()))),
+        written(Push::Channel(&lobby, ChannelPush::Join(&seven.to_json()))),
         r#"{"push":{"channel":"chat:lobby","join":{"info":{"user":"7","client":"e0aa"}}}}"#
     );
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Leave(&anonymous.to_json()))),
+        written(Push::Channel(&lobby, ChannelPush::Leave(&anonymous.to_json()))),
         r#"{"push":{"channel":"chat:lobby","leave":{"info":{"user":"","client":"e0ab","conn_info":1}}}}"#
     );
 }
@@ -57,7 +57,7 @@ fn joins_and_leaves() {
 fn subscribes_and_unsubscribes() {
     let (lobby, twelve) = (channel("chat:lobby"), at(12));
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Unsubscribe(UnsubscribeCode::Server))),
+        written(Push::Channel(&lobby, ChannelPush::Unsubscribe(UnsubscribeCode::Server))),
         r#"{"push":{"channel":"chat:lobby","unsubscribe":{"code":2000,"reason":"server unsubscribe"}}}"#
     );
     let result = SubscribeResult {
@@ -70,11 +70,11 @@ fn subscribes_and_unsubscribes() {
         delta: false,
     };
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Subscribe(&result))),
+        written(Push::Channel(&lobby, ChannelPush::Subscribe(&result))),
         r#"{"push":{"channel":"chat:lobby","subscribe":{"recoverable":true,"positioned":true,"epoch":"kq1T","offset":12,"data":{}}}}"#
     );
     assert_eq!(
-        written(Push::On(&lobby, OnChannel::Subscribe(&SubscribeResult::default()))),
+        written(Push::Channel(&lobby, ChannelPush::Subscribe(&SubscribeResult::default()))),
         r#"{"push":{"channel":"chat:lobby","subscribe":{}}}"#
     );
 }
@@ -115,7 +115,8 @@ fn the_fast_path_writes_the_same_and_appends() {
         let name = channel(name);
         let mut event = event(offset, &pretty(&value));
         event.tags = tagged.then(|| "{\"k\":\n\"v\"}".into());
-        let (slow, json) = (written(Push::On(&name, OnChannel::Publication(&event))), channel_json(&name));
+        let (slow, json) =
+            (written(Push::Channel(&name, ChannelPush::Publication(&event))), channel_json(&name));
         let mut fast = String::from("before ");
         write_publication_push(&mut fast, &json, &event);
         prop_assert_eq!(&fast, &format!("before {slow}"));
@@ -139,7 +140,7 @@ fn any_custom_disconnect_reads_back() {
         let read = &read["push"]["disconnect"];
         prop_assert_eq!(read["code"].as_u64(), Some(code.into()));
         prop_assert_eq!(read["reason"].as_str().unwrap_or(""), disconnect.reason());
-        prop_assert_eq!(read["reconnect"] == true, disconnect.class() == Class::Reconnect);
+        prop_assert_eq!(read["reconnect"] == true, disconnect.client_action() == ClientAction::Reconnect);
         Ok(())
     });
 }

@@ -4,10 +4,10 @@
 
 use serde_json::value::RawValue;
 
-use super::interpret::{Interpretation, Outcome, action, installation_id, repo_event, repo_facts};
-use super::payload::{self, Payload, Repository, Uninterpretable};
+use super::interpret::{Interpretation, Outcome, action, installation_id, repo_event, repo_update};
+use super::payload::{self, Payload, PayloadError, Repository};
 use super::repo_map::RepoMap;
-use crate::domain::facts::{Change, RepoFacts};
+use crate::domain::workflow::{RepoUpdate, StateChange};
 
 /// What an action does to the repositories of a list.
 #[derive(Clone, Copy)]
@@ -19,10 +19,10 @@ enum Effect {
 }
 
 /// Interprets either kind.
-pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interpretation, Uninterpretable> {
+pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interpretation, PayloadError> {
     let action = action(payload);
-    let word = action.as_deref().ok_or_else(|| Uninterpretable::missing("action"))?;
-    let id = installation_id(payload)?.ok_or_else(|| Uninterpretable::missing("installation"))?;
+    let word = action.as_deref().ok_or_else(|| PayloadError::missing("action"))?;
+    let id = installation_id(payload)?.ok_or_else(|| PayloadError::missing("installation"))?;
     let all = (payload.repositories, "repositories");
     let added = (payload.repositories_added, "repositories_added");
     let removed = (payload.repositories_removed, "repositories_removed");
@@ -38,13 +38,14 @@ pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interp
         }
         _ => return Ok(Interpretation::unknown_action(action)),
     };
-    let mut meaning = Interpretation { outcome: Outcome::Meaningful, ..Interpretation::ignored(None, "") };
+    let mut interpretation =
+        Interpretation { outcome: Outcome::Handled, ..Interpretation::ignored(None, "") };
     let (mut counting, mut passed_over) = (0, None);
     for ((raw, field), effect) in lists {
         for repo in listed(raw, field, id)? {
             match map.apply(repo) {
                 Ok(repo) => {
-                    meaning.take(repo, effect, word)?;
+                    interpretation.take(repo, effect, word)?;
                     counting += 1;
                 }
                 Err(reason) => passed_over = Some(reason),
@@ -53,31 +54,31 @@ pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interp
     }
     match passed_over {
         Some(reason) if counting == 0 => Ok(Interpretation::ignored(action, reason)),
-        _ => Ok(Interpretation { action, ..meaning }),
+        _ => Ok(Interpretation { action, ..interpretation }),
     }
 }
 
 impl Interpretation {
-    fn take(&mut self, repo: RepoFacts, effect: Effect, action: &str) -> Result<(), Uninterpretable> {
+    fn take(&mut self, repo: RepoUpdate, effect: Effect, action: &str) -> Result<(), PayloadError> {
         let github_id = repo.github_id;
         match effect {
             Effect::Add => {
                 self.events.push(repo_event("repo:added", &repo, action)?);
-                self.changes.push(Change::RepoSeen(repo));
+                self.changes.push(StateChange::RepoUpdated(repo));
             }
             Effect::Remove => {
                 self.events.push(repo_event("repo:removed", &repo, action)?);
-                self.changes.push(Change::RepoRemoved { github_id });
+                self.changes.push(StateChange::RepoRemoved { github_id });
             }
-            Effect::Enable(enabled) => self.changes.push(Change::WebhookEnabled { github_id, enabled }),
+            Effect::Enable(enabled) => self.changes.push(StateChange::WebhookEnabled { github_id, enabled }),
             Effect::Nothing => {}
         }
         Ok(())
     }
 }
 
-fn listed(raw: Option<&RawValue>, field: &str, id: i64) -> Result<Vec<RepoFacts>, Uninterpretable> {
+fn listed(raw: Option<&RawValue>, field: &str, id: i64) -> Result<Vec<RepoUpdate>, PayloadError> {
     let list: Vec<Repository> = payload::list(raw, field)?;
-    let facts = |(at, repository)| repo_facts(repository, Some(id), &format!("{field}[{at}]"));
-    list.into_iter().enumerate().map(facts).collect()
+    let update = |(at, repository)| repo_update(repository, Some(id), &format!("{field}[{at}]"));
+    list.into_iter().enumerate().map(update).collect()
 }

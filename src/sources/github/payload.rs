@@ -1,6 +1,6 @@
-//! GitHub's payloads as far as we read them. What GitHub may leave out is optional, what we
-//! cannot do without is not, and unknown fields are skipped. A payload that does not fit is
-//! described by field and expectation; its values never reach an error text.
+//! GitHub's payloads as far as we read them. Fields that GitHub may leave out are optional, fields that we
+//! need are required, and unknown fields are skipped. An error names the field and what is expected of it;
+//! values of a payload never appear in it.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -16,14 +16,14 @@ const WHOLE: &str = "payload";
 /// interpreted again by a later version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
-pub struct Uninterpretable {
+pub struct PayloadError {
     /// Where, such as `workflow_run.id`; `payload` for the whole.
     pub field: String,
     /// What is wrong, such as `is missing`.
     pub problem: String,
 }
 
-impl Uninterpretable {
+impl PayloadError {
     pub(super) fn new(field: &str, problem: &str) -> Self {
         Self { field: field.to_owned(), problem: problem.to_owned() }
     }
@@ -91,7 +91,7 @@ pub struct Workflow {
 }
 
 #[derive(Deserialize)]
-pub struct WorkflowRun {
+pub struct RunPayload {
     pub id: Id,
     pub workflow_id: Id,
     pub name: Option<String>,
@@ -103,13 +103,13 @@ pub struct WorkflowRun {
     pub head_branch: Option<String>,
     pub head_sha: Option<String>,
     pub html_url: Option<String>,
-    pub run_started_at: Option<At>,
-    pub created_at: Option<At>,
-    pub updated_at: Option<At>,
+    pub run_started_at: Option<Timestamp>,
+    pub created_at: Option<Timestamp>,
+    pub updated_at: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
-pub struct WorkflowJob {
+pub struct JobPayload {
     pub id: Id,
     pub run_id: Id,
     pub run_attempt: Option<Id>,
@@ -120,8 +120,8 @@ pub struct WorkflowJob {
     pub head_branch: Option<String>,
     pub head_sha: Option<String>,
     pub html_url: Option<String>,
-    pub started_at: Option<At>,
-    pub completed_at: Option<At>,
+    pub started_at: Option<Timestamp>,
+    pub completed_at: Option<Timestamp>,
     pub steps: Option<Vec<Step>>,
 }
 
@@ -131,8 +131,8 @@ pub struct Step {
     pub name: Option<String>,
     pub status: Option<String>,
     pub conclusion: Option<String>,
-    pub started_at: Option<At>,
-    pub completed_at: Option<At>,
+    pub started_at: Option<Timestamp>,
+    pub completed_at: Option<Timestamp>,
 }
 
 /// A number that GitHub gave to something.
@@ -141,7 +141,7 @@ pub struct Id(pub i64);
 
 /// An instant as GitHub writes it.
 #[derive(Debug, Clone, Copy)]
-pub struct At(pub Time);
+pub struct Timestamp(pub Time);
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -160,17 +160,17 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-impl<'de> Deserialize<'de> for At {
+impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Instant;
         impl Visitor<'_> for Instant {
-            type Value = At;
+            type Value = Timestamp;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a time such as 2026-11-21T08:00:00Z")
             }
-            fn visit_str<E: Error>(self, text: &str) -> Result<At, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<Timestamp, E> {
                 let at = DateTime::parse_from_rfc3339(text);
-                at.map(|at| At(at.with_timezone(&Utc)))
+                at.map(|at| Timestamp(at.with_timezone(&Utc)))
                     .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
             }
         }
@@ -179,7 +179,7 @@ impl<'de> Deserialize<'de> for At {
 }
 
 /// Reads a payload as a whole.
-pub fn whole(json: &str) -> Result<Payload<'_>, Uninterpretable> {
+pub fn parse(json: &str) -> Result<Payload<'_>, PayloadError> {
     object(json, "")
 }
 
@@ -187,32 +187,29 @@ pub fn whole(json: &str) -> Result<Payload<'_>, Uninterpretable> {
 pub fn optional<'a, T: Deserialize<'a>>(
     raw: Option<&'a RawValue>,
     part: &str,
-) -> Result<Option<T>, Uninterpretable> {
+) -> Result<Option<T>, PayloadError> {
     raw.map(|raw| object(raw.get(), part)).transpose()
 }
 
 /// Reads a part that must be there.
-pub fn required<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, part: &str) -> Result<T, Uninterpretable> {
-    object(raw.ok_or_else(|| Uninterpretable::missing(part))?.get(), part)
+pub fn required<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, part: &str) -> Result<T, PayloadError> {
+    object(raw.ok_or_else(|| PayloadError::missing(part))?.get(), part)
 }
 
 /// Reads a list; none is an empty one.
-pub fn list<'a, T: Deserialize<'a>>(
-    raw: Option<&'a RawValue>,
-    part: &str,
-) -> Result<Vec<T>, Uninterpretable> {
+pub fn list<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, part: &str) -> Result<Vec<T>, PayloadError> {
     raw.map_or(Ok(Vec::new()), |raw| read(raw.get(), part))
 }
 
-fn object<'a, T: Deserialize<'a>>(json: &'a str, part: &str) -> Result<T, Uninterpretable> {
+fn object<'a, T: Deserialize<'a>>(json: &'a str, part: &str) -> Result<T, PayloadError> {
     // The library would also take an array for an object, field by field in our order.
     if json.trim_ascii_start().starts_with('{') {
         return read(json, part);
     }
-    Err(Uninterpretable::new(if part.is_empty() { WHOLE } else { part }, "is not an object"))
+    Err(PayloadError::new(if part.is_empty() { WHOLE } else { part }, "is not an object"))
 }
 
-fn read<'a, T: Deserialize<'a>>(json: &'a str, part: &str) -> Result<T, Uninterpretable> {
+fn read<'a, T: Deserialize<'a>>(json: &'a str, part: &str) -> Result<T, PayloadError> {
     // Only what does not fit is read a second time, to find out where.
     serde_json::from_str(json).or_else(|_| {
         let mut reader = serde_json::Deserializer::from_str(json);
@@ -225,7 +222,7 @@ fn read<'a, T: Deserialize<'a>>(json: &'a str, part: &str) -> Result<T, Uninterp
 
 /// Puts the library's message in our words. Of `invalid type: string "…", expected X at line 1`
 /// only X is kept: it is ours, the rest may quote the payload.
-fn describe(part: &str, path: &str, message: &str) -> Uninterpretable {
+fn describe(part: &str, path: &str, message: &str) -> PayloadError {
     let within = if known(path) { path } else { "" };
     let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next();
     let (last, problem) = if let Some(field) = named("missing field `") {
@@ -240,7 +237,7 @@ fn describe(part: &str, path: &str, message: &str) -> Uninterpretable {
     };
     let parts: Vec<&str> = [part, within, last].into_iter().filter(|part| !part.is_empty()).collect();
     let field = if parts.is_empty() { WHOLE.to_owned() } else { parts.join(".") };
-    Uninterpretable { field: field.replace(".[", "["), problem }
+    PayloadError { field: field.replace(".[", "["), problem }
 }
 
 /// What the library calls the types of our fields.

@@ -1,5 +1,5 @@
-//! The operator's say in which repositories count, and under which name. An empty map admits
-//! all; otherwise a repository that is not in it does not exist for us. Names are looked up
+//! The operator's choice of repositories, and of the names they are published under. An empty map admits
+//! all; otherwise a repository that is not in it is ignored. Names are looked up
 //! without regard to case, as GitHub does; a repository that is kept keeps GitHub's spelling.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::channel::{is_owner, is_repo_name};
-use crate::domain::facts::RepoFacts;
+use crate::domain::workflow::RepoUpdate;
 
-/// Why a repository outside the map is left alone.
+/// The reason for ignoring a repository that is not in the map.
 pub const NOT_MAPPED: &str = "not in the repository map";
-/// Why a repository that the map rules out is left alone.
-pub const RULED_OUT: &str = "ignored by the repository map";
+/// The reason for ignoring a repository that the map excludes.
+pub const EXCLUDED: &str = "ignored by the repository map";
 
 /// What the map says about one repository. In a config: `true` or null keeps it, `false`
 /// ignores it, a text `"owner/name"` renames it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum RepoRule {
+pub enum RepoMapEntry {
     /// Keep it (`true`) or ignore it (`false`).
     Keep(bool),
     /// Treat it as this one, `owner/name`.
@@ -27,13 +27,13 @@ pub enum RepoRule {
     Same,
 }
 
-/// Which repositories count, and under which name.
+/// Which repositories are accepted, and under which name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(try_from = "BTreeMap<String, RepoRule>")]
-pub struct RepoMap(BTreeMap<String, Verdict>);
+#[serde(try_from = "BTreeMap<String, RepoMapEntry>")]
+pub struct RepoMap(BTreeMap<String, Mapping>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
+enum Mapping {
     Keep,
     Ignore,
     Rename { owner: String, name: String },
@@ -43,7 +43,7 @@ enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRepoMap {
     /// Not `owner/name`.
-    #[error("`{0}` in the repository map is no repository: write `owner/name`")]
+    #[error("`{0}` in the repository map is not a repository: write `owner/name`")]
     NoRepository(String),
     /// Two entries for one repository, or two repositories under one name.
     #[error("`{0}` is in the repository map twice")]
@@ -52,54 +52,54 @@ pub enum BadRepoMap {
 
 impl RepoMap {
     /// Builds the map from the config's entries.
-    pub fn new(rules: impl IntoIterator<Item = (String, RepoRule)>) -> Result<Self, BadRepoMap> {
+    pub fn new(entries: impl IntoIterator<Item = (String, RepoMapEntry)>) -> Result<Self, BadRepoMap> {
         let (mut map, mut names) = (BTreeMap::new(), BTreeSet::new());
-        for (from, rule) in rules {
+        for (from, entry) in entries {
             split(&from)?;
-            let (verdict, name) = match rule {
-                RepoRule::Keep(false) => (Verdict::Ignore, None),
-                RepoRule::Keep(true) | RepoRule::Same => (Verdict::Keep, Some(from.to_lowercase())),
-                RepoRule::Rename(to) => {
+            let (mapping, name) = match entry {
+                RepoMapEntry::Keep(false) => (Mapping::Ignore, None),
+                RepoMapEntry::Keep(true) | RepoMapEntry::Same => (Mapping::Keep, Some(from.to_lowercase())),
+                RepoMapEntry::Rename(to) => {
                     let (owner, name) = split(&to)?;
-                    let renamed = Verdict::Rename { owner: owner.to_owned(), name: name.to_owned() };
+                    let renamed = Mapping::Rename { owner: owner.to_owned(), name: name.to_owned() };
                     (renamed, Some(to.to_lowercase()))
                 }
             };
             if let Some(name) = name.filter(|name| !names.insert(name.clone())) {
                 return Err(BadRepoMap::Twice(name));
             }
-            if map.insert(from.to_lowercase(), verdict).is_some() {
+            if map.insert(from.to_lowercase(), mapping).is_some() {
                 return Err(BadRepoMap::Twice(from));
             }
         }
         Ok(Self(map))
     }
 
-    /// Whether every repository counts.
+    /// Whether every repository is accepted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The repository under the name it has for us, or why it does not count.
-    pub fn apply(&self, repo: RepoFacts) -> Result<RepoFacts, &'static str> {
+    /// The repository under its published name, or why it is ignored.
+    pub fn apply(&self, repo: RepoUpdate) -> Result<RepoUpdate, &'static str> {
         if self.0.is_empty() {
             return Ok(repo);
         }
         match self.0.get(&format!("{}/{}", repo.owner, repo.name).to_lowercase()) {
             None => Err(NOT_MAPPED),
-            Some(Verdict::Ignore) => Err(RULED_OUT),
-            Some(Verdict::Keep) => Ok(repo),
-            Some(Verdict::Rename { owner, name }) => {
-                Ok(RepoFacts { owner: owner.clone(), name: name.clone(), ..repo })
+            Some(Mapping::Ignore) => Err(EXCLUDED),
+            Some(Mapping::Keep) => Ok(repo),
+            Some(Mapping::Rename { owner, name }) => {
+                Ok(RepoUpdate { owner: owner.clone(), name: name.clone(), ..repo })
             }
         }
     }
 }
 
-impl TryFrom<BTreeMap<String, RepoRule>> for RepoMap {
+impl TryFrom<BTreeMap<String, RepoMapEntry>> for RepoMap {
     type Error = BadRepoMap;
-    fn try_from(rules: BTreeMap<String, RepoRule>) -> Result<Self, BadRepoMap> {
-        Self::new(rules)
+    fn try_from(entries: BTreeMap<String, RepoMapEntry>) -> Result<Self, BadRepoMap> {
+        Self::new(entries)
     }
 }
 
@@ -114,9 +114,9 @@ fn split(text: &str) -> Result<(&str, &str), BadRepoMap> {
 mod tests {
     use super::*;
 
-    fn repo(owner: &str, name: &str) -> RepoFacts {
+    fn repo(owner: &str, name: &str) -> RepoUpdate {
         let (owner, name) = (owner.to_owned(), name.to_owned());
-        RepoFacts { github_id: 1, owner, name, default_branch: None, private: None, installation_id: None }
+        RepoUpdate { github_id: 1, owner, name, default_branch: None, private: None, installation_id: None }
     }
 
     fn map(json: &str) -> RepoMap {
@@ -135,14 +135,14 @@ mod tests {
         assert_eq!(map.apply(repo("acme", "api")), Ok(repo("octo-demo", "core")));
         assert_eq!(map.apply(repo("Acme", "Web")), Ok(repo("Acme", "Web")));
         assert_eq!(map.apply(repo("acme", "docs")), Ok(repo("acme", "docs")));
-        assert_eq!(map.apply(repo("acme", "old")), Err(RULED_OUT));
+        assert_eq!(map.apply(repo("acme", "old")), Err(EXCLUDED));
         assert_eq!(map.apply(repo("acme", "new")), Err(NOT_MAPPED));
     }
 
     #[test]
     fn a_map_that_cannot_be_meant_is_refused() {
-        let keep = |name: &str| (name.to_owned(), RepoRule::Keep(true));
-        let rename = |from: &str, to: &str| (from.to_owned(), RepoRule::Rename(to.to_owned()));
+        let keep = |name: &str| (name.to_owned(), RepoMapEntry::Keep(true));
+        let rename = |from: &str, to: &str| (from.to_owned(), RepoMapEntry::Rename(to.to_owned()));
         for bad in ["acme", "acme/", "/api", "acme/a/b", "acme/..", ""] {
             assert_eq!(RepoMap::new([keep(bad)]), Err(BadRepoMap::NoRepository(bad.to_owned())));
             assert_eq!(RepoMap::new([rename("a/b", bad)]), Err(BadRepoMap::NoRepository(bad.to_owned())));

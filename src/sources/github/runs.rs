@@ -4,24 +4,24 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::clean;
 use super::interpret::{event, to_json};
-use super::payload::{self, At, Id, Payload, Step, Uninterpretable, Workflow, WorkflowJob, WorkflowRun};
+use super::payload::{self, Id, JobPayload, Payload, PayloadError, RunPayload, Step, Timestamp, Workflow};
+use super::sanitize;
 use crate::domain::event::{Time, rfc3339};
-use crate::domain::facts::{Change, EventFact, JobFacts, RepoFacts, RunFacts};
+use crate::domain::workflow::{EventDraft, RepoUpdate, StateChange, WorkflowJob, WorkflowRun};
 
 /// The longest list of steps; GitHub's own jobs stay far below.
 const MAX_STEPS: usize = 1000;
 
-/// What became of one row, and the event that says so.
-pub type Moved = (Change, Option<EventFact>);
+/// The change of one row, and the event for it.
+pub type RowChange = (StateChange, Option<EventDraft>);
 
 /// A `workflow_run` delivery; `None` for an action that is not known.
-pub fn run(action: &str, repo: &RepoFacts, payload: &Payload) -> Result<Option<Moved>, Uninterpretable> {
+pub fn run(action: &str, repo: &RepoUpdate, payload: &Payload) -> Result<Option<RowChange>, PayloadError> {
     if !matches!(action, "requested" | "in_progress" | "completed") {
         return Ok(None);
     }
-    let run = run_facts(payload)?;
+    let run = read_run(payload)?;
     let kind = match (action, run.conclusion.as_deref()) {
         ("requested", _) => "workflow:started",
         ("in_progress", _) => "workflow:progress",
@@ -29,78 +29,78 @@ pub fn run(action: &str, repo: &RepoFacts, payload: &Payload) -> Result<Option<M
         _ => "workflow:completed",
     };
     let event = event(kind, repo, to_json(&RunData::of(&run))?);
-    Ok(Some((Change::Run { repo: repo.clone(), run }, Some(event))))
+    Ok(Some((StateChange::Run { repo: repo.clone(), run }, Some(event))))
 }
 
-/// A `workflow_job` delivery: every action says that the job moved.
-pub fn job(repo: &RepoFacts, payload: &Payload) -> Result<Moved, Uninterpretable> {
-    let (job, steps) = job_facts(payload)?;
+/// A `workflow_job` delivery: every action reports a new state of the job.
+pub fn job(repo: &RepoUpdate, payload: &Payload) -> Result<RowChange, PayloadError> {
+    let (job, steps) = read_job(payload)?;
     let event = event("workflow:job", repo, to_json(&JobData::of(&job, &steps))?);
-    Ok((Change::Job { repo: repo.clone(), job }, Some(event)))
+    Ok((StateChange::Job { repo: repo.clone(), job }, Some(event)))
 }
 
-fn run_facts(payload: &Payload) -> Result<RunFacts, Uninterpretable> {
+fn read_run(payload: &Payload) -> Result<WorkflowRun, PayloadError> {
     const PART: &str = "workflow_run";
-    let run: WorkflowRun = payload::required(payload.workflow_run, PART)?;
-    let workflow_name = match clean::optional(run.name.as_deref(), clean::NAME) {
+    let run: RunPayload = payload::required(payload.workflow_run, PART)?;
+    let workflow_name = match sanitize::optional(run.name.as_deref(), sanitize::NAME) {
         Some(name) => Some(name),
         None => {
             let workflow: Option<Workflow> = payload::optional(payload.workflow, "workflow")?;
-            clean::optional(workflow.and_then(|workflow| workflow.name).as_deref(), clean::NAME)
+            sanitize::optional(workflow.and_then(|workflow| workflow.name).as_deref(), sanitize::NAME)
         }
     };
-    Ok(RunFacts {
+    Ok(WorkflowRun {
         run_id: run.id.0,
         workflow_id: run.workflow_id.0,
         workflow_name,
         run_number: run.run_number.map(|number| number.0),
         status: word(&run.status, PART)?,
-        conclusion: clean::optional(run.conclusion.as_deref(), clean::WORD),
-        event: clean::optional(run.event.as_deref(), clean::WORD),
-        branch: clean::optional(run.head_branch.as_deref(), clean::NAME),
-        commit_sha: clean::optional(run.head_sha.as_deref(), clean::WORD),
+        conclusion: sanitize::optional(run.conclusion.as_deref(), sanitize::WORD),
+        event: sanitize::optional(run.event.as_deref(), sanitize::WORD),
+        branch: sanitize::optional(run.head_branch.as_deref(), sanitize::NAME),
+        commit_sha: sanitize::optional(run.head_sha.as_deref(), sanitize::WORD),
         attempt: attempt(run.run_attempt, PART)?,
-        url: clean::link(run.html_url.as_deref()),
+        url: sanitize::link(run.html_url.as_deref()),
         created_at: run.created_at.map(|at| at.0),
         started_at: run.run_started_at.or(run.created_at).map(|at| at.0),
         updated_at: run.updated_at.map(|at| at.0),
     })
 }
 
-fn job_facts(payload: &Payload) -> Result<(JobFacts, Box<RawValue>), Uninterpretable> {
+fn read_job(payload: &Payload) -> Result<(WorkflowJob, Box<RawValue>), PayloadError> {
     const PART: &str = "workflow_job";
-    let job: WorkflowJob = payload::required(payload.workflow_job, PART)?;
+    let job: JobPayload = payload::required(payload.workflow_job, PART)?;
     let steps: Vec<StepData> =
         job.steps.unwrap_or_default().into_iter().take(MAX_STEPS).map(StepData::from).collect();
     let steps = to_json(&steps)?;
-    let facts = JobFacts {
+    let job = WorkflowJob {
         job_id: job.id.0,
         run_id: job.run_id.0,
         attempt: attempt(job.run_attempt, PART)?,
-        name: clean::text(&job.name, clean::NAME),
-        workflow_name: clean::optional(job.workflow_name.as_deref(), clean::NAME),
+        name: sanitize::text(&job.name, sanitize::NAME),
+        workflow_name: sanitize::optional(job.workflow_name.as_deref(), sanitize::NAME),
         status: word(&job.status, PART)?,
-        conclusion: clean::optional(job.conclusion.as_deref(), clean::WORD),
-        branch: clean::optional(job.head_branch.as_deref(), clean::NAME),
-        commit_sha: clean::optional(job.head_sha.as_deref(), clean::WORD),
-        url: clean::link(job.html_url.as_deref()),
+        conclusion: sanitize::optional(job.conclusion.as_deref(), sanitize::WORD),
+        branch: sanitize::optional(job.head_branch.as_deref(), sanitize::NAME),
+        commit_sha: sanitize::optional(job.head_sha.as_deref(), sanitize::WORD),
+        url: sanitize::link(job.html_url.as_deref()),
         steps: steps.get().to_owned(),
         started_at: job.started_at.map(|at| at.0),
         completed_at: job.completed_at.map(|at| at.0),
     };
-    Ok((facts, steps))
+    Ok((job, steps))
 }
 
 /// A status, which rows are compared by.
-fn word(status: &str, part: &str) -> Result<String, Uninterpretable> {
-    clean::optional(Some(status), clean::WORD)
-        .ok_or_else(|| Uninterpretable::new(&format!("{part}.status"), "is empty"))
+fn word(status: &str, part: &str) -> Result<String, PayloadError> {
+    sanitize::optional(Some(status), sanitize::WORD)
+        .ok_or_else(|| PayloadError::new(&format!("{part}.status"), "is empty"))
 }
 
-/// The first attempt needs no number: older servers do not send one.
-fn attempt(number: Option<Id>, part: &str) -> Result<i32, Uninterpretable> {
+/// Older servers do not send a number for the first attempt.
+fn attempt(number: Option<Id>, part: &str) -> Result<i32, PayloadError> {
     i32::try_from(number.map_or(1, |number| number.0))
-        .map_err(|_| Uninterpretable::new(&format!("{part}.run_attempt"), "is too large"))
+        .map_err(|_| PayloadError::new(&format!("{part}.run_attempt"), "is too large"))
 }
 
 #[derive(Serialize)]
@@ -129,7 +129,7 @@ struct RunData<'a> {
 }
 
 impl<'a> RunData<'a> {
-    fn of(run: &'a RunFacts) -> Self {
+    fn of(run: &'a WorkflowRun) -> Self {
         Self {
             run_id: run.run_id,
             workflow_id: run.workflow_id,
@@ -173,7 +173,7 @@ struct JobData<'a> {
 }
 
 impl<'a> JobData<'a> {
-    fn of(job: &'a JobFacts, steps: &'a RawValue) -> Self {
+    fn of(job: &'a WorkflowJob, steps: &'a RawValue) -> Self {
         Self {
             run_id: job.run_id,
             workflow_name: job.workflow_name.as_deref(),
@@ -211,12 +211,12 @@ struct StepData {
 
 impl From<Step> for StepData {
     fn from(step: Step) -> Self {
-        let at = |at: Option<At>| print(at.map(|at| at.0));
+        let at = |at: Option<Timestamp>| print(at.map(|at| at.0));
         Self {
             number: step.number.map(|number| number.0),
-            name: clean::optional(step.name.as_deref(), clean::NAME),
-            status: clean::optional(step.status.as_deref(), clean::WORD),
-            conclusion: clean::optional(step.conclusion.as_deref(), clean::WORD),
+            name: sanitize::optional(step.name.as_deref(), sanitize::NAME),
+            status: sanitize::optional(step.status.as_deref(), sanitize::WORD),
+            conclusion: sanitize::optional(step.conclusion.as_deref(), sanitize::WORD),
             started_at: at(step.started_at),
             completed_at: at(step.completed_at),
         }

@@ -1,5 +1,5 @@
-//! From a delivery to a unit of work: its row in the audit log, the changes it makes, and the
-//! events that stand for it. What cannot be interpreted becomes a row with its error.
+//! From a delivery to a unit of work: its row in the audit log, the changes it makes, and the events that are
+//! published for it. A delivery that cannot be interpreted becomes a row with its error.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,13 +8,13 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::interpret::{Interpretation, Outcome, interpret};
-use super::payload::Uninterpretable;
+use super::payload::PayloadError;
 use super::repo_map::RepoMap;
 use crate::domain::channel::ChannelName;
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::domain::event::{NewEvent, Time, envelope};
-use crate::domain::facts::{Change, EventFact};
-use crate::publish::{Apply, Once, UnitOfWork, Verdict};
+use crate::domain::workflow::{EventDraft, StateChange};
+use crate::publish::{Apply, Dedup, UnitOfWork, Verdict};
 use crate::store::deliveries::{self, NewDelivery, Payload};
 use crate::store::{self, Transaction};
 
@@ -33,66 +33,70 @@ pub struct Received<'a> {
     pub accepted: Instant,
 }
 
-/// The unit of work for a delivery, and what becomes of it.
+/// The unit of work for a delivery, and the status of the delivery.
 pub fn unit_of(received: Received<'_>, map: &RepoMap) -> std::io::Result<(UnitOfWork, DeliveryStatus)> {
-    let meaning = Meaning::of(received.event, received.payload, map, received.received_at);
-    let status = meaning.status;
+    let interpreted = Interpreted::of(received.event, received.payload, map, received.received_at);
+    let status = interpreted.status;
     let delivery = NewDelivery {
         id: Uuid::now_v7(),
         delivery_id: received.delivery_id,
         event: received.event.to_owned(),
-        action: meaning.action,
-        repo: meaning.repo,
+        action: interpreted.action,
+        repo: interpreted.repo,
         payload: Payload::pack(received.payload.as_bytes())?,
         status,
-        error: meaning.error,
+        error: interpreted.error,
         received_at: received.received_at,
     };
-    let apply = (!meaning.changes.is_empty()).then(|| Box::new(Changes(meaning.changes)) as Box<dyn Apply>);
-    let once = Once::Delivery(Box::new(delivery));
-    Ok((UnitOfWork { once, apply, accepted: received.accepted, ..UnitOfWork::of(meaning.events) }, status))
+    let apply = (!interpreted.changes.is_empty())
+        .then(|| Box::new(StateChanges(interpreted.changes)) as Box<dyn Apply>);
+    let dedup = Dedup::Delivery(Box::new(delivery));
+    Ok((
+        UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(interpreted.events) },
+        status,
+    ))
 }
 
-/// The unit of work that processes a stored delivery again. It refuses when the delivery was
-/// processed already, so its events are told once.
-pub fn unit_again(
+/// The unit of work that processes a stored delivery again. It refuses if the delivery was processed
+/// already, so its events are published only once.
+pub fn reprocessing_unit(
     id: Uuid,
     event: &str,
     payload: &str,
     map: &RepoMap,
     now: Time,
 ) -> (UnitOfWork, DeliveryStatus) {
-    let meaning = Meaning::of(event, payload, map, now);
-    let status = meaning.status;
-    let again = Again {
+    let interpreted = Interpreted::of(event, payload, map, now);
+    let status = interpreted.status;
+    let reprocess = Reprocess {
         id,
         status,
-        error: meaning.error,
-        repo: meaning.repo,
-        action: meaning.action,
-        changes: Changes(meaning.changes),
+        error: interpreted.error,
+        repo: interpreted.repo,
+        action: interpreted.action,
+        changes: StateChanges(interpreted.changes),
     };
-    let apply = Some(Box::new(again) as Box<dyn Apply>);
-    (UnitOfWork { apply, ..UnitOfWork::of(meaning.events) }, status)
+    let apply = Some(Box::new(reprocess) as Box<dyn Apply>);
+    (UnitOfWork { apply, ..UnitOfWork::of(interpreted.events) }, status)
 }
 
-struct Meaning {
+struct Interpreted {
     status: DeliveryStatus,
     error: Option<String>,
     action: Option<String>,
     repo: Option<String>,
-    changes: Vec<Change>,
+    changes: Vec<StateChange>,
     events: Vec<NewEvent>,
 }
 
-impl Meaning {
+impl Interpreted {
     fn of(event: &str, payload: &str, map: &RepoMap, at: Time) -> Self {
-        let meant = interpret(event, payload.as_bytes(), map)
-            .and_then(|meaning| Ok((events_of(&meaning.events, at)?, meaning)));
-        match meant {
+        let result = interpret(event, payload.as_bytes(), map)
+            .and_then(|interpreted| Ok((events_of(&interpreted.events, at)?, interpreted)));
+        match result {
             Ok((events, Interpretation { action, repo, outcome, changes, .. })) => {
                 let (status, error) = match outcome {
-                    Outcome::Meaningful => (DeliveryStatus::Processed, None),
+                    Outcome::Handled => (DeliveryStatus::Processed, None),
                     Outcome::Ignored(reason) => (DeliveryStatus::Ignored, Some(reason.to_owned())),
                 };
                 let repo = repo.map(|repo| format!("{}/{}", repo.owner, repo.name));
@@ -110,77 +114,81 @@ impl Meaning {
     }
 }
 
-/// One fact is one event on `repo:` and one on `org:`, with the same id.
-fn events_of(facts: &[EventFact], at: Time) -> Result<Vec<NewEvent>, Uninterpretable> {
-    let mut events = Vec::with_capacity(2 * facts.len());
-    let bad_name = |_| Uninterpretable::new("repository", "has a name that cannot be a channel");
-    for fact in facts {
+/// Each draft becomes one event on `repo:` and one on `org:`, with the same id.
+fn events_of(drafts: &[EventDraft], at: Time) -> Result<Vec<NewEvent>, PayloadError> {
+    let mut events = Vec::with_capacity(2 * drafts.len());
+    let bad_name = |_| PayloadError::new("repository", "has a name that cannot be a channel");
+    for draft in drafts {
         let id = Uuid::now_v7();
-        let full_name = fact.repo.as_ref().map(|name| format!("{}/{name}", fact.owner));
-        let data: Arc<str> = envelope(id, fact.kind, at, full_name.as_deref(), &fact.data);
-        if let Some(name) = &fact.repo {
-            let channel = ChannelName::repo(&fact.owner, name).map_err(bad_name)?;
-            events.push(NewEvent::new(channel, id, fact.kind, data.clone()));
+        let full_name = draft.repo.as_ref().map(|name| format!("{}/{name}", draft.owner));
+        let data: Arc<str> = envelope(id, draft.kind, at, full_name.as_deref(), &draft.data);
+        if let Some(name) = &draft.repo {
+            let channel = ChannelName::repo(&draft.owner, name).map_err(bad_name)?;
+            events.push(NewEvent::new(channel, id, draft.kind, data.clone()));
         }
-        let channel = ChannelName::org(&fact.owner).map_err(bad_name)?;
-        events.push(NewEvent::new(channel, id, fact.kind, data));
+        let channel = ChannelName::org(&draft.owner).map_err(bad_name)?;
+        events.push(NewEvent::new(channel, id, draft.kind, data));
     }
     Ok(events)
 }
 
 /// The changes of a delivery, applied in their order: repository before run before job.
-struct Changes(Vec<Change>);
+struct StateChanges(Vec<StateChange>);
 
-impl Changes {
+impl StateChanges {
     fn repository(&self) -> i64 {
         self.0.first().map_or(0, |change| match change {
-            Change::RepoSeen(repo) | Change::Run { repo, .. } | Change::Job { repo, .. } => repo.github_id,
-            Change::RepoRemoved { github_id } | Change::WebhookEnabled { github_id, .. } => *github_id,
+            StateChange::RepoUpdated(repo)
+            | StateChange::Run { repo, .. }
+            | StateChange::Job { repo, .. } => repo.github_id,
+            StateChange::RepoRemoved { github_id } | StateChange::WebhookEnabled { github_id, .. } => {
+                *github_id
+            }
         })
     }
 
-    async fn make(&self, tx: &mut Transaction<'_>) -> store::Result<()> {
+    async fn write(&self, tx: &mut Transaction<'_>) -> store::Result<()> {
         for change in &self.0 {
             match change {
-                Change::RepoSeen(repo) => {
-                    tx.saw(repo);
+                StateChange::RepoUpdated(repo) => {
+                    tx.upsert_repo(repo);
                 }
-                Change::RepoRemoved { github_id } => tx.removed(*github_id).await?,
-                Change::WebhookEnabled { github_id, enabled } => {
+                StateChange::RepoRemoved { github_id } => tx.remove_repo(*github_id).await?,
+                StateChange::WebhookEnabled { github_id, enabled } => {
                     tx.webhook_enabled(*github_id, *enabled).await?
                 }
-                Change::Run { repo, run } => tx.ran(repo, run),
-                Change::Job { repo, job } => tx.worked(repo, job),
+                StateChange::Run { repo, run } => tx.upsert_run(repo, run),
+                StateChange::Job { repo, job } => tx.upsert_job(repo, job),
             }
         }
         Ok(())
     }
 }
 
-impl Apply for Changes {
+impl Apply for StateChanges {
     fn order(&self) -> i64 {
         self.repository()
     }
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
         Box::pin(async move {
-            self.make(tx).await?;
+            self.write(tx).await?;
             Ok(Verdict::Proceed)
         })
     }
 }
 
-/// A delivery that is interpreted once more.
-struct Again {
+/// Processes a stored delivery again.
+struct Reprocess {
     id: Uuid,
     status: DeliveryStatus,
     error: Option<String>,
     repo: Option<String>,
     action: Option<String>,
-    changes: Changes,
+    changes: StateChanges,
 }
 
-impl Apply for Again {
+impl Apply for Reprocess {
     fn order(&self) -> i64 {
         self.changes.repository()
     }
@@ -191,7 +199,7 @@ impl Apply for Again {
             if !deliveries::settle(tx.conn, self.id, self.status, error, repo, action, tx.now).await? {
                 return Ok(Verdict::Refuse);
             }
-            self.changes.make(tx).await?;
+            self.changes.write(tx).await?;
             Ok(Verdict::Proceed)
         })
     }

@@ -181,7 +181,6 @@ pub async fn recent_channels(conn: &mut Conn, prefix: &str, limit: u32) -> Resul
 /// A channel and the oldest event that it stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Oldest {
-    /// The channel.
     pub channel: ChannelName,
     /// The offset of its last event.
     pub head: u64,

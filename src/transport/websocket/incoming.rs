@@ -1,6 +1,6 @@
-//! What a client sends: messages, from the bytes of its socket as far as it has credit. A length is
-//! checked as soon as a header says it, before anything behind it is kept; and between two messages
-//! nothing is kept at all, because most clients say something once and then listen for hours.
+//! Reads the messages of a client from its socket, as far as it has credit. The length of a frame is
+//! checked as soon as its header is complete, before the payload is buffered. Between two messages no
+//! buffer is kept, because most clients send something once and then only receive for hours.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -21,9 +21,9 @@ use crate::hub::outbox::Outbox;
 const LONGEST_HEADER: usize = 14;
 /// The longest payload of a ping and its like (RFC 6455 §5.5).
 const LONGEST_CONTROL: u64 = 125;
-/// Bytes that are taken before other connections of the thread get their turn.
-const TURN: usize = 64 * 1024;
-/// Bytes of one read.
+/// Bytes that are read before other connections of the thread get their turn.
+const READ_BUDGET: usize = 64 * 1024;
+/// The size of one read, in bytes.
 const READ: usize = 4096;
 
 /// How many bytes a client may send before we have handled something.
@@ -40,7 +40,7 @@ impl Credit {
         Rc::new(Self { left, waiting: Cell::default() })
     }
 
-    /// So many bytes were handled.
+    /// This many bytes were handled.
     pub(super) fn give(&self, bytes: usize) {
         self.left.set(self.left.get() + bytes);
         if let Some(waker) = self.waiting.take() {
@@ -53,14 +53,14 @@ impl Credit {
     }
 }
 
-/// Something that a client said.
+/// A frame or message of a client that the actor has to handle.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ClientFrame {
     /// A message; its length is given back as credit when it is handled.
     Text(ByteString),
-    /// To be answered with the same.
+    /// To be answered by a pong with the same payload.
     Ping(Bytes),
-    /// It closes.
+    /// The client closes the connection.
     Close,
 }
 
@@ -69,23 +69,23 @@ pub(super) enum Said {
 pub(super) enum BadMessage {
     /// Longer than allowed.
     TooLong,
-    /// No UTF-8.
+    /// The text is not UTF-8.
     NotText,
     /// Binary, which this server does not speak.
     Binary,
-    /// No frame of WebSocket.
+    /// Not a valid WebSocket frame.
     Malformed,
 }
 
-/// What a client says. Ends where the socket ends, for whatever reason, and says nothing more after
-/// something bad.
+/// The messages of a client. The stream ends when the socket does, for whatever reason, and yields
+/// nothing more after a bad message.
 pub(super) struct Incoming {
     outbox: Rc<Outbox>,
     credit: Rc<Credit>,
-    turn: usize,
-    over: bool,
+    budget: usize,
+    failed: bool,
     messages: Messages,
-    /// What came with the request and is not taken yet.
+    /// What came with the request and has not been read yet.
     first: Option<Box<BytesMut>>,
 }
 
@@ -93,30 +93,30 @@ impl Incoming {
     /// `first` came with the request.
     pub(super) fn new(outbox: Rc<Outbox>, first: BytesMut, credit: Rc<Credit>, largest: usize) -> Self {
         let first = (!first.is_empty()).then(|| Box::new(first));
-        Self { outbox, credit, turn: TURN, over: false, messages: Messages::new(largest), first }
+        Self { outbox, credit, budget: READ_BUDGET, failed: false, messages: Messages::new(largest), first }
     }
 
     fn take(&mut self, bytes: &[u8]) {
         self.credit.take(bytes.len());
-        self.turn -= bytes.len();
+        self.budget -= bytes.len();
         self.messages.bytes.extend_from_slice(bytes);
     }
 }
 
 impl Stream for Incoming {
-    type Item = Result<Said, BadMessage>;
+    type Item = Result<ClientFrame, BadMessage>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if this.over {
+        if this.failed {
             return Poll::Pending;
         }
         loop {
             match this.messages.next(&this.credit) {
                 Ok(None) => {}
-                Ok(Some(said)) => return Poll::Ready(Some(Ok(said))),
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Err(bad) => {
-                    this.over = true;
+                    this.failed = true;
                     return Poll::Ready(Some(Err(bad)));
                 }
             }
@@ -125,24 +125,24 @@ impl Stream for Incoming {
                 this.credit.waiting.set(Some(cx.waker().clone()));
                 return Poll::Pending;
             }
-            if this.turn == 0 {
-                this.turn = TURN;
+            if this.budget == 0 {
+                this.budget = READ_BUDGET;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let most = left.min(this.turn).min(READ);
+            let most = left.min(this.budget).min(READ);
             if let Some(mut first) = this.first.take() {
                 this.take(&first.split_to(most.min(first.len())));
                 this.first = Some(first).filter(|rest| !rest.is_empty());
                 continue;
             }
-            let Some(wire) = this.outbox.wire() else { return Poll::Ready(None) };
+            let Some(wire) = this.outbox.upgraded_socket() else { return Poll::Ready(None) };
             let mut buffer = [0; READ];
             match wire.try_read(&mut buffer[..most]) {
                 Ok(0) => return Poll::Ready(None),
                 Ok(count) => this.take(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    this.turn = TURN;
+                    this.budget = READ_BUDGET;
                     match wire.poll_read_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(None),
@@ -155,13 +155,13 @@ impl Stream for Incoming {
     }
 }
 
-/// Messages from bytes. The frames are the library's to take apart; what they may be like is
-/// checked here, because it looks at a length only when it has the whole frame.
+/// Decodes messages. The library parses the frames, but their limits are checked here, because the
+/// library checks the length only when it has the whole frame.
 struct Messages {
-    /// What is not a whole frame yet.
+    /// The bytes of an incomplete frame.
     bytes: BytesMut,
     codec: Codec,
-    /// The parts so far of a message that comes in parts.
+    /// The parts of a fragmented message that have arrived so far.
     parts: Option<Box<BytesMut>>,
     largest: usize,
 }
@@ -172,8 +172,8 @@ impl Messages {
         Self { bytes: BytesMut::new(), codec, parts: None, largest }
     }
 
-    /// The next message, if all of it has come. Gives back the credit for what is not a message's.
-    fn next(&mut self, credit: &Credit) -> Result<Option<Said>, BadMessage> {
+    /// The next message, if it is complete. Returns the credit of everything but message payloads.
+    fn next(&mut self, credit: &Credit) -> Result<Option<ClientFrame>, BadMessage> {
         while let Some(header) = Header::read(&self.bytes) {
             let whole = self.check(&header)?;
             if self.bytes.len() < whole {
@@ -181,12 +181,12 @@ impl Messages {
             }
             let frame = self.codec.decode(&mut self.bytes).map_err(|_| BadMessage::Malformed)?;
             if self.bytes.is_empty() {
-                // Or it would keep the memory that it shares with the frame.
+                // An empty buffer would still keep the memory that it shares with the frame alive.
                 self.bytes = BytesMut::new();
             }
             credit.give(if header.is_control() { whole } else { whole - header.length as usize });
             match frame {
-                Some(Frame::Text(text)) => return said(text).map(Some),
+                Some(Frame::Text(text)) => return text_frame(text).map(Some),
                 Some(Frame::Binary(_) | Frame::Continuation(Item::FirstBinary(_))) => {
                     return Err(BadMessage::Binary);
                 }
@@ -196,21 +196,21 @@ impl Messages {
                 Some(Frame::Continuation(Item::Last(part))) => {
                     let mut text = self.parts.take().unwrap_or_default();
                     text.extend_from_slice(&part);
-                    return said(text.freeze()).map(Some);
+                    return text_frame(text.freeze()).map(Some);
                 }
-                Some(Frame::Ping(payload)) => return Ok(Some(Said::Ping(payload))),
-                Some(Frame::Close(_)) => return Ok(Some(Said::Close)),
+                Some(Frame::Ping(payload)) => return Ok(Some(ClientFrame::Ping(payload))),
+                Some(Frame::Close(_)) => return Ok(Some(ClientFrame::Close)),
                 Some(Frame::Pong(_)) | None => {}
             }
         }
         Ok(None)
     }
 
-    /// The bytes of the whole frame, if there may be one like this.
+    /// The size of the whole frame, if such a frame is allowed.
     fn check(&self, header: &Header) -> Result<usize, BadMessage> {
         let data = match header.kind() {
             _ if header.first & 0x70 != 0 || !header.masked => return Err(BadMessage::Malformed),
-            // A length takes as few bytes as it can (RFC 6455 §5.2).
+            // The length must use the shortest encoding (RFC 6455 §5.2).
             _ if header.bytes != shortest_header(header.length) => return Err(BadMessage::Malformed),
             0 => self.parts.as_ref().map_or(0, |parts| parts.len()) as u64,
             1 | 2 => 0,
@@ -224,22 +224,22 @@ impl Messages {
     }
 }
 
-fn said(text: Bytes) -> Result<Said, BadMessage> {
-    ByteString::try_from(text).map(Said::Text).map_err(|_| BadMessage::NotText)
+fn text_frame(text: Bytes) -> Result<ClientFrame, BadMessage> {
+    ByteString::try_from(text).map(ClientFrame::Text).map_err(|_| BadMessage::NotText)
 }
 
-/// What a frame begins with (RFC 6455 §5.2).
+/// The header of a frame (RFC 6455 §5.2).
 struct Header {
     first: u8,
     masked: bool,
-    /// Its own bytes, without the mask.
+    /// The size of the header, without the mask.
     bytes: usize,
-    /// Bytes of the payload.
+    /// The size of the payload.
     length: u64,
 }
 
 impl Header {
-    /// The header at the front of `bytes`, if it is whole up to the mask.
+    /// The header at the start of `bytes`, if it is complete up to the mask.
     fn read(bytes: &[u8]) -> Option<Self> {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (own, length) = match second & 0x7f {
@@ -258,7 +258,7 @@ impl Header {
         self.kind() >= 8
     }
 
-    /// Bytes of the whole masked frame; only for lengths that are allowed.
+    /// The size of the whole masked frame; only for lengths that are allowed.
     fn whole(&self) -> usize {
         self.bytes + 4 + self.length as usize
     }
@@ -293,32 +293,32 @@ mod tests {
         frame
     }
 
-    /// All that is said by `bytes`, which come in pieces; and how much credit that has cost.
-    fn hear(bytes: &[u8], piece: usize) -> (Vec<Result<Said, BadMessage>>, usize) {
+    /// The messages in `bytes`, which arrive in pieces, and how much credit they have used.
+    fn read_all(bytes: &[u8], piece: usize) -> (Vec<Result<ClientFrame, BadMessage>>, usize) {
         let mut messages = Messages::new(LARGEST);
-        let (credit, mut heard) = (Credit::new(LARGEST), Vec::new());
+        let (credit, mut frames) = (Credit::new(LARGEST), Vec::new());
         let full = credit.left.get();
         'pieces: for piece in bytes.chunks(piece) {
             credit.take(piece.len());
             messages.bytes.extend_from_slice(piece);
             while let Some(next) = messages.next(&credit).transpose() {
                 let over = next.is_err();
-                heard.push(next);
+                frames.push(next);
                 if over {
                     break 'pieces;
                 }
             }
             assert!(!messages.bytes.is_empty() || messages.bytes.capacity() == 0, "nothing is kept");
         }
-        (heard, full - credit.left.get())
+        (frames, full - credit.left.get())
     }
 
-    fn text(text: &str) -> Result<Said, BadMessage> {
-        Ok(Said::Text(text.to_owned().into()))
+    fn text(text: &str) -> Result<ClientFrame, BadMessage> {
+        Ok(ClientFrame::Text(text.to_owned().into()))
     }
 
     #[test]
-    fn messages_are_heard_in_whatever_pieces_they_come() {
+    fn messages_are_read_in_whatever_pieces_they_come() {
         let largest = "x".repeat(LARGEST);
         let bytes = [
             frame(0x81, largest.as_bytes()),
@@ -335,14 +335,14 @@ mod tests {
         let expected = [
             text(&largest),
             text(""),
-            Ok(Said::Ping(Bytes::from("ping"))),
-            Ok(Said::Ping(Bytes::new())),
+            Ok(ClientFrame::Ping(Bytes::from("ping"))),
+            Ok(ClientFrame::Ping(Bytes::new())),
             text("{\"ä\"}"),
-            Ok(Said::Close),
+            Ok(ClientFrame::Close),
         ];
         for piece in [1, 2, 3, 5, 7, 64, 10_000] {
-            let (heard, cost) = hear(&bytes, piece);
-            assert_eq!(heard, expected);
+            let (frames, cost) = read_all(&bytes, piece);
+            assert_eq!(frames, expected);
             assert_eq!(cost, largest.len() + 6, "what is not handled yet: the text of the messages");
         }
     }
@@ -373,7 +373,7 @@ mod tests {
         for (what, bad, expected) in cases {
             let bytes = [&frame(0x81, b"good")[..], &bad, &frame(0x81, b"unheard")].concat();
             for piece in [1, 3, 10_000] {
-                assert_eq!(hear(&bytes, piece).0, [text("good"), Err(expected)], "{what}");
+                assert_eq!(read_all(&bytes, piece).0, [text("good"), Err(expected)], "{what}");
             }
         }
     }

@@ -1,10 +1,11 @@
-//! WebSocket on sockets that were upgraded out of the HTTP dispatcher. `socket` is the connection
-//! actor, `incoming` what a client sends, `alarms` when it wants to be woken. Here are the connections of a
-//! worker thread and the life of one: carried while its session lives, then closed in order.
+//! WebSocket connections, which are upgraded out of the HTTP dispatcher. `actor` is the connection
+//! actor, `incoming` reads the messages of a client, `timer_queue` holds the timers of all connections.
+//! This file contains the context of a worker thread and the life of a connection: it is served while
+//! its session is open, then closed in order.
 
-mod alarms;
+mod actor;
 mod incoming;
-mod socket;
+mod timer_queue;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -19,29 +20,29 @@ use bytestring::ByteString;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
+use crate::clients::WorkerClients;
 use crate::cluster::Cluster;
-use crate::connection::Rules;
-use crate::connection::clients::Clients;
-use crate::connection::effect::Replay;
-use crate::connection::replay::RecoveryLimit;
 use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
-use crate::hub::outbox::{Outbox, SocketOptions, Wire};
+use crate::hub::outbox::{Outbox, SocketOptions, UpgradedSocket};
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::form::Form;
 use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
+use crate::recovery::RecoveryLimit;
+use crate::session::SessionContext;
+use crate::session::effect::Replay;
 use crate::store::Store;
+use crate::supervision;
 use crate::telemetry::{Metrics, level};
-use crate::transport::gathered::Gathered;
-use crate::transport::work::Missed;
-use crate::vital;
-use alarms::Alarms;
+use crate::transport::effects::RecoveryRequest;
+use crate::transport::single_flight::SingleFlight;
+use actor::WebSocketActor;
 use incoming::{Credit, Incoming};
-use socket::Socket;
+use timer_queue::TimerQueue;
 
-/// What the actor lives in.
-type SocketContext = Context<Socket>;
+/// The context of the connection actor.
+type SocketContext = Context<WebSocketActor>;
 
 /// How long the peer may take to close after we have.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,62 +52,60 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct WebsocketOptions {
     /// The largest message of a client, in bytes.
     pub message_size: usize,
-    /// The same of a client that only listens.
+    /// The largest message of a unidirectional client, in bytes.
     pub uni_message_size: usize,
-    /// Bytes that may wait for one connection.
+    /// Bytes that may be queued for one connection.
     pub queue: usize,
-    /// How long a reader may take nothing although something waits.
+    /// How long a client may read nothing although data is queued.
     pub write_timeout: Duration,
-    /// What is replayed at most in configured namespaces.
+    /// The recovery limit in configured namespaces.
     pub recovery: RecoveryLimit,
 }
 
-/// Who is at the other end of a socket.
+/// The kind of client on a WebSocket.
 #[derive(Debug, Clone)]
 pub enum SocketClient {
     /// It sends commands.
-    Speaks,
-    /// It only listens, and says who it is by this, or else by its first message.
-    Listens(Option<ByteString>),
+    Bidirectional,
+    /// It sends only its connect: this one, or else its first message.
+    Unidirectional(Option<ByteString>),
 }
 
 impl SocketClient {
     fn form(&self) -> Option<Form> {
-        matches!(self, Self::Listens(_)).then_some(Form::UniWebsocket)
+        matches!(self, Self::Unidirectional(_)).then_some(Form::UniWebsocket)
     }
 }
 
-/// All connections of one worker thread and what they share.
-pub struct Sockets {
-    /// What connections go by.
-    pub rules: Arc<Rules>,
+/// What all connections of one worker thread share.
+pub struct WorkerContext {
+    /// The context of all sessions.
+    pub session_context: Arc<SessionContext>,
     /// The fan-out of this thread.
     pub fanout: Rc<Fanout>,
-    /// For presence.
     pub cluster: Cluster,
     /// For replays and history.
     pub store: Store,
     /// For clients that publish.
     pub publisher: Publisher,
-    /// For counting.
     pub metrics: Arc<Metrics>,
     /// All clients of this thread.
-    pub clients: Rc<Clients>,
-    alarms: Rc<Alarms>,
-    /// What returning clients have missed.
-    pub(super) missed: Rc<Gathered<Missed, Option<(Replay, Position)>>>,
+    pub clients: Rc<WorkerClients>,
+    timers: Rc<TimerQueue>,
+    /// The reads for returning clients that are under way.
+    pub(super) recoveries: Rc<SingleFlight<RecoveryRequest, Option<(Replay, Position)>>>,
     pub(super) options: WebsocketOptions,
     outbox: Rc<SocketOptions>,
     stopping: watch::Receiver<Option<Duration>>,
 }
 
-impl Sockets {
-    /// No connection yet. `stopping` becomes `Some(spread)` when the process stops: then all are
-    /// told to go elsewhere, spread over this time.
+impl WorkerContext {
+    /// A context without connections. `stopping` becomes `Some(spread)` when the process stops: all
+    /// clients are then disconnected, spread over this time.
     pub fn start(
-        rules: Arc<Rules>,
+        session_context: Arc<SessionContext>,
         fanout: Rc<Fanout>,
-        clients: Rc<Clients>,
+        clients: Rc<WorkerClients>,
         services: (Cluster, Store, Publisher, Arc<Metrics>),
         options: WebsocketOptions,
         stopping: watch::Receiver<Option<Duration>>,
@@ -118,44 +117,44 @@ impl Sockets {
             close_timeout: CLOSE_TIMEOUT,
             slow: wire::close(&DisconnectCode::Slow.into()),
         });
-        let mut told = stopping.clone();
-        let alarms = Rc::<Alarms>::default();
-        actix_rt::spawn(vital::part(alarms.clone().run()));
-        let sockets = Rc::new(Self {
-            rules,
+        let mut stopped = stopping.clone();
+        let timers = Rc::<TimerQueue>::default();
+        actix_rt::spawn(supervision::critical(timers.clone().run()));
+        let worker = Rc::new(Self {
+            session_context,
             fanout,
             cluster,
             store,
             publisher,
             metrics,
             clients,
-            alarms,
-            missed: Rc::default(),
+            timers,
+            recoveries: Rc::default(),
             options,
             outbox,
             stopping,
         });
-        let all = Rc::downgrade(&sockets);
+        let weak = Rc::downgrade(&worker);
         actix_rt::spawn(async move {
-            let spread = told.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
-            let Some(sockets) = all.upgrade() else { return };
-            let mut open = sockets.clients.outboxes();
+            let spread = stopped.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
+            let Some(worker) = weak.upgrade() else { return };
+            let mut open = worker.clients.outboxes();
             open.retain(|outbox| outbox.is_socket());
             let pause = spread.unwrap_or_default() / u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
             let begun = tokio::time::Instant::now();
             let elsewhere = Disconnect::from(DisconnectCode::Shutdown);
             for (outbox, i) in open.iter().zip(0..) {
                 tokio::time::sleep_until(begun + pause * i).await;
-                outbox.dismiss(&elsewhere);
+                outbox.disconnect(&elsewhere);
             }
         });
-        sockets
+        worker
     }
 
-    /// Carries a connection over `stream` until it is over. `first` came with the request; `held`
-    /// is kept as long as the socket is open. What is awaited is a task's memory for as long as
-    /// the connection lives, so all that can be made before is.
-    pub fn carry(
+    /// Serves a connection over `stream` until it ends. `first` is what came with the request; `held`
+    /// is dropped when the socket is closed. The state of the future takes memory as long as the
+    /// connection lives, so as much as possible is created before.
+    pub fn serve(
         self: Rc<Self>,
         stream: TcpStream,
         first: BytesMut,
@@ -166,43 +165,43 @@ impl Sockets {
         let kind = form.map_or("websocket", Form::name);
         let largest = if form.is_some() { self.options.uni_message_size } else { self.options.message_size };
         level(&self.metrics.connections, kind).inc();
-        let outbox = Rc::new(Outbox::socket(Wire::Plain(stream), self.outbox.clone()));
+        let outbox = Rc::new(Outbox::for_socket(UpgradedSocket::Plain(stream), self.outbox.clone()));
         let credit = Credit::new(largest);
         let incoming = Incoming::new(outbox.clone(), first, credit.clone(), largest);
         let mut ctx = SocketContext::new();
-        Socket::add_stream(incoming, &mut ctx);
-        let mut actor = ctx.into_future(Socket::new(self.clone(), outbox.clone(), credit, client));
+        WebSocketActor::add_stream(incoming, &mut ctx);
+        let mut actor = ctx.into_future(WebSocketActor::new(self.clone(), outbox.clone(), credit, client));
         async move {
-            // By reference: what is moved into what is awaited would be stored twice.
+            // By reference: a value that is moved into an awaited future would be stored twice.
             let live = AssertUnwindSafe(&mut actor);
             if live.catch_unwind().await.is_err() {
-                outbox.end_with(goodbye(form, &DisconnectCode::Internal.into()));
+                outbox.end_with(disconnect_message(form, &DisconnectCode::Internal.into()));
             }
             drop(actor);
             Box::pin(linger(&outbox)).await;
-            outbox.give_up();
+            outbox.abort_unless_closed();
             level(&self.metrics.connections, kind).dec();
             drop(held);
         }
     }
 }
 
-/// The last frame, and before it the words for a client that only listens.
-fn goodbye(form: Option<Form>, disconnect: &Disconnect) -> Bytes {
-    form.map_or_else(|| wire::close(disconnect), |form| form.goodbye(disconnect))
+/// The closing frame; a unidirectional client is sent a disconnect push before it.
+fn disconnect_message(form: Option<Form>, disconnect: &Disconnect) -> Bytes {
+    form.map_or_else(|| wire::close(disconnect), |form| form.disconnect_message(disconnect))
 }
 
-/// Reads what the peer still sends, until it closes: a socket that is closed with bytes unread
-/// resets the connection, and our last words would be lost.
+/// Reads what the peer still sends, until it closes: closing a socket that has unread bytes resets
+/// the connection, and our last frames would be lost.
 async fn linger(outbox: &Outbox) {
-    let Some(wire) = outbox.wire() else { return };
+    let Some(wire) = outbox.upgraded_socket() else { return };
     let mut rest = [0; 1024];
     let until_end = async {
         while poll_fn(|cx| wire.poll_read_ready(cx)).await.is_ok() {
             match wire.try_read(&mut rest) {
                 Ok(0) => return,
                 Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return,
-                // A peer that sends on and on must not keep this thread.
+                // A peer that keeps sending must not block this thread.
                 _ => tokio::task::yield_now().await,
             }
         }

@@ -4,15 +4,15 @@ use serde_json::{Value, json};
 
 use super::{Joined, token, with_nodes};
 use crate::support::client::Request;
-use crate::support::lines::{Lines, opening};
 use crate::support::store::eventually;
+use crate::support::stream_client::{StreamClient, opening};
 
 #[test]
 fn posts_reach_the_stream_over_any_node() {
     for joined in [Joined::ByRedis, Joined::ByNotify] {
         with_nodes(joined, 2, async |nodes| {
             let first = json!({ "id": 1, "connect": { "token": token("ana") } }).to_string();
-            let mut lines = Lines::open(nodes.address(0), &opening("http_stream", &first)).await;
+            let mut lines = StreamClient::open(nodes.address(0), &opening("http_stream", &first)).await;
             let hello = lines.message().await;
             let (session, node) = (&hello["connect"]["session"], &hello["connect"]["node"]);
             let post = |node: &Value, session: &Value, data: String| {
@@ -47,7 +47,7 @@ fn posts_reach_the_stream_over_any_node() {
 fn a_node_that_fell_silent_is_not_said_to_be_gone() {
     with_nodes(Joined::ByNotify, 2, async |nodes| {
         let first = json!({ "id": 1, "connect": { "token": token("ana") } }).to_string();
-        let mut lines = Lines::open(nodes.address(0), &opening("http_stream", &first)).await;
+        let mut lines = StreamClient::open(nodes.address(0), &opening("http_stream", &first)).await;
         let hello = lines.message().await;
         let post = |data: &str| {
             let whose = &hello["connect"];

@@ -9,7 +9,7 @@ use crate::support::client::Request;
 use crate::support::proxy::Mode;
 use crate::support::sse::Stream;
 use crate::support::store::eventually;
-use crate::support::websocket::{Client, Said};
+use crate::support::websocket::{Client, Received};
 
 /// `client.user_connection_limit` as it is by itself.
 const LIMIT: usize = 10;
@@ -20,8 +20,8 @@ impl Nodes<'_> {
         let mut client = Client::open(self.address(node)).await;
         client.command(json!({ "connect": { "token": token(user) } })).await;
         match client.next().await {
-            Said::Message(reply) if reply["connect"].is_object() => Ok(client),
-            Said::Close(code, _) => Err(code),
+            Received::Message(reply) if reply["connect"].is_object() => Ok(client),
+            Received::Close(code, _) => Err(code),
             other => panic!("{other:?}"),
         }
     }

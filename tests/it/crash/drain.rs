@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::flood::{self, Book, Flood};
-use super::follower::{Follower, Seen};
-use super::kept::Kept;
+use super::reader::{Reader, Seen};
+use super::snapshot::Snapshot;
 use crate::support::process::{Gateway, Home, on_postgres, on_sqlite};
 use crate::support::wire::{Wire, text};
 
@@ -47,7 +47,7 @@ fn what_has_begun_is_finished_and_what_comes_is_refused() {
         busy.send(rest).await.expect("the gateway reads");
         assert_eq!(busy.answer().await.expect("an answer").status, 202);
         assert_eq!(gateway.ended().await, Some(0));
-        assert_eq!(Kept::read(&home).await.count(), 1);
+        assert_eq!(Snapshot::read(&home).await.count(), 1);
     });
 }
 
@@ -56,7 +56,7 @@ async fn stop_and_go_on(home: Home) {
     let mut seen = Seen::default();
     for _ in 0..2 {
         let gateway = Gateway::start(&home).await;
-        let follower = Follower::start(gateway.address, seen).await;
+        let follower = Reader::start(gateway.address, seen).await;
         let flood = Flood::start(&book, gateway.address);
         flood.answered(150).await;
         let (code, took) = gateway.terminate().await;
@@ -69,9 +69,9 @@ async fn stop_and_go_on(home: Home) {
         assert_eq!(book.take_refusals(), Vec::<String>::new());
     }
     let gateway = Gateway::start(&home).await;
-    let mut follower = Follower::start(gateway.address, seen).await;
+    let mut follower = Reader::start(gateway.address, seen).await;
     book.post_unanswered(gateway.address).await;
-    let kept = Kept::read(&home).await;
+    let kept = Snapshot::read(&home).await;
     kept.check_complete(&book);
     follower.reach(kept.head("org:acme")).await;
 }

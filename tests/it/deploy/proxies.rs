@@ -9,10 +9,10 @@ use serde_json::json;
 
 use crate::support::app::stream_request;
 use crate::support::client::Request;
-use crate::support::lines::Lines;
 use crate::support::process::{API_KEY, Gateway, Home, on_postgres, token};
 use crate::support::server::{Server, ordinary};
 use crate::support::sse::Stream;
+use crate::support::stream_client::StreamClient;
 use crate::support::websocket;
 
 const CHANNEL: &str = "repo:acme/api";
@@ -93,22 +93,22 @@ async fn everything_goes_through(home: Home, proxy: fn(&Path, [SocketAddr; 2], u
     let folder = tempfile::tempdir().expect("a folder");
     let nodes = [first.address, second.address];
     let proxy = Server::start(folder.path(), |port| proxy(folder.path(), nodes, port)).await;
-    let door = proxy.address;
+    let entry = proxy.address;
 
     let token = token();
-    let mut socket = websocket::Client::open(door).await;
+    let mut socket = websocket::Client::open(entry).await;
     socket.connect(&token).await;
     socket.subscribe(CHANNEL).await;
     // Its posts go to any node, and find the one that has the stream.
-    let mut streamed = Lines::connected(door, "http_stream", &token).await;
+    let mut streamed = StreamClient::connected(entry, "http_stream", &token).await;
     streamed.subscribe(CHANNEL).await;
-    let mut events = Lines::connected(door, "sse", &token).await;
+    let mut events = StreamClient::connected(entry, "sse", &token).await;
     events.subscribe(CHANNEL).await;
-    let mut stream = Stream::open(door, &stream_request(CHANNEL, &token, None)).await.expect("a stream");
+    let mut stream = Stream::open(entry, &stream_request(CHANNEL, &token, None)).await.expect("a stream");
 
     for number in 0..6 {
         let mark = format!("event number {number}");
-        publish(door, &mark).await;
+        publish(entry, &mark).await;
         for push in [socket.push().await, streamed.push().await, events.push().await] {
             assert!(push.to_string().contains(&mark), "{push} has no {mark}");
         }
@@ -125,31 +125,31 @@ async fn everything_goes_through(home: Home, proxy: fn(&Path, [SocketAddr; 2], u
     };
     let mut statuses = Vec::new();
     for number in 0..5 {
-        statuses.push(forged(number).send(door).await.status);
+        statuses.push(forged(number).send(entry).await.status);
     }
     assert!(statuses.contains(&401) && statuses.contains(&429), "{statuses:?}");
     assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
-    Request::get("/metrics").send(door).await.expect(404);
+    Request::get("/metrics").send(entry).await.expect(404);
 
-    // A node goes, in peace: its clients are told, and the door stays open.
+    // A node goes, in peace: its clients are told, and the proxy stays reachable.
     let (code, _) = second.terminate().await;
     assert_eq!(code, Some(0));
     for number in 0..4 {
-        publish(door, &format!("afterwards {number}")).await;
+        publish(entry, &format!("afterwards {number}")).await;
     }
-    let mut again = websocket::Client::open(door).await;
+    let mut again = websocket::Client::open(entry).await;
     again.connect(&token).await;
     again.subscribe(CHANNEL).await;
 
     let in_query = Request::get(&format!("/api/events/stream?channels={CHANNEL}&token={token}"));
-    drop(Stream::open(door, &in_query).await.expect("a stream"));
+    drop(Stream::open(entry, &in_query).await.expect("a stream"));
     let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_else(|_| proxy.log());
     assert!(log.contains("/api/publish") && !log.contains(&token[..40]), "{log}");
 }
 
-async fn publish(door: SocketAddr, mark: &str) {
+async fn publish(entry: SocketAddr, mark: &str) {
     let event = json!({ "channel": CHANNEL, "data": { "type": "build:done", "data": { "mark": mark } } });
     let request = Request::post("/api/publish").header("X-API-Key", API_KEY).json(&event);
-    let answer = request.send(door).await.expect(200);
+    let answer = request.send(entry).await.expect(200);
     assert!(answer.json()["result"].is_object(), "{}", answer.text());
 }

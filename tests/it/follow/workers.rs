@@ -11,7 +11,7 @@ on_both![
 /// A worker thread whose inbox is emptied by hand.
 struct Slow {
     worker: Worker,
-    parcels: mpsc::Receiver<Parcel>,
+    messages: mpsc::Receiver<FanoutMessage>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -23,21 +23,23 @@ enum Got {
 
 impl Slow {
     fn new(id: usize, room: usize) -> Self {
-        let (inbox, parcels) = mpsc::channel(room);
-        Self { worker: Worker { id, inbox }, parcels }
+        let (inbox, messages) = mpsc::channel(room);
+        Self { worker: Worker { id, inbox }, messages }
     }
 
     async fn next(&mut self) -> Got {
-        let parcel = tokio::time::timeout(Duration::from_secs(15), self.parcels.recv()).await;
-        match parcel.expect("a parcel comes").expect("the channel lives") {
-            Parcel::Events(batch) if batch.epoch().is_none() => Got::Passing,
-            Parcel::Events(batch) => Got::Events(offsets(batch.events())),
-            Parcel::Reset(_, bounds) => Got::Reset(bounds.head),
-            Parcel::Moved(channel, _) | Parcel::Who(channel, _) => panic!("nobody is on {channel}"),
+        let message = tokio::time::timeout(Duration::from_secs(15), self.messages.recv()).await;
+        match message.expect("a message comes").expect("the channel lives") {
+            FanoutMessage::Events(batch) if batch.epoch().is_none() => Got::Passing,
+            FanoutMessage::Events(batch) => Got::Events(offsets(batch.events())),
+            FanoutMessage::Reset(_, bounds) => Got::Reset(bounds.head),
+            FanoutMessage::Presence(channel, _) | FanoutMessage::ListMembers(channel, _) => {
+                panic!("nobody is on {channel}")
+            }
         }
     }
 
-    /// The offsets of all parcels up to the one that ends with `last`.
+    /// The offsets of all messages up to the one that ends with `last`.
     async fn up_to(&mut self, last: u64) -> Vec<u64> {
         let mut seen = Vec::new();
         while seen.last() != Some(&last) {
@@ -78,7 +80,7 @@ async fn a_worker_that_was_full_gets_the_rest_from_the_log_and_nothing_twice(sto
         node.hub.leave(&news, slow.worker.id);
         let last = node.publish(&news, "1").await;
         assert_eq!(quick.up_to(last.offset).await.len(), 2);
-        assert!(slow.parcels.try_recv().is_err(), "who left gets nothing");
+        assert!(slow.messages.try_recv().is_err(), "who left gets nothing");
     })
     .await;
 }

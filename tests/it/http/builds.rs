@@ -234,7 +234,7 @@ async fn what_is_told_reaches_everybody_who_listens_in_order(backend: Backend) {
     let mut hasty = Client::connected(&app, &ana).await;
     let subscribe = |id: u64| json!({ "id": id, "subscribe": { "channel": channel } }).to_string();
     let unsubscribe = json!({ "id": 103, "unsubscribe": { "channel": channel } });
-    hasty.say(&format!("{}\n{}\n{unsubscribe}", subscribe(101), subscribe(102))).await;
+    hasty.send_text(&format!("{}\n{}\n{unsubscribe}", subscribe(101), subscribe(102))).await;
     let replies = [hasty.message().await, hasty.message().await, hasty.message().await];
     assert_eq!(replies[0]["subscribe"]["offset"], 5);
     assert_eq!((&replies[1]["error"]["code"], &replies[2]["id"]), (&json!(105), &json!(103)));

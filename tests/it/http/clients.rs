@@ -95,7 +95,7 @@ async fn a_user_is_disconnected_from_every_transport(backend: Backend) {
     Client::connected(&app, &person(&app, "ana", "t-2")).await;
 }
 
-/// What each door answers to `token`.
+/// What each endpoint answers to `token`.
 async fn is_refused(app: &TestApp, token: &str, disconnect: u16, status: u16, code: &str) {
     let mut client = Client::open(app.address()).await;
     client.command(json!({ "connect": { "token": token } })).await;
@@ -169,7 +169,7 @@ async fn a_blocked_user_stays_out_until_it_is_taken_back(backend: Backend) {
     }
 }
 
-async fn only_the_key_opens_these_doors(backend: Backend) {
+async fn only_the_key_opens_these_endpoints(backend: Backend) {
     let app = TestApp::start(backend).await;
     for method in ["connections", "disconnect", "revoke_token", "block_user", "unblock_user"] {
         let request = || Request::post(&format!("/api/{method}")).json(&json!({ "user": "ana", "uid": "1" }));
@@ -185,5 +185,5 @@ on_both!(
     a_user_is_disconnected_from_every_transport,
     a_revoked_token_is_worth_nothing_at_once,
     a_blocked_user_stays_out_until_it_is_taken_back,
-    only_the_key_opens_these_doors,
+    only_the_key_opens_these_endpoints,
 );

@@ -1,5 +1,5 @@
-//! Limits that outlive the process, and that nothing can slow; each over its real door, with its
-//! error and its metric. Those of single doors are told beside these doors.
+//! Limits that outlive the process, and that nothing can slow; each over its real endpoint, with its
+//! error and its metric. Those of single endpoints are tested beside these endpoints.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! What the log and the metrics must never say: secrets, tokens, payloads, query strings. Every route is driven
-//! with marked values, good and bad, and the marks are looked for in all that was logged and counted.
+//! What the log and the metrics must never say: secrets, tokens, payloads, query strings. Every route
+//! is driven with marked values, good and bad, and the marks are looked for in all that was logged and
+//! counted.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -104,7 +105,7 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
     let mut client = Client::connected(&app, &good).await;
     client.ask(json!({ "subscribe": { "channel": "MARK:channel", "token": forged } })).await;
     client.ask(json!({ "publish": { "channel": "org:acme", "data": "MARK-data" } })).await;
-    client.say("{\"id\":9,\"MARK\":{}}").await;
+    client.send_text("{\"id\":9,\"MARK\":{}}").await;
     client.closed().await;
     let mut stranger = Client::open(app.address()).await;
     stranger.command(json!({ "connect": { "token": forged } })).await;

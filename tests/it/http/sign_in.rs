@@ -104,7 +104,7 @@ async fn the_command_prints_a_link_that_works(backend: Backend) {
     let refused = ask("another key of the tests").await;
     let said = String::from_utf8(refused.stderr).expect("text");
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
-    assert!(said.contains("is it this gateway's?") && !said.contains("another key"), "{said}");
+    assert!(said.contains("does it belong to this gateway?") && !said.contains("another key"), "{said}");
 }
 
 async fn of_many_who_use_a_link_at_once_one_gets_in(backend: Backend) {

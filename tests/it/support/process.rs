@@ -36,13 +36,13 @@ pub struct Home {
     variables: Vec<(&'static str, String)>,
 }
 
-/// Runs `story` with an empty data folder.
-pub fn on_sqlite(story: impl AsyncFnOnce(Home)) {
-    runtime().block_on(story(Home::new(None)));
+/// Runs `test` with an empty data folder.
+pub fn on_sqlite(test: impl AsyncFnOnce(Home)) {
+    runtime().block_on(test(Home::new(None)));
 }
 
-/// Runs `story` with an empty schema in the tests' Postgres, and takes it away afterwards.
-pub fn on_postgres(story: impl AsyncFnOnce(Home)) {
+/// Runs `test` with an empty schema in the tests' Postgres, and takes it away afterwards.
+pub fn on_postgres(test: impl AsyncFnOnce(Home)) {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     let server = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is missing: run tests/run");
     let schema = format!("crash_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -50,7 +50,7 @@ pub fn on_postgres(story: impl AsyncFnOnce(Home)) {
         let admin = session(&server).await;
         admin.batch_execute(&format!("CREATE SCHEMA {schema}")).await.expect("a schema of its own");
         let home = Home::new(Some(with_setting(&server, "search_path", &schema)));
-        let outcome = AssertUnwindSafe(story(home)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(test(home)).catch_unwind().await;
         let dropped = admin.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await;
         outcome.unwrap_or_else(|panic| resume_unwind(panic));
         dropped.expect("the schema can be dropped");

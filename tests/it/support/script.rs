@@ -1,6 +1,6 @@
-//! A process that plays a scenario of `tests/sdk` or `tests/browser`, in Node or in Python. It says a JSON value a line on stdout; what
-//! it asks for is answered by a line on stdin. It is ended by its own process id, at the latest
-//! when its [`Script`] is dropped.
+//! A process that plays a scenario of `tests/sdk` or `tests/browser`, in Node or in Python. It says a
+//! JSON value a line on stdout; what it asks for is answered by a line on stdin. It is ended by its own
+//! process id, at the latest when its [`Script`] is dropped.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ pub struct Script {
     child: Child,
     answers: ChildStdin,
     lines: UnboundedReceiver<String>,
-    complaints: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
     /// How often it found something to be as it must be.
-    pub facts: usize,
+    pub checks: usize,
 }
 
 impl Script {
@@ -61,13 +61,13 @@ impl Script {
         let answers = child.stdin.take().expect("a pipe");
         let lines = lines_of(child.stdout.take().expect("a pipe"));
         let mut stderr = child.stderr.take().expect("a pipe");
-        let complaints = std::thread::spawn(move || {
+        let stderr = std::thread::spawn(move || {
             let mut text = Vec::new();
             // What was read until the pipe broke is still worth showing.
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Self { name: name.to_owned(), child, answers, lines, complaints: Some(complaints), facts: 0 }
+        Self { name: name.to_owned(), child, answers, lines, stderr: Some(stderr), checks: 0 }
     }
 
     /// What it asks for next; `None` at its good end.
@@ -78,26 +78,26 @@ impl Script {
                 return Some(line);
             }
             if line.get("done").is_some() {
-                assert!(self.child.wait().expect("it ends").success(), "{}", self.complaints());
+                assert!(self.child.wait().expect("it ends").success(), "{}", self.stderr());
                 return None;
             }
-            self.facts += 1;
+            self.checks += 1;
         }
-        panic!("{}", self.complaints());
+        panic!("{}", self.stderr());
     }
 
     /// Answers the request that came last.
     pub fn answer(&mut self, answer: &Value) {
         if writeln!(self.answers, "{answer}").is_err() {
-            panic!("{}", self.complaints());
+            panic!("{}", self.stderr());
         }
     }
 
     /// Ends it if it still runs; gives what it said to people.
-    pub fn complaints(&mut self) -> String {
+    pub fn stderr(&mut self) -> String {
         let _ = self.child.kill();
-        let said = self.complaints.take().and_then(|complaints| complaints.join().ok());
-        format!("{} failed after {} facts:\n{}", self.name, self.facts, said.unwrap_or_default())
+        let said = self.stderr.take().and_then(|stderr| stderr.join().ok());
+        format!("{} failed after {} checks:\n{}", self.name, self.checks, said.unwrap_or_default())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use campanile::bus::{Bus, Content, Notice};
+use campanile::bus::{Bus, Content, HubEvent};
 use campanile::domain::channel::ChannelName;
 use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
 use campanile::domain::event::{Event, NewEvent, Time};
@@ -16,7 +16,7 @@ use campanile::domain::position::{Epoch, Position};
 use campanile::publish::{Apply, Committed, PublishError, Publisher, UnitOfWork, Verdict};
 use campanile::store::deliveries::{NewDelivery, Payload};
 use campanile::store::log::{self, Appended, Bounds, Page};
-use campanile::store::{self, Conn, Options, Place, Store, StoreError, Transaction, Ts};
+use campanile::store::{self, Conn, Location, Options, Store, StoreError, Transaction, Ts};
 use campanile::telemetry::{Metrics, Traffic};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
@@ -25,12 +25,12 @@ use uuid::Uuid;
 
 /// Makes of each named `async fn(TestStore)` a test on SQLite and one on Postgres.
 macro_rules! on_both {
-    ($($story:ident),+ $(,)?) => {
+    ($($test:ident),+ $(,)?) => {
         mod sqlite {
-            $(#[test] fn $story() { $crate::support::store::on_sqlite(super::$story) })+
+            $(#[test] fn $test() { $crate::support::store::on_sqlite(super::$test) })+
         }
         mod postgres {
-            $(#[test] fn $story() { $crate::support::store::on_postgres(super::$story) })+
+            $(#[test] fn $test() { $crate::support::store::on_postgres(super::$test) })+
         }
     };
 }
@@ -45,23 +45,23 @@ pub struct TestStore {
 /// All that is read of a channel without history's bounds in the way.
 pub const FOREVER: Retention = Retention { events: 1 << 40, age: Duration::from_secs(1000 * 24 * 3600) };
 
-pub fn on_sqlite<F: Future<Output = ()>>(story: impl FnOnce(TestStore) -> F) {
-    in_folder(async |place| story(TestStore::open(options(place)).await).await);
+pub fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
+    in_folder(async |location| test(TestStore::open(options(location)).await).await);
 }
 
-/// Runs `story` with a new, empty folder for SQLite.
-pub fn in_folder(story: impl AsyncFnOnce(Place)) {
+/// Runs `test` with a new, empty folder for SQLite.
+pub fn in_folder(test: impl AsyncFnOnce(Location)) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let place = Place::Sqlite { path: folder.path().join("campanile.db") };
-    runtime().block_on(story(place));
+    let location = Location::Sqlite { path: folder.path().join("campanile.db") };
+    runtime().block_on(test(location));
 }
 
-pub fn on_postgres<F: Future<Output = ()>>(story: impl FnOnce(TestStore) -> F) {
-    in_schema(async |place| story(TestStore::open(options(place)).await).await);
+pub fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
+    in_schema(async |location| test(TestStore::open(options(location)).await).await);
 }
 
-/// Runs `story` with a new, empty schema of Postgres.
-pub fn in_schema(story: impl AsyncFnOnce(Place)) {
+/// Runs `test` with a new, empty schema of Postgres.
+pub fn in_schema(test: impl AsyncFnOnce(Location)) {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     let server = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is missing: run tests/run");
     let schema = format!("it_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -71,8 +71,8 @@ pub fn in_schema(story: impl AsyncFnOnce(Place)) {
     runtime().block_on(async {
         let admin = session(&server).await;
         admin.batch_execute(&format!("CREATE SCHEMA {schema}")).await.expect("a schema of its own");
-        let story = AssertUnwindSafe(story(Place::Postgres { url, direct_url: None }));
-        let outcome = story.catch_unwind().await;
+        let test = AssertUnwindSafe(test(Location::Postgres { url, direct_url: None }));
+        let outcome = test.catch_unwind().await;
         let dropped = admin.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await;
         outcome.unwrap_or_else(|panic| resume_unwind(panic));
         dropped.expect("the schema can be dropped");
@@ -91,9 +91,9 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-pub fn options(place: Place) -> Options {
+pub fn options(location: Location) -> Options {
     Options {
-        place,
+        location,
         readers: 2,
         pool_size: 8,
         deadline: Duration::from_secs(5),
@@ -142,16 +142,16 @@ impl TestStore {
     }
 
     pub fn url(&self) -> String {
-        match &self.options.place {
-            Place::Postgres { url, .. } => url.clone(),
-            Place::Sqlite { path } => panic!("{} is no server", path.display()),
+        match &self.options.location {
+            Location::Postgres { url, .. } => url.clone(),
+            Location::Sqlite { path } => panic!("{} is no server", path.display()),
         }
     }
 
     pub fn file(&self) -> PathBuf {
-        match &self.options.place {
-            Place::Sqlite { path } => path.clone(),
-            Place::Postgres { .. } => panic!("a server is no file"),
+        match &self.options.location {
+            Location::Sqlite { path } => path.clone(),
+            Location::Postgres { .. } => panic!("a server is no file"),
         }
     }
 
@@ -296,21 +296,21 @@ impl TestStore {
         .await;
     }
 
-    /// A publisher at work, and what its bus hears. One lane on SQLite, four on Postgres.
-    pub fn publisher(&self) -> (Publisher, Ear) {
-        let (publisher, ear, work) = self.idle_publisher();
+    /// A publisher at work, and what its bus delivers. One lane on SQLite, four on Postgres.
+    pub fn publisher(&self) -> (Publisher, RecordedEvents) {
+        let (publisher, recorded, work) = self.idle_publisher();
         tokio::spawn(work);
-        (publisher, ear)
+        (publisher, recorded)
     }
 
     /// A publisher that takes nothing from its queue until its work is started.
-    pub fn idle_publisher(&self) -> (Publisher, Ear, impl Future<Output = ()> + Send + 'static) {
-        let ear = Ear::default();
-        let hears = ear.0.clone();
+    pub fn idle_publisher(&self) -> (Publisher, RecordedEvents, impl Future<Output = ()> + Send + 'static) {
+        let recorded = RecordedEvents::default();
+        let recorder = recorded.0.clone();
         let bus = Bus::local(Uuid::nil());
-        bus.deliver_to(Arc::new(move |notice| hears.lock().expect("an ear").push(notice)));
+        bus.set_event_handler(Arc::new(move |event| recorder.lock().expect("the lock").push(event)));
         let (publisher, work) = Publisher::new(self.store.clone(), bus, Arc::new(Metrics::new()));
-        (publisher, ear, work)
+        (publisher, recorded, work)
     }
 
     /// Commits `units` in one transaction, as far as none of them fails.
@@ -330,16 +330,16 @@ impl TestStore {
     }
 }
 
-/// What was announced.
+/// The events that a bus has delivered.
 #[derive(Clone, Default)]
-pub struct Ear(Arc<Mutex<Vec<Notice>>>);
+pub struct RecordedEvents(Arc<Mutex<Vec<HubEvent>>>);
 
-impl Ear {
+impl RecordedEvents {
     /// The logged events that were announced for `channel`, with their epochs, in that order.
     pub fn logged(&self, channel: &ChannelName) -> Vec<(Epoch, Event)> {
-        let notices = self.0.lock().expect("an ear");
-        let appended = notices.iter().filter_map(|notice| match notice {
-            Notice::Appended(announcements) => Some(announcements),
+        let events = self.0.lock().expect("the lock");
+        let appended = events.iter().filter_map(|event| match event {
+            HubEvent::Appended(announcements) => Some(announcements),
             _ => None,
         });
         let mut heard = Vec::new();
@@ -353,16 +353,16 @@ impl Ear {
 
     /// The channels that nodes were asked to check.
     pub fn checks(&self) -> Vec<ChannelName> {
-        let notices = self.0.lock().expect("an ear");
-        let checks = notices.iter().filter_map(|notice| match notice {
-            Notice::Check(channels) => Some(channels.clone()),
+        let events = self.0.lock().expect("the lock");
+        let checks = events.iter().filter_map(|event| match event {
+            HubEvent::Check(channels) => Some(channels.clone()),
             _ => None,
         });
         checks.flatten().collect()
     }
 
-    pub fn notices(&self) -> Vec<Notice> {
-        self.0.lock().expect("an ear").clone()
+    pub fn events(&self) -> Vec<HubEvent> {
+        self.0.lock().expect("the lock").clone()
     }
 }
 

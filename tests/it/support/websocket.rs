@@ -67,7 +67,7 @@ pub fn header(first: u8, length: usize, masked: u8) -> Vec<u8> {
 
 /// What the server said.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Said {
+pub enum Received {
     /// One message, of those that a text frame joins by LF.
     Message(Value),
     Pong(Vec<u8>),
@@ -160,7 +160,7 @@ impl Client {
         timeout(DEADLINE, self.stream.write_all(bytes)).await.expect("sent in time").expect("sent");
     }
 
-    pub async fn say(&mut self, text: &str) {
+    pub async fn send_text(&mut self, text: &str) {
         self.send(&frame(TEXT, text.as_bytes())).await;
     }
 
@@ -168,7 +168,7 @@ impl Client {
     pub async fn command(&mut self, mut command: Value) -> u64 {
         self.last_id += 1;
         command["id"] = self.last_id.into();
-        self.say(&command.to_string()).await;
+        self.send_text(&command.to_string()).await;
         self.last_id
     }
 
@@ -207,21 +207,21 @@ impl Client {
     /// The next message.
     pub async fn message(&mut self) -> Value {
         match self.next().await {
-            Said::Message(message) => message,
+            Received::Message(message) => message,
             other => panic!("{other:?} instead of a message"),
         }
     }
 
     /// What is said next; pings of the protocol's own are answered and left out.
-    pub async fn next(&mut self) -> Said {
+    pub async fn next(&mut self) -> Received {
         timeout(DEADLINE, self.read()).await.expect("something is said in time")
     }
 
-    async fn read(&mut self) -> Said {
+    async fn read(&mut self) -> Received {
         loop {
             while let Some(message) = self.messages.pop_front() {
                 if message != json!({}) {
-                    return Said::Message(message);
+                    return Received::Message(message);
                 }
                 if self.pongs {
                     // Whoever is gone already shows when it is read from.
@@ -232,10 +232,10 @@ impl Client {
                 match self.stream.read_buf(&mut self.input).await {
                     Ok(0) => {
                         assert!(self.input.is_empty(), "the last frame is not whole");
-                        return Said::End(true);
+                        return Received::End(true);
                     }
                     Ok(_) => continue,
-                    Err(_) => return Said::End(false),
+                    Err(_) => return Received::End(false),
                 }
             };
             match first {
@@ -245,10 +245,10 @@ impl Client {
                         self.messages.push_back(serde_json::from_str(line).expect("a message is JSON"));
                     }
                 }
-                PONG => return Said::Pong(payload),
+                PONG => return Received::Pong(payload),
                 CLOSE => {
                     let code = u16::from_be_bytes([payload[0], payload[1]]);
-                    return Said::Close(code, String::from_utf8(payload[2..].to_vec()).expect("text"));
+                    return Received::Close(code, String::from_utf8(payload[2..].to_vec()).expect("text"));
                 }
                 other => panic!("a frame of kind {other:#x}"),
             }
@@ -274,15 +274,15 @@ impl Client {
     pub async fn closed(&mut self) -> (u16, String) {
         let (code, reason) = loop {
             match self.next().await {
-                Said::Close(code, reason) => break (code, reason),
-                Said::End(_) => panic!("an end without a Close frame"),
-                Said::Message(_) | Said::Pong(_) => {}
+                Received::Close(code, reason) => break (code, reason),
+                Received::End(_) => panic!("an end without a Close frame"),
+                Received::Message(_) | Received::Pong(_) => {}
             }
         };
         // The server may have gone.
         let _ = self.stream.write_all(&frame(CLOSE, &code.to_be_bytes())).await;
         let _ = self.stream.shutdown().await;
-        assert_eq!(self.next().await, Said::End(true), "nothing follows a Close frame");
+        assert_eq!(self.next().await, Received::End(true), "nothing follows a Close frame");
         (code, reason)
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use campanile::store::{Heard, OpenError, Place, Store};
+use campanile::store::{ListenEvent, Location, OpenError, Store};
 use tokio::time::{Duration, sleep};
 
 use crate::support::certificates::Authority;
@@ -78,9 +78,10 @@ impl Postgres {
     /// How many sessions a store of that address has, with TLS and without.
     async fn sessions(&self, url: String) -> Result<(i64, i64), String> {
         let url = format!("{url}&application_name=a%20store");
-        let store = Store::open(&options(Place::Postgres { url, direct_url: None })).await.map_err(reason)?;
+        let store =
+            Store::open(&options(Location::Postgres { url, direct_url: None })).await.map_err(reason)?;
         let mut heard = store.listen();
-        assert_eq!(heard.recv().await, Some(Heard::Listening));
+        assert_eq!(heard.recv().await, Some(ListenEvent::Connected));
         let admin = session(&self.url("postgres", "127.0.0.1", "sslmode=disable")).await;
         let count = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl) FROM pg_stat_ssl \
                      JOIN pg_stat_activity USING (pid) WHERE application_name = 'a store'";

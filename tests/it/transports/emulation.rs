@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{SPACES, over_both};
 use crate::support::app::{Backend, TestApp};
 use crate::support::client::Request;
-use crate::support::lines::Lines;
+use crate::support::stream_client::StreamClient;
 
 async fn start() -> TestApp {
     TestApp::with(Backend::Sqlite, SPACES).await
@@ -18,7 +18,7 @@ async fn start() -> TestApp {
 
 async fn a_post_finds_its_session_or_its_node_does_not_exist(transport: &str) {
     let app = start().await;
-    let lines = Lines::connected(app.address(), transport, &app.ana()).await;
+    let lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
     let post = |session: &str, node: &str| {
         let body = json!({ "session": session, "node": node, "data": "{}" });
         Request::post("/emulation").json(&body)
@@ -56,19 +56,19 @@ async fn garbage_in_a_post_ends_the_connection(transport: &str) {
         (r#"{"id":2}"#, 3501),
         (r#"{"send":{"data":{}}}"#, 3508),
     ] {
-        let mut lines = Lines::connected(app.address(), transport, &app.ana()).await;
+        let mut lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
         lines.subscribe("news:x").await;
-        lines.say(text).await;
+        lines.send_text(text).await;
         assert_eq!(lines.closed_with().await, code, "{text}");
         // Nobody is there any more; that is no fault of whoever posts.
-        lines.say(text).await;
+        lines.send_text(text).await;
     }
     app.until_metric("subscriptions", "", 0).await;
 }
 
 async fn posts_may_come_together_and_in_any_order(transport: &str) {
     let app = start().await;
-    let mut lines = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
     // From connections of their own, so on both worker threads, and the later ids first.
     let posts = (2..=100u32).rev().map(|id| {
         let command = match id % 3 {
@@ -103,7 +103,7 @@ async fn posts_may_come_together_and_in_any_order(transport: &str) {
 
 async fn a_subscribe_may_overtake_an_unsubscribe(transport: &str) {
     let app = start().await;
-    let mut lines = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
     lines.subscribe("room:x").await;
     for round in 0..20u64 {
         let (first, second) = (100 + 2 * round, 101 + 2 * round);
@@ -139,14 +139,14 @@ async fn a_subscribe_may_overtake_an_unsubscribe(transport: &str) {
 async fn who_posts_more_than_may_wait_is_told_and_ended(transport: &str) {
     let small = format!("{SPACES}\n[emulation]\nqueue_max_size = \"2KiB\"\n");
     let app = TestApp::with(Backend::Sqlite, &small).await;
-    let mut lines = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
     lines.subscribe("news:x").await;
     // A single one may be longer than the bound.
     let long = json!({ "publish": { "channel": "news:x", "data": "x".repeat(10_000) } });
     assert_eq!(lines.ask(long).await["publish"], json!({}));
     // Each of these waits for its commit, and all of them for one another.
     let publish = |n: u32| json!({ "id": n, "publish": { "channel": "news:x", "data": n } }).to_string();
-    lines.say(&(1000..1500).map(publish).collect::<Vec<_>>().join("\n")).await;
+    lines.send_text(&(1000..1500).map(publish).collect::<Vec<_>>().join("\n")).await;
     let one_more = lines.post_of(&publish(1500));
     app.send(one_more.clone()).await.refused(429, "session_busy");
     // The session is no more.

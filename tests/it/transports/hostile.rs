@@ -9,8 +9,8 @@ use super::uni::Listener;
 use super::{SPACES, over_both};
 use crate::support::app::{Backend, TestApp};
 use crate::support::client::{Answer, Request, read_answer};
-use crate::support::lines::{Lines, opening};
-use crate::support::websocket::{Client, Said};
+use crate::support::stream_client::{StreamClient, opening};
+use crate::support::websocket::{Client, Received};
 
 /// Texts that are no frame of commands.
 fn nonsense() -> Vec<String> {
@@ -65,11 +65,11 @@ async fn is_as_before(app: &TestApp) {
 async fn nonsense_ends_a_stream_at_any_time(transport: &str) {
     let app = start().await;
     for text in nonsense() {
-        let mut first = Lines::open(app.address(), &opening(transport, &text)).await;
+        let mut first = StreamClient::open(app.address(), &opening(transport, &text)).await;
         assert_eq!(first.closed_with().await, 3501, "{:.60}", text);
-        let mut later = Lines::connected(app.address(), transport, &app.ana()).await;
+        let mut later = StreamClient::connected(app.address(), transport, &app.ana()).await;
         later.subscribe("news:x").await;
-        later.say(&text).await;
+        later.send_text(&text).await;
         // A pong is none.
         if text != "{}" {
             assert_eq!(later.closed_with().await, 3501, "{:.60}", text);
@@ -82,9 +82,9 @@ async fn who_does_not_read_is_cut_and_nobody_else_feels_it(transport: &str) {
     let queue = SPACES.replacen("[client]", "[client]\nqueue_max_size = \"64KiB\"", 1);
     let small = format!("channel.max_publication_size = \"32KiB\"\n{queue}");
     let app = TestApp::with(Backend::Sqlite, &small).await;
-    let mut reads = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut reads = StreamClient::connected(app.address(), transport, &app.ana()).await;
     reads.subscribe("news:x").await;
-    let mut stands = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut stands = StreamClient::connected(app.address(), transport, &app.ana()).await;
     socket2::SockRef::from(&stands.socket).set_recv_buffer_size(4096).expect("a small buffer");
     stands.subscribe("news:x").await;
     let data = "x".repeat(30_000);
@@ -124,7 +124,7 @@ async fn nonsense_ends_a_socket() {
     for text in nonsense() {
         let mut client = Client::connected(&app, &app.ana()).await;
         client.subscribe("news:x").await;
-        client.say(&text).await;
+        client.send_text(&text).await;
         // A pong is none.
         if text != "{}" {
             assert_eq!(client.closed_with().await, 3501, "{:.60}", text);
@@ -136,11 +136,11 @@ async fn nonsense_ends_a_socket() {
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_not_awaited() {
     let app = TestApp::with(Backend::Sqlite, "client.stale_close_delay = \"200ms\"").await;
-    let doors =
+    let endpoints =
         ["http_stream", "sse", "uni_http_stream", "uni_sse"].map(|name| format!("/connection/{name}"));
-    for door in doors.iter().map(String::as_str).chain(["/emulation"]) {
+    for endpoint in endpoints.iter().map(String::as_str).chain(["/emulation"]) {
         let mut socket = TcpStream::connect(app.address()).await.expect("a connection");
-        let head = Request::post(door).header("Content-Length", "100").head();
+        let head = Request::post(endpoint).header("Content-Length", "100").head();
         socket.write_all(format!("{head}\r\n{{").as_bytes()).await.expect("written");
         let mut bytes = Vec::new();
         read_answer(&mut socket, &mut bytes).await;
@@ -153,8 +153,8 @@ async fn a_body_that_does_not_arrive_is_not_awaited() {
 #[tokio::test]
 async fn what_comes_at_once_is_bounded() {
     let app = TestApp::with(Backend::Sqlite, "limits.client_bodies_in_flight = \"1KiB\"").await;
-    for door in ["/connection/http_stream", "/emulation"] {
-        let post = Request::post(door).body("x".repeat(2000));
+    for endpoint in ["/connection/http_stream", "/emulation"] {
+        let post = Request::post(endpoint).body("x".repeat(2000));
         app.send(post).await.refused(503, "overloaded");
     }
 }
@@ -164,5 +164,5 @@ async fn a_listening_socket_takes_no_more_than_a_message() {
     let app = TestApp::with(Backend::Sqlite, "uni_websocket.message_size_limit = \"1KiB\"").await;
     let mut client = Listener::open(&app, "uni_websocket", &"x".repeat(1025)).await;
     let Listener::Socket(client) = &mut client else { panic!("a socket") };
-    assert!(matches!(client.next().await, Said::Close(1009, _)));
+    assert!(matches!(client.next().await, Received::Close(1009, _)));
 }

@@ -1,12 +1,12 @@
 //! Clients over streamed answers, with posts for what they say; and clients that only listen. What
 //! holds for several transports is told once for all of them.
 
-mod doors;
+mod admission;
 mod emulation;
 mod hostile;
-mod lives;
 mod sessions;
 mod streams;
+mod token_expiry;
 mod uni;
 
 /// Channels that everybody may have.

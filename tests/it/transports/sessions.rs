@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 use super::SPACES;
 use super::uni::Listener;
 use crate::support::app::{Backend, TestApp};
-use crate::support::lines::Lines;
+use crate::support::stream_client::StreamClient;
 
 /// One more connection of ana's, and its session.
 async fn arrive(app: &TestApp, transport: &str) -> (Listener, String) {
     if !transport.starts_with("uni_") {
-        let lines = Lines::connected(app.address(), transport, &app.ana()).await;
+        let lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
         let session = lines.session.clone();
-        return (Listener::Lines(lines), session);
+        return (Listener::StreamClient(lines), session);
     }
     let mut listener = Listener::open(app, transport, &json!({ "token": app.ana() }).to_string()).await;
     let session = listener.message().await["connect"]["session"].as_str().expect("a session").to_owned();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{SPACES, over_both};
 use crate::support::app::{Backend, TestApp};
-use crate::support::lines::{Lines, opening};
+use crate::support::stream_client::{StreamClient, opening};
 
 async fn start() -> TestApp {
     TestApp::with(Backend::Sqlite, SPACES).await
@@ -23,7 +23,7 @@ async fn frames_are_those_of_the_protocol(transport: &str) {
     let app = start().await;
     let token = app.token(json!({ "sub": "ana", "channels": ["room:a"], "info": { "name": "Ana" } }));
     let connect = json!({ "id": 1, "connect": { "token": token } });
-    let mut lines = Lines::open(app.address(), &opening(transport, &connect.to_string())).await;
+    let mut lines = StreamClient::open(app.address(), &opening(transport, &connect.to_string())).await;
     let head = |name: &str| lines.head.header(name).map(str::to_owned);
     let kind = if transport == "sse" { "text/event-stream; charset=utf-8" } else { "application/json" };
     assert_eq!(head("content-type").as_deref(), Some(kind));
@@ -62,7 +62,7 @@ async fn frames_are_those_of_the_protocol(transport: &str) {
     let reply = told(&reply, &known);
     // Offset 0 is a zero value, and left out.
     assert_eq!(reply, r#"{"id":2,"subscribe":{"epoch":"EPOCH","positioned":true,"recoverable":true}}"#);
-    lines.say(r#"{"id":3,"publish":{"channel":"news:x","data":{"n":1}}}"#).await;
+    lines.send_text(r#"{"id":3,"publish":{"channel":"news:x","data":{"n":1}}}"#).await;
     let mut said = [told(&lines.message().await, &known), told(&lines.message().await, &known)];
     said.sort();
     let pushed = r#"{"push":{"channel":"news:x","pub":{"data":{"n":1},"info":{"client":"CLIENT","conn_info":{"name":"Ana"},"user":"ana"},"offset":1}}}"#;
@@ -118,12 +118,12 @@ async fn whatever_is_wrong_at_first_ends_the_stream_with_its_code(transport: &st
         (format!("{}\n{{\"id\":2,\"send\":{{}}}}", connect(&app.ana())), 3508),
     ];
     for (first, code) in firsts {
-        let mut lines = Lines::open(app.address(), &opening(transport, &first)).await;
+        let mut lines = StreamClient::open(app.address(), &opening(transport, &first)).await;
         assert_eq!(lines.closed_with().await, code, "{first}");
     }
     // An error is a reply, and the client is late rather than wrong.
     let old = app.token(json!({ "sub": "ana", "exp": 1 }));
-    let mut lines = Lines::open(app.address(), &opening(transport, &connect(&old))).await;
+    let mut lines = StreamClient::open(app.address(), &opening(transport, &connect(&old))).await;
     assert_eq!(lines.message().await["error"]["code"], 109);
     drop(lines);
     app.until_metric("connections", transport, 0).await;
@@ -134,7 +134,7 @@ async fn commands_may_come_with_the_first(transport: &str) {
     let app = start().await;
     let connect = json!({ "id": 1, "connect": { "token": app.ana() } });
     let first = format!("{connect}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"news:x\"}}}}\n");
-    let mut lines = Lines::open(app.address(), &opening(transport, &first)).await;
+    let mut lines = StreamClient::open(app.address(), &opening(transport, &first)).await;
     assert_eq!(lines.message().await["id"], 1);
     assert_eq!(lines.message().await["id"], 2);
     app.publish(json!({ "channel": "news:x", "data": 1 })).await.expect(200);
@@ -143,10 +143,11 @@ async fn commands_may_come_with_the_first(transport: &str) {
 
 async fn who_leaves_is_gone_at_once(transport: &str) {
     let app = start().await;
-    let mut stays = Lines::connected(app.address(), transport, &app.token(json!({ "sub": "ben" }))).await;
+    let mut stays =
+        StreamClient::connected(app.address(), transport, &app.token(json!({ "sub": "ben" }))).await;
     stays.subscribe("room:x").await;
     assert_eq!(stays.push().await["join"]["info"]["user"], "ben");
-    let mut leaves = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut leaves = StreamClient::connected(app.address(), transport, &app.ana()).await;
     leaves.subscribe("room:x").await;
     assert_eq!(stays.push().await["join"]["info"]["user"], "ana");
     app.until_metric("connections", transport, 2).await;
@@ -164,7 +165,7 @@ async fn who_leaves_is_gone_at_once(transport: &str) {
 
 async fn a_node_that_stops_says_so(transport: &str) {
     let mut app = start().await;
-    let mut lines = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut lines = StreamClient::connected(app.address(), transport, &app.ana()).await;
     let (code, ()) = tokio::join!(lines.closed_with(), app.stop());
     assert_eq!(code, 3001);
 }
@@ -172,11 +173,11 @@ async fn a_node_that_stops_says_so(transport: &str) {
 async fn pings_are_answered_by_posts(transport: &str) {
     let pings = "[client]\nping_interval = \"1s\"\npong_timeout = \"200ms\"";
     let app = TestApp::with(Backend::Sqlite, &SPACES.replacen("[client]", pings, 1)).await;
-    let mut answers = Lines::connected(app.address(), transport, &app.ana()).await;
-    let mut silent = Lines::connected(app.address(), transport, &app.ana()).await;
+    let mut answers = StreamClient::connected(app.address(), transport, &app.ana()).await;
+    let mut silent = StreamClient::connected(app.address(), transport, &app.ana()).await;
     for _ in 0..2 {
         assert_eq!(answers.next_of_all().await, Some(json!({})));
-        answers.say("{}").await;
+        answers.send_text("{}").await;
     }
     assert_eq!(silent.closed_with().await, 3012);
     assert_eq!(answers.ask(json!({ "rpc": { "method": "x" } })).await["error"]["code"], 108);

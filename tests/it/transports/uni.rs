@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 use super::SPACES;
 use crate::support::app::{Backend, TestApp};
-use crate::support::lines::{Lines, opening};
-use crate::support::websocket::{Client, Said, upgrade};
+use crate::support::stream_client::{StreamClient, opening};
+use crate::support::websocket::{Client, Received, upgrade};
 
 /// Makes a test of each function for each of the three.
 macro_rules! over_each {
@@ -26,17 +26,17 @@ macro_rules! over_each {
 
 /// A client that listens.
 pub(super) enum Listener {
-    Lines(Lines),
+    StreamClient(StreamClient),
     Socket(Client),
 }
 
 impl Listener {
     pub(super) async fn open(app: &TestApp, transport: &str, connect: &str) -> Self {
         if transport != "uni_websocket" {
-            return Self::Lines(Lines::open(app.address(), &opening(transport, connect)).await);
+            return Self::StreamClient(StreamClient::open(app.address(), &opening(transport, connect)).await);
         }
         let mut client = Self::socket(app, "").await;
-        client.say(connect).await;
+        client.send_text(connect).await;
         Self::Socket(client)
     }
 
@@ -48,7 +48,7 @@ impl Listener {
 
     pub(super) async fn message(&mut self) -> Value {
         match self {
-            Self::Lines(lines) => lines.message().await,
+            Self::StreamClient(lines) => lines.message().await,
             Self::Socket(client) => client.message().await,
         }
     }
@@ -56,7 +56,7 @@ impl Listener {
     /// The code in the last push, and in the Close frame if there is one. Nothing else comes.
     pub(super) async fn closed_with(&mut self) -> u64 {
         match self {
-            Self::Lines(lines) => lines.closed_with().await,
+            Self::StreamClient(lines) => lines.closed_with().await,
             Self::Socket(client) => {
                 let last = client.message().await;
                 let code = client.closed_with().await;
@@ -159,12 +159,12 @@ async fn a_socket_may_say_who_it_is_in_its_address() {
     let mut client = Listener::socket(&app, &format!("?cf_connect={text}")).await;
     assert!(client.message().await["connect"]["subs"]["news:x"].is_object());
     // It is not heard any more, whatever it says.
-    client.say("garbage").await;
+    client.send_text("garbage").await;
     app.publish(json!({ "channel": "news:x", "data": 1 })).await.expect(200);
     assert_eq!(client.message().await["pub"]["data"], 1);
     client.send(&crate::support::websocket::frame(crate::support::websocket::BINARY, b"x")).await;
     assert_eq!(client.message().await["disconnect"]["code"], 3506);
-    assert!(matches!(client.next().await, Said::Close(3506, _)));
+    assert!(matches!(client.next().await, Received::Close(3506, _)));
 }
 
 #[tokio::test]
@@ -172,6 +172,6 @@ async fn an_event_source_without_a_request_is_anonymous() {
     let config = "[client]\nallow_anonymous_connect_without_token = true";
     let app = TestApp::with(Backend::Sqlite, config).await;
     let request = crate::support::client::Request::get("/connection/uni_sse");
-    let mut lines = Lines::open(app.address(), &request).await;
+    let mut lines = StreamClient::open(app.address(), &request).await;
     assert_eq!(lines.message().await["connect"]["ping"], 25);
 }

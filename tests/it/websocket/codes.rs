@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use campanile::protocol::code::{DisconnectCode, ErrorCode, UnsubscribeCode};
 
-use super::{door, endings, raw, refusals, slow};
+use super::{endings, raw, refusals, slow, upgrade};
 
 /// A line for each code: the test, which the compiler looks for, or the reason.
 macro_rules! table {
@@ -39,7 +39,7 @@ fn every_code_is_read_from_a_socket_or_says_why_not() {
         2501 => endings::what_is_not_renewed_ends;
         2502 => , unseen: "only by a later method of the server API";
         3000 => raw::pings_and_close_are_answered_as_the_standard_says;
-        3001 => door::a_server_that_goes_away_tells_every_client;
+        3001 => upgrade::a_server_that_goes_away_tells_every_client;
         3004 => , unseen: "only by a panic, and none is known";
         3005 => endings::what_is_not_renewed_ends;
         3006 => , unseen: "a subscription of the connection's token has no end of its own yet";
@@ -54,7 +54,7 @@ fn every_code_is_read_from_a_socket_or_says_why_not() {
         3501 => raw::broken_frames_have_their_codes;
         3502 => raw::a_client_that_says_nothing_is_not_kept;
         3503 => , unseen: "only by a later method of the server API";
-        3504 => door::a_full_node_lets_nobody_in;
+        3504 => upgrade::a_full_node_lets_nobody_in;
         3505 => endings::tokens_that_cannot_be_end_the_connection;
         3506 => raw::broken_frames_have_their_codes;
         3507 => , unseen: "only on unidirectional transports";

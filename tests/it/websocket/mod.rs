@@ -1,10 +1,10 @@
 //! Clients over WebSocket: raw bytes, slow readers, every code, and the order of everything.
 
 mod codes;
-mod door;
 mod endings;
 mod order;
 mod raw;
 mod refusals;
 mod slow;
+mod upgrade;
 mod watcher;

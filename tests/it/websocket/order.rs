@@ -1,7 +1,8 @@
 //! The order rules of design §5 under stress: many clients that come, go, drop their sockets and
 //! come back with their positions, while events come over HTTP, over sockets, and some unannounced,
 //! as if the bus had lost them. Each client is checked event by event, and all of them against the
-//! log as SQL reads it. The plan is seeded; the seed is shown when the test fails, and `TEST_SEED` is another one.
+//! log as SQL reads it. The plan is seeded; the seed is shown when the test fails, and `TEST_SEED` is
+//! another one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl Press {
             });
             let commands: Vec<String> = commands.collect();
             if !commands.is_empty() {
-                client.say(&commands.join("\n")).await;
+                client.send_text(&commands.join("\n")).await;
             }
             for _ in commands {
                 assert_eq!(client.message().await["publish"], json!({}));

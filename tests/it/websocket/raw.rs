@@ -79,7 +79,7 @@ pub(super) async fn broken_frames_have_their_codes(backend: Backend) {
     let mut wrong = Vec::new();
     for (what, code, frames) in cases {
         let mut client = Client::open(app.address()).await;
-        client.say(&connect).await;
+        client.send_text(&connect).await;
         assert_eq!(client.message().await["id"], 1);
         client.send(&frames.concat()).await;
         match tokio::time::timeout(std::time::Duration::from_secs(4), client.closed_with()).await {
@@ -98,7 +98,7 @@ async fn before_the_connect_nothing_else_will_do(backend: Backend) {
         ["{}", "{\"id\":1,\"subscribe\":{\"channel\":\"open:x\"}}", "{\"id\":1,\"ping\":{}}", "{\"id\":1}"]
     {
         let mut client = Client::open(app.address()).await;
-        client.say(first).await;
+        client.send_text(first).await;
         assert_eq!(client.closed().await, (3501, "bad request".to_owned()), "{first}");
     }
     let mut twice = Client::connected(&app, &app.ana()).await;
@@ -106,7 +106,7 @@ async fn before_the_connect_nothing_else_will_do(backend: Backend) {
     assert_eq!(twice.closed_with().await, 3501);
     // A pong that nobody asked for harms nobody after the connect.
     let mut client = Client::connected(&app, &app.ana()).await;
-    client.say("{}\n{}").await;
+    client.send_text("{}\n{}").await;
     client.send(&frame(PONG, b"what?")).await;
     client.is_quiet().await;
 }
@@ -116,7 +116,7 @@ async fn a_message_of_exactly_the_limit_is_taken(backend: Backend) {
     let mut client = Client::connected(&app, &app.ana()).await;
     for id in 2..5 {
         let command = json!({ "id": id, "subscribe": { "channel": format!("open:{id}") } });
-        client.say(&padded(&command, LIMIT)).await;
+        client.send_text(&padded(&command, LIMIT)).await;
         assert!(client.message().await["subscribe"].is_object());
     }
     // In two parts, in many, and in parts of nothing; with pings in between.
@@ -130,7 +130,7 @@ async fn a_message_of_exactly_the_limit_is_taken(backend: Backend) {
         frames.extend(frame(MIDDLE, b""));
         frames.extend(frame(LAST, b""));
         client.send(&frames).await;
-        assert_eq!(client.next().await, Said::Pong(vec![b'p'; 125]), "{parts} parts");
+        assert_eq!(client.next().await, Received::Pong(vec![b'p'; 125]), "{parts} parts");
         assert_eq!(client.message().await, json!({ "id": parts, "unsubscribe": {} }));
     }
     // A letter cut in two is whole in the end.
@@ -145,7 +145,7 @@ pub(super) async fn pings_and_close_are_answered_as_the_standard_says(backend: B
     let mut client = Client::open(app.address()).await;
     for payload in [&b""[..], b"ping", &[0xff; 125]] {
         client.send(&frame(PING, payload)).await;
-        assert_eq!(client.next().await, Said::Pong(payload.to_vec()));
+        assert_eq!(client.next().await, Received::Pong(payload.to_vec()));
     }
     client.connect(&app.ana()).await;
     // Whatever stands before a Close is answered, whatever stands behind it is not.
@@ -183,7 +183,7 @@ async fn a_client_may_speak_before_it_is_let_in(backend: Backend) {
         for id in 1..=3 {
             assert_eq!(client.message().await["id"], id);
         }
-        assert_eq!(client.next().await, Said::Pong(b"there?".to_vec()));
+        assert_eq!(client.next().await, Received::Pong(b"there?".to_vec()));
     }
 }
 
@@ -231,7 +231,7 @@ pub(super) async fn a_flood_of_commands_is_answered_in_order(backend: Backend) {
     };
     let (first, end) = fill(u32::MAX);
     assert!(end > 1_000 && first.len() > LIMIT - 100);
-    client.say(&first).await;
+    client.send_text(&first).await;
     for id in 2..end {
         answered(&mut client, id).await;
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use campanile::hub::outbox::ring::Ring;
+use campanile::hub::outbox::io_uring::UringQueue;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -63,16 +63,16 @@ async fn publish_until(app: &TestApp, swift: &mut Client, from: u64, code: &str)
 async fn read_to_the_reason(slow: &mut Client, mut last: u64) -> u64 {
     let (code, reason) = loop {
         match slow.next().await {
-            Said::Message(message) => {
+            Received::Message(message) => {
                 assert_eq!(offset(&message["push"]), last + 1);
                 last += 1;
             }
-            Said::Close(code, reason) => break (code, reason),
+            Received::Close(code, reason) => break (code, reason),
             other => panic!("{other:?}"),
         }
     };
     assert_eq!((code, reason.as_str()), (3008, "slow"));
-    assert_eq!(slow.next().await, Said::End(true));
+    assert_eq!(slow.next().await, Received::End(true));
     last
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn a_slow_reader_is_told_so_and_nobody_else_feels_it(backend: B
 async fn slow_readers_among_swift_ones(io_uring: bool) {
     let config = format!("client.user_connection_limit = 0\nserver.io_uring = {io_uring}\n{SLOW}");
     let app = TestApp::with(Backend::Sqlite, &config).await;
-    let shared = io_uring && Ring::open().is_ok();
+    let shared = io_uring && UringQueue::open().is_ok();
     app.until_metric("io_uring_workers", "", 2 * u64::from(shared)).await;
     let (mut swift, mut slow) = (Vec::new(), Vec::new());
     for _ in 0..4 {
@@ -168,11 +168,11 @@ async fn who_never_reads_is_reset_and_forgotten(backend: Backend) {
     assert_eq!(offset(&swift.push().await), times.len() as u64 + 1);
     let end = loop {
         match still.next().await {
-            Said::Message(_) => {}
+            Received::Message(_) => {}
             other => break other,
         }
     };
-    assert_eq!(end, Said::End(false), "a reset, in the middle of a frame");
+    assert_eq!(end, Received::End(false), "a reset, in the middle of a frame");
 }
 
 pub(super) async fn who_takes_nothing_for_too_long_is_cut(backend: Backend) {
@@ -187,8 +187,8 @@ pub(super) async fn who_takes_nothing_for_too_long_is_cut(backend: Backend) {
     assert_eq!(app.metric("subscriptions", "").await, 1);
     loop {
         match still.next().await {
-            Said::Message(_) => {}
-            end => return assert_eq!(end, Said::End(false)),
+            Received::Message(_) => {}
+            end => return assert_eq!(end, Received::End(false)),
         }
     }
 }

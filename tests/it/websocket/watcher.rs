@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 use tokio::time::timeout;
 
-use crate::support::websocket::{Client, Said};
+use crate::support::websocket::{Client, Received};
 
 pub const CHANNELS: usize = 5;
 
@@ -160,9 +160,9 @@ impl Watcher {
     async fn read_one(&mut self) {
         let Some(client) = &mut self.client else { panic!("nothing is asked without a connection") };
         match client.next().await {
-            Said::Message(message) if message["push"].is_object() => self.push(&message["push"]),
-            Said::Message(message) if message["connect"].is_object() => {}
-            Said::Message(message) => self.reply(&message),
+            Received::Message(message) if message["push"].is_object() => self.push(&message["push"]),
+            Received::Message(message) if message["connect"].is_object() => {}
+            Received::Message(message) => self.reply(&message),
             other => panic!("{other:?}: {self:?}"),
         }
     }

@@ -117,11 +117,11 @@ fn options() -> impl Strategy<Value = Option<ChannelOptions>> {
     })
 }
 
-fn items() -> impl Strategy<Value = Item<'static>> {
-    let repo = select(&REPOS[..]).prop_map(|repo| Item::Job { repo: repo.split_once('/') });
+fn items() -> impl Strategy<Value = Resource<'static>> {
+    let repo = select(&REPOS[..]).prop_map(|repo| Resource::Job { repo: repo.split_once('/') });
     let build = (select(&USERS[..]), prop::option::of(select(&OWNERS[..])))
-        .prop_map(|(user, org)| Item::Build { user, org });
-    prop_oneof![3 => repo, 3 => build, 1 => Just(Item::Job { repo: None }), 1 => Just(Item::Unknown), 1 => Just(Item::NotNeeded)]
+        .prop_map(|(user, org)| Resource::Build { user, org });
+    prop_oneof![3 => repo, 3 => build, 1 => Just(Resource::Job { repo: None }), 1 => Just(Resource::Unknown), 1 => Just(Resource::NotNeeded)]
 }
 
 fn actions() -> impl Strategy<Value = Action> {
@@ -161,7 +161,7 @@ fn sees(p: &Principal, full_name: &str) -> bool {
         || cap(p, |r| r.subscribe, &channel)
 }
 
-pub(super) fn naive(p: &Principal, action: Action, name: &str, f: &Facts<'_>) -> Result<(), Denied> {
+pub(super) fn naive(p: &Principal, action: Action, name: &str, f: &AccessContext<'_>) -> Result<(), Denied> {
     use Action::{History, Presence, Publish, Subscribe};
     let denied = Err(Denied::Forbidden);
     let named = f.admitted_by_token || p.channels.iter().any(|channel| channel.as_str() == name);
@@ -176,14 +176,14 @@ pub(super) fn naive(p: &Principal, action: Action, name: &str, f: &Facts<'_>) ->
     let parts = name.split_once(':').filter(|_| !name.starts_with('#'));
     let (space, rest) = parts.unwrap_or(("", name));
     if ["repo", "org", "job", "build", "db"].contains(&space) {
-        let by_claims = match (space, f.item) {
+        let by_claims = match (space, f.resource) {
             ("repo", _) => sees(p, rest),
             ("org", _) => p.orgs.iter().any(|org| org == rest),
-            ("job", Item::Job { repo: Some((owner, name)) }) => sees(p, &format!("{owner}/{name}")),
-            ("build", Item::Build { user, org }) => {
+            ("job", Resource::Job { repo: Some((owner, name)) }) => sees(p, &format!("{owner}/{name}")),
+            ("build", Resource::Build { user, org }) => {
                 is(p, user) || p.orgs.iter().any(|o| Some(o.as_str()) == org)
             }
-            ("job", Item::Job { .. }) | ("db", _) => false,
+            ("job", Resource::Job { .. }) | ("db", _) => false,
             _ if action == Presence => return Err(Denied::NotAvailable),
             _ => return denied,
         };
@@ -248,12 +248,12 @@ proptest! {
     #[test]
     fn both_formulations_agree(
         who in principal(), action in actions(), channel in channels(), options in options(),
-        item in items(), [subscribed, admitted_by_token, insecure] in any::<[bool; 3]>(),
+        resource in items(), [subscribed, admitted_by_token, insecure] in any::<[bool; 3]>(),
     ) {
         let options = options.as_ref();
-        let facts = Facts { options, item, subscribed, admitted_by_token, insecure };
-        let verdict = may(&who, action, &channel, &facts);
-        prop_assert_eq!(verdict, naive(&who, action, channel.as_str(), &facts));
+        let context = AccessContext { options, resource, subscribed, admitted_by_token, insecure };
+        let verdict = may(&who, action, &channel, &context);
+        prop_assert_eq!(verdict, naive(&who, action, channel.as_str(), &context));
         if channel.is_built_in() && action == Action::Publish {
             prop_assert!(verdict.is_err());
         }
@@ -262,7 +262,7 @@ proptest! {
     #[test]
     fn a_default_channel_may_be_subscribed_to(who in principal()) {
         for channel in default_channels(&who) {
-            prop_assert_eq!(may(&who, Action::Subscribe, &channel, &Facts::default()), Ok(()));
+            prop_assert_eq!(may(&who, Action::Subscribe, &channel, &AccessContext::default()), Ok(()));
         }
     }
 
@@ -281,7 +281,7 @@ proptest! {
         who in principal(), action in actions(), text in "(\\$|#|[a-z]{1,5}:)?[ -~]{1,20}", options in options(),
     ) {
         if let Ok(channel) = ChannelName::parse(&text) {
-            let _ = may(&who, action, &channel, &Facts { options: options.as_ref(), ..Facts::default() });
+            let _ = may(&who, action, &channel, &AccessContext { options: options.as_ref(), ..AccessContext::default() });
         }
     }
 }

@@ -117,13 +117,15 @@ impl Dice {
         }
     }
 
-    fn item(&mut self) -> Item<'static> {
+    fn resource(&mut self) -> Resource<'static> {
         match self.below(9) {
-            0 => Item::NotNeeded,
-            1 => Item::Unknown,
-            2 => Item::Job { repo: None },
-            3..6 => Item::Job { repo: self.one_of(&REPOS).split_once('/') },
-            _ => Item::Build { user: self.one_of(&USERS), org: self.coin().then(|| self.one_of(&OWNERS)) },
+            0 => Resource::NotNeeded,
+            1 => Resource::Unknown,
+            2 => Resource::Job { repo: None },
+            3..6 => Resource::Job { repo: self.one_of(&REPOS).split_once('/') },
+            _ => {
+                Resource::Build { user: self.one_of(&USERS), org: self.coin().then(|| self.one_of(&OWNERS)) }
+            }
         }
     }
 }
@@ -153,18 +155,18 @@ fn a_million_pairs_of_claims_and_channel_find_no_difference() {
         }
         let channel = &names[dice.below(NAMES)];
         let options = spaces.options_of(channel);
-        let facts = Facts {
+        let context = AccessContext {
             options,
-            item: dice.item(),
+            resource: dice.resource(),
             subscribed: dice.one_in(3),
             admitted_by_token: dice.one_in(5),
             insecure: dice.one_in(8),
         };
         let action = dice.one_of(&[Action::Subscribe, Action::Publish, Action::History, Action::Presence]);
-        let told = || format!("{action:?} {channel} {facts:?} {who:?}, seed {seed}");
+        let told = || format!("{action:?} {channel} {context:?} {who:?}, seed {seed}");
         assert_eq!(options, by_hand(&spaces, channel.as_str()), "{}", told());
-        let verdict = may(&who, action, channel, &facts);
-        assert_eq!(verdict, naive(&who, action, channel.as_str(), &facts), "{}", told());
+        let verdict = may(&who, action, channel, &context);
+        assert_eq!(verdict, naive(&who, action, channel.as_str(), &context), "{}", told());
         allowed += usize::from(verdict.is_ok());
     }
     // Dice that never or always allow compare nothing.

@@ -1,4 +1,4 @@
-//! The access rule as a table: who, with which facts, on which channel, may do what. A row is one
+//! The access rule as a table: who, with which context, on which channel, may do what. A row is one
 //! line of text with a verdict for each of the four actions.
 
 mod agreement;
@@ -7,8 +7,8 @@ mod million;
 use uuid::uuid;
 
 use super::*;
-use crate::domain::frozen::FrozenSet;
 use crate::domain::pattern::ChannelPattern;
+use crate::domain::sorted_set::SortedSet;
 
 const JOB: &str = "job:5e0b4a52-7c1c-4a8e-9a35-2f0d1b1f7a11";
 const BUILD: &str = "build:0190f1de-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
@@ -19,14 +19,14 @@ const BUILD: &str = "build:0190f1de-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
 ///   `root` has the admin scope and nothing else, `42` is one of the users in the names.
 /// - `caps(RIGHTS@PATTERN)` is user eve with this capability, `claim(CHANNEL)` user eve with this
 ///   channel in the claim `channels`.
-/// - Facts: `token` (a subscription token), `in` (subscribed now), `insecure`, `unknown` (no such
-///   item), `of=OWNER/NAME` (the job's repository), `no-repo`, `by=USER`, `by=USER,ORG` (the build's).
+/// - AccessContext: `token` (a subscription token), `in` (subscribed now), `insecure`, `unknown` (no such
+///   resource), `of=OWNER/NAME` (the job's repository), `no-repo`, `by=USER`, `by=USER,ORG` (the build's).
 /// - Namespaces: `closed` allows nothing, `open` everything to clients, `public` also to anonymous
 ///   ones, `inside` everything but subscribing to subscribers, `club` that and anonymous ones,
 ///   `dialog` as `open` with user lists, `bare` as `open` without history and presence. Names
 ///   without a namespace are as `closed`, with history and presence on; `nope` is not declared.
 const TABLE: &str = "
-# who                        facts          channel             sub pub hst prs
+# who                        context          channel             sub pub hst prs
 
 # Repositories and owners, by claims alone.
 ana                          -              repo:acme/api       yes 103 yes 108
@@ -190,16 +190,16 @@ bob                          -              closed:x#bob        103 103 108 108
 fn the_table_holds() {
     let mut rows = 0;
     for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")) {
-        let [who, facts, channel, verdicts @ ..] = &line.split_whitespace().collect::<Vec<_>>()[..] else {
+        let [who, context, channel, verdicts @ ..] = &line.split_whitespace().collect::<Vec<_>>()[..] else {
             panic!("a row has columns: {line}");
         };
         let actions = [Action::Subscribe, Action::Publish, Action::History, Action::Presence];
         assert_eq!(verdicts.len(), actions.len(), "{line}");
         let channel = ChannelName::parse(&expand(channel)).expect(line);
         let options = options_of(&channel);
-        let facts = facts_of(facts, options.as_ref());
+        let context = facts_of(context, options.as_ref());
         for (action, verdict) in actions.into_iter().zip(verdicts) {
-            let got = match may(&who_is(who), action, &channel, &facts) {
+            let got = match may(&who_is(who), action, &channel, &context) {
                 Ok(()) => "yes",
                 Err(Denied::UnknownChannel) => "102",
                 Err(Denied::Forbidden) => "103",
@@ -217,7 +217,7 @@ fn expand(text: &str) -> String {
     text.replace("JOB", JOB).replace("BUILD", BUILD)
 }
 
-fn names(names: &[&str]) -> FrozenSet<String> {
+fn names(names: &[&str]) -> SortedSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
@@ -249,26 +249,26 @@ fn who_is(text: &str) -> Principal {
     who
 }
 
-fn facts_of<'a>(text: &'a str, options: Option<&'a ChannelOptions>) -> Facts<'a> {
-    let mut facts = Facts { options, ..Facts::default() };
+fn facts_of<'a>(text: &'a str, options: Option<&'a ChannelOptions>) -> AccessContext<'a> {
+    let mut context = AccessContext { options, ..AccessContext::default() };
     for word in text.split('+') {
         match word.split_once('=').unwrap_or((word, "")) {
             ("-", _) => {}
-            ("token", _) => facts.admitted_by_token = true,
-            ("in", _) => facts.subscribed = true,
-            ("insecure", _) => facts.insecure = true,
-            ("unknown", _) => facts.item = Item::Unknown,
-            ("no-repo", _) => facts.item = Item::Job { repo: None },
-            ("of", repo) => facts.item = Item::Job { repo: repo.split_once('/') },
+            ("token", _) => context.admitted_by_token = true,
+            ("in", _) => context.subscribed = true,
+            ("insecure", _) => context.insecure = true,
+            ("unknown", _) => context.resource = Resource::Unknown,
+            ("no-repo", _) => context.resource = Resource::Job { repo: None },
+            ("of", repo) => context.resource = Resource::Job { repo: repo.split_once('/') },
             ("by", whose) => {
                 let (user, org) =
                     whose.split_once(',').map_or((whose, None), |(user, org)| (user, Some(org)));
-                facts.item = Item::Build { user, org };
+                context.resource = Resource::Build { user, org };
             }
             _ => panic!("no such fact: {word}"),
         }
     }
-    facts
+    context
 }
 
 fn options_of(channel: &ChannelName) -> Option<ChannelOptions> {
@@ -317,7 +317,7 @@ fn the_least_that_can_be_known_admits_to_nothing() {
     for text in ["repo:a/b", "org:a", JOB, BUILD, "db:t", "#42", "x", "ns:x", "$x"] {
         let channel = ChannelName::parse(text).expect(text);
         for action in [Action::Subscribe, Action::Publish, Action::History, Action::Presence] {
-            assert!(may(&nobody, action, &channel, &Facts::default()).is_err(), "{text}");
+            assert!(may(&nobody, action, &channel, &AccessContext::default()).is_err(), "{text}");
         }
     }
     let job = ChannelName::parse(JOB).expect(JOB);
@@ -374,12 +374,12 @@ fn admin_includes_the_other_scopes_and_unknown_words_nothing() {
 
 #[test]
 fn only_its_owner_and_admins_tell_of_a_build() {
-    let tells = |who: &Principal| may_tell_of_build(who, "ana");
+    let tells = |who: &Principal| may_append_to_build(who, "ana");
     let named = |user: &str| Principal { user: user.to_owned(), ..Principal::default() };
     let member = Principal { orgs: names(&["acme"]), ..named("ben") };
     let mut admin = named("root");
     admin.scopes.admin = true;
     assert!(tells(&named("ana")) && tells(&admin));
     assert!(!tells(&member) && !tells(&named("Ana")) && !tells(&named("")));
-    assert!(!may_tell_of_build(&Principal::default(), ""), "nobody owns nothing");
+    assert!(!may_append_to_build(&Principal::default(), ""), "nobody owns nothing");
 }

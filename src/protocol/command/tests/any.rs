@@ -165,7 +165,7 @@ fn encode(command: &Command<'_>) -> Value {
     let channel = |channel: &str| json!({"channel": channel});
     let (name, object) = match &command.method {
         Method::Connect(c) => {
-            let resume = |r: &Resume<'_>| {
+            let resume = |r: &ResumeSubscription<'_>| {
                 slim(
                     json!({"recover": r.recover, "epoch": r.epoch, "offset": r.offset, "delta": delta(r.delta)}),
                 )

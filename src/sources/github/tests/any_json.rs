@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Map, Value, json};
 
-use super::super::{Interpretation, RepoMap, Uninterpretable, body_text, interpret};
+use super::super::{Interpretation, PayloadError, RepoMap, body_text, interpret};
 use super::FIXTURES;
 use crate::domain::channel::ChannelName;
 
@@ -79,9 +79,9 @@ fn telling(place: &str) -> bool {
     place.is_empty() || (read.iter().any(|part| place.starts_with(part)) && !place.ends_with("_url"))
 }
 
-fn check(result: Result<Interpretation, Uninterpretable>) -> Result<(), TestCaseError> {
-    let meaning = match result {
-        Ok(meaning) => meaning,
+fn check(result: Result<Interpretation, PayloadError>) -> Result<(), TestCaseError> {
+    let interpretation = match result {
+        Ok(interpretation) => interpretation,
         Err(error) => {
             let text = error.to_string();
             prop_assert!(
@@ -92,8 +92,8 @@ fn check(result: Result<Interpretation, Uninterpretable>) -> Result<(), TestCase
             return Ok(());
         }
     };
-    prop_assert!(meaning.action.is_none_or(|action| action.chars().count() <= 64));
-    for event in meaning.events {
+    prop_assert!(interpretation.action.is_none_or(|action| action.chars().count() <= 64));
+    for event in interpretation.events {
         let repo = event.repo.unwrap_or_default();
         prop_assert!(
             ChannelName::repo(&event.owner, &repo).is_ok() && ChannelName::org(&event.owner).is_ok()

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::{RepoMap, Uninterpretable, interpret};
-use super::{told, value};
+use super::super::{PayloadError, RepoMap, interpret};
+use super::{published, value};
 
 /// The fixture with the value at `pointer` replaced, or taken out.
-fn changed(name: &str, pointer: &str, with: Option<Value>) -> Result<super::Interpretation, Uninterpretable> {
+fn changed(name: &str, pointer: &str, with: Option<Value>) -> Result<super::Interpretation, PayloadError> {
     let (event, mut body) = value(name);
     let (parent, field) = pointer.rsplit_once('/').unwrap();
     let parent = body.pointer_mut(parent).unwrap().as_object_mut().unwrap();
@@ -170,31 +170,31 @@ fn what_github_may_leave_out_is_left_out() {
         "repository": {"id": 1, "name": "api", "full_name": "acme/api"},
         "workflow_run": {"id": 2, "workflow_id": 3, "status": "completed"},
     });
-    let meaning = interpret("workflow_run", bare.to_string().as_bytes(), &RepoMap::default()).unwrap();
+    let interpretation = interpret("workflow_run", bare.to_string().as_bytes(), &RepoMap::default()).unwrap();
     let data = json!({"runId": 2, "workflowId": 3, "status": "completed", "attempt": 1});
-    assert_eq!(told(&meaning), [("workflow:completed", "acme/api".to_owned(), data)]);
+    assert_eq!(published(&interpretation), [("workflow:completed", "acme/api".to_owned(), data)]);
 
     let bare = json!({
         "action": "queued",
         "repository": {"id": 1, "name": "api", "owner": {"name": "acme"}},
         "workflow_job": {"id": 2, "run_id": 3, "name": "test", "status": "queued", "steps": [{}]},
     });
-    let meaning = interpret("workflow_job", bare.to_string().as_bytes(), &RepoMap::default()).unwrap();
+    let interpretation = interpret("workflow_job", bare.to_string().as_bytes(), &RepoMap::default()).unwrap();
     let data =
         json!({"runId": 3, "jobId": 2, "name": "test", "status": "queued", "attempt": 1, "steps": [{}]});
-    assert_eq!(told(&meaning), [("workflow:job", "acme/api".to_owned(), data)]);
+    assert_eq!(published(&interpretation), [("workflow:job", "acme/api".to_owned(), data)]);
 }
 
 #[test]
 fn the_workflow_object_names_a_run_without_a_name() {
-    let meaning = changed("workflow_run_requested", "/workflow_run/name", Some(Value::Null)).unwrap();
-    assert_eq!(told(&meaning)[0].2["workflowName"], "CI");
+    let interpretation = changed("workflow_run_requested", "/workflow_run/name", Some(Value::Null)).unwrap();
+    assert_eq!(published(&interpretation)[0].2["workflowName"], "CI");
 }
 
 #[test]
 fn what_is_dirty_is_cleaned() {
     let field = |name, pointer: &str, with, key: &str| {
-        told(&changed(name, pointer, Some(with)).unwrap())[0].2.get(key).cloned()
+        published(&changed(name, pointer, Some(with)).unwrap())[0].2.get(key).cloned()
     };
     let run = "workflow_run_requested";
     assert_eq!(field(run, "/workflow_run/name", json!("C\u{0}I\n\u{9b}"), "workflowName"), Some(json!("CI")));

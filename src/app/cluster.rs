@@ -1,0 +1,80 @@
+//! What connects a node to others: the bus, and the shared counters.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::bus::cluster_bus::RedisOptions;
+use crate::bus::{Bus, ClusterBus};
+use crate::cluster::Cluster;
+use crate::config::{BusBackend, Config};
+use crate::limits::{SharedCounters, Timeouts};
+use crate::session::user_connections::{Confirm, UserConnections};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::tls;
+
+/// The bus that is configured, and its task.
+pub(super) fn open_bus(
+    config: &Config,
+    uid: Uuid,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Bus, BoxFuture<'static, ()>)> {
+    if config.bus_backend() == BusBackend::InProcess {
+        metrics.bus_up.set(1);
+        return Ok((Bus::local(uid), std::future::pending().boxed()));
+    }
+    let (cluster_bus, work) =
+        ClusterBus::new(uid, store.clone(), open_redis(config, store)?, metrics.clone());
+    Ok((Bus::clustered(cluster_bus), work.boxed()))
+}
+
+/// The shared counters, and their task.
+pub(super) fn open_counters(
+    config: &Config,
+    uid: Uuid,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    core: &Handle,
+) -> anyhow::Result<(SharedCounters, BoxFuture<'static, ()>)> {
+    let Some(RedisOptions { client, prefix }) = open_redis(config, store)? else {
+        return Ok((SharedCounters::none(), std::future::ready(()).boxed()));
+    };
+    let (counters, work) =
+        SharedCounters::shared(&client, prefix, uid, Timeouts::default(), metrics.clone(), core)?;
+    Ok((counters, work.boxed()))
+}
+
+/// The connections of each user, and the task that shares their number with other nodes.
+pub(super) fn count_users(
+    config: &Config,
+    counters: &SharedCounters,
+    cluster: &Cluster,
+) -> (UserConnections, BoxFuture<'static, ()>) {
+    let limit = config.client.user_connection_limit;
+    let (users, work) = if counters.is_shared() {
+        let asked = cluster.clone();
+        let confirm: Confirm = Arc::new(move |nodes, user| {
+            let asked = asked.clone();
+            async move { asked.connections_on(&nodes, &user).await }.boxed()
+        });
+        let (users, work) = UserConnections::shared(limit, counters.clone(), cluster.others(), confirm);
+        (users, work.boxed())
+    } else {
+        (UserConnections::new(limit), std::future::ready(()).boxed())
+    };
+    cluster.set_connection_counter(users.counter());
+    (users, work)
+}
+
+/// How Redis is reached, if it is configured.
+fn open_redis(config: &Config, store: &Store) -> anyhow::Result<Option<RedisOptions>> {
+    let BusBackend::Redis { url, ca_file, prefix } = config.bus_backend() else { return Ok(None) };
+    let client = tls::redis(url.expose(), ca_file.as_deref()).context("Redis cannot be reached")?;
+    Ok(Some(RedisOptions { client, prefix: format!("{prefix}:{}", store.id().unwrap_or_default()) }))
+}

@@ -1,0 +1,507 @@
+//! Reads a channel until it is stopped: one connection after another, each subscribing from the position
+//! where the last one ended, so that no event is missed or shown twice. Permanent errors end it; all others
+//! are retried with an exponential, randomized backoff.
+//! Must hold: the position only advances past events that were shown, or that were reported as missing.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::client::{Client, Disconnected, Failure, History, Incoming, Publication, Push, Reply, Subscribed};
+use super::format::DisplayEvent;
+use super::remote::{RESPONSE_TIMEOUT, Remote};
+use super::terminal::printable;
+use crate::auth::{NewToken, mint};
+use crate::config::Secret;
+use crate::domain::channel::{ChannelKind, ChannelName};
+use crate::domain::position::{Epoch, Position};
+use crate::protocol::code::{ClientAction, ErrorCode, UnsubscribeCode};
+
+/// Events in one read of the history; a gateway may give fewer.
+const PAGE: u32 = 300;
+/// From here on a code ends also the place (protocol §6.2).
+const STATE_INVALIDATED: u32 = UnsubscribeCode::StateInvalidated.code() as u32;
+const UNRECOVERABLE: u32 = ErrorCode::UnrecoverablePosition.code() as u32;
+
+/// What opens the connection.
+pub(super) enum Credential {
+    /// A token that somebody gave.
+    Given(Secret),
+    /// A token that is made for each connection anew, so that it never ends for good.
+    Own {
+        /// What it is signed with.
+        secret: Secret,
+        /// What it says.
+        claims: Box<NewToken>,
+    },
+}
+
+/// Where events and diagnostics are written.
+pub(super) struct Output<'a> {
+    /// Events, a line each.
+    pub(super) events: &'a mut dyn Write,
+    /// How an event becomes a line.
+    pub(super) line: &'a dyn Fn(&DisplayEvent) -> String,
+    /// Messages about the connection.
+    pub(super) diagnostics: &'a mut dyn Write,
+}
+
+/// Reads one channel.
+pub(super) struct ChannelReader<'a> {
+    /// The gateway.
+    pub(super) remote: &'a Remote,
+    /// The channel.
+    pub(super) channel: &'a ChannelName,
+    /// What opens it.
+    pub(super) credential: Credential,
+    /// Everything up to here was shown, or is older than the starting position.
+    pub(super) cursor: Option<Position>,
+    /// How many more events to show; `None` is no limit.
+    pub(super) left: Option<u64>,
+    /// Where it all goes.
+    pub(super) output: Output<'a>,
+    /// How long to wait before the next connection.
+    pub(super) backoff: Backoff,
+}
+
+/// Why reading one connection stopped.
+enum Stop {
+    /// The requested number of events was shown.
+    LimitReached,
+    /// The connection is over.
+    Disconnected(Disconnected),
+    /// The output cannot be written.
+    Output(io::Error),
+}
+
+impl From<Disconnected> for Stop {
+    fn from(disconnected: Disconnected) -> Self {
+        Self::Disconnected(disconnected)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// The state of one subscription.
+struct Progress {
+    /// The number of the `subscribe` whose answer is awaited; nothing is shown before it.
+    subscribing: Option<u32>,
+    /// There was a subscription on this connection.
+    was_subscribed: bool,
+    /// Something was shown since it began.
+    made_progress: bool,
+    /// The history that is being read.
+    reading: Option<(u32, Reading)>,
+    /// Until then an answer must have come.
+    answer_by: Option<Instant>,
+    /// The gateway has events up to here. What lies between the cursor and this is read from the
+    /// history, and live events wait there too.
+    head: u64,
+}
+
+/// Why a history is read.
+enum Reading {
+    /// To show what was missed.
+    Missed,
+    /// To say what is retained, before going on from here.
+    Oldest(Position),
+}
+
+impl ChannelReader<'_> {
+    /// Reads until the limit is reached or a permanent error occurs.
+    pub(super) async fn run(&mut self) -> anyhow::Result<()> {
+        let mut was_subscribed = false;
+        loop {
+            let disconnected = match self.read_connection(&mut was_subscribed).await {
+                Stop::LimitReached => return Ok(()),
+                Stop::Output(error) => return Err(error.into()),
+                Stop::Disconnected(disconnected) => disconnected,
+            };
+            let reason = match disconnected {
+                Disconnected::Unreachable(error) if was_subscribed => error.to_string(),
+                Disconnected::Retry(error) => error.to_string(),
+                Disconnected::Expired if matches!(self.credential, Credential::Own { .. }) => {
+                    "the token has expired, a new one is created".to_owned()
+                }
+                Disconnected::Expired => anyhow::bail!("the token has expired: pass a new one"),
+                Disconnected::BadToken(message) => anyhow::bail!("{message}. {}", self.credential.advice()),
+                Disconnected::Unreachable(error) | Disconnected::Fatal(error) => return Err(error),
+            };
+            let pause = self.backoff.next(rand::random());
+            let from = if self.cursor.is_some() { "" } else { ", starting with new events" };
+            self.report(&format!("{reason}; retrying in {:.1} s{from}", pause.as_secs_f64()))?;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Reads over one connection.
+    async fn read_connection(&mut self, was_subscribed: &mut bool) -> Stop {
+        match self.try_read_connection(was_subscribed).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn try_read_connection(
+        &mut self,
+        was_subscribed: &mut bool,
+    ) -> Result<std::convert::Infallible, Stop> {
+        let token = self.credential.token().map_err(Disconnected::Fatal)?;
+        let mut client = Client::connect(self.remote, &token).await?;
+        if client.is_subscribed(self.channel.as_str()) {
+            // By the token, which has no position: it is done again with one.
+            client.send("unsubscribe", json!({ "channel": self.channel.as_str() })).await?;
+        }
+        let mut progress = Progress {
+            subscribing: None,
+            was_subscribed: false,
+            made_progress: false,
+            reading: None,
+            answer_by: None,
+            head: 0,
+        };
+        self.subscribe(&mut client, &mut progress).await?;
+        loop {
+            match client.next(progress.answer_by).await? {
+                Incoming::Push(push) if push.channel == self.channel.as_str() => {
+                    self.handle_push(push, &mut client, &mut progress).await?;
+                }
+                Incoming::Push(_) => {}
+                Incoming::Reply(id, reply) if progress.subscribing == Some(id) => {
+                    let reply = reply.map_err(|failure| self.refused(failure))?;
+                    if std::mem::replace(was_subscribed, true) && !progress.was_subscribed {
+                        self.report("reconnected")?;
+                    }
+                    self.backoff.reset();
+                    (progress.subscribing, progress.answer_by) = (None, None);
+                    (progress.was_subscribed, progress.made_progress) = (true, false);
+                    if let Reply::Subscribed(subscribed) = reply {
+                        self.handle_subscribed(subscribed, &mut client, &mut progress).await?;
+                    }
+                }
+                Incoming::Reply(id, reply) => {
+                    let Some((_, reading)) = progress.reading.take_if(|(reading, _)| *reading == id) else {
+                        continue;
+                    };
+                    progress.answer_by = None;
+                    let history = reply.map(|reply| match reply {
+                        Reply::History(history) => history,
+                        _ => History::default(),
+                    });
+                    match reading {
+                        Reading::Missed => self.handle_missed(history, &mut progress)?,
+                        Reading::Oldest(begun) => self.handle_oldest(history.ok(), begun)?,
+                    }
+                }
+            }
+            self.read_missed(&mut client, &mut progress).await?;
+        }
+    }
+
+    async fn subscribe(&mut self, client: &mut Client, progress: &mut Progress) -> Result<(), Disconnected> {
+        let mut about = json!({ "channel": self.channel.as_str(), "positioned": true, "recoverable": true });
+        if let Some(Position { epoch, offset }) = &self.cursor {
+            about["recover"] = true.into();
+            about["epoch"] = epoch.as_str().into();
+            about["offset"] = (*offset).into();
+        }
+        progress.subscribing = Some(client.send("subscribe", about).await?);
+        progress.reading = None;
+        progress.answer_by = Some(Instant::now() + RESPONSE_TIMEOUT);
+        progress.head = 0;
+        Ok(())
+    }
+
+    async fn request_history(
+        &self,
+        reading: Reading,
+        client: &mut Client,
+        progress: &mut Progress,
+    ) -> Result<(), Disconnected> {
+        let mut about = json!({ "channel": self.channel.as_str(), "limit": 1 });
+        if let (Reading::Missed, Some(Position { epoch, offset })) = (&reading, &self.cursor) {
+            about["limit"] = PAGE.into();
+            about["since"] = json!({ "epoch": epoch.as_str(), "offset": offset });
+        }
+        progress.reading = Some((client.send("history", about).await?, reading));
+        progress.answer_by = Some(Instant::now() + RESPONSE_TIMEOUT);
+        Ok(())
+    }
+
+    /// Reads on if events are known that have not been shown.
+    async fn read_missed(&self, client: &mut Client, progress: &mut Progress) -> Result<(), Disconnected> {
+        let busy = progress.subscribing.is_some() || progress.reading.is_some();
+        match &self.cursor {
+            Some(cursor) if !busy && cursor.offset < progress.head => {
+                self.request_history(Reading::Missed, client, progress).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the subscription begins (protocol §7.3).
+    async fn handle_subscribed(
+        &mut self,
+        subscribed: Subscribed,
+        client: &mut Client,
+        progress: &mut Progress,
+    ) -> Result<(), Stop> {
+        let Subscribed { recoverable, positioned, epoch, offset, recovered, publications } = subscribed;
+        let epoch = Epoch::parse(&epoch).filter(|_| recoverable || positioned);
+        let begun = epoch.map(|epoch| Position::new(epoch, offset));
+        match (self.cursor.take(), begun) {
+            (None, begun) => self.cursor = begun,
+            (Some(_), None) => self.report(&format!(
+                "cannot resume {}: its namespace keeps no history, or the token does not give access to it; \
+                 only new events are shown",
+                self.channel
+            ))?,
+            (Some(old), Some(begun)) if recovered => {
+                self.cursor = Some(Position { epoch: begun.epoch, offset: old.offset });
+                for publication in &publications {
+                    self.take(publication, progress)?;
+                }
+            }
+            // More was missed than a subscription brings at once; perhaps the history has it.
+            (Some(old), Some(begun)) if old.epoch == begun.epoch && old.offset <= begun.offset => {
+                progress.head = begun.offset;
+                self.cursor = Some(old);
+            }
+            (Some(old), Some(begun)) => {
+                self.cursor = Some(old);
+                self.request_history(Reading::Oldest(begun), client, progress).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_push(
+        &mut self,
+        push: Push,
+        client: &mut Client,
+        progress: &mut Progress,
+    ) -> Result<(), Stop> {
+        if progress.subscribing.is_some() {
+            // It comes again, behind the answer.
+            return Ok(());
+        }
+        if let Some(publication) = push.publication {
+            return self.take(&publication, progress);
+        }
+        let Some(ended) = push.unsubscribe else { return Ok(()) };
+        let message =
+            printable(&format!("the gateway ended the subscription: {} (code {})", ended.reason, ended.code));
+        if ClientAction::of_unsubscribe(ended.code) == ClientAction::Terminal {
+            return Err(Disconnected::Fatal(anyhow!(message)).into());
+        }
+        if ended.code == STATE_INVALIDATED {
+            self.cursor = None;
+        }
+        if !progress.made_progress {
+            // One that ends at once, again and again, must not be begun without a pause.
+            return Err(Disconnected::Retry(anyhow!(message)).into());
+        }
+        Ok(self.subscribe(client, progress).await?)
+    }
+
+    /// Shows an event if it is the next one.
+    fn take(&mut self, publication: &Publication, progress: &mut Progress) -> Result<(), Stop> {
+        let Some(cursor) = self.cursor.as_mut().filter(|_| publication.offset > 0) else {
+            return self.show(publication, progress);
+        };
+        if matches!(progress.reading, Some((_, Reading::Oldest(_)))) {
+            progress.head = progress.head.max(publication.offset);
+            return Ok(());
+        }
+        if publication.offset <= cursor.offset {
+            return Ok(());
+        }
+        if publication.offset > cursor.offset + 1 {
+            progress.head = progress.head.max(publication.offset);
+            return Ok(());
+        }
+        self.show(publication, progress)
+    }
+
+    fn show(&mut self, publication: &Publication, progress: &mut Progress) -> Result<(), Stop> {
+        let line = (self.output.line)(&DisplayEvent::of(publication, self.channel));
+        let out = &mut self.output.events;
+        out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"))?;
+        out.flush()?;
+        // Only what was shown counts as seen.
+        if let Some(cursor) = self.cursor.as_mut().filter(|_| publication.offset > 0) {
+            cursor.offset = publication.offset;
+        }
+        progress.made_progress = true;
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        if self.left == Some(0) { Err(Stop::LimitReached) } else { Ok(()) }
+    }
+
+    /// Shows what the history has, or says that it has it no more.
+    fn handle_missed(
+        &mut self,
+        history: Result<History, Failure>,
+        progress: &mut Progress,
+    ) -> Result<(), Stop> {
+        let Some(cursor) = &self.cursor else { return Ok(()) };
+        let head = Position { epoch: cursor.epoch.clone(), offset: progress.head };
+        let message = match history {
+            Ok(History { publications, .. })
+                if publications.iter().any(|event| event.offset == cursor.offset + 1) =>
+            {
+                return publications.iter().try_for_each(|event| self.take(event, progress));
+            }
+            _ if cursor.offset >= progress.head => return Ok(()),
+            Ok(history) => position_lost(self.channel, history.oldest().as_ref(), &head),
+            Err(failure) if failure.is_temporary() => return Err(Disconnected::from(failure).into()),
+            Err(failure) if failure.code == UNRECOVERABLE => position_lost(self.channel, None, &head),
+            Err(failure) => format!(
+                "some events of {} are missing here: there are more than a subscription recovers, and \
+                 reading the history failed: {}; the stream continues live from {head}",
+                self.channel,
+                failure.text()
+            ),
+        };
+        self.report(&message)?;
+        self.cursor = Some(head);
+        Ok(())
+    }
+
+    /// Says that the place is gone, and what is retained.
+    fn handle_oldest(&mut self, history: Option<History>, begun: Position) -> Result<(), Stop> {
+        let oldest = history.and_then(|history| history.oldest());
+        self.report(&position_lost(self.channel, oldest.as_ref(), &begun))?;
+        self.cursor = Some(begun);
+        Ok(())
+    }
+
+    /// What it means that the subscription is refused.
+    fn refused(&self, failure: Failure) -> Disconnected {
+        const UNKNOWN_CHANNEL: u32 = ErrorCode::UnknownChannel.code() as u32;
+        const PERMISSION_DENIED: u32 = ErrorCode::PermissionDenied.code() as u32;
+        let channel = self.channel;
+        let advice = match (failure.code, channel.kind()) {
+            (UNKNOWN_CHANNEL, _) => format!("the namespace of {channel} is not declared there"),
+            (PERMISSION_DENIED, ChannelKind::Org { owner }) => {
+                format!(
+                    "the token must give access to {channel}: `campanile token --org {owner}` makes one that does"
+                )
+            }
+            (PERMISSION_DENIED, ChannelKind::Repo { owner, name }) => format!(
+                "the token must give access to {channel}: `campanile token --repo {owner}/{name}` or `--org {owner}` \
+                 makes one that does"
+            ),
+            (PERMISSION_DENIED, ChannelKind::Personal { user, .. }) => {
+                format!("{channel} opens to the user {user} alone: the token must be theirs (`sub`)")
+            }
+            (PERMISSION_DENIED, _) if channel.is_built_in() => format!(
+                "the token must give access to {channel}: `campanile token --scope admin` makes one for all built-in \
+                 channels"
+            ),
+            (PERMISSION_DENIED, _) => format!(
+                "the token must give access to {channel} (claim `channels`), or its namespace must admit clients \
+                 (`allow_subscribe_for_client`)"
+            ),
+            _ => return failure.into(),
+        };
+        Disconnected::Fatal(anyhow!("{}: {}", failure.text(), printable(&advice)))
+    }
+
+    fn report(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.output.diagnostics, "campanile tail: {}", printable(text))
+    }
+}
+
+impl Credential {
+    fn token(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Given(token) => Ok(token.expose().to_owned()),
+            Self::Own { secret, claims } => Ok(mint(secret.expose(), claims, chrono::Utc::now())?),
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Given(_) => "Create another token with `campanile token` on the machine of the gateway",
+            Self::Own { .. } => {
+                "The token was made with the secret of this configuration and data folder: does it belong to \
+                 this gateway? If not, set CAMPANILE_TOKEN to a token that does"
+            }
+        }
+    }
+}
+
+/// What a lost place means for the person who reads on.
+fn position_lost(channel: &ChannelName, oldest: Option<&Position>, head: &Position) -> String {
+    let retained =
+        oldest.map(|oldest| format!(". What is retained: campanile tail {channel} --since {oldest}"));
+    let retained = retained.unwrap_or_default();
+    format!(
+        "the position in {channel} is no longer retained, so some events are missing here; \
+         the stream continues live from \
+         {head}{retained}"
+    )
+}
+
+/// The pause between connections: doubled with each consecutive failure, half of it random, so that many
+/// readers do not reconnect at the same time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backoff {
+    first: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// A backoff that starts with `first`.
+    pub(super) fn starting_with(first: Duration) -> Self {
+        Self { first, failures: 0 }
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The next pause; `jitter` is from 0 to 1.
+    fn next(&mut self, jitter: f64) -> Duration {
+        let doubled = self.first.saturating_mul(1 << self.failures.min(10));
+        self.failures += 1;
+        doubled.min(Self::LONGEST).mul_f64(0.5 + jitter / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_limit_and_begin_anew() {
+        let mut backoff = Backoff::starting_with(Duration::from_secs(1));
+        let seconds: Vec<f64> = (0..7).map(|_| backoff.next(1.0).as_secs_f64()).collect();
+        assert_eq!(seconds, [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+        backoff.failures = u32::MAX - 1;
+        assert_eq!(backoff.next(0.0), Duration::from_secs(15));
+        backoff.reset();
+        assert_eq!(backoff.next(0.0), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_lost_place_says_where_to_read_on() {
+        let channel = ChannelName::parse("org:acme").unwrap();
+        let at = |text| Position::parse(text).unwrap();
+        let text = position_lost(&channel, Some(&at("k.7")), &at("k.9"));
+        assert!(
+            text.contains("live from k.9") && text.ends_with("campanile tail org:acme --since k.7"),
+            "{text}"
+        );
+        assert!(position_lost(&channel, None, &at("k.9")).ends_with("live from k.9"));
+    }
+}

@@ -1,0 +1,231 @@
+//! The endpoints of the streams that speak the client protocol: `/connection/http_stream` and
+//! `/connection/sse`, their unidirectional variants, and `/emulation` for the later commands of the
+//! clients of the first two (protocol §3.3 to §3.6). The client authenticates with its first command;
+//! an endpoint looks only at the request. Origins are judged by `origin`, for all routes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytestring::ByteString;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::body::{self, Bounds};
+use super::error::{self, ApiError, ApiResult};
+use super::limit::Budget;
+use super::tcp::{self, TcpHandle};
+use crate::cluster::{Cluster, PostOutcome};
+use crate::protocol::form::Form;
+use crate::transport::emulation::{LocalPostOutcome, Sessions};
+use crate::transport::http_stream::{StreamRequest, Streams};
+
+/// The options of one transport.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoint {
+    /// Whether this transport is enabled.
+    pub enabled: bool,
+    /// The largest body, or parameter in its place.
+    pub largest: u64,
+}
+
+/// What the endpoints of all these transports share.
+pub struct ClientStreamEndpoints {
+    /// One for each [`Form`]; that of the socket is elsewhere.
+    pub endpoints: [Endpoint; Form::COUNT],
+    /// The largest post.
+    pub largest_post: u64,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// Bodies in memory while they arrive.
+    pub in_flight: Budget,
+    /// Open connections of this node; `None` without a limit.
+    pub open: Option<Budget>,
+    /// Open streams of this node.
+    pub streams: Budget,
+    /// The sessions that posts may be for.
+    pub sessions: Sessions,
+    /// `Some(spread)` as soon as the process stops.
+    pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+/// The query string of a client that sends no body.
+#[derive(Debug, Deserialize)]
+pub struct Query {
+    /// Its first commands.
+    pub cf_connect: Option<String>,
+}
+
+type Endpoints = web::Data<ClientStreamEndpoints>;
+
+/// `POST /connection/http_stream`
+pub async fn http_stream(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
+    open_with_body(Form::HttpStream, request, body, endpoints).await
+}
+
+/// `POST /connection/sse`
+pub async fn sse_by_body(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
+    open_with_body(Form::Sse, request, body, endpoints).await
+}
+
+/// `GET /connection/sse`
+pub async fn sse(request: HttpRequest, query: web::Query<Query>, endpoints: Endpoints) -> ApiResult {
+    let Some(first) = query.into_inner().cf_connect else {
+        let message = "the parameter cf_connect is missing: pass ?cf_connect=COMMANDS";
+        return Err(ApiError::bad_request("cf_connect_missing", message));
+    };
+    open(Form::Sse, &request, first.into(), &endpoints)
+}
+
+/// `POST /connection/uni_http_stream`
+pub async fn uni_http_stream(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
+    open_with_body(Form::UniHttpStream, request, body, endpoints).await
+}
+
+/// `POST /connection/uni_sse`
+pub async fn uni_sse_by_body(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
+    open_with_body(Form::UniSse, request, body, endpoints).await
+}
+
+/// `GET /connection/uni_sse`: without a parameter it is an empty request.
+pub async fn uni_sse(request: HttpRequest, query: web::Query<Query>, endpoints: Endpoints) -> ApiResult {
+    let first = query.into_inner().cf_connect.unwrap_or_else(|| "{}".to_owned());
+    open(Form::UniSse, &request, first.into(), &endpoints)
+}
+
+/// Commands that a client sends after its stream has opened.
+#[derive(Deserialize)]
+struct Post {
+    session: String,
+    node: String,
+    data: String,
+}
+
+/// `POST /emulation`
+pub async fn emulate(
+    request: HttpRequest,
+    body: web::Payload,
+    endpoints: Endpoints,
+    cluster: web::Data<Cluster>,
+) -> ApiResult {
+    if ![Form::HttpStream, Form::Sse].iter().any(|form| endpoints.endpoints[form.index()].enabled) {
+        return Err(disabled("http_stream, sse"));
+    }
+    let text = read(&request, body, &endpoints, endpoints.largest_post).await?;
+    let post: Post = serde_json::from_str(&text).map_err(|_| {
+        ApiError::bad_request("bad_post", "the body must be {\"session\":…,\"node\":…,\"data\":…}")
+    })?;
+    let frame = ByteString::from(post.data);
+    let outcome = match endpoints.sessions.deliver(&post.node, &post.session, frame.clone()) {
+        LocalPostOutcome::Accepted => PostOutcome::Accepted,
+        LocalPostOutcome::QueueFull => PostOutcome::QueueFull,
+        LocalPostOutcome::OtherNode => cluster.post(&post.node, post.session, frame.into()).await,
+    };
+    match outcome {
+        PostOutcome::Accepted => Ok(HttpResponse::NoContent().finish()),
+        PostOutcome::UnknownNode => Err(ApiError::not_found("node")),
+        PostOutcome::NoResponse => {
+            Err(ApiError::unavailable("node_silent", "the node of this session does not answer: reconnect"))
+        }
+        PostOutcome::QueueFull => {
+            let message = "too many queued messages: reconnect";
+            Err(ApiError::too_many("session_busy", message, 1))
+        }
+    }
+}
+
+async fn open_with_body(
+    form: Form,
+    request: HttpRequest,
+    body: web::Payload,
+    endpoints: Endpoints,
+) -> ApiResult {
+    check(form, &endpoints)?;
+    let first = read(&request, body, &endpoints, endpoints.endpoints[form.index()].largest).await?;
+    open(form, &request, first, &endpoints)
+}
+
+fn open(
+    form: Form,
+    request: &HttpRequest,
+    first: ByteString,
+    endpoints: &ClientStreamEndpoints,
+) -> ApiResult {
+    let app = request.app_data::<Rc<Streams>>().expect("every worker is built with its streams");
+    let admitted = admit(form, first, endpoints, request, app);
+    // An admitted one is counted when its session is open, or when it ends before that.
+    if admitted.is_err() {
+        error::count_connect(&app.worker.metrics, &admitted);
+    }
+    admitted
+}
+
+fn admit(
+    form: Form,
+    first: ByteString,
+    endpoints: &ClientStreamEndpoints,
+    request: &HttpRequest,
+    streams: &Rc<Streams>,
+) -> ApiResult {
+    check(form, endpoints)?;
+    let largest = endpoints.endpoints[form.index()].largest;
+    if first.len() as u64 > largest {
+        return Err(body::too_large(largest));
+    }
+    let mut held = (endpoints.streams.reserve(), endpoints.open.as_ref().map(Budget::reserve));
+    if !held.0.grow(1) {
+        return Err(ApiError::unavailable("too_many_streams", "this node has reached its limit of streams"));
+    }
+    if held.1.as_mut().is_some_and(|open| !open.grow(1)) {
+        return Err(ApiError::unavailable(
+            "too_many_connections",
+            "this node has reached its limit of connections",
+        ));
+    }
+    let (abort, closed) = TcpHandle::of(request);
+    let body = streams.open(form, first, StreamRequest { abort, closed, held: Box::new(held) });
+    let kind = if form.is_sse() { "text/event-stream; charset=utf-8" } else { "application/json" };
+    Ok(HttpResponse::build(StatusCode::OK)
+        .insert_header((header::CONTENT_TYPE, kind))
+        .insert_header(tcp::UNCACHED)
+        .insert_header(tcp::UNBUFFERED)
+        .insert_header((header::PRAGMA, "no-cache"))
+        .body(body))
+}
+
+/// Fails if the transport is disabled or the node is stopping.
+fn check(form: Form, endpoints: &ClientStreamEndpoints) -> Result<(), ApiError> {
+    if !endpoints.endpoints[form.index()].enabled {
+        return Err(disabled(form.name()));
+    }
+    if endpoints.stopping.borrow().is_some() {
+        return Err(ApiError::unavailable("stopping", "this node is shutting down: reconnect"));
+    }
+    Ok(())
+}
+
+fn disabled(section: &str) -> ApiError {
+    let message = format!("this transport is disabled ({section}.enabled)");
+    ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message)
+}
+
+/// Reads a body of text. The binary form of the protocol is not supported.
+async fn read(
+    request: &HttpRequest,
+    body: web::Payload,
+    endpoints: &ClientStreamEndpoints,
+    largest: u64,
+) -> ApiResult<ByteString> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if kind.is_some_and(|kind| kind.starts_with("application/octet-stream")) {
+        let message = "only JSON is supported: send application/json";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_format", message));
+    }
+    let bounds = Bounds { bytes: largest, time: endpoints.body_timeout };
+    let mut reserved = endpoints.in_flight.reserve();
+    let bytes = body::read(request.headers(), body, bounds, &mut reserved, |_| {}).await?;
+    String::from_utf8(bytes)
+        .map(ByteString::from)
+        .map_err(|_| ApiError::bad_request("body_not_utf8", "the body is not UTF-8"))
+}

@@ -1,0 +1,194 @@
+//! `GET /api/events/stream`: the event stream for people and `EventSource`. Starts live, resumes by
+//! `Last-Event-ID` or `cursor`; one forbidden channel refuses all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::access;
+use super::auth::session;
+use super::error::{self, ApiError, ApiResult};
+use super::limit::Budget;
+use super::tcp::{self, TcpHandle};
+use crate::clients::WorkerClients;
+use crate::domain::access::{Action, default_channels};
+use crate::domain::channel::ChannelName;
+use crate::domain::cursor::Cursor;
+use crate::domain::position::Position;
+use crate::domain::principal::Principal;
+use crate::hub::fanout::Fanout;
+use crate::session::user_connections::{Capacity, UserConnections};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
+
+/// What the endpoint needs.
+pub struct StreamEndpoint {
+    /// Whether streams are served at all.
+    pub enabled: bool,
+    /// How streams behave.
+    pub options: SseOptions,
+    /// Channels of one stream.
+    pub max_channels: usize,
+    /// Open streams of this node.
+    pub open: Budget,
+    /// Open streams of each user.
+    pub by_user: UserConnections,
+    /// `Some(spread)` as soon as the process stops.
+    pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+/// The query string.
+#[derive(Debug, Deserialize)]
+pub struct Query {
+    channels: Option<String>,
+    cursor: Option<String>,
+    token: Option<String>,
+}
+
+/// Opens a stream.
+pub async fn open(
+    request: HttpRequest,
+    query: web::Query<Query>,
+    endpoint: web::Data<StreamEndpoint>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    let done = try_open(request, query, endpoint, store, metrics.clone()).await;
+    error::count_connect(&metrics, &done);
+    done
+}
+
+async fn try_open(
+    request: HttpRequest,
+    query: web::Query<Query>,
+    endpoint: web::Data<StreamEndpoint>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    if !endpoint.enabled {
+        let message = "event streams are disabled (sse.enabled): poll GET /api/events";
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
+    }
+    let access = access::of(&request);
+    let who = access::identify(&request, query.token.as_deref()).await?;
+    let principal = who.principal;
+    let channels = channels(&principal, query.channels.as_deref(), endpoint.max_channels)?;
+    for channel in &channels {
+        access.permit(&store, &principal, Action::Subscribe, channel).await?;
+    }
+    let mut positions = positions(&request, &query, &channels)?;
+    let namespaces = access.namespaces.load_full();
+    if let Some(channel) = positions.keys().find(|channel| namespaces.retention_of(channel).is_none()) {
+        let message = format!("nothing of {channel} is kept, so there is no place to resume from");
+        return Err(ApiError::bad_request("bad_cursor", message));
+    }
+    if endpoint.stopping.borrow().is_some() {
+        return Err(ApiError::unavailable("stopping", "this node is shutting down: reconnect"));
+    }
+    let mut counted = endpoint.open.reserve();
+    if !counted.grow(1) {
+        return Err(ApiError::unavailable("too_many_streams", "this node has reached its limit of streams"));
+    }
+    let full = || ApiError::too_many("connection_limit", "this user has too many open streams: close one", 5);
+    let (by_user, claim) = endpoint.by_user.open(&principal.user).ok_or_else(full)?;
+    if let Some(claim) = claim {
+        match endpoint.by_user.resolve(claim).await {
+            Capacity::Available => {}
+            Capacity::Exceeded => return Err(full()),
+            Capacity::Unknown => {
+                let message = "the number of streams of this user on another node is unknown: try again";
+                return Err(ApiError::unavailable("connection_count_unknown", message));
+            }
+        }
+    }
+    let starts = channels.into_iter().map(|channel| Start {
+        kept: namespaces.retention_of(&channel),
+        from: positions.remove(&channel),
+        channel,
+    });
+    let fanout = request.app_data::<Rc<Fanout>>().expect("every worker is built with a fan-out").clone();
+    let clients =
+        request.app_data::<Rc<WorkerClients>>().expect("every worker is built with its clients").clone();
+    let (abort, closed) = TcpHandle::of(&request);
+    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
+    let context = EventStreamContext {
+        fanout,
+        store: store.as_ref().clone(),
+        metrics: metrics.into_inner(),
+        options: endpoint.options.clone(),
+        stopping: endpoint.stopping.clone(),
+        abort,
+        closed,
+        revoked: who.session.map(|secret| session::ended(&request, secret)),
+        clients,
+        principal: Arc::unwrap_or_clone(principal),
+        held: Box::new((counted, by_user)),
+    };
+    let body = event_stream::open(context, starts.collect(), lifetime).await?;
+    Ok(HttpResponse::build(StatusCode::OK)
+        .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
+        .insert_header(tcp::UNCACHED)
+        .insert_header(tcp::UNBUFFERED)
+        .body(body))
+}
+
+/// The channels of the request, or all that the claims admit.
+fn channels(
+    principal: &Principal,
+    asked: Option<&str>,
+    max: usize,
+) -> Result<BTreeSet<ChannelName>, ApiError> {
+    let bad = |message: String| ApiError::bad_request("bad_channel", message);
+    let channels: BTreeSet<ChannelName> = match asked {
+        Some(names) => names
+            .split(',')
+            .map(|name| ChannelName::parse(name.trim()).map_err(|error| bad(format!("{error}"))))
+            .collect::<Result<_, _>>()?,
+        None => default_channels(principal).into_iter().collect(),
+    };
+    if channels.is_empty() {
+        return Err(bad(
+            "name the channels, because the token names none: ?channels=org:acme,repo:acme/api".into()
+        ));
+    }
+    if channels.len() > max {
+        return Err(ApiError::bad_request(
+            "too_many_channels",
+            format!("a stream can have at most {max} channels"),
+        ));
+    }
+    Ok(channels)
+}
+
+/// Where the reader is on each channel: by `Last-Event-ID`, which wins, or by `cursor`.
+fn positions(
+    request: &HttpRequest,
+    query: &Query,
+    channels: &BTreeSet<ChannelName>,
+) -> Result<BTreeMap<ChannelName, Position>, ApiError> {
+    let bad = |message: &str| ApiError::bad_request("bad_cursor", message);
+    let header = request.headers().get("last-event-id").filter(|value| !value.is_empty());
+    let text = match header {
+        Some(value) => Some(value.to_str().map_err(|_| bad("Last-Event-ID is not a cursor"))?),
+        None => query.cursor.as_deref(),
+    };
+    let Some(text) = text else { return Ok(BTreeMap::new()) };
+    match Cursor::parse(text).map_err(|error| bad(&error.to_string()))? {
+        Cursor::One(position) => match channels.first() {
+            Some(only) if channels.len() == 1 => Ok(BTreeMap::from([(only.clone(), position)])),
+            _ => Err(bad("the cursor belongs to a single channel, but several are requested")),
+        },
+        Cursor::Many(positions) if positions.keys().all(|channel| channels.contains(channel)) => {
+            Ok(positions)
+        }
+        Cursor::Many(_) => Err(bad("the cursor has channels that are not requested")),
+    }
+}

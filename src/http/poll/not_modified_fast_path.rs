@@ -1,0 +1,72 @@
+//! Polls that are answered with 304 before any route: the reader is at the end of a channel and sends the
+//! tag of that end. Most polls are like that, and nothing about them has to wait. Every other request goes
+//! on to the routes, and nothing was counted or changed on the way.
+
+use actix_http::Request;
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpResponse, web};
+
+use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollEndpoint, Query, etag_at_end, not_modified};
+use crate::auth;
+use crate::domain::access::Action;
+use crate::domain::channel::ChannelName;
+use crate::domain::position::Position;
+use crate::http::access::Access;
+use crate::http::limit::add_rate;
+use crate::http::{origin, parse_limit};
+use crate::store::{Store, resources};
+use crate::telemetry::Counter;
+
+/// Answers such polls.
+#[derive(Clone)]
+pub struct NotModifiedFastPath {
+    /// Who may what.
+    pub access: web::Data<Access>,
+    /// The rate of polls.
+    pub endpoint: web::Data<PollEndpoint>,
+    /// Knows the heads of the channels if this process is the only writer.
+    pub store: Store,
+    /// Counts such polls.
+    pub not_modified: Counter,
+}
+
+impl NotModifiedFastPath {
+    /// 304, if `request` is a poll with a cached token, from the end of a channel, with the tag of that end,
+    /// which its caller may read by the claims alone and within its rate. Anything expensive (a signature,
+    /// a cursor of many channels) is left to the route, behind its rate limit.
+    pub fn answer(&self, request: &Request) -> Option<HttpResponse> {
+        let headers = &request.head().headers;
+        let is_poll = *request.method() == Method::GET && request.uri().path() == PATH;
+        // Pages of other origins are answered by `origin::guard`.
+        if !is_poll || headers.contains_key(header::ORIGIN) {
+            return None;
+        }
+        let heads = self.store.heads()?;
+        let known = text(headers.get(header::IF_NONE_MATCH)?)?;
+        let token = auth::bearer(text(headers.get(header::AUTHORIZATION)?)?)?;
+        let principal = self.access.authenticate_from_cache(token)?;
+        let query = web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
+        let channel = ChannelName::parse(&query.channel?).ok()?;
+        let limit = parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT).ok()?;
+        let from = Position::parse(&query.cursor?)?;
+
+        let resource = resources::lookup_local(&channel).ok()?;
+        self.access.check(&principal, Action::History, &channel, &resource).ok()?;
+        self.access.namespaces.load().retention_of(&channel)?;
+        // Only now: how long an answer takes must not tell an unauthorised caller anything about a channel.
+        let tag = etag_at_end(heads, &channel, &from, limit, known)?;
+        let decision = self.endpoint.rate.check_here(&Access::user_key(&principal)?)?;
+
+        self.not_modified.inc();
+        let mut answer = not_modified(tag);
+        add_rate(answer.headers_mut(), &decision);
+        origin::add_security_headers(answer.headers_mut());
+        Some(answer)
+    }
+}
+
+/// The text of a header. It is only compared with ASCII texts, so it is not validated byte by byte.
+fn text(value: &HeaderValue) -> Option<&str> {
+    str::from_utf8(value.as_bytes()).ok()
+}

@@ -1,0 +1,203 @@
+//! How a channel reads the log: its head when it begins, what follows its position when something
+//! that was announced is missing, and what to do when the log has lost what it had confirmed.
+
+use std::sync::atomic::Ordering;
+
+use actix::prelude::*;
+use uuid::Uuid;
+
+use super::{ChannelActor, RETRY_DELAY};
+use crate::domain::channel::ChannelName;
+use crate::domain::options::Retention;
+use crate::domain::position::{Epoch, Position};
+use crate::hub::SubscribeError;
+use crate::hub::sequencer::Sequencer;
+use crate::store::log::{self, Page};
+use crate::store::{self, Store};
+
+/// Events in one read.
+const PAGE: u32 = 256;
+
+impl ChannelActor {
+    pub(super) fn find_head(&mut self, ctx: &mut Context<Self>) {
+        let (store, name) = (self.store().clone(), self.name.clone());
+        let head = async move {
+            let asked = store.clone();
+            store
+                .read(move |conn| Box::pin(async move { log::head(conn, &asked.generation(), &name).await }))
+                .await
+        };
+        ctx.spawn(head.into_actor(self).map(Self::on_head));
+    }
+
+    fn on_head(head: store::Result<Position>, actor: &mut Self, ctx: &mut Context<Self>) {
+        let joining = std::mem::take(&mut actor.joining);
+        match head {
+            Ok(position) => {
+                actor.set_sequencer(Sequencer::at(position));
+                joining.into_iter().for_each(|(worker, reply)| actor.add_worker(worker, reply));
+                if actor.state.behind.swap(false, Ordering::SeqCst) {
+                    actor.read_log(ctx);
+                }
+                actor.start_linger(ctx);
+            }
+            Err(error) => {
+                for (_, reply) in joining {
+                    let _ = reply.send(Err(SubscribeError(error.to_string())));
+                }
+                actor.end(ctx);
+            }
+        }
+    }
+
+    /// Reads what follows the position, page by page, until the head is reached.
+    pub(super) fn read_log(&mut self, ctx: &mut Context<Self>) {
+        let (Some(sequencer), Some(retention)) = (&self.sequencer, self.retention) else { return };
+        if std::mem::replace(&mut self.reading, true) {
+            self.state.behind.store(true, Ordering::SeqCst);
+            return;
+        }
+        let (from, announced, last) = (sequencer.position().clone(), sequencer.announced(), self.last);
+        let (store, name) = (self.store().clone(), self.name.clone());
+        let start = from.clone();
+        let read = async move {
+            let replaced = is_replaced(&store, &name, start.offset, last).await?;
+            Ok((read_page(store, name, retention, start, None).await?, replaced))
+        };
+        ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| {
+            match read {
+                // The page itself shows when the epoch has changed already.
+                Ok((page, true)) if epoch_of(&page) == &from.epoch => {
+                    actor.reading = false;
+                    actor.history_replaced(from, ctx);
+                }
+                read => actor.read(from, announced, read.map(|(page, _)| page), ctx),
+            }
+        }));
+    }
+
+    /// Takes what was read after `from`, when the log was known to reach at least to `announced`.
+    fn read(&mut self, from: Position, announced: u64, page: store::Result<Page>, ctx: &mut Context<Self>) {
+        self.reading = false;
+        let Some(sequencer) = &mut self.sequencer else { return };
+        let bounds = match &page {
+            Ok(Page::Events { bounds, .. } | Page::Lost(bounds)) => bounds.clone(),
+            Err(error) => {
+                tracing::warn!(channel = %self.name, %error, "the log could not be read; retrying");
+                ctx.run_later(RETRY_DELAY, |actor, ctx| actor.read_log(ctx));
+                return;
+            }
+        };
+        if bounds.head.epoch == from.epoch && bounds.head.offset < announced {
+            return self.history_lost(announced, ctx);
+        }
+        match page {
+            Ok(Page::Events { events, .. }) => {
+                let ready = sequencer.fill(events);
+                if !ready.is_empty() {
+                    self.send(Some(bounds.head.epoch.clone()), ready, None, ctx);
+                }
+            }
+            // Unless announcements have closed the gap in the meantime.
+            _ if *sequencer.position() == from => self.reset(bounds.clone(), ctx),
+            _ => {}
+        }
+        let behind = self.state.behind.swap(false, Ordering::SeqCst);
+        let short =
+            |sequencer: &Sequencer| sequencer.has_gap() || sequencer.position().offset < bounds.head.offset;
+        if behind || self.sequencer.as_ref().is_some_and(short) {
+            self.read_log(ctx);
+        }
+    }
+
+    /// The log ends before an event that was announced on this channel: accepted events are gone. The
+    /// history gets a new epoch before it continues; the next read finds it and tells the workers.
+    pub(super) fn history_lost(&mut self, known: u64, ctx: &mut Context<Self>) {
+        tracing::error!(channel = %self.name, known, "the log has lost events; the channel gets a new epoch");
+        let (store, name) = (self.store().clone(), self.name.clone());
+        let (now, part) = (store.timestamp(), new_part());
+        self.renew(ctx, async move {
+            store
+                .write(move |conn| {
+                    Box::pin(async move { log::renew_epoch(conn, &name, known, &part, now).await })
+                })
+                .await
+        });
+    }
+
+    /// The log holds another event where this channel has delivered one: it was restored and continued
+    /// differently. As above, the history gets a new epoch.
+    fn history_replaced(&mut self, from: Position, ctx: &mut Context<Self>) {
+        tracing::error!(channel = %self.name, position = %from, "the log has been replaced; the channel gets a new epoch");
+        let (store, name, part) = (self.store().clone(), self.name.clone(), new_part());
+        self.renew(ctx, async move {
+            let asked = store.clone();
+            store
+                .write(move |conn| {
+                    Box::pin(async move {
+                        log::leave_epoch(conn, &asked.generation(), &name, &from.epoch, &part).await
+                    })
+                })
+                .await
+        });
+    }
+
+    fn renew(&mut self, ctx: &mut Context<Self>, renewal: impl Future<Output = store::Result<()>> + 'static) {
+        if std::mem::replace(&mut self.reading, true) {
+            return;
+        }
+        ctx.spawn(renewal.into_actor(self).map(|renewed, actor, ctx| {
+            actor.reading = false;
+            match renewed {
+                Ok(()) => actor.read_log(ctx),
+                Err(error) => {
+                    tracing::warn!(channel = %actor.name, %error, "the epoch could not be changed; retrying");
+                    ctx.run_later(RETRY_DELAY, |actor, ctx| actor.read_log(ctx));
+                }
+            }
+        }));
+    }
+}
+
+/// The channel's own part of a new epoch.
+fn new_part() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}
+
+fn epoch_of(page: &Page) -> &Epoch {
+    let (Page::Events { bounds, .. } | Page::Lost(bounds)) = page;
+    &bounds.head.epoch
+}
+
+/// Whether the log holds another event than `last` at `offset`, where that one was delivered.
+async fn is_replaced(
+    store: &Store,
+    name: &ChannelName,
+    offset: u64,
+    last: Option<Uuid>,
+) -> store::Result<bool> {
+    let Some(last) = last else { return Ok(false) };
+    let name = name.clone();
+    let stored =
+        store.read(move |conn| Box::pin(async move { log::event_id_at(conn, &name, offset).await })).await?;
+    Ok(stored.is_some_and(|stored| stored != last))
+}
+
+pub(super) async fn read_page(
+    store: Store,
+    name: ChannelName,
+    retention: Retention,
+    from: Position,
+    until: Option<u64>,
+) -> store::Result<Page> {
+    // The generation is that of the newest connection, so it is asked for when there is one.
+    let asked = store.clone();
+    store
+        .read(move |conn| {
+            Box::pin(async move {
+                let (generation, now) = (asked.generation(), asked.timestamp());
+                log::page(conn, &generation, &name, retention, now, Some(&from), until, PAGE).await
+            })
+        })
+        .await
+}

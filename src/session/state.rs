@@ -1,0 +1,100 @@
+//! The phase of a connection, its pending command and its queued input. Plain data.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+
+use super::connect::{Admitted, Connecting};
+use super::effect::LookedUp;
+use super::subscribe::PendingSubscription;
+use crate::domain::channel::ChannelName;
+use crate::domain::server_command::ServerCommand;
+use crate::protocol::code::Refusal;
+
+/// The phase of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The client has not connected yet.
+    New,
+    /// The connect was answered with an error; there is no second one.
+    Refused,
+    Open,
+    Closed,
+}
+
+/// A command whose effect is under way.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// The command is at the front of the queue and will be handled again.
+    LookUp(ChannelName),
+    Claim(Admitted),
+    Connect(Connecting),
+    Subscribe {
+        id: u32,
+        pending: PendingSubscription,
+    },
+    /// The subscription of a server command.
+    Admit {
+        pending: PendingSubscription,
+    },
+    Publish {
+        id: u32,
+    },
+    History {
+        id: u32,
+    },
+    Presence {
+        id: u32,
+    },
+    PresenceStats {
+        id: u32,
+    },
+}
+
+/// Input that is handled later.
+#[derive(Debug)]
+pub(super) enum QueuedInput {
+    Frame(Frame),
+    ServerCommand(Arc<ServerCommand>),
+}
+
+/// A frame that is not completely handled.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) text: ByteString,
+    /// Where its next command begins; `None` when only the last outcome is awaited.
+    pub(super) next: Option<usize>,
+}
+
+impl Frame {
+    /// A new frame.
+    pub(super) fn new(text: ByteString) -> Self {
+        Self { text, next: Some(0) }
+    }
+}
+
+/// What was looked up for the command that is being handled. Nearly always nothing, so it is a
+/// pointer in the connection and not a list.
+#[derive(Debug, Default)]
+pub(super) struct Lookups(Option<Box<Found>>);
+
+#[derive(Debug)]
+struct Found(Vec<(ChannelName, LookedUp)>);
+
+impl Lookups {
+    pub(super) fn add(&mut self, channel: ChannelName, found: LookedUp) {
+        self.0.get_or_insert_with(|| Box::new(Found(Vec::new()))).0.push((channel, found));
+    }
+
+    pub(super) fn get(&self, channel: &ChannelName) -> Option<&LookedUp> {
+        let found = &self.0.as_deref()?.0;
+        found.iter().find(|(name, _)| name == channel).map(|(_, found)| found)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// The result of a command: `Ok` if it succeeded or is still under way.
+pub(super) type CommandResult = Result<(), Refusal>;

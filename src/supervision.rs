@@ -1,0 +1,103 @@
+//! Which work is critical: the publisher, the bus, the hub, the fan-out, the tasks. A panic in it
+//! ends the process with a message, because a process that lives on without one of them would
+//! silently lose messages; the supervisor of the process restarts it, and the log is complete. A
+//! panic in one request or one connection ends only that request or connection.
+
+use std::cell::Cell;
+use std::pin::pin;
+
+/// The exit code of the process: an internal error (`EX_SOFTWARE` in `sysexits.h`).
+const EXIT_CODE: i32 = 70;
+
+thread_local! {
+    static CRITICAL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks everything that runs on this thread as critical.
+pub fn mark_thread_critical() {
+    CRITICAL.set(true);
+}
+
+/// Marks `work` as critical on a thread that also does other things.
+pub async fn critical<T>(work: impl Future<Output = T>) -> T {
+    poll_with_mark(true, work).await
+}
+
+/// Marks `work` as non-critical on a critical thread: its caller catches the panic.
+pub async fn non_critical<T>(work: impl Future<Output = T>) -> T {
+    poll_with_mark(false, work).await
+}
+
+async fn poll_with_mark<T>(critical: bool, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        let _restore = Restore(CRITICAL.replace(critical));
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Restores the mark, also while a panic unwinds.
+struct Restore(bool);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CRITICAL.set(self.0);
+    }
+}
+
+/// Installs a panic hook that ends the process when critical work panics.
+pub fn exit_on_critical_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        // The thread that accepts connections is actix's own and cannot be marked.
+        if CRITICAL.get() || name == "actix-server acceptor" {
+            tracing::error!(thread = name, "a critical task panicked; the process exits");
+            std::process::exit(EXIT_CODE);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_task_itself_is_critical() {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let local = tokio::task::LocalSet::new();
+        let work = local.run_until(async {
+            let work = tokio::task::spawn_local(critical_task_that_waits(receiver));
+            tokio::task::yield_now().await;
+            assert!(!CRITICAL.get(), "other tasks run while the critical one waits");
+            sender.send(()).expect("the receiver exists");
+            work.await.expect("the task ends")
+        });
+        assert_eq!(work.await, (true, true));
+        assert!(!CRITICAL.get(), "the task has ended");
+    }
+
+    #[tokio::test]
+    async fn non_critical_work_that_panics_leaves_its_caller_critical() {
+        use futures_util::FutureExt as _;
+        let caller = critical(async {
+            let work = std::panic::AssertUnwindSafe(non_critical(async {
+                assert!(CRITICAL.get(), "non-critical work is not marked");
+            }));
+            (work.catch_unwind().await.is_err(), CRITICAL.get())
+        });
+        assert_eq!(caller.await, (true, true));
+    }
+
+    async fn critical_task_that_waits(signal: tokio::sync::oneshot::Receiver<()>) -> (bool, bool) {
+        critical(async {
+            let before = CRITICAL.get();
+            signal.await.expect("a signal");
+            (before, CRITICAL.get())
+        })
+        .await
+    }
+}

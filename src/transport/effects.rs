@@ -1,0 +1,165 @@
+//! The asynchronous effects of a session: joining a channel, committing an event, reading the log.
+//! Each ends with an outcome in all cases, because the store has deadlines.
+
+use std::rc::Rc;
+
+use super::websocket::WorkerContext;
+use crate::clients::Target;
+use crate::domain::channel::ChannelName;
+use crate::domain::event::NewEvent;
+use crate::domain::options::{ChannelOptions, Retention};
+use crate::domain::position::Position;
+use crate::hub::fanout::{Framing, PerSubscriber, SubscriberOptions, SubscriptionGuard};
+use crate::hub::outbox::Outbox;
+use crate::protocol::code::DisconnectCode;
+use crate::publish::{Publisher, UnitOfWork};
+use crate::recovery::{self, RecoveryLimit};
+use crate::session::Connection;
+use crate::session::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Since, Stored};
+use crate::store::{Store, history, resources};
+
+/// The recovery limit of built-in channels (design §5).
+const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };
+/// Bytes of data after which an answer to `history` ends; the client asks for the next page.
+const HISTORY_BYTES: usize = 4 << 20;
+
+/// A channel that a connection follows.
+pub(super) struct Follow {
+    pub(super) subscription: SubscriptionGuard,
+    pub(super) positioned: bool,
+}
+
+impl Follow {
+    pub(super) fn channel(&self) -> &ChannelName {
+        self.subscription.subscriber().channel()
+    }
+}
+
+/// Looks up the resource that a channel belongs to.
+pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName, LookedUp) {
+    let found = resources::lookup(&store, &channel).await.map(LookedUp::Found).unwrap_or_else(|error| {
+        tracing::warn!(%channel, %error, "the resource of a channel cannot be looked up");
+        LookedUp::Unavailable
+    });
+    (channel, found)
+}
+
+/// Puts a paused subscriber, then finds the position of the channel, then reads the events that the
+/// client missed. In this order no event can be lost in between.
+pub(super) async fn join_channel(
+    worker: Rc<WorkerContext>,
+    (outbox, framing): (Rc<Outbox>, Framing),
+    join: Join,
+) -> (ChannelName, Option<(Follow, Joined)>) {
+    let Join { channel, recover, positioned, presence_info, receives_join_leave, delta, filter } = join;
+    let options = SubscriberOptions {
+        presence_info,
+        receives_join_leave,
+        per_subscriber: PerSubscriber::of(delta, filter),
+    };
+    let (kept, cache) = {
+        let namespaces = worker.session_context.namespaces.load();
+        let cache = namespaces.options_of(&channel).is_some_and(ChannelOptions::is_cache);
+        (namespaces.retention_of(&channel), cache)
+    };
+    let subscribed = worker.fanout.subscribe(channel.clone(), outbox.clone(), framing, options).await;
+    let (subscription, mut position) = match subscribed {
+        Ok(subscribed) => subscribed,
+        Err(error) => {
+            tracing::warn!(%channel, %error, "a client cannot subscribe");
+            return (channel, None);
+        }
+    };
+    let channel = subscription.subscriber().channel().clone();
+    let replay = match (recover, kept) {
+        (None, _) => Replay::NotAsked,
+        (Some(_), None) => Replay::Lost,
+        (Some(since), Some(retention)) => {
+            // At most one unsent replay is kept in memory.
+            outbox.wait_for_capacity().await;
+            let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { worker.options.recovery };
+            let request = RecoveryRequest { channel: channel.clone(), retention, since, limit, cache };
+            let store = worker.store.clone();
+            let Some((replay, head)) =
+                worker.recoveries.run(request, move |request| request.read(store.clone())).await.flatten()
+            else {
+                return (channel, None);
+            };
+            if replay == Replay::Lost {
+                // A client that starts over does so in the current epoch of the log.
+                position = Some(head);
+            }
+            replay
+        }
+    };
+    (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
+}
+
+/// What a returning client may have missed. Clients that return to the same position share a read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct RecoveryRequest {
+    channel: ChannelName,
+    retention: Retention,
+    since: Since,
+    limit: RecoveryLimit,
+    /// Only the latest publication counts.
+    cache: bool,
+}
+
+impl RecoveryRequest {
+    async fn read(self, store: Store) -> Option<(Replay, Position)> {
+        let Self { channel, retention, since, limit, cache } = self;
+        let found = match cache {
+            true => recovery::recover_latest(&store, &channel, retention, since).await,
+            false => recovery::recover(&store, &channel, retention, since, limit).await,
+        };
+        found.inspect_err(|error| tracing::warn!(%channel, %error, "clients cannot recover")).ok()
+    }
+}
+
+/// Reads stored events.
+pub(super) async fn read_history(worker: Rc<WorkerContext>, request: ReadHistory) -> Stored {
+    let ReadHistory { channel, since, limit, reverse } = request;
+    let Some(retention) = worker.session_context.namespaces.load().retention_of(&channel) else {
+        return Stored::Unavailable;
+    };
+    let store = worker.store.clone();
+    let read = worker.store.read(move |conn| {
+        Box::pin(async move {
+            let (generation, now) = (store.generation(), store.timestamp());
+            let since = since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
+            let wish = history::Wish { since, limit, reverse, bytes: HISTORY_BYTES };
+            history::read(conn, &generation, &channel, retention, now, wish).await
+        })
+    });
+    match read.await {
+        Ok(history::History::Events { events, head }) => Stored::Events(events, head),
+        Ok(history::History::OtherEpoch(_)) => Stored::OtherEpoch,
+        Err(error) => {
+            tracing::warn!(%error, "a client cannot read the history");
+            Stored::Unavailable
+        }
+    }
+}
+
+/// Commits a client's event.
+pub(super) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
+    match publisher.commit(UnitOfWork::of(vec![event])).await {
+        Ok(_) => Published::Done,
+        Err(error) => {
+            tracing::warn!(%error, "a client's event was not published");
+            Published::Unavailable
+        }
+    }
+}
+
+/// Disconnects the older connections of a session's user, even if this one has ended by then.
+pub(super) fn disconnect_older(worker: &WorkerContext, session: &Connection) {
+    let cluster = worker.cluster.clone();
+    let older = Target::Older { user: session.user().to_owned(), than: session.id() };
+    actix_rt::spawn(async move {
+        if let Err(error) = cluster.disconnect(older, &DisconnectCode::ConnectionLimit.into()).await {
+            tracing::warn!(%error, "older connections of a user may still be open on other nodes");
+        }
+    });
+}

@@ -8,8 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::bus::cluster_bus::RedisOptions;
-use crate::bus::{Bus, ClusterBus};
+use crate::bus::{Bus, ClusterBus, RedisOptions};
 use crate::cluster::Cluster;
 use crate::config::{BusBackend, Config};
 use crate::limits::{SharedCounters, Timeouts};

@@ -29,6 +29,7 @@ use crate::auth::{Fetching, KeyRing};
 use crate::clients::ClientRegistry;
 use crate::cluster::{Cluster, Identity};
 use crate::config::{Backend, Config, Origin, PersonalChannelConfig, RepoConfig, Secret, Secrets};
+use crate::dashboard::Summaries;
 use crate::domain::options::SharedNamespaces;
 use crate::http::access::{Access, Origins};
 use crate::http::auth::{SignInEndpoint, Signing};
@@ -39,7 +40,6 @@ use crate::http::health::HealthEndpoint;
 use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollEndpoint;
 use crate::http::server_api::ServerApiEndpoint;
-use crate::http::summary::Summaries;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
 use crate::hub::{Hub, HubOptions};
@@ -50,6 +50,7 @@ use crate::publish::Publisher;
 use crate::recovery::RecoveryLimit;
 use crate::session::user_connections::UserConnections;
 use crate::session::{ConnectionOptions, Personal, SessionContext};
+use crate::sign_in;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoMapEntry};
 use crate::store::{self, Location, Store};
@@ -60,7 +61,7 @@ use crate::tasks::{janitor, jwks, monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::event_stream::SseOptions;
-use crate::transport::websocket::WebsocketOptions;
+use crate::transport::worker::WebsocketOptions;
 
 use cluster::{count_users, open_bus, open_counters};
 use reload::Reloadable;
@@ -259,7 +260,7 @@ impl Node {
 
     /// A link that signs one browser in.
     pub async fn sign_in_link(&self) -> store::Result<String> {
-        Ok(self.sign_in.new_link(&self.store).await?.0)
+        Ok(sign_in::new_link(&self.store, &self.sign_in.base).await?.0)
     }
 
     pub fn hub(&self) -> &Hub {

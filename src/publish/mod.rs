@@ -9,24 +9,30 @@ mod reaction;
 mod transaction;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::Bus;
-use crate::domain::event::NewEvent;
+use crate::domain::channel::ChannelName;
+use crate::domain::event::{NewEvent, Time};
 use crate::domain::position::Position;
 use crate::store::deliveries::NewDelivery;
-use crate::store::log::{IdempotencyKey, Version};
-use crate::store::{Store, StoreError};
+use crate::store::log::IdempotencyKey;
+use crate::store::{Store, StoreError, Ts};
 use crate::telemetry::Metrics;
 use batch::BatchCommitter;
 
+pub use crate::store::log::Version;
 pub use reaction::{NewRow, Reaction};
 pub use transaction::{Apply, Verdict};
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;
+/// The longest idempotency key, in bytes.
+pub const MAX_KEY: usize = 255;
+/// How long an idempotency key is known (protocol §13).
+const KEY_WINDOW: Duration = Duration::from_secs(300);
 
 /// One change: its deduplication, its effect on the state, and its events. Either all of it is
 /// committed or nothing.
@@ -53,6 +59,14 @@ pub enum Dedup {
     Delivery(Box<NewDelivery>),
     /// By a key of the publisher's.
     Key(IdempotencyKey),
+}
+
+impl Dedup {
+    /// By `key`, which is known on `channel` for five minutes from `now`.
+    pub fn by_key(channel: ChannelName, key: String, now: Time) -> Self {
+        let expires_at = Ts::from(now).plus(KEY_WINDOW);
+        Self::Key(IdempotencyKey { channel, key, expires_at })
+    }
 }
 
 /// How a unit of work ended. In every case what it had for the store is committed.

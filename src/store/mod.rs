@@ -24,7 +24,6 @@ pub mod overview;
 mod postgres;
 pub mod rate_limits;
 pub mod repos;
-pub mod resources;
 pub mod revocations;
 pub mod runs;
 pub mod schema;

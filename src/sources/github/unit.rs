@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::interpret::{Interpretation, Outcome, interpret};
+use super::interpret::{Interpretation, interpret};
 use super::payload::PayloadError;
 use super::repo_map::RepoMap;
 use super::rows::WorkflowRows;
@@ -37,26 +37,23 @@ pub struct Received<'a> {
 
 /// The unit of work for a delivery, and the status of the delivery.
 pub fn unit_of(received: Received<'_>, map: &RepoMap) -> std::io::Result<(UnitOfWork, DeliveryStatus)> {
-    let interpreted = Interpreted::of(received.event, received.payload, map, received.received_at);
-    let status = interpreted.status;
+    let (interpretation, events) = read(received.event, received.payload, map, received.received_at);
+    let (status, error) = interpretation.status();
     let delivery = NewDelivery {
         id: Uuid::now_v7(),
         delivery_id: received.delivery_id,
         event: received.event.to_owned(),
-        action: interpreted.action,
-        repo: interpreted.repo,
+        repo: interpretation.repo_name(),
+        action: interpretation.action,
         payload: Payload::pack(received.payload.as_bytes())?,
         status,
-        error: interpreted.error,
+        error,
         received_at: received.received_at,
     };
-    let apply = (!interpreted.changes.is_empty())
-        .then(|| Box::new(StateChanges(interpreted.changes)) as Box<dyn Apply>);
+    let changes = interpretation.changes;
+    let apply = (!changes.is_empty()).then(|| Box::new(StateChanges(changes)) as Box<dyn Apply>);
     let dedup = Dedup::Delivery(Box::new(delivery));
-    Ok((
-        UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(interpreted.events) },
-        status,
-    ))
+    Ok((UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(events) }, status))
 }
 
 /// The unit of work that processes a stored delivery again. It refuses if the delivery was processed
@@ -68,52 +65,27 @@ pub fn reprocessing_unit(
     map: &RepoMap,
     now: Time,
 ) -> (UnitOfWork, DeliveryStatus) {
-    let interpreted = Interpreted::of(event, payload, map, now);
-    let status = interpreted.status;
+    let (interpretation, events) = read(event, payload, map, now);
+    let (status, error) = interpretation.status();
     let reprocess = Reprocess {
         id,
         status,
-        error: interpreted.error,
-        repo: interpreted.repo,
-        action: interpreted.action,
-        changes: StateChanges(interpreted.changes),
+        error,
+        repo: interpretation.repo_name(),
+        action: interpretation.action,
+        changes: StateChanges(interpretation.changes),
     };
-    let apply = Some(Box::new(reprocess) as Box<dyn Apply>);
-    (UnitOfWork { apply, ..UnitOfWork::of(interpreted.events) }, status)
+    (UnitOfWork { apply: Some(Box::new(reprocess)), ..UnitOfWork::of(events) }, status)
 }
 
-struct Interpreted {
-    status: DeliveryStatus,
-    error: Option<String>,
-    action: Option<String>,
-    repo: Option<String>,
-    changes: Vec<StateChange>,
-    events: Vec<NewEvent>,
-}
-
-impl Interpreted {
-    fn of(event: &str, payload: &str, map: &RepoMap, at: Time) -> Self {
-        let result = interpret(event, payload.as_bytes(), map)
-            .and_then(|interpreted| Ok((events_of(&interpreted.events, at)?, interpreted)));
-        match result {
-            Ok((events, Interpretation { action, repo, outcome, changes, .. })) => {
-                let (status, error) = match outcome {
-                    Outcome::Handled => (DeliveryStatus::Processed, None),
-                    Outcome::Ignored(reason) => (DeliveryStatus::Ignored, Some(reason.to_owned())),
-                };
-                let repo = repo.map(|repo| format!("{}/{}", repo.owner, repo.name));
-                Self { status, error, action, repo, changes, events }
-            }
-            Err(problem) => Self {
-                status: DeliveryStatus::Failed,
-                error: Some(problem.to_string()),
-                action: None,
-                repo: None,
-                changes: Vec::new(),
-                events: Vec::new(),
-            },
-        }
-    }
+/// What a delivery means, and the events to publish for it.
+fn read(event: &str, payload: &str, map: &RepoMap, at: Time) -> (Interpretation, Vec<NewEvent>) {
+    interpret(event, payload.as_bytes(), map)
+        .and_then(|interpretation| {
+            let events = events_of(&interpretation.events, at)?;
+            Ok((interpretation, events))
+        })
+        .unwrap_or_else(|error| (Interpretation::failed(error), Vec::new()))
 }
 
 /// Each draft becomes one event on `repo:` and one on `org:`, with the same id.

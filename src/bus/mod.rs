@@ -4,7 +4,7 @@
 //! `app` sets the handlers.
 //!
 //! On a single node an event is a function call. Nodes that share a PostgreSQL are connected through
-//! Redis, and by NOTIFY where Redis fails ([`cluster_bus`]).
+//! Redis, and by NOTIFY where Redis fails (`cluster_bus`).
 
 mod announcement;
 mod cluster_bus;

@@ -12,6 +12,7 @@ pub mod domain;
 
 pub mod auth;
 pub mod config;
+pub mod jobs;
 pub mod limits;
 pub mod protocol;
 pub mod supervision;

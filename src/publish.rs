@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bus::{Announcement, Bus, Content, HubEvent};
+use crate::bus::{Announcement, Bus, Content, EventHandler, HubEvent};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
@@ -121,10 +121,16 @@ pub struct Publisher {
 
 impl Publisher {
     /// A publisher and its task, which ends when the last handle is dropped and the queue is empty.
-    pub fn new(store: Store, bus: Bus, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
+    /// `on_event` gets what was committed, for this node; `bus` carries it to the others.
+    pub fn new(
+        store: Store,
+        bus: Bus,
+        on_event: EventHandler,
+        metrics: Arc<Metrics>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let clock = store.writing_thread().is_some().then(|| store.clone());
-        let committer = BatchCommitter { store, bus, metrics: metrics.clone() };
+        let committer = BatchCommitter { store, bus, on_event, metrics: metrics.clone() };
         (Self { queue, metrics, clock }, committer.run(requests))
     }
 
@@ -159,6 +165,7 @@ impl Publisher {
 struct BatchCommitter {
     store: Store,
     bus: Bus,
+    on_event: EventHandler,
     metrics: Arc<Metrics>,
 }
 
@@ -259,7 +266,7 @@ impl BatchCommitter {
         let mut channels: Vec<ChannelName> = touched.map(|event| event.channel.clone()).collect();
         channels.sort();
         channels.dedup();
-        self.bus.publish(HubEvent::Check(channels));
+        self.publish(HubEvent::Check(channels));
         for request in batch {
             let _ = request.reply.send(Err(PublishError::Unconfirmed(reason.to_owned())));
         }
@@ -293,8 +300,14 @@ impl BatchCommitter {
             accepted: Some(accepted),
         }));
         if !announcements.is_empty() {
-            self.bus.publish(HubEvent::Appended(announcements));
+            self.publish(HubEvent::Appended(announcements));
         }
+    }
+
+    /// To all nodes, this one included.
+    fn publish(&self, event: HubEvent) {
+        self.bus.publish(&event);
+        (self.on_event)(event);
     }
 }
 

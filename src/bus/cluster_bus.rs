@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -16,7 +16,7 @@ use super::message::{BusMessage, DecodeError, Envelope};
 use super::notify::{self, NotifyQueue, Reassembler, split};
 use super::redis::{self, RedisConnection};
 use super::subscriptions::Subscriptions;
-use super::{Announcement, Content, EventHandler, HubEvent, MessageHandler};
+use super::{Announcement, BusHandlers, Content, HubEvent};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::store::Store;
@@ -57,9 +57,38 @@ pub(super) struct Inner {
     received: Mutex<HashMap<Uuid, Recent>>,
     /// Notified after messages were sent to Redis.
     sent: Notify,
-    on_event: OnceLock<EventHandler>,
-    on_message: OnceLock<MessageHandler>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// The task of a bus, which never ends.
+pub struct ClusterBusLoop {
+    bus: ClusterBus,
+    store: Store,
+    client: Option<::redis::Client>,
+    messages: mpsc::Receiver<QueuedMessage>,
+    texts: mpsc::Receiver<notify::NumberedText>,
+}
+
+impl ClusterBusLoop {
+    /// Sends and receives. Must be called on the runtime of the store.
+    pub async fn run(self, handlers: BusHandlers) {
+        let receiver = BusReceiver { bus: self.bus.clone(), handlers };
+        let listening = receiver.listen(&self.store);
+        let notifying = self.bus.notify(&self.store, self.texts);
+        let redis = async {
+            if let Some(client) = self.client {
+                tokio::join!(redis::run(&receiver, client), redis::send_queued(&self.bus, self.messages));
+            }
+        };
+        tokio::join!(listening, notifying, redis);
+    }
+}
+
+/// The receiving side of the bus.
+#[derive(Clone)]
+pub(super) struct BusReceiver {
+    pub(super) bus: ClusterBus,
+    handlers: BusHandlers,
 }
 
 /// The queue for Redis.
@@ -92,13 +121,12 @@ struct Recent {
 
 impl ClusterBus {
     /// The bus of the node `node` over `redis`, or by NOTIFY alone, and its task, which never ends.
-    /// Must be called on the runtime of the store.
     pub fn new(
         node: Uuid,
         store: Store,
         redis: Option<RedisOptions>,
         metrics: Arc<Metrics>,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, ClusterBusLoop) {
         let (notify_queue, texts) = NotifyQueue::new();
         let (queue, messages) = mpsc::channel(MAX_QUEUED);
         let (redis_queue, client) = match redis {
@@ -121,24 +149,9 @@ impl ClusterBus {
             mirroring: AtomicBool::new(false),
             received: Mutex::default(),
             sent: Notify::new(),
-            on_event: OnceLock::new(),
-            on_message: OnceLock::new(),
             metrics,
         }));
-        let work = {
-            let bus = bus.clone();
-            async move {
-                let listening = bus.listen(&store);
-                let notifying = bus.notify(&store, texts);
-                let redis = async {
-                    if let Some(client) = client {
-                        tokio::join!(redis::run(&bus, client), redis::send_queued(&bus, messages));
-                    }
-                };
-                tokio::join!(listening, notifying, redis);
-            }
-        };
-        (bus, work)
+        (bus.clone(), ClusterBusLoop { bus, store, client, messages, texts })
     }
 
     pub(super) fn node(&self) -> Uuid {
@@ -147,14 +160,6 @@ impl ClusterBus {
 
     pub(super) fn live(&self) -> watch::Receiver<bool> {
         self.0.live.subscribe()
-    }
-
-    pub(super) fn set_event_handler(&self, handler: EventHandler) {
-        let _ = self.0.on_event.set(handler);
-    }
-
-    pub(super) fn set_message_handler(&self, handler: MessageHandler) {
-        let _ = self.0.on_message.set(handler);
     }
 
     /// Waits until everything has been sent.
@@ -233,24 +238,18 @@ impl ClusterBus {
         }
     }
 
-    pub(super) fn set_live(&self, live: bool) {
-        let turned = self.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
-        if turned {
+    /// Records whether messages of other nodes arrive; returns whether that has changed.
+    pub(super) fn set_live(&self, live: bool) -> bool {
+        let changed = self.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
+        if changed {
             self.0.metrics.bus_up.set(i64::from(live));
             if live {
                 tracing::info!("the bus is live");
-                // Messages may have been missed before.
-                self.deliver(HubEvent::CheckAll);
             } else {
                 tracing::warn!("the bus is not live: events of other nodes are read from the log");
             }
         }
-    }
-
-    pub(super) fn deliver(&self, event: HubEvent) {
-        if let Some(on_event) = self.0.on_event.get() {
-            on_event(event);
-        }
+        changed
     }
 
     // ---- Redis
@@ -288,28 +287,6 @@ impl ClusterBus {
         self.0.sent.notify_waiters();
     }
 
-    /// Handles a message on the topic `topic`. Returns the number of a ping of this node.
-    pub(super) fn on_redis_message(&self, topic: &str, text: &str) -> Option<u64> {
-        match Envelope::decode(text) {
-            Ok(Envelope { from, number, message: BusMessage::Ping }) if from == self.0.node => {
-                return Some(number);
-            }
-            Ok(envelope) => {
-                count(&self.0.metrics.bus_heard, "redis");
-                self.receive(envelope);
-            }
-            Err(error) => {
-                count(&self.0.metrics.bus_heard, "unread");
-                tracing::debug!(?error, "a message from Redis cannot be decoded");
-                let channel = self.0.redis_queue.as_ref().and_then(|queue| queue.channel_of(topic));
-                if let (DecodeError::Version, Some(channel)) = (error, channel) {
-                    self.deliver(HubEvent::Check(vec![channel]));
-                }
-            }
-        }
-        None
-    }
-
     pub(super) fn follow(&self, channel: &ChannelName) -> Option<impl Future<Output = ()> + Send + use<>> {
         let confirmed = self.0.subscriptions.follow(channel).filter(|_| self.0.redis_queue.is_some())?;
         Some(async move {
@@ -323,37 +300,6 @@ impl ClusterBus {
     }
 
     // ---- PostgreSQL
-
-    /// Handles what other nodes send by NOTIFY.
-    async fn listen(&self, store: &Store) {
-        let mut events = store.listen();
-        let mut reassembler = Reassembler::default();
-        let notify_only = self.0.redis_queue.is_none();
-        while let Some(event) = events.recv().await {
-            match event {
-                ListenEvent::Notification(notification) => {
-                    let Some(text) = reassembler.push(&notification) else { continue };
-                    match Envelope::decode(&text) {
-                        Ok(envelope) if envelope.from == self.0.node => {}
-                        Ok(envelope) => {
-                            count(&self.0.metrics.bus_heard, "postgres");
-                            self.receive(envelope);
-                        }
-                        Err(error) => {
-                            count(&self.0.metrics.bus_heard, "unread");
-                            if error == DecodeError::Version {
-                                self.deliver(HubEvent::CheckAll);
-                            }
-                        }
-                    }
-                }
-                ListenEvent::Connected if notify_only => self.set_live(true),
-                ListenEvent::Connected => self.deliver(HubEvent::CheckAll),
-                ListenEvent::Lost if notify_only => self.set_live(false),
-                ListenEvent::Lost => {}
-            }
-        }
-    }
 
     /// Sends by NOTIFY what is queued for it.
     async fn notify(&self, store: &Store, mut texts: mpsc::Receiver<notify::NumberedText>) {
@@ -391,36 +337,6 @@ impl ClusterBus {
         }
     }
 
-    // ---- both
-
-    fn receive(&self, envelope: Envelope) {
-        let Envelope { from, number, message } = envelope;
-        if from == self.0.node {
-            return;
-        }
-        match message {
-            // Duplicates are recognised by their offsets in the log.
-            BusMessage::Appended(announcement) if matches!(announcement.content, Content::Logged { .. }) => {
-                self.deliver(HubEvent::Appended(vec![announcement]));
-            }
-            BusMessage::Check(channels) => self.deliver(HubEvent::Check(channels)),
-            BusMessage::CheckAll => self.deliver(HubEvent::CheckAll),
-            BusMessage::Ping => {}
-            _ if !self.is_new(from, number) => {}
-            BusMessage::Appended(announcement) => self.deliver(HubEvent::Appended(vec![announcement])),
-            BusMessage::PresenceChanged(channel, change) => {
-                self.deliver(HubEvent::PresenceChanged(channel, change))
-            }
-            BusMessage::Direct(to, text) => {
-                if to.is_none_or(|to| to == self.0.node)
-                    && let Some(on_message) = self.0.on_message.get()
-                {
-                    on_message(from, &text);
-                }
-            }
-        }
-    }
-
     /// Whether this message has not been received before, over either transport.
     fn is_new(&self, from: Uuid, number: u64) -> bool {
         let mut received = self.0.received.lock().expect("no thread panics while holding this lock");
@@ -438,6 +354,98 @@ impl ClusterBus {
             recent.numbers.remove(&oldest);
         }
         true
+    }
+}
+
+impl BusReceiver {
+    pub(super) fn deliver(&self, event: HubEvent) {
+        (self.handlers.on_event)(event);
+    }
+
+    /// Messages of other nodes arrive; some may have been missed before.
+    pub(super) fn on_live(&self) {
+        if self.bus.set_live(true) {
+            self.deliver(HubEvent::CheckAll);
+        }
+    }
+
+    /// Handles a message on the topic `topic`. Returns the number of a ping of this node.
+    pub(super) fn on_redis_message(&self, topic: &str, text: &str) -> Option<u64> {
+        match Envelope::decode(text) {
+            Ok(Envelope { from, number, message: BusMessage::Ping }) if from == self.bus.0.node => {
+                return Some(number);
+            }
+            Ok(envelope) => {
+                count(&self.bus.0.metrics.bus_heard, "redis");
+                self.receive(envelope);
+            }
+            Err(error) => {
+                count(&self.bus.0.metrics.bus_heard, "unread");
+                tracing::debug!(?error, "a message from Redis cannot be decoded");
+                let channel = self.bus.0.redis_queue.as_ref().and_then(|queue| queue.channel_of(topic));
+                if let (DecodeError::Version, Some(channel)) = (error, channel) {
+                    self.deliver(HubEvent::Check(vec![channel]));
+                }
+            }
+        }
+        None
+    }
+
+    /// Handles what other nodes send by NOTIFY.
+    async fn listen(&self, store: &Store) {
+        let mut events = store.listen();
+        let mut reassembler = Reassembler::default();
+        let notify_only = self.bus.0.redis_queue.is_none();
+        while let Some(event) = events.recv().await {
+            match event {
+                ListenEvent::Notification(notification) => {
+                    let Some(text) = reassembler.push(&notification) else { continue };
+                    match Envelope::decode(&text) {
+                        Ok(envelope) if envelope.from == self.bus.0.node => {}
+                        Ok(envelope) => {
+                            count(&self.bus.0.metrics.bus_heard, "postgres");
+                            self.receive(envelope);
+                        }
+                        Err(error) => {
+                            count(&self.bus.0.metrics.bus_heard, "unread");
+                            if error == DecodeError::Version {
+                                self.deliver(HubEvent::CheckAll);
+                            }
+                        }
+                    }
+                }
+                ListenEvent::Connected if notify_only => self.on_live(),
+                ListenEvent::Connected => self.deliver(HubEvent::CheckAll),
+                ListenEvent::Lost if notify_only => _ = self.bus.set_live(false),
+                ListenEvent::Lost => {}
+            }
+        }
+    }
+
+    fn receive(&self, envelope: Envelope) {
+        let Envelope { from, number, message } = envelope;
+        if from == self.bus.0.node {
+            return;
+        }
+        match message {
+            // Duplicates are recognised by their offsets in the log.
+            BusMessage::Appended(announcement) if matches!(announcement.content, Content::Logged { .. }) => {
+                self.deliver(HubEvent::Appended(vec![announcement]));
+            }
+            BusMessage::Check(channels) => self.deliver(HubEvent::Check(channels)),
+            BusMessage::CheckAll => self.deliver(HubEvent::CheckAll),
+            BusMessage::Ping => {}
+            _ if !self.bus.is_new(from, number) => {}
+            BusMessage::Appended(announcement) => self.deliver(HubEvent::Appended(vec![announcement])),
+            BusMessage::PresenceChanged(channel, change) => {
+                self.deliver(HubEvent::PresenceChanged(channel, change))
+            }
+            BusMessage::Direct(to, text) => {
+                if to.is_none_or(|to| to == self.bus.0.node) {
+                    (self.handlers.on_message)(from, &text);
+                }
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bus: announces what was committed to the nodes that have subscribers, and carries the messages
 //! that nodes send to each other. Best effort by design: the log is the truth, and a channel that
-//! misses an announcement reads the log. It knows neither the hub nor the content of the messages;
-//! `app` sets the handlers.
+//! misses an announcement reads the log. It knows neither the hub nor the content of the messages: what
+//! arrives from other nodes goes to [`BusHandlers`], without which a bus does not run.
 //!
 //! On a single node an event is a function call. Nodes that share a PostgreSQL are connected through
 //! Redis, and by NOTIFY where Redis fails ([`cluster_bus`]).
@@ -12,13 +12,13 @@ mod notify;
 mod redis;
 mod subscriptions;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use cluster_bus::ClusterBus;
+pub use cluster_bus::{ClusterBus, ClusterBusLoop};
 
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
@@ -76,13 +76,19 @@ pub type EventHandler = Arc<dyn Fn(HubEvent) + Send + Sync>;
 /// Handles a message of another node, whose id comes first. Must not block.
 pub type MessageHandler = Arc<dyn Fn(Uuid, &str) + Send + Sync>;
 
+/// What handles that which arrives from other nodes.
+#[derive(Clone)]
+pub struct BusHandlers {
+    pub on_event: EventHandler,
+    pub on_message: MessageHandler,
+}
+
 /// A handle on the bus; cheap to clone.
 #[derive(Clone)]
 pub struct Bus(Arc<Inner>);
 
 struct Inner {
     node: Uuid,
-    on_event: OnceLock<EventHandler>,
     cluster: Option<ClusterBus>,
     live: watch::Receiver<bool>,
 }
@@ -92,13 +98,13 @@ impl Bus {
     pub fn local(node: Uuid) -> Self {
         // The sender may be dropped: the value never changes.
         let live = watch::Sender::new(true).subscribe();
-        Self(Arc::new(Inner { node, on_event: OnceLock::new(), cluster: None, live }))
+        Self(Arc::new(Inner { node, cluster: None, live }))
     }
 
     /// The bus of a node in a cluster.
     pub fn clustered(cluster: ClusterBus) -> Self {
         let (node, live) = (cluster.node(), cluster.live());
-        Self(Arc::new(Inner { node, on_event: OnceLock::new(), cluster: Some(cluster), live }))
+        Self(Arc::new(Inner { node, cluster: Some(cluster), live }))
     }
 
     /// This node's id, which is new after each start.
@@ -106,28 +112,10 @@ impl Bus {
         self.0.node
     }
 
-    /// Sets the handler of hub events. To be called once.
-    pub fn set_event_handler(&self, handler: EventHandler) {
+    /// Publishes an event to the other nodes. Returns at once; delivery is best effort.
+    pub fn publish(&self, event: &HubEvent) {
         if let Some(cluster) = &self.0.cluster {
-            cluster.set_event_handler(handler.clone());
-        }
-        let _ = self.0.on_event.set(handler);
-    }
-
-    /// Sets the handler of messages from other nodes. To be called once.
-    pub fn set_message_handler(&self, handler: MessageHandler) {
-        if let Some(cluster) = &self.0.cluster {
-            cluster.set_message_handler(handler);
-        }
-    }
-
-    /// Publishes an event to all nodes, this one included. Returns at once; delivery is best effort.
-    pub fn publish(&self, event: HubEvent) {
-        if let Some(cluster) = &self.0.cluster {
-            cluster.publish(&event);
-        }
-        if let Some(on_event) = self.0.on_event.get() {
-            on_event(event);
+            cluster.publish(event);
         }
     }
 

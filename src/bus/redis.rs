@@ -14,11 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::HubEvent;
-use super::cluster_bus::{ClusterBus, QueuedMessage};
+use super::cluster_bus::{BusReceiver, ClusterBus, QueuedMessage};
 use super::message::BusMessage;
 use super::subscriptions::SubscriptionChanges;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
+use crate::supervision;
 use crate::telemetry::count;
 
 /// Timeout of connecting, and of a command.
@@ -58,13 +59,14 @@ impl Drop for AbortOnDrop {
 }
 
 /// Connects, and reconnects whenever the connection is lost. Never returns.
-pub(super) async fn run(bus: &ClusterBus, client: Client) {
+pub(super) async fn run(receiver: &BusReceiver, client: Client) {
+    let bus = &receiver.bus;
     let mut warned = false;
     loop {
         let why = match timeout(TIMEOUT, connect(&client)).await {
             Ok(Ok((publisher, messages))) => {
                 warned = false;
-                let why = serve(bus, publisher, messages).await;
+                let why = serve(receiver, publisher, messages).await;
                 if let Some(redis_queue) = bus.redis_queue() {
                     redis_queue.connection.store(None);
                 }
@@ -101,7 +103,8 @@ fn reason(error: &RedisError) -> String {
 }
 
 /// Publishes and receives until something fails; returns the reason.
-async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: PubSub) -> String {
+async fn serve(receiver: &BusReceiver, publisher: MultiplexedConnection, messages: PubSub) -> String {
+    let bus = &receiver.bus;
     let Some(redis_queue) = bus.redis_queue() else { return String::new() };
     let (mut sink, mut messages) = messages.split();
     let names = [redis_queue.broadcast_topic(), redis_queue.node_topic(bus.node())];
@@ -113,7 +116,7 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
             if changes == SubscriptionChanges::default() {
                 return Ok::<_, RedisError>(());
             }
-            apply(bus, &mut sink, changes).await?;
+            apply(receiver, &mut sink, changes).await?;
         }
     });
     match subscribed.await {
@@ -123,7 +126,8 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
     }
     let connection = Arc::new(RedisConnection { publisher, failed: Notify::new() });
     redis_queue.connection.store(Some(connection.clone()));
-    let _sync = AbortOnDrop(tokio::spawn(sync_subscriptions(bus.clone(), sink, connection.clone())));
+    let sync = sync_subscriptions(receiver.clone(), sink, connection.clone());
+    let _sync = AbortOnDrop(tokio::spawn(supervision::critical(sync)));
 
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -133,19 +137,19 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
             message = messages.next() => {
                 let Some(message) = message else { return "the connection was closed".to_owned() };
                 let Ok(text) = std::str::from_utf8(message.get_payload_bytes()) else { continue };
-                let number = bus.on_redis_message(message.get_channel_name(), text);
+                let number = receiver.on_redis_message(message.get_channel_name(), text);
                 if let (Some(number), Some((expected, since))) = (number, pending_ping)
                     && number == expected
                 {
                     let since: Instant = since;
                     bus.inner().metrics.bus_round_trip_seconds.observe(since.elapsed().as_secs_f64());
                     pending_ping = None;
-                    bus.set_live(true);
+                    receiver.on_live();
                 }
             }
             _ = ticks.tick() => match pending_ping {
                 Some((_, since)) if since.elapsed() > LOST_PONG => return "it does not answer".to_owned(),
-                Some((_, since)) if since.elapsed() > LATE_PONG => bus.set_live(false),
+                Some((_, since)) if since.elapsed() > LATE_PONG => _ = bus.set_live(false),
                 Some(_) => {}
                 None if Instant::now() < next_ping => {}
                 None => {
@@ -172,10 +176,10 @@ fn ping(bus: &ClusterBus, connection: &Arc<RedisConnection>, number: u64) {
 }
 
 /// Keeps the subscriptions at Redis equal to those in the table.
-async fn sync_subscriptions(bus: ClusterBus, mut sink: PubSubSink, connection: Arc<RedisConnection>) {
+async fn sync_subscriptions(receiver: BusReceiver, mut sink: PubSubSink, connection: Arc<RedisConnection>) {
     loop {
-        let changes = bus.inner().subscriptions.next_changes(CHANNELS_PER_COMMAND).await;
-        let changed = timeout(TIMEOUT, apply(&bus, &mut sink, changes)).await;
+        let changes = receiver.bus.inner().subscriptions.next_changes(CHANNELS_PER_COMMAND).await;
+        let changed = timeout(TIMEOUT, apply(&receiver, &mut sink, changes)).await;
         if !matches!(changed, Ok(Ok(()))) {
             connection.failed.notify_one();
             return;
@@ -184,10 +188,11 @@ async fn sync_subscriptions(bus: ClusterBus, mut sink: PubSubSink, connection: A
 }
 
 async fn apply(
-    bus: &ClusterBus,
+    receiver: &BusReceiver,
     sink: &mut PubSubSink,
     changes: SubscriptionChanges,
 ) -> redis::RedisResult<()> {
+    let bus = &receiver.bus;
     let Some(redis_queue) = bus.redis_queue() else { return Ok(()) };
     let names = |channels: &[ChannelName]| {
         channels.iter().map(|one| redis_queue.channel_topic(one)).collect::<Vec<_>>()
@@ -200,7 +205,7 @@ async fn apply(
         sink.subscribe(names(&changes.subscribe)).await?;
         let missed = bus.inner().subscriptions.confirmed(changes.subscribe);
         if !missed.is_empty() {
-            bus.deliver(HubEvent::Check(missed));
+            receiver.deliver(HubEvent::Check(missed));
         }
     }
     Ok(())

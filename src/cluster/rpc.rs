@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Cluster;
 use super::message::{Message, Request, Response};
+use super::{Cluster, Peers};
 use crate::telemetry::count;
 
 /// How long a response may take.
@@ -71,18 +71,21 @@ impl Responses {
 impl Cluster {
     /// Sends a request to all nodes, this one included.
     pub(super) async fn request_all(&self, request: Request) -> Responses {
-        let nodes = self.others().borrow().clone();
+        let peers = &self.0.peers;
+        let nodes = peers.others().borrow().clone();
         if nodes.is_empty() {
             return Responses { responses: vec![self.handle(request).await], missing: 0 };
         }
         let (own, (others, missing)) =
-            tokio::join!(self.handle(request.clone()), self.request(nodes, request));
+            tokio::join!(self.handle(request.clone()), peers.request(nodes, request));
         Responses {
             responses: others.into_iter().map(|(_, response)| response).chain([own]).collect(),
             missing,
         }
     }
+}
 
+impl Peers {
     /// Sends a request to `nodes`; returns the responses, and how many live nodes have not responded.
     /// A node that dies meanwhile is not waited for.
     pub(super) async fn request(&self, nodes: Vec<Uuid>, request: Request) -> (Vec<(Uuid, Response)>, usize) {

@@ -2,7 +2,7 @@
 //! handler that takes a [`Caller`] cannot forget to authenticate.
 
 use std::future::{Ready, ready};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
@@ -16,7 +16,7 @@ use super::auth::session;
 use super::error::ApiError;
 use crate::auth::revocations::Revocations;
 use crate::auth::{self, KeyRing, TokenError};
-use crate::config::{Origin, OriginPattern, Secret};
+use crate::config::{Config, Origin, OriginPattern, Secret};
 use crate::domain::access::{self, AccessContext, Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
@@ -50,6 +50,23 @@ pub struct Origins {
 }
 
 impl Origins {
+    /// The origin of the public URL, or else those of `address` and localhost, and the configured ones.
+    pub fn new(config: &Config, address: SocketAddr) -> Self {
+        let port = address.port();
+        let own = match &config.server.public_url {
+            Some(own) => vec![own.clone()],
+            None => [
+                format!("http://{address}"),
+                format!("http://localhost:{port}"),
+                format!("http://127.0.0.1:{port}"),
+            ]
+            .iter()
+            .filter_map(|origin| origin.parse().ok())
+            .collect(),
+        };
+        Self { own, foreign: config.client.allowed_origins.clone() }
+    }
+
     /// Whether a page of `origin` (the header's text) may use this server.
     pub fn allow(&self, origin: &str) -> bool {
         origin.parse::<Origin>().is_ok_and(|origin| {

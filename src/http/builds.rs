@@ -20,6 +20,7 @@ use super::body;
 use super::error::{ApiError, ApiResult};
 use super::limit::{Budget, RateLimit, with_rate};
 use super::poll::{self, PollEndpoint};
+use crate::config::Config;
 use crate::domain::access::may_append_to_build;
 use crate::domain::channel::{ChannelKind, ChannelName, is_owner};
 use crate::domain::event::{NewEvent, envelope};
@@ -48,6 +49,13 @@ pub struct BuildEndpoint {
     pub in_flight: Budget,
     /// Events by user.
     pub rate: RateLimit,
+}
+
+impl BuildEndpoint {
+    pub fn new(config: &Config, in_flight: Budget, rate: RateLimit) -> Self {
+        let max_publication = config.channel.max_publication_size.bytes();
+        Self { max_publication, body_timeout: config.limits.webhook_body_timeout.0, in_flight, rate }
+    }
 }
 
 #[derive(Deserialize)]

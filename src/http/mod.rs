@@ -19,6 +19,7 @@ pub mod poll;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
+pub mod state;
 pub mod summary;
 pub mod tcp;
 pub mod webhooks;

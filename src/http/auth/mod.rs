@@ -5,6 +5,7 @@
 pub mod secret;
 pub mod session;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::cookie::time::Duration as CookieAge;
@@ -22,7 +23,7 @@ use super::error::{ApiError, ApiResult, internal};
 use super::limit::RateLimit;
 use super::server_api::Api;
 use crate::auth::{NewToken, mint};
-use crate::config::Secret;
+use crate::config::{Config, Secret, Secrets, TokenConfig};
 use crate::domain::event::{Time, rfc3339};
 use crate::domain::principal::Principal;
 use crate::store::sessions::{self, Session};
@@ -69,7 +70,34 @@ pub struct Signing {
     pub issuer: Option<String>,
 }
 
+impl Signing {
+    /// Signs with `secret` what `config` accepts.
+    pub fn new(config: &TokenConfig, secret: &Secret) -> Self {
+        let (audience, issuer) = (config.audience.clone(), config.issuer.clone());
+        Self { secret: secret.clone(), audience, issuer }
+    }
+}
+
 impl SignInEndpoint {
+    /// Browsers reach it at the public URL, or else at `address`.
+    pub fn new(config: &Config, secrets: &Secrets, address: SocketAddr, failures: RateLimit) -> Self {
+        let public_url = config.server.public_url.as_ref();
+        let base = match public_url {
+            Some(own) => own.to_string(),
+            None if address.ip().is_unspecified() => format!("http://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
+        Self {
+            base,
+            secure: public_url.is_some_and(|own| own.scheme() == "https"),
+            session_ttl: config.server.session_ttl.0,
+            max_sessions: config.limits.sessions,
+            failures,
+            signing: ArcSwap::from_pointee(Signing::new(&config.client.token, &secrets.jwt)),
+            signed_out: watch::Sender::new(()),
+        }
+    }
+
     /// Makes a link, and says when its time is over.
     pub async fn new_link(&self, store: &Store) -> store::Result<(String, Time)> {
         let secret = SignInSecret::generate();

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::clients::WorkerClients;
 use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::{Outbox, SocketOptions, UpgradedSocket};
@@ -47,6 +48,9 @@ type SocketContext = Context<WebSocketActor>;
 /// How long the peer may take to close after we have.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes of events that a returning client may always recover.
+const MIN_RECOVERY_BYTES: usize = 4 << 20;
+
 /// How sockets behave.
 #[derive(Debug, Clone)]
 pub struct WebsocketOptions {
@@ -60,6 +64,22 @@ pub struct WebsocketOptions {
     pub write_timeout: Duration,
     /// The recovery limit in configured namespaces.
     pub recovery: RecoveryLimit,
+}
+
+impl From<&Config> for WebsocketOptions {
+    fn from(config: &Config) -> Self {
+        let (client, queue) = (&config.client, config.client.queue_max_size.bytes());
+        Self {
+            message_size: config.websocket.message_size_limit.bytes(),
+            uni_message_size: config.uni_websocket.message_size_limit.bytes(),
+            queue,
+            write_timeout: client.write_timeout.0,
+            recovery: RecoveryLimit {
+                events: client.recovery_max_publication_limit.into(),
+                bytes: queue.max(MIN_RECOVERY_BYTES),
+            },
+        }
+    }
 }
 
 /// The kind of client on a WebSocket.

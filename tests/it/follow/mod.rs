@@ -78,8 +78,7 @@ impl Node {
         let hub = Hub::new(store_handle.clone(), bus.clone(), options, metrics.clone(), thread.handle());
         let receiver = hub.clone();
         let deliver = move |event| faults(event).into_iter().for_each(|event| receiver.deliver(event));
-        bus.set_event_handler(Arc::new(deliver));
-        let (publisher, work) = Publisher::new(store_handle.clone(), bus, metrics.clone());
+        let (publisher, work) = Publisher::new(store_handle.clone(), bus, Arc::new(deliver), metrics.clone());
         core.spawn(work);
         Self { store: store_handle, hub, publisher, metrics, thread, kept }
     }

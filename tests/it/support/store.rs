@@ -308,8 +308,8 @@ impl TestStore {
         let recorded = RecordedEvents::default();
         let recorder = recorded.0.clone();
         let bus = Bus::local(Uuid::nil());
-        bus.set_event_handler(Arc::new(move |event| recorder.lock().expect("the lock").push(event)));
-        let (publisher, work) = Publisher::new(self.store.clone(), bus, Arc::new(Metrics::new()));
+        let record = Arc::new(move |event| recorder.lock().expect("the lock").push(event));
+        let (publisher, work) = Publisher::new(self.store.clone(), bus, record, Arc::new(Metrics::new()));
         (publisher, recorded, work)
     }
 

@@ -8,8 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::bus::cluster_bus::RedisOptions;
-use crate::bus::{Bus, ClusterBus, ClusterBusLoop};
+use crate::bus::{Bus, ClusterBus, ClusterBusLoop, RedisOptions};
 use crate::cluster::Peers;
 use crate::config::{BusBackend, Config};
 use crate::limits::{SharedCounters, Timeouts};

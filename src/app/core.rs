@@ -137,7 +137,7 @@ impl OpenCore {
         let on_event: EventHandler =
             handlers.hub.as_ref().map_or_else(|| Arc::new(|_| ()) as EventHandler, Hub::event_handler);
         let (publisher, publishing) =
-            Publisher::new(store.clone(), bus.clone(), on_event.clone(), metrics.clone());
+            Publisher::new(store.clone(), bus.clone(), on_event.clone(), Vec::new(), metrics.clone());
         let publisher_task = store.writing_thread().unwrap_or(&runtime).spawn(critical(publishing));
         let cluster = Cluster::new(
             peers.clone(),

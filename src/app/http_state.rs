@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 
 use crate::config::{Config, Secrets};
+use crate::dashboard::Summaries;
 use crate::http::access::{Access, Origins};
 use crate::http::auth::SignInEndpoint;
 use crate::http::builds::BuildEndpoint;
@@ -18,7 +19,6 @@ use crate::http::limit::RateLimit;
 use crate::http::poll::PollEndpoint;
 use crate::http::server_api::ServerApiEndpoint;
 use crate::http::state::Budgets;
-use crate::http::summary::Summaries;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
 use crate::limits::SharedCounters;

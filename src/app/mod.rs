@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{Config, Secrets};
 use crate::hub::Hub;
+use crate::sign_in;
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use core::{Core, OpenCore};
@@ -68,7 +69,7 @@ impl Node {
 
     /// A link that signs one browser in.
     pub async fn sign_in_link(&self) -> store::Result<String> {
-        Ok(self.server.endpoints().sign_in.new_link(&self.core.store).await?.0)
+        Ok(sign_in::new_link(&self.core.store, &self.server.endpoints().sign_in.base).await?.0)
     }
 
     pub fn hub(&self) -> &Hub {

@@ -26,7 +26,7 @@ use crate::supervision::{critical, mark_thread_critical};
 use crate::tasks::{monitor, rates};
 use crate::telemetry::{Metrics, TRANSPORTS, level};
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
-use crate::transport::websocket::WebsocketOptions;
+use crate::transport::worker::WebsocketOptions;
 
 /// Streams closed in a second while draining, unless the time is too short for that.
 const CLOSES_PER_SECOND: f64 = 500.0;

@@ -23,7 +23,8 @@ use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
 use super::limit::{Budget, Reserved};
 use super::origin;
-use crate::transport::websocket::{SocketClient, WorkerContext};
+use crate::transport::websocket::SocketClient;
+use crate::transport::worker::WorkerContext;
 
 pub const PATH: &str = "/connection/websocket";
 /// The path of clients that only listen.

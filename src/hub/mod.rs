@@ -8,7 +8,6 @@
 mod channel;
 pub mod fanout;
 pub mod outbox;
-pub mod presence;
 pub mod sequencer;
 
 use std::collections::HashMap;
@@ -24,11 +23,11 @@ use crate::config::Config;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
+use crate::domain::presence::Member;
 use crate::store::{self, Store, log};
 use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
-use presence::Member;
 
 /// Channels in one statement of the position check.
 const CHECK_CHUNK: usize = 1000;

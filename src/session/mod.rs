@@ -6,7 +6,9 @@ mod connect;
 mod connection;
 mod context;
 pub mod effect;
+mod keep_alive;
 mod mode;
+mod pending;
 mod refresh;
 mod server_commands;
 mod state;
@@ -19,5 +21,5 @@ pub mod user_connections;
 
 pub use connection::Connection;
 pub use context::{ConnectionOptions, Personal, SessionContext};
-pub use mode::SessionMode;
+pub use state::SessionMode;
 pub use timers::Now;

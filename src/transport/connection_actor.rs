@@ -10,15 +10,16 @@ use actix::dev::ToEnvelope;
 use actix::prelude::*;
 
 use super::effects::{self, Follow};
-use super::websocket::WorkerContext;
+use super::worker::WorkerContext;
 use crate::clients::Registration;
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::domain::server_command::ServerCommand;
-use crate::hub::fanout::{Framing, Resume};
+use crate::hub::fanout::Resume;
 use crate::hub::outbox::{ConnectionEvents, EndReason, Outbox};
 use crate::protocol::code::{Disconnect, DisconnectCode};
+use crate::protocol::encoding::Framing;
 use crate::recovery;
 use crate::session::effect::{Effect, Join, Joined, Outcome};
 use crate::session::{Connection, Now, SessionMode};

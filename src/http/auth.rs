@@ -1,0 +1,152 @@
+//! The routes of signing in and out, and what a signed-in browser may ask for. A link is made by
+//! whoever holds the API key, or by the process itself for its terminal.
+
+use std::time::Duration;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::access::{self, Access};
+use super::error::{ApiError, ApiResult, internal};
+use super::extract::Who;
+use super::server_api::Api;
+use super::session;
+use crate::auth::{NewToken, mint};
+use crate::config::Secret;
+use crate::domain::event::rfc3339;
+use crate::domain::principal::Principal;
+use crate::sign_in::{self, SCOPE, SignInSecret};
+use crate::store::Store;
+use crate::telemetry::{Metrics, count};
+
+pub use super::session::{SignInEndpoint, Signing};
+
+/// How long a connection token of a signed-in browser is valid. It outlives a sign-out by as much.
+const TOKEN_TTL: Duration = Duration::from_secs(300);
+/// The largest body of a sign-in, and how long it may take to arrive.
+const MAX_BODY: usize = 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `POST /api/auth/links`, with the API key: a new link for whoever asks on the operator's behalf.
+pub async fn links(_: Api, endpoint: web::Data<SignInEndpoint>, store: web::Data<Store>) -> ApiResult {
+    let (link, end) = sign_in::new_link(&store, &endpoint.base).await?;
+    Ok(no_store(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
+}
+
+#[derive(Deserialize)]
+struct SignIn {
+    secret: Secret,
+}
+
+/// `POST /api/auth/sign-in`: uses a link up. 204 with the cookie of a new session.
+pub async fn sign_in(
+    request: HttpRequest,
+    body: web::Payload,
+    endpoint: web::Data<SignInEndpoint>,
+    store: web::Data<Store>,
+    metrics: web::Data<Metrics>,
+) -> ApiResult {
+    let done = redeem_link(&request, body, &endpoint, &store).await;
+    count(&metrics.sign_ins, done.as_ref().map_or_else(ApiError::code, |_| "ok"));
+    let secret = done?;
+    Ok(no_store(HttpResponse::NoContent())
+        .cookie(endpoint.cookie(secret.expose(), endpoint.session_ttl))
+        .finish())
+}
+
+/// The secret of a new session.
+async fn redeem_link(
+    request: &HttpRequest,
+    body: web::Payload,
+    endpoint: &SignInEndpoint,
+    store: &Store,
+) -> Result<SignInSecret, ApiError> {
+    let access = access::of(request);
+    session::check_host(request, access)?;
+    session::check_origin(request, access)?;
+    let bad =
+        || ApiError::bad_request("bad_request", "send {\"secret\": …} with the part of the link after `#`");
+    let reading = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX_BODY));
+    let read = reading
+        .await
+        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long"))?;
+    let body = read.map_err(|_| bad())?.map_err(|_| bad())?;
+    // A derived deserializer would also accept an array, by position.
+    let object = body.trim_ascii_start().starts_with(b"{");
+    let SignIn { secret: given } = serde_json::from_slice(&body).ok().filter(|_| object).ok_or_else(bad)?;
+
+    let redeemed =
+        sign_in::redeem(store, given.expose(), endpoint.session_ttl, endpoint.max_sessions).await?;
+    match redeemed {
+        Some(secret) => Ok(secret),
+        None => Err(refused(request, access, endpoint).await),
+    }
+}
+
+/// The error for an invalid link; counted, so that an address cannot guess for ever.
+async fn refused(request: &HttpRequest, access: &Access, endpoint: &SignInEndpoint) -> ApiError {
+    let decision = endpoint.failures.check(&access.address_of(request).to_string()).await;
+    if !decision.allowed {
+        let after = decision.retry_us.div_ceil(1_000_000);
+        return ApiError::too_many("too_many_sign_ins", "too many invalid links: wait a minute", after);
+    }
+    let message =
+        "this link was used before, has expired or is incomplete: create a new one with `campanile sign-in`";
+    ApiError::new(StatusCode::UNAUTHORIZED, "link_invalid", message)
+}
+
+/// `DELETE /api/auth/session`: signs the browser out, and ends what it has open. 204 also if it
+/// was not signed in.
+pub async fn sign_out(
+    request: HttpRequest,
+    endpoint: web::Data<SignInEndpoint>,
+    store: web::Data<Store>,
+) -> ApiResult {
+    if let Some(hash) = session::presented(&request, &endpoint)? {
+        sign_in::sign_out(&store, hash, &endpoint.signed_out).await?;
+    }
+    Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie("", Duration::ZERO)).finish())
+}
+
+/// `GET /api/auth/me`: who is asking.
+pub async fn me(who: Who) -> ApiResult {
+    let Principal { user, orgs, repos, scopes, expires_at, .. } = &*who.principal;
+    let words = [("scan", scopes.scan), ("publish", scopes.publish), ("admin", scopes.admin)];
+    let scopes: Vec<&str> = words.iter().filter(|(_, has)| *has).map(|(word, _)| *word).collect();
+    Ok(no_store(HttpResponse::Ok()).json(json!({
+        "sub": user, "scopes": scopes, "orgs": orgs, "repos": repos,
+        "expiresAt": expires_at.map(rfc3339), "session": who.session.is_some(),
+    })))
+}
+
+/// `POST /api/auth/token`: a short-lived connection token for the signed-in browser, because
+/// sockets do not take the cookie.
+pub async fn token(who: Who, endpoint: web::Data<SignInEndpoint>) -> ApiResult {
+    if who.session.is_none() {
+        let message = "only signed-in browsers get a token here: sign in first (`campanile sign-in`)";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "session_needed", message));
+    }
+    let now = chrono::Utc::now();
+    let left = who.principal.expires_at.and_then(|end| (end - now).to_std().ok());
+    let ttl = left.map_or(TOKEN_TTL, |left| left.min(TOKEN_TTL));
+    let signing = endpoint.signing.load();
+    let claims = NewToken {
+        user: who.principal.user.clone(),
+        scopes: vec![SCOPE.to_owned()],
+        ttl: Some(ttl),
+        audience: signing.audience.clone(),
+        issuer: signing.issuer.clone(),
+        ..NewToken::default()
+    };
+    let token = mint(signing.secret.expose(), &claims, now).map_err(|error| internal(&error))?;
+    let end = now + chrono::TimeDelta::seconds(i64::try_from(ttl.as_secs()).unwrap_or(0));
+    Ok(no_store(HttpResponse::Ok()).json(json!({ "token": token, "expiresAt": rfc3339(end) })))
+}
+
+/// A response that must not be cached.
+fn no_store(mut answer: actix_web::HttpResponseBuilder) -> actix_web::HttpResponseBuilder {
+    answer.insert_header((header::CACHE_CONTROL, "no-store"));
+    answer
+}

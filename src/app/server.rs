@@ -1,7 +1,7 @@
 //! What serves the clients of a node: the hub, the worker threads with HTTP and the transports. It
 //! is made from the parts of a core, and started when the core runs.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -171,11 +171,6 @@ impl OpenServer {
 }
 
 impl Server {
-    /// Where it listens.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
     pub fn hub(&self) -> &Hub {
         &self.hub
     }

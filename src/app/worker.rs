@@ -19,7 +19,8 @@ use actix_web::{App, Error, HttpResponse, middleware, web};
 use futures_util::future::{Either, TryFutureExt as _, ready};
 use tokio::sync::watch;
 
-use super::{Endpoints, cores};
+use super::core::cores;
+use super::http_state::Endpoints;
 use crate::clients::{ClientRegistry, WorkerClients};
 use crate::cluster::Cluster;
 use crate::config::Config;

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::message::BusMessage;
 use super::subscriptions::{SubscriptionChanges, Subscriptions};
 use crate::domain::channel::ChannelName;
+use crate::supervision;
 use crate::telemetry::{Metrics, count};
 
 /// Timeout of connecting, and of a command.
@@ -242,7 +243,7 @@ async fn serve(
     let connection = Arc::new(Connection { publisher, failed: Notify::new() });
     redis.connection.store(Some(connection.clone()));
     let sync = sync_subscriptions(redis.clone(), bus.clone(), sink, connection.clone());
-    let _sync = AbortOnDrop(tokio::spawn(sync));
+    let _sync = AbortOnDrop(tokio::spawn(supervision::critical(sync)));
 
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

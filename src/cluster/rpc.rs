@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Cluster;
 use super::message::Message;
 use super::requests::Request;
+use super::{Cluster, Peers};
 use crate::telemetry::count;
 
 /// How long a response may take.
@@ -73,18 +73,21 @@ impl<T> Responses<T> {
 impl Cluster {
     /// Sends a request to all nodes, this one included.
     pub(super) async fn request_all<R: Request>(&self, request: R) -> Responses<R::Response> {
-        let nodes = self.others().borrow().clone();
+        let peers = &self.0.peers;
+        let nodes = peers.others().borrow().clone();
         if nodes.is_empty() {
             return Responses { responses: vec![request.handle(self).await], missing: 0 };
         }
         let (own, (others, missing)) =
-            tokio::join!(request.clone().handle(self), self.request(nodes, request));
+            tokio::join!(request.clone().handle(self), peers.request(nodes, request));
         Responses {
             responses: others.into_iter().map(|(_, response)| response).chain([own]).collect(),
             missing,
         }
     }
+}
 
+impl Peers {
     /// Sends a request to `nodes`; returns the responses, and how many live nodes have not responded as
     /// they should. A node that dies meanwhile is not waited for.
     pub(super) async fn request<R: Request>(

@@ -14,6 +14,7 @@ use super::extract::Caller;
 use super::limit::{Budget, RateLimit, with_rate};
 use super::poll::{self, PollEndpoint};
 use crate::builds::{self, Appended, BuildError, BuildEvent, BuildId};
+use crate::config::Config;
 use crate::domain::position::Position;
 use crate::publish::Publisher;
 use crate::store::Store;
@@ -32,6 +33,13 @@ pub struct BuildEndpoint {
     pub in_flight: Budget,
     /// Events by user.
     pub rate: RateLimit,
+}
+
+impl BuildEndpoint {
+    pub fn new(config: &Config, in_flight: Budget, rate: RateLimit) -> Self {
+        let max_publication = config.channel.max_publication_size.bytes();
+        Self { max_publication, body_timeout: config.limits.webhook_body_timeout.0, in_flight, rate }
+    }
 }
 
 /// `POST /api/builds/{buildId}/events`: 201 when committed, 200 for an idempotency key that was used before.

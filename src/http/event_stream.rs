@@ -19,6 +19,7 @@ use super::limit::Budget;
 use super::session;
 use super::tcp::{self, TcpHandle};
 use crate::clients::WorkerClients;
+use crate::config::Config;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -45,6 +46,24 @@ pub struct StreamEndpoint {
     pub by_user: UserConnections,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+impl StreamEndpoint {
+    pub fn new(
+        config: &Config,
+        open: Budget,
+        by_user: UserConnections,
+        stopping: watch::Receiver<Option<Duration>>,
+    ) -> Self {
+        Self {
+            enabled: config.sse.enabled,
+            options: SseOptions::from(config),
+            max_channels: config.limits.stream_channels as usize,
+            open,
+            by_user,
+            stopping,
+        }
+    }
 }
 
 /// The query string.

@@ -22,6 +22,7 @@ pub mod repos;
 pub mod routes;
 pub mod server_api;
 pub mod session;
+pub mod state;
 pub mod tcp;
 pub mod webhooks;
 pub mod websocket;

@@ -13,10 +13,11 @@ use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult, internal};
 use super::limit::{Budget, RateLimit};
+use crate::config::{Config, Secrets};
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::publish::{Committed, Publisher};
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
-use crate::sources::github::{BadBody, Received, RepoMap, body_text, unit_of};
+use crate::sources::github::{BadBody, BadRepoMap, Received, RepoMap, body_text, unit_of};
 use crate::store::Store;
 use crate::telemetry::{Metrics, count};
 
@@ -35,6 +36,25 @@ pub struct WebhookEndpoint {
     pub in_flight: Budget,
     /// The rate limit of invalid signatures, by address.
     pub invalid_signatures: RateLimit,
+}
+
+impl WebhookEndpoint {
+    pub fn new(
+        config: &Config,
+        secrets: &Secrets,
+        in_flight: Budget,
+        invalid_signatures: RateLimit,
+    ) -> Result<Self, BadRepoMap> {
+        Ok(Self {
+            secrets: WebhookSecrets::new(secrets.github.iter().map(|secret| secret.expose())),
+            repos: RepoMap::try_from(&config.github)?,
+            allowed_addresses: config.github.allowed_addresses.clone(),
+            max_body: config.limits.webhook_body.0,
+            body_timeout: config.limits.webhook_body_timeout.0,
+            in_flight,
+            invalid_signatures,
+        })
+    }
 }
 
 /// Takes one delivery. 2xx means that it is durable.

@@ -14,7 +14,7 @@ use rand::RngExt as _;
 use tokio::sync::mpsc;
 
 use super::{Apply, Committed, NewRow, PublishError, Request, UnitOfWork, Verdict};
-use crate::bus::{Announcement, Bus, Content, HubEvent};
+use crate::bus::{Announcement, Bus, Content, EventHandler, HubEvent};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
@@ -31,6 +31,7 @@ const RETRIES: u32 = 5;
 pub(super) struct BatchCommitter {
     pub store: Store,
     pub bus: Bus,
+    pub on_event: EventHandler,
     pub metrics: Arc<Metrics>,
 }
 
@@ -131,7 +132,7 @@ impl BatchCommitter {
         let mut channels: Vec<ChannelName> = touched.map(|event| event.channel.clone()).collect();
         channels.sort();
         channels.dedup();
-        self.bus.publish(HubEvent::Check(channels));
+        self.publish(HubEvent::Check(channels));
         for request in batch {
             let _ = request.reply.send(Err(PublishError::Unconfirmed(reason.to_owned())));
         }
@@ -165,8 +166,14 @@ impl BatchCommitter {
             accepted: Some(accepted),
         }));
         if !announcements.is_empty() {
-            self.bus.publish(HubEvent::Appended(announcements));
+            self.publish(HubEvent::Appended(announcements));
         }
+    }
+
+    /// To all nodes, this one included.
+    fn publish(&self, event: HubEvent) {
+        self.bus.publish(&event);
+        (self.on_event)(event);
     }
 }
 

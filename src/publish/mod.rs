@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, EventHandler};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{NewEvent, Time};
 use crate::domain::position::Position;
@@ -114,15 +114,17 @@ pub struct Publisher {
 
 impl Publisher {
     /// A publisher and its task, which ends when the last handle is dropped and the queue is empty.
+    /// `on_event` gets what was committed, for this node; `bus` carries it to the others.
     pub fn new(
         store: Store,
         bus: Bus,
+        on_event: EventHandler,
         reactions: Vec<Box<dyn Reaction>>,
         metrics: Arc<Metrics>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let clock = store.writing_thread().is_some().then(|| store.clone());
-        let committer = BatchCommitter { store, bus, metrics: metrics.clone() };
+        let committer = BatchCommitter { store, bus, on_event, metrics: metrics.clone() };
         (Self { queue, reactions: reactions.into(), metrics, clock }, committer.run(requests))
     }
 

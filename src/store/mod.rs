@@ -55,6 +55,7 @@ pub use migrate::{OpenError, applied as migrations_applied};
 pub use transaction::{Transaction, WriteBuffer};
 pub use types::{Id, SqlId, SqlTs, Ts};
 
+use crate::config::{self, Config};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
 use crate::domain::position::{Epoch, Position};
@@ -97,6 +98,27 @@ pub struct Options {
     pub allow_data_loss: bool,
     /// Counts what is sent to the database.
     pub traffic: Traffic,
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        let location = match config.backend() {
+            config::Backend::Sqlite { path } => Location::Sqlite { path },
+            config::Backend::Postgres { url, direct_url } => Location::Postgres {
+                url: url.expose().to_owned(),
+                direct_url: direct_url.map(|url| url.expose().to_owned()),
+            },
+        };
+        let store = &config.store;
+        Self {
+            location,
+            readers: store.readers,
+            pool_size: store.pool_size,
+            deadline: store.deadline.0,
+            allow_data_loss: store.allow_data_loss,
+            traffic: Traffic::default(),
+        }
+    }
 }
 
 #[derive(Clone)]

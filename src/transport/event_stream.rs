@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::body::{BodyDropped, StreamBody};
 use crate::clients::{Registration, WorkerClients};
+use crate::config::Config;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
@@ -38,6 +39,16 @@ pub struct SseOptions {
     pub write_timeout: Duration,
     /// Bytes that may wait for a reader.
     pub queue: usize,
+}
+
+impl From<&Config> for SseOptions {
+    fn from(config: &Config) -> Self {
+        Self {
+            ping_interval: config.sse.ping_interval.0,
+            write_timeout: config.client.write_timeout.0,
+            queue: config.client.queue_max_size.bytes(),
+        }
+    }
 }
 
 /// One channel of a stream.

@@ -79,8 +79,9 @@ impl Node {
         let hub = Hub::new(store_handle.clone(), bus.clone(), options, metrics.clone(), thread.handle());
         let receiver = hub.clone();
         let deliver = move |event| faults(event).into_iter().for_each(|event| receiver.deliver(event));
-        bus.set_event_handler(Arc::new(deliver));
-        let (publisher, work) = Publisher::new(store_handle.clone(), bus, Vec::new(), metrics.clone());
+        let deliver = Arc::new(deliver);
+        let (publisher, work) =
+            Publisher::new(store_handle.clone(), bus, deliver, Vec::new(), metrics.clone());
         core.spawn(work);
         Self { store: store_handle, hub, publisher, metrics, thread, kept }
     }

@@ -323,8 +323,9 @@ impl TestStore {
         let recorded = RecordedEvents::default();
         let recorder = recorded.0.clone();
         let bus = Bus::local(Uuid::nil());
-        bus.set_event_handler(Arc::new(move |event| recorder.lock().expect("the lock").push(event)));
-        let (publisher, work) = Publisher::new(self.store.clone(), bus, reactions, Arc::new(Metrics::new()));
+        let record = Arc::new(move |event| recorder.lock().expect("the lock").push(event));
+        let metrics = Arc::new(Metrics::new());
+        let (publisher, work) = Publisher::new(self.store.clone(), bus, record, reactions, metrics);
         (publisher, recorded, work)
     }
 

@@ -23,7 +23,7 @@ use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
 use crate::store::log::{self, Append, Appended, IdempotencyKey, Version};
 use crate::store::{self, Conn, Store, StoreError, Transaction, Ts};
-use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Counter, Gauge, Histogram, durations, metrics};
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;
@@ -31,6 +31,21 @@ pub const QUEUE: usize = 4096;
 const BATCH: usize = 256;
 /// How often a transaction that conflicted with another is retried.
 const RETRIES: u32 = 5;
+
+metrics! {
+    Metrics("") {
+        /// From the arrival of a unit of work at the publisher to its commit.
+        publish_seconds: Histogram = durations(),
+        /// Duration of one transaction.
+        commit_seconds: Histogram = durations(),
+        /// Units of work in one transaction.
+        commit_batch_size: Histogram = Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
+        /// Events appended to the log.
+        events: Counter,
+        /// Units of work that wait for the publisher.
+        publish_queue_length: Gauge,
+    }
+}
 
 /// One change: its deduplication, its effect on the state, and its events. Either all of it is
 /// committed or nothing.
@@ -145,7 +160,7 @@ impl Publisher {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,
             mpsc::error::TrySendError::Closed(_) => PublishError::Unconfirmed("shutting down".into()),
         })?;
-        self.metrics.publish_queue.inc();
+        self.metrics.publish_queue_length.inc();
         let answer = match &self.clock {
             Some(store) => {
                 store.wait_for(answer).await.map_err(|error| PublishError::Unconfirmed(error.to_string()))?
@@ -179,7 +194,7 @@ impl BatchCommitter {
                     units += request.units.len();
                     batch.push(request);
                 }
-                self.metrics.publish_queue.dec_by(batch.len() as i64);
+                self.metrics.publish_queue_length.dec_by(batch.len() as i64);
                 self.process_batch(batch).await;
             }
         }
@@ -224,7 +239,7 @@ impl BatchCommitter {
     /// One transaction, retried while it conflicts with others.
     async fn transact(&self, units: &Arc<[Arc<UnitOfWork>]>) -> store::Result<Vec<Committed>> {
         let started = Instant::now();
-        self.metrics.commit_units.observe(units.len() as f64);
+        self.metrics.commit_batch_size.observe(units.len() as f64);
         let mut tries = 0;
         loop {
             let (work, appended, store) = (units.clone(), units.clone(), self.store.clone());

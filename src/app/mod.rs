@@ -5,6 +5,7 @@
 
 mod cluster;
 pub mod demo;
+pub mod metrics;
 mod reload;
 mod serve;
 mod worker;
@@ -42,6 +43,7 @@ use crate::http::server_api::ServerApiEndpoint;
 use crate::http::summary::Summaries;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
+use crate::hub::metrics::Transport;
 use crate::hub::{Hub, HubOptions};
 use crate::limits::SharedCounters;
 use crate::limits::gcra::Rate;
@@ -57,12 +59,13 @@ use crate::supervision;
 use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor, rates};
-use crate::telemetry::{Metrics, TRANSPORTS, Traffic, level};
+use crate::telemetry::metrics::Label as _;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::event_stream::SseOptions;
 use crate::transport::websocket::WebsocketOptions;
 
 use cluster::{count_users, open_bus, open_counters};
+use metrics::Metrics;
 use reload::Reloadable;
 pub use serve::serve;
 
@@ -104,8 +107,8 @@ impl Node {
     /// `core` is the runtime of the store.
     pub async fn start(config: &Config, secrets: &Secrets, core: &Handle) -> anyhow::Result<Self> {
         let keys = KeyRing::from(config.token_keys(Some(&secrets.jwt))?);
-        let metrics = Arc::new(Metrics::new());
-        let options = store::Options { traffic: metrics.traffic.clone(), ..store_options(config) };
+        let metrics = Arc::new(Metrics::default());
+        let options = store::Options { metrics: metrics.store.clone(), ..store_options(config) };
         let opening = core.spawn(async move { Store::open(&options).await });
         let store = opening.await.context("the store panicked while opening")??;
         let listener = worker::bind(config.server.listen).with_context(|| {
@@ -115,7 +118,7 @@ impl Node {
             )
         })?;
         let address = listener.local_addr()?;
-        metrics.store_up.set(1);
+        metrics.store.up.set(1);
 
         let namespaces = config.channel.declared().shared();
         let uid = Uuid::new_v4();
@@ -128,16 +131,21 @@ impl Node {
             io_uring: config.server.io_uring,
             ..HubOptions::default()
         };
-        let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.clone(), hub_thread.handle());
+        let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.hub.clone(), hub_thread.handle());
         bus.set_event_handler(hub.event_handler());
-        let (publisher, publisher_task) = Publisher::new(store.clone(), bus.clone(), metrics.clone());
+        let (publisher, publisher_task) = Publisher::new(store.clone(), bus.clone(), metrics.publish.clone());
         let publisher_task =
             store.writing_thread().unwrap_or(core).spawn(supervision::critical(publisher_task));
         let interval = config.channel.position_check_interval.0;
         let (client_registry, revocations) = (ClientRegistry::default(), Revocations::default());
         let identity = Identity { uid, name: name_of(config, address), started_at: Instant::now() };
-        let cluster =
-            Cluster::new(identity, bus.clone(), hub.clone(), client_registry.clone(), metrics.clone());
+        let cluster = Cluster::new(
+            identity,
+            bus.clone(),
+            hub.clone(),
+            client_registry.clone(),
+            metrics.cluster.clone(),
+        );
         let revoker = Revoker::new(store.clone(), revocations.clone(), client_registry.clone(), {
             let cluster = cluster.weak();
             move || _ = cluster.upgrade().inspect(Cluster::announce_revocation)
@@ -173,20 +181,20 @@ impl Node {
             keys.clone(),
             reloadable.key_set.subscribe(),
             jwks::FetchIntervals::default(),
-            metrics.clone(),
+            metrics.tasks.clone(),
         );
         let (counters, counters_task) = open_counters(config, uid, &store, &metrics, core)?;
-        let (lease, lease_task) = Lease::acquire(store.clone(), "janitor", uid, metrics.clone());
+        let (lease, lease_task) = Lease::acquire(store.clone(), "janitor", uid, metrics.tasks.clone());
         let bus_task = core.spawn(bus_task);
         let mut tasks = vec![
             core.spawn(lease_task),
             core.spawn(counters_task),
             core.spawn(jwks_task),
             core.spawn(revoker.clone().run()),
-            core.spawn(monitor::watch_store(store.clone(), metrics.clone())),
+            core.spawn(monitor::watch_store(store.clone(), metrics.store.clone())),
             core.spawn(monitor::check_positions(store.clone(), hub.clone(), bus.live(), interval)),
             core.spawn(cluster.clone().run()),
-            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.clone(), lease.clone())),
+            core.spawn(janitor::run(store.clone(), namespaces.clone(), metrics.tasks.clone(), lease.clone())),
         ];
 
         let stopping = watch::Sender::new(None);
@@ -195,8 +203,16 @@ impl Node {
         tasks.push(core.spawn(users_task));
         let session_context =
             Arc::new(session_context(config, keys, namespaces, revocations, users, &metrics));
-        let endpoints =
-            Endpoints::new(config, secrets, &cluster, address, &counters, &session_context, &stopping)?;
+        let endpoints = Endpoints::new(
+            config,
+            secrets,
+            &cluster,
+            address,
+            &counters,
+            &session_context,
+            &stopping,
+            &metrics,
+        )?;
         let sign_in = endpoints.sign_in.clone();
         let rates = Arc::new(endpoints.rates());
         if let Err(error) = rates::restore(&store, &rates).await {
@@ -272,7 +288,10 @@ impl Node {
     /// Drains and stops: not ready, no new connections, streams told and ended, requests finished,
     /// what was accepted committed.
     pub async fn stop(self) {
-        let open = TRANSPORTS.map(|kind| level(&self.metrics.connections, kind));
+        let open = Transport::USUAL
+            .iter()
+            .map(|transport| self.metrics.transport.connections.with(*transport))
+            .collect::<Vec<_>>();
         let connections = || open.iter().map(|level| level.get().max(0)).sum::<i64>();
         let window = Duration::from_secs_f64(connections() as f64 / CLOSES_PER_SECOND);
         let spread = window.min(self.drain_timeout.mul_f64(0.8));
@@ -345,6 +364,7 @@ impl Endpoints {
         counters: &SharedCounters,
         session_context: &SessionContext,
         stopping: &watch::Sender<Option<Duration>>,
+        metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let limits = &config.limits;
         let rate = |name, limit: u32| RateLimit::new(name, Rate::per_minute(limit.into()), counters.clone());
@@ -434,12 +454,15 @@ impl Endpoints {
                 enabled: config.websocket.enabled,
                 uni_enabled: config.uni_websocket.enabled,
                 open: open_sockets,
+                metrics: metrics.http.clone(),
                 stopping: stopping.subscribe(),
             },
             health: web::Data::new(HealthEndpoint {
                 stopping: stopping.subscribe(),
                 bus: cluster.bus_live(),
                 limits: node_limits,
+                publish: metrics.publish.clone(),
+                registry: metrics.registry.clone(),
             }),
             api: web::Data::new(ServerApiEndpoint {
                 max_publication: limit_of(config.channel.max_publication_size.0),
@@ -486,7 +509,7 @@ fn session_context(
         revocations,
         namespaces,
         users,
-        errors: metrics.errors.clone(),
+        metrics: metrics.session.clone(),
         options: ConnectionOptions {
             ping_interval: client.ping_interval.0,
             pong_timeout: client.pong_timeout.0,
@@ -542,7 +565,7 @@ pub fn store_options(config: &Config) -> store::Options {
         pool_size: config.store.pool_size,
         deadline: config.store.deadline.0,
         allow_data_loss: config.store.allow_data_loss,
-        traffic: Traffic::default(),
+        metrics: Arc::default(),
     }
 }
 

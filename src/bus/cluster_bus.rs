@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use super::message::{BusMessage, DecodeError, Envelope};
+use super::metrics::{Carrier, Metrics};
 use super::notify::{self, NotifyQueue, Reassembler, split};
 use super::redis::{self, RedisConnection};
 use super::subscriptions::Subscriptions;
@@ -21,7 +22,6 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::store::Store;
 use crate::store::listen_notify::ListenEvent;
-use crate::telemetry::{Metrics, count};
 
 /// The most messages, and bytes of messages, in the queue for Redis; more are sent by NOTIFY.
 const MAX_QUEUED: usize = 8_192;
@@ -227,7 +227,7 @@ impl ClusterBus {
             message => {
                 let text = message.encode(self.0.node, number);
                 if !self.0.notify_queue.send(number, text.into()) {
-                    count(&self.0.metrics.bus_said, "dropped");
+                    self.0.metrics.messages_dropped.inc();
                 }
             }
         }
@@ -236,7 +236,7 @@ impl ClusterBus {
     pub(super) fn set_live(&self, live: bool) {
         let turned = self.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
         if turned {
-            self.0.metrics.bus_up.set(i64::from(live));
+            self.0.metrics.up.set(i64::from(live));
             if live {
                 tracing::info!("the bus is live");
                 // Messages may have been missed before.
@@ -277,7 +277,7 @@ impl ClusterBus {
             BusMessage::Appended(Announcement { content: Content::Logged { .. }, .. })
         );
         if sent {
-            count(&self.0.metrics.bus_said, "redis");
+            self.0.metrics.messages_sent.inc(Carrier::Redis);
         }
         if !sent || (self.0.mirroring.load(Ordering::Relaxed) && !logged) {
             self.fall_back(queued.number, queued.message);
@@ -295,11 +295,11 @@ impl ClusterBus {
                 return Some(number);
             }
             Ok(envelope) => {
-                count(&self.0.metrics.bus_heard, "redis");
+                self.0.metrics.messages_received.inc(Carrier::Redis);
                 self.receive(envelope);
             }
             Err(error) => {
-                count(&self.0.metrics.bus_heard, "unread");
+                self.0.metrics.messages_unreadable.inc();
                 tracing::debug!(?error, "a message from Redis cannot be decoded");
                 let channel = self.0.redis_queue.as_ref().and_then(|queue| queue.channel_of(topic));
                 if let (DecodeError::Version, Some(channel)) = (error, channel) {
@@ -336,11 +336,11 @@ impl ClusterBus {
                     match Envelope::decode(&text) {
                         Ok(envelope) if envelope.from == self.0.node => {}
                         Ok(envelope) => {
-                            count(&self.0.metrics.bus_heard, "postgres");
+                            self.0.metrics.messages_received.inc(Carrier::Postgres);
                             self.receive(envelope);
                         }
                         Err(error) => {
-                            count(&self.0.metrics.bus_heard, "unread");
+                            self.0.metrics.messages_unreadable.inc();
                             if error == DecodeError::Version {
                                 self.deliver(HubEvent::CheckAll);
                             }
@@ -375,11 +375,11 @@ impl ClusterBus {
                     failed = true;
                     break;
                 }
-                some.iter().for_each(|_| count(&self.0.metrics.bus_said, "postgres"));
+                self.0.metrics.messages_sent.with(Carrier::Postgres).inc_by(some.len() as u64);
             }
             if failed {
                 // Checks are queued again; messages that are not in the log are dropped.
-                messages.iter().for_each(|_| count(&self.0.metrics.bus_said, "dropped"));
+                self.0.metrics.messages_dropped.inc_by(messages.len() as u64);
                 for check in checks {
                     match check {
                         BusMessage::Check(channels) => self.0.notify_queue.check(channels),

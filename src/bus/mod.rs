@@ -8,6 +8,7 @@
 
 pub mod cluster_bus;
 mod message;
+mod metrics;
 mod notify;
 mod redis;
 mod subscriptions;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use cluster_bus::ClusterBus;
+pub use metrics::Metrics;
 
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;

@@ -19,7 +19,6 @@ use super::message::BusMessage;
 use super::subscriptions::SubscriptionChanges;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
-use crate::telemetry::count;
 
 /// Timeout of connecting, and of a command.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,7 +69,7 @@ pub(super) async fn run(bus: &ClusterBus, client: Client) {
                 }
                 bus.set_live(false);
                 bus.inner().subscriptions.disconnected();
-                count(&bus.inner().metrics.bus_reconnects, "redis");
+                bus.inner().metrics.redis_reconnects.inc();
                 why
             }
             Ok(Err(error)) => reason(&error),
@@ -138,7 +137,7 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
                     && number == expected
                 {
                     let since: Instant = since;
-                    bus.inner().metrics.bus_round_trip_seconds.observe(since.elapsed().as_secs_f64());
+                    bus.inner().metrics.round_trip_seconds.observe(since.elapsed().as_secs_f64());
                     pending_ping = None;
                     bus.set_live(true);
                 }

@@ -9,6 +9,7 @@
 
 mod membership;
 mod message;
+mod metrics;
 mod rpc;
 
 use std::collections::{BTreeMap, HashSet};
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 pub use membership::MAX_MISSED_HEARTBEATS;
 pub use message::NodeInfo;
+pub use metrics::Metrics;
 pub use rpc::Incomplete;
 
 use crate::bus::Bus;
@@ -31,7 +33,6 @@ use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
 use crate::hub::presence::Member;
 use crate::protocol::code::Disconnect;
-use crate::telemetry::Metrics;
 use membership::Membership;
 use message::{Heartbeat, Message, Request, Response};
 use rpc::PendingRequests;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::Cluster;
 use super::message::{Message, Request, Response};
-use crate::telemetry::count;
+use super::metrics::RequestOutcome;
 
 /// How long a response may take.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -106,12 +106,12 @@ impl Cluster {
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     tracing::warn!(missing = waiting.len(), "nodes have not responded in time");
-                    count(&self.0.metrics.questions, "incomplete");
+                    self.0.metrics.requests.inc(RequestOutcome::Incomplete);
                     return (responses, waiting.len());
                 }
             }
         }
-        count(&self.0.metrics.questions, "answered");
+        self.0.metrics.requests.inc(RequestOutcome::Answered);
         (responses, 0)
     }
 }

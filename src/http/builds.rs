@@ -24,11 +24,11 @@ use crate::domain::access::may_append_to_build;
 use crate::domain::channel::{ChannelKind, ChannelName, is_owner};
 use crate::domain::event::{NewEvent, envelope};
 use crate::domain::principal::Principal;
+use crate::http::Metrics;
 use crate::publish::{Apply, Committed, Dedup, Publisher, UnitOfWork, Verdict};
 use crate::store::builds::{self, Build};
 use crate::store::log::IdempotencyKey;
 use crate::store::{self, Store, Transaction};
-use crate::telemetry::Metrics;
 
 /// How long an idempotency key is remembered, as in the server API.
 const KEY_WINDOW: Duration = Duration::from_secs(300);

@@ -26,7 +26,7 @@ use crate::domain::principal::Principal;
 use crate::hub::fanout::Fanout;
 use crate::session::user_connections::{Capacity, UserConnections};
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::transport::Metrics;
 use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
 
 /// What the endpoint needs.

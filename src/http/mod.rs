@@ -12,6 +12,7 @@ pub mod error;
 pub mod event_stream;
 pub mod health;
 pub mod limit;
+pub mod metrics;
 pub mod openapi;
 pub mod origin;
 pub mod page;
@@ -25,6 +26,7 @@ pub mod webhooks;
 pub mod websocket;
 
 use error::ApiError;
+pub use metrics::Metrics;
 
 /// A `limit` in a query: a number from 1 to `max`, `default` if absent.
 fn parse_limit(limit: Option<&str>, default: u32, max: u32) -> Result<u32, ApiError> {

@@ -14,11 +14,11 @@ use super::body;
 use super::error::{ApiError, ApiResult, internal};
 use super::limit::{Budget, RateLimit};
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
+use crate::http::metrics::{Metrics, WebhookOutcome};
 use crate::publish::{Committed, Publisher};
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
 use crate::sources::github::{BadBody, Received, RepoMap, body_text, unit_of};
 use crate::store::Store;
-use crate::telemetry::{Metrics, count};
 
 /// What the endpoint needs.
 pub struct WebhookEndpoint {
@@ -53,7 +53,7 @@ pub async fn receive(
         Ok(taken) => taken.status.as_str(),
         Err(error) => error.code(),
     };
-    count(&metrics.webhooks, outcome);
+    metrics.webhooks.inc(WebhookOutcome(outcome));
     let delivery = done.as_ref().ok().map(|taken| taken.id.as_str());
     tracing::debug!(delivery, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
     done.map(|taken| {

@@ -7,6 +7,7 @@
 
 mod channel;
 pub mod fanout;
+pub mod metrics;
 pub mod outbox;
 pub mod presence;
 pub mod sequencer;
@@ -19,12 +20,13 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 
+pub use metrics::Metrics;
+
 use crate::bus::{Announcement, Bus, EventHandler, HubEvent, PresenceChange};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
 use crate::store::{self, Store, log};
-use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
 use presence::Member;

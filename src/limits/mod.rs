@@ -3,6 +3,7 @@
 //! is down or slow: no caller waits long for a counter, and no counter has to survive.
 
 pub mod gcra;
+mod metrics;
 mod pool;
 mod rates;
 mod users;
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::telemetry::{Metrics, count};
+pub use metrics::Metrics;
+use metrics::Source;
 use pool::Pool;
 pub use users::{ClaimResult, UserCount};
 
@@ -148,7 +150,7 @@ impl Shared {
     }
 
     fn mark_down(&self) {
-        self.metrics.counts_shared.set(0);
+        self.metrics.limits_redis_up.set(0);
         self.status.send_if_modified(|status| std::mem::replace(&mut status.up, false));
     }
 
@@ -172,7 +174,7 @@ impl Shared {
                         *status = RedisStatus { up: true, losses: status.losses + u64::from(lost) };
                         lost
                     });
-                    self.metrics.counts_shared.set(1);
+                    self.metrics.limits_redis_up.set(1);
                 }
                 None => self.mark_down(),
             }
@@ -180,7 +182,7 @@ impl Shared {
         }
     }
 
-    fn count(&self, kind: &'static str) {
-        count(&self.metrics.counts, kind);
+    fn count(&self, reached: bool) {
+        self.metrics.limit_checks.inc(if reached { Source::Redis } else { Source::Local });
     }
 }

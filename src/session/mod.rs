@@ -6,6 +6,7 @@ mod connect;
 mod connection;
 mod context;
 pub mod effect;
+pub mod metrics;
 mod mode;
 mod refresh;
 mod server_commands;
@@ -19,5 +20,6 @@ pub mod user_connections;
 
 pub use connection::Connection;
 pub use context::{ConnectionOptions, Personal, SessionContext};
+pub use metrics::Metrics;
 pub use mode::SessionMode;
 pub use timers::Now;

@@ -17,6 +17,7 @@ pub mod history;
 pub mod leases;
 pub mod listen_notify;
 pub mod log;
+mod metrics;
 mod migrate;
 pub mod overview;
 mod postgres;
@@ -28,7 +29,6 @@ pub mod runs;
 pub mod schema;
 pub mod sessions;
 mod sqlite;
-mod traffic;
 mod transaction;
 mod types;
 
@@ -49,6 +49,7 @@ pub use conn::{Conn, Rows, Statement};
 pub use error::{Result, StoreError};
 pub use heads::Heads;
 pub use listen_notify::{ListenEvent, MAX_LENGTH as MAX_NOTIFICATION_LENGTH};
+pub use metrics::Metrics;
 pub use migrate::{OpenError, applied as migrations_applied};
 pub use transaction::Transaction;
 pub use types::{Id, SqlId, SqlTs, Ts};
@@ -57,11 +58,10 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
 use crate::domain::position::{Epoch, Position};
 use crate::supervision;
-use crate::telemetry::Traffic;
 use generation::Probe;
 use listen_notify::ListenConnector;
+use metrics::Meter;
 use sqlite::{Side, Threads};
-use traffic::Meter;
 
 /// Where the data is.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ pub struct Options {
     /// Accept a Postgres that forgets commits when it crashes.
     pub allow_data_loss: bool,
     /// Counts what is sent to the database.
-    pub traffic: Traffic,
+    pub metrics: Arc<Metrics>,
 }
 
 #[derive(Clone)]
@@ -156,14 +156,14 @@ impl Store {
         let backend = match &options.location {
             Location::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
-                let threads = Threads::start(path, options.readers, lock, options.traffic.clone());
+                let threads = Threads::start(path, options.readers, lock, options.metrics.clone());
                 Backend::Sqlite(threads.map_err(OpenError::unreachable)?)
             }
             Location::Postgres { url, .. } => {
-                let (learner, traffic) = (state.clone(), options.traffic.clone());
+                let (learner, metrics) = (state.clone(), options.metrics.clone());
                 let on_connect: postgres::OnConnect = Arc::new(move |conn| {
                     let state = learner.clone();
-                    conn.set_instrumentation(Meter(traffic.clone()));
+                    conn.set_instrumentation(Meter(metrics.clone()));
                     Box::pin(async move {
                         let sent = Ts::from(chrono::Utc::now());
                         state.learn(&generation::probe_postgres(conn).await?, sent);

@@ -9,5 +9,8 @@ mod effects;
 pub mod emulation;
 pub mod event_stream;
 pub mod http_stream;
+pub mod metrics;
 mod single_flight;
 pub mod websocket;
+
+pub use metrics::Metrics;

@@ -25,9 +25,9 @@ use crate::auth::{NewToken, mint};
 use crate::config::Secret;
 use crate::domain::event::{Time, rfc3339};
 use crate::domain::principal::Principal;
+use crate::http::metrics::{Metrics, SignInOutcome};
 use crate::store::sessions::{self, Session};
 use crate::store::{self, Store};
-use crate::telemetry::{Metrics, count};
 
 /// Who signs in by a link, and what that one may do.
 const OPERATOR: &str = "operator";
@@ -120,7 +120,7 @@ pub async fn sign_in(
     metrics: web::Data<Metrics>,
 ) -> ApiResult {
     let done = redeem_link(&request, body, &endpoint, &store).await;
-    count(&metrics.sign_ins, done.as_ref().map_or_else(ApiError::code, |_| "ok"));
+    metrics.sign_ins.inc(SignInOutcome(done.as_ref().map_or_else(ApiError::code, |_| "ok")));
     let secret = done?;
     Ok(no_store(HttpResponse::NoContent())
         .cookie(endpoint.cookie(secret.expose(), endpoint.session_ttl))

@@ -19,10 +19,10 @@ use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
+use crate::http::metrics::{Metrics, PollOutcome};
 use crate::protocol::polled;
 use crate::store::log::{self, Bounds, Page};
 use crate::store::{self, Heads, Store};
-use crate::telemetry::{Metrics, count};
 
 pub use not_modified_fast_path::NotModifiedFastPath;
 
@@ -81,20 +81,17 @@ pub(super) async fn rate_limited(
 ) -> ApiResult {
     let decision = endpoint.rate.check(&access::of(request).rate_key(request, principal)).await;
     if !decision.allowed {
-        count(&metrics.polls, "limited");
+        metrics.polls.inc(PollOutcome("limited"));
         let message = "too many polls: wait, or use the event stream";
         let error = ApiError::too_many("rate_limited", message, decision.retry_secs());
         return Err(with_rate(error, &decision));
     }
     let done = poll.await;
-    count(
-        &metrics.polls,
-        match &done {
-            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => "not_modified",
-            Ok(_) => "ok",
-            Err(error) => error.code(),
-        },
-    );
+    metrics.polls.inc(PollOutcome(match &done {
+        Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => "not_modified",
+        Ok(_) => "ok",
+        Err(error) => error.code(),
+    }));
     match done {
         Ok(mut answer) => {
             add_rate(answer.headers_mut(), &decision);

@@ -16,7 +16,7 @@ use crate::http::access::Access;
 use crate::http::limit::add_rate;
 use crate::http::{origin, parse_limit};
 use crate::store::{Store, resources};
-use crate::telemetry::Counter;
+use crate::telemetry::metrics::Counter;
 
 /// Answers such polls.
 #[derive(Clone)]

@@ -23,8 +23,8 @@ use super::presence::PresenceInfo;
 use super::{Hub, SubscribeError, Worker};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
+use crate::hub::Metrics;
 use crate::supervision;
-use crate::telemetry::Metrics;
 use batch::MergedBatch;
 pub use batch::{Batch, Cursors, FanoutMessage, Framing};
 use batch_writer::BatchWriter;
@@ -70,6 +70,10 @@ impl Fanout {
         let fanout = Rc::new(Self { worker, hub, routes: RefCell::default(), counters });
         actix_rt::spawn(supervision::critical(fanout.clone().run(DrainScheduler::new(messages), writer)));
         fanout
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.counters.metrics
     }
 
     async fn run(self: Rc<Self>, mut scheduler: DrainScheduler<FanoutMessage>, mut writer: BatchWriter) {

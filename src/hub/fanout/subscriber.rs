@@ -17,13 +17,14 @@ use crate::bus::PresenceChange;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
+use crate::hub::metrics::{Metrics, SlowReason, Transport};
 use crate::hub::outbox::{Outbox, PushError};
 use crate::hub::presence::{Member, PresenceInfo};
 use crate::protocol::form::Form;
 use crate::protocol::push::{ChannelPush, Push};
 use crate::protocol::sse;
 use crate::store::log::Bounds;
-use crate::telemetry::{Counter, Family, Kind, Metrics, count, counter};
+use crate::telemetry::metrics::{Counter, Family};
 
 /// Events that a paused subscriber keeps; with more it reads the log again instead.
 pub(super) const MAX_BUFFERED: usize = 1024;
@@ -62,8 +63,8 @@ struct LocalCounter {
 }
 
 impl LocalCounter {
-    fn of(family: &Family<Kind, Counter>, kind: &'static str) -> Self {
-        Self { counter: counter(family, kind), pending: Cell::new(0) }
+    fn of(family: &Family<Transport, Counter>, transport: &'static str) -> Self {
+        Self { counter: family.with(Transport(transport)), pending: Cell::new(0) }
     }
 
     fn add(&self, more: u64) {
@@ -78,11 +79,11 @@ impl LocalCounter {
 impl DeliveryCounters {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
-            sse: LocalCounter::of(&metrics.deliveries, "sse"),
-            websocket: LocalCounter::of(&metrics.deliveries, "websocket"),
-            websocket_bytes: LocalCounter::of(&metrics.delivered_bytes, "websocket"),
-            forms: Form::ALL.map(|form| LocalCounter::of(&metrics.deliveries, form.name())),
-            uni_websocket_bytes: LocalCounter::of(&metrics.delivered_bytes, Form::UniWebsocket.name()),
+            sse: LocalCounter::of(&metrics.messages_sent, "sse"),
+            websocket: LocalCounter::of(&metrics.messages_sent, "websocket"),
+            websocket_bytes: LocalCounter::of(&metrics.sent_bytes, "websocket"),
+            forms: Form::ALL.map(|form| LocalCounter::of(&metrics.messages_sent, form.name())),
+            uni_websocket_bytes: LocalCounter::of(&metrics.sent_bytes, Form::UniWebsocket.name()),
             metrics,
         }
     }
@@ -486,7 +487,7 @@ impl Subscriber {
         let done = self.outbox.push_shared(bytes, accepted);
         // The listener of a socket counts, because replies overflow too.
         if done == Err(PushError::Overflow) && !self.listener_reports_loss() {
-            count(&self.counters.metrics.slow_disconnects, "queue");
+            self.counters.metrics.slow_disconnects.inc(SlowReason::Queue);
             tracing::info!(channel = %self.channel, "a client was too slow and was disconnected");
         }
         done
@@ -514,7 +515,7 @@ impl Subscriber {
 #[cfg(test)]
 impl Subscriber {
     pub(crate) fn for_test(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
-        let counters = Rc::new(DeliveryCounters::new(Arc::new(Metrics::new())));
+        let counters = Rc::new(DeliveryCounters::new(Arc::default()));
         Rc::new(Self::new(channel, outbox, Framing::WebSocket, SubscriberOptions::default(), counters))
     }
 

@@ -117,7 +117,7 @@ pub(super) fn context_with(users: UserConnections, options: ConnectionOptions) -
         revocations: Revocations::default(),
         namespaces: namespaces().shared(),
         users,
-        errors: Family::default(),
+        metrics: Arc::default(),
         options,
     })
 }

@@ -24,6 +24,7 @@ use crate::clients::WorkerClients;
 use crate::cluster::Cluster;
 use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
+use crate::hub::metrics::Transport;
 use crate::hub::outbox::{Outbox, SocketOptions, UpgradedSocket};
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::form::Form;
@@ -34,7 +35,7 @@ use crate::session::SessionContext;
 use crate::session::effect::Replay;
 use crate::store::Store;
 use crate::supervision;
-use crate::telemetry::{Metrics, level};
+use crate::transport::Metrics;
 use crate::transport::effects::RecoveryRequest;
 use crate::transport::single_flight::SingleFlight;
 use actor::WebSocketActor;
@@ -162,9 +163,9 @@ impl WorkerContext {
         held: impl Sized,
     ) -> impl Future<Output = ()> {
         let form = client.form();
-        let kind = form.map_or("websocket", Form::name);
+        let transport = Transport(form.map_or("websocket", Form::name));
         let largest = if form.is_some() { self.options.uni_message_size } else { self.options.message_size };
-        level(&self.metrics.connections, kind).inc();
+        self.metrics.connections.with(transport).inc();
         let outbox = Rc::new(Outbox::for_socket(UpgradedSocket::Plain(stream), self.outbox.clone()));
         let credit = Credit::new(largest);
         let incoming = Incoming::new(outbox.clone(), first, credit.clone(), largest);
@@ -180,7 +181,7 @@ impl WorkerContext {
             drop(actor);
             Box::pin(linger(&outbox)).await;
             outbox.abort_unless_closed();
-            level(&self.metrics.connections, kind).dec();
+            self.metrics.connections.with(transport).dec();
             drop(held);
         }
     }

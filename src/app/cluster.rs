@@ -13,8 +13,8 @@ use crate::bus::cluster_bus::RedisOptions;
 use crate::bus::{Bus, ClusterBus};
 use crate::cluster::Cluster;
 use crate::config::{BusBackend, Config};
-use crate::limits::{SharedCounters, Timeouts};
-use crate::session::user_connections::{Confirm, UserConnections};
+use crate::limits::shared::{SharedCounters, Timeouts};
+use crate::limits::user_connections::{Confirm, UserConnections};
 use crate::store::Store;
 use crate::tls;
 

@@ -37,7 +37,6 @@ use crate::http::builds::BuildEndpoint;
 use crate::http::client_streams::{ClientStreamEndpoints, Endpoint};
 use crate::http::event_stream::StreamEndpoint;
 use crate::http::health::HealthEndpoint;
-use crate::http::limit::{Budget, RateLimit};
 use crate::http::poll::PollEndpoint;
 use crate::http::server_api::ServerApiEndpoint;
 use crate::http::summary::Summaries;
@@ -45,12 +44,15 @@ use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
 use crate::hub::metrics::Transport;
 use crate::hub::{Hub, HubOptions};
-use crate::limits::SharedCounters;
+use crate::limits::budget::Budget;
 use crate::limits::gcra::Rate;
+use crate::limits::persistence::{self, PersistentRates};
+use crate::limits::rate_limit::RateLimit;
+use crate::limits::shared::SharedCounters;
+use crate::limits::user_connections::UserConnections;
 use crate::protocol::form::Form;
 use crate::publish::Publisher;
 use crate::recovery::RecoveryLimit;
-use crate::session::user_connections::UserConnections;
 use crate::session::{ConnectionOptions, Personal, SessionContext};
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoMapEntry};
@@ -58,7 +60,7 @@ use crate::store::{self, Location, Store};
 use crate::supervision;
 use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
-use crate::tasks::{janitor, jwks, monitor, rates};
+use crate::tasks::{janitor, jwks, monitor};
 use crate::telemetry::metrics::Label as _;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::event_stream::SseOptions;
@@ -95,7 +97,7 @@ pub struct Node {
     bus_task: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     lease: Lease,
-    rates: Arc<rates::Rates>,
+    rates: Arc<PersistentRates>,
     hub_thread: Arbiter,
     /// As it was at the start.
     config: Config,
@@ -215,10 +217,10 @@ impl Node {
         )?;
         let sign_in = endpoints.sign_in.clone();
         let rates = Arc::new(endpoints.rates());
-        if let Err(error) = rates::restore(&store, &rates).await {
+        if let Err(error) = persistence::restore(&store, &rates).await {
             tracing::warn!(%error, "the saved rates cannot be read: they start empty");
         }
-        tasks.push(core.spawn(rates::run(store.clone(), rates.clone())));
+        tasks.push(core.spawn(persistence::run(store.clone(), rates.clone())));
         let joining = cluster.clone();
         let parts = worker::WorkerParts {
             store: store.clone(),
@@ -321,7 +323,7 @@ impl Node {
         let _ = self.server_task.await;
         self.lease.released().await;
         self.tasks.iter().for_each(JoinHandle::abort);
-        if let Err(error) = rates::write(&self.store, &self.rates).await {
+        if let Err(error) = persistence::write(&self.store, &self.rates).await {
             tracing::warn!(%error, "the rates of the last second cannot be saved");
         }
         // The last handle on the publisher went with the HTTP workers: it finishes its queue.
@@ -356,6 +358,7 @@ struct Endpoints {
 }
 
 impl Endpoints {
+    #[expect(clippy::too_many_arguments, reason = "it builds every endpoint")]
     fn new(
         config: &Config,
         secrets: &Secrets,
@@ -471,7 +474,7 @@ impl Endpoints {
     }
 
     /// The rates that a restart must not reset, by the names that they have in the store.
-    fn rates(&self) -> rates::Rates {
+    fn rates(&self) -> PersistentRates {
         let rates =
             [&self.polls.rate, &self.builds.rate, &self.webhooks.invalid_signatures, &self.sign_in.failures];
         rates.into_iter().map(|rate| (rate.name(), Box::new(rate.clone()) as _)).collect()

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 
 use super::body::{self, Bounds};
 use super::error::{self, ApiError, ApiResult};
-use super::limit::Budget;
 use super::tcp::{self, TcpHandle};
 use crate::cluster::{Cluster, PostOutcome};
+use crate::limits::budget::Budget;
 use crate::protocol::form::Form;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::http_stream::{StreamRequest, Streams};

@@ -8,8 +8,8 @@ use actix_web::{HttpResponse, web};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::limit::Budget;
 use super::metrics::{Limit, Metrics};
+use crate::limits::budget::Budget;
 use crate::publish;
 use crate::store::Store;
 use crate::telemetry::metrics::Registry;

@@ -22,9 +22,9 @@ use tokio::sync::watch;
 use super::access::Access;
 use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
-use super::limit::{Budget, Reserved};
 use super::metrics::{Metrics, RefusalCode};
 use super::origin;
+use crate::limits::budget::{Budget, Reserved};
 use crate::transport::websocket::{SocketClient, WorkerContext};
 
 pub const PATH: &str = "/connection/websocket";

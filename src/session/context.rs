@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::Metrics;
-use super::user_connections::UserConnections;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
 use crate::domain::options::SharedNamespaces;
+use crate::limits::user_connections::UserConnections;
 
 /// The context of a session. All sessions of a node share one.
 pub struct SessionContext {

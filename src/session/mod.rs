@@ -16,7 +16,6 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod timers;
-pub mod user_connections;
 
 pub use connection::Connection;
 pub use context::{ConnectionOptions, Personal, SessionContext};

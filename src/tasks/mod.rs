@@ -5,7 +5,6 @@ pub mod jwks;
 pub mod leases;
 pub mod metrics;
 pub mod monitor;
-pub mod rates;
 pub mod revocations;
 
 pub use metrics::Metrics;

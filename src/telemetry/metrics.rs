@@ -4,12 +4,12 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 pub use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Unit};
 
@@ -51,11 +51,16 @@ impl<L: Label, M: Default + Clone> Default for Family<L, M> {
     }
 }
 
-impl<L, M> Deref for Family<L, M> {
-    type Target = prometheus_client::metrics::family::Family<L, M>;
+impl<L, M> EncodeMetric for Family<L, M>
+where
+    prometheus_client::metrics::family::Family<L, M>: EncodeMetric,
+{
+    fn encode(&self, encoder: MetricEncoder<'_>) -> std::fmt::Result {
+        self.0.encode(encoder)
+    }
 
-    fn deref(&self) -> &Self::Target {
-        &self.0
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
     }
 }
 

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::http::limit::RateLimit;
 use campanile::limits::gcra::Rate;
-use campanile::limits::{SharedCounters, Timeouts};
-use campanile::session::user_connections::{Capacity, Confirm, OpenConnection, UserConnections};
+use campanile::limits::rate_limit::RateLimit;
+use campanile::limits::shared::{SharedCounters, Timeouts};
+use campanile::limits::user_connections::{Capacity, Confirm, OpenConnection, UserConnections};
 use futures_util::FutureExt as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -19,13 +19,13 @@ use tokio::sync::watch;
 use self::secret::SignInSecret;
 use super::access::{self, Access, Who};
 use super::error::{ApiError, ApiResult, internal};
-use super::limit::RateLimit;
 use super::server_api::Api;
 use crate::auth::{NewToken, mint};
 use crate::config::Secret;
 use crate::domain::event::{Time, rfc3339};
 use crate::domain::principal::Principal;
 use crate::http::metrics::{Metrics, SignInOutcome};
+use crate::limits::rate_limit::RateLimit;
 use crate::store::sessions::{self, Session};
 use crate::store::{self, Store};
 

@@ -13,13 +13,14 @@ use serde_json::json;
 
 use super::access::{self, Caller};
 use super::error::{ApiError, ApiResult};
-use super::limit::{RateLimit, add_rate, with_rate};
+use super::rate_headers::{add_rate, with_rate};
 use crate::domain::access::{Action, Denied};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::http::metrics::{Metrics, PollOutcome};
+use crate::limits::rate_limit::RateLimit;
 use crate::protocol::polled;
 use crate::store::log::{self, Bounds, Page};
 use crate::store::{self, Heads, Store};

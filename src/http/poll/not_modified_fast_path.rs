@@ -13,7 +13,7 @@ use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::http::access::Access;
-use crate::http::limit::add_rate;
+use crate::http::rate_headers::add_rate;
 use crate::http::{origin, parse_limit};
 use crate::store::{Store, resources};
 use crate::telemetry::metrics::Counter;

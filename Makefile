@@ -31,9 +31,9 @@ check: ## format, workflows, clippy and rustdoc, warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-bench: ## measure the set of scenarios next to the floor; the report goes to target/bench
+bench: ## measure the suite of scenarios next to the floor; the report goes to target/bench
 	@$(CARGO) build --release --locked --workspace
-	@$(CARGO) run --quiet --release --locked -p loadtest -- set \
+	@$(CARGO) run --quiet --release --locked -p loadtest -- suite \
 		--json target/bench/report.json --html target/bench/report.html $(ARGS)
 
 instructions: ## count the instructions of the pure parts, and compare them with those of the last time

@@ -8,9 +8,9 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
-/// The wish for cores, as an option.
+/// Which cores to use, as an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum CoreChoice {
     /// The first two that this process may use; none if there is only one.
     Auto,
     /// Leave it to the kernel.
@@ -28,7 +28,7 @@ pub struct Cores {
     pub client: usize,
 }
 
-impl FromStr for Wish {
+impl FromStr for CoreChoice {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -46,7 +46,7 @@ impl FromStr for Wish {
     }
 }
 
-impl Wish {
+impl CoreChoice {
     /// The cores to use, if any.
     pub fn cores(&self) -> Result<Option<Cores>> {
         match self {
@@ -62,7 +62,7 @@ impl Wish {
 }
 
 /// Keeps the calling thread, and what it starts from now on, on one core.
-pub fn stay_on(core: usize) -> Result<()> {
+pub fn pin_to(core: usize) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(core);
     sched_setaffinity(None, &only).with_context(|| format!("cannot stay on core {core}"))
@@ -75,7 +75,7 @@ pub fn start_on(core: Option<usize>, mut command: Command) -> Result<Child> {
     let runtime = Handle::current();
     let start = move || {
         let _inside = runtime.enter();
-        stay_on(core)?;
+        pin_to(core)?;
         Ok(command.spawn()?)
     };
     std::thread::spawn(start).join().expect("starting a process does not panic")
@@ -87,10 +87,10 @@ mod tests {
 
     #[test]
     fn cores_are_given_as_two_numbers_or_a_word() {
-        assert_eq!("0,3".parse(), Ok(Wish::These(Cores { server: 0, client: 3 })));
-        assert_eq!(("auto".parse(), "off".parse()), (Ok(Wish::Auto), Ok(Wish::Off)));
+        assert_eq!("0,3".parse(), Ok(CoreChoice::These(Cores { server: 0, client: 3 })));
+        assert_eq!(("auto".parse(), "off".parse()), (Ok(CoreChoice::Auto), Ok(CoreChoice::Off)));
         for bad in ["", "1", "1,2,3", "a,b", "-1,0"] {
-            assert!(bad.parse::<Wish>().is_err(), "{bad}");
+            assert!(bad.parse::<CoreChoice>().is_err(), "{bad}");
         }
     }
 }

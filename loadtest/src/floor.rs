@@ -1,7 +1,7 @@
 //! The floor: what the kernel charges for a delivery, and no server can be below. An epoll loop that
-//! takes the WebSocket handshake, answers connect and subscribe from a can, and writes one prepared
+//! takes the WebSocket handshake, sends prepared answers to connect and subscribe, and writes one prepared
 //! buffer to every socket, merging the messages that wait. A poll gets the last message, or a 304
-//! from a can; a webhook is made durable and answered, see `journal`. No tokens, no positions, no
+//! that is prepared too; a webhook is made durable and answered, see `journal`. No tokens, no positions, no
 //! limits. It runs as a process of its own, a hidden subcommand of this tool, and ends with its
 //! standard input.
 
@@ -53,11 +53,12 @@ struct Floor {
     poll: Poll,
     events: Option<Events>,
     listener: TcpListener,
-    peers: Vec<Option<Peer>>,
+    clients: Vec<Option<Client>>,
     vacant: Vec<usize>,
-    channels: HashMap<Vec<u8>, usize>,
-    audiences: Vec<Audience>,
-    /// The audiences with something pending.
+    /// By name, with its quotes.
+    numbers: HashMap<Vec<u8>, usize>,
+    channels: Vec<Channel>,
+    /// The channels with something pending.
     touched: Vec<usize>,
     published: u64,
     journal: Journal,
@@ -83,17 +84,17 @@ struct Polled {
 
 /// The subscribers of a channel.
 #[derive(Default)]
-struct Audience {
+struct Channel {
     subscribers: Vec<usize>,
     /// Frames to write to every one of them at the end of the turn.
     pending: Vec<u8>,
 }
 
-struct Peer {
+struct Client {
     socket: TcpStream,
     upgraded: bool,
-    /// Its audiences, and its place in each.
-    seats: Vec<(usize, usize)>,
+    /// Its channels, and its place in each.
+    subscriptions: Vec<(usize, usize)>,
     /// The beginning of a request or frame, or what the socket had no room for.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -114,10 +115,10 @@ impl Floor {
             poll,
             events: Some(Events::with_capacity(1024)),
             listener,
-            peers: Vec::new(),
+            clients: Vec::new(),
             vacant: Vec::new(),
-            channels: HashMap::new(),
-            audiences: Vec::new(),
+            numbers: HashMap::new(),
+            channels: Vec::new(),
             touched: Vec::new(),
             published: 0,
             journal: Journal::default(),
@@ -138,10 +139,10 @@ impl Floor {
                 LISTENER => self.accept()?,
                 Token(index) => {
                     if event.is_writable() {
-                        self.with(index, |_, peer| peer.flush());
+                        self.with(index, |_, client| client.flush());
                     }
                     if event.is_readable() {
-                        self.with(index, |floor, peer| floor.read(index, peer));
+                        self.with(index, |floor, client| floor.read(index, client));
                     }
                 }
             }
@@ -154,42 +155,43 @@ impl Floor {
     /// Makes durable what was posted in this turn, in one go, and only then answers.
     fn commit(&mut self) -> Result<()> {
         for (index, bytes) in self.journal.commit()? {
-            self.with(index, |_, peer| peer.send(&bytes));
+            self.with(index, |_, client| client.send(&bytes));
         }
         Ok(())
     }
 
-    /// Does something with a peer, which is gone if it fails.
-    fn with(&mut self, index: usize, act: impl FnOnce(&mut Self, &mut Peer) -> Result<()>) {
-        let Some(mut peer) = self.peers[index].take() else { return };
-        if act(self, &mut peer).is_ok() {
-            self.peers[index] = Some(peer);
+    /// Does something with a client, which is gone if it fails.
+    fn with(&mut self, index: usize, act: impl FnOnce(&mut Self, &mut Client) -> Result<()>) {
+        let Some(mut client) = self.clients[index].take() else { return };
+        if act(self, &mut client).is_ok() {
+            self.clients[index] = Some(client);
         } else {
-            for (audience, place) in peer.seats {
-                self.leave(audience, place);
+            for (number, place) in client.subscriptions {
+                self.leave(number, place);
             }
             self.vacant.push(index);
         }
     }
 
     /// The last one takes the place, because ten thousand may leave at once.
-    fn leave(&mut self, audience: usize, place: usize) {
-        let subscribers = &mut self.audiences[audience].subscribers;
+    fn leave(&mut self, number: usize, place: usize) {
+        let subscribers = &mut self.channels[number].subscribers;
         subscribers.swap_remove(place);
-        let moved = subscribers.get(place).and_then(|moved| self.peers[*moved].as_mut());
-        let seat = moved.and_then(|peer| peer.seats.iter_mut().find(|(of, _)| *of == audience));
-        if let Some(seat) = seat {
-            seat.1 = place;
+        let moved = subscribers.get(place).and_then(|moved| self.clients[*moved].as_mut());
+        let subscription =
+            moved.and_then(|client| client.subscriptions.iter_mut().find(|(of, _)| *of == number));
+        if let Some(subscription) = subscription {
+            subscription.1 = place;
         }
     }
 
-    fn audience(&mut self, channel: &[u8]) -> usize {
-        if let Some(known) = self.channels.get(channel) {
+    fn number_of(&mut self, channel: &[u8]) -> usize {
+        if let Some(known) = self.numbers.get(channel) {
             return *known;
         }
-        self.audiences.push(Audience::default());
-        self.channels.insert(channel.to_owned(), self.audiences.len() - 1);
-        self.audiences.len() - 1
+        self.channels.push(Channel::default());
+        self.numbers.insert(channel.to_owned(), self.channels.len() - 1);
+        self.channels.len() - 1
     }
 
     fn accept(&mut self) -> Result<()> {
@@ -201,40 +203,45 @@ impl Floor {
             };
             socket.set_nodelay(true)?;
             let index = self.vacant.pop().unwrap_or_else(|| {
-                self.peers.push(None);
-                self.peers.len() - 1
+                self.clients.push(None);
+                self.clients.len() - 1
             });
             register(self.poll.registry(), &mut socket, index)?;
-            let peer =
-                Peer { socket, upgraded: false, seats: Vec::new(), input: Vec::new(), output: Vec::new() };
-            self.peers[index] = Some(peer);
+            let client = Client {
+                socket,
+                upgraded: false,
+                subscriptions: Vec::new(),
+                input: Vec::new(),
+                output: Vec::new(),
+            };
+            self.clients[index] = Some(client);
         }
     }
 
-    fn read(&mut self, index: usize, peer: &mut Peer) -> Result<()> {
+    fn read(&mut self, index: usize, client: &mut Client) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let outcome = self.read_into(index, peer, &mut buffer);
+        let outcome = self.read_into(index, client, &mut buffer);
         self.buffer = buffer;
         outcome
     }
 
-    fn read_into(&mut self, index: usize, peer: &mut Peer, buffer: &mut [u8]) -> Result<()> {
+    fn read_into(&mut self, index: usize, client: &mut Client, buffer: &mut [u8]) -> Result<()> {
         loop {
-            let kept = peer.input.len();
+            let kept = client.input.len();
             ensure!(kept < buffer.len(), "too long");
-            buffer[..kept].copy_from_slice(&peer.input);
-            let filled = match peer.socket.read(&mut buffer[kept..]) {
+            buffer[..kept].copy_from_slice(&client.input);
+            let filled = match client.socket.read(&mut buffer[kept..]) {
                 Ok(0) => anyhow::bail!("closed"),
                 Ok(read) => kept + read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             let mut used = 0;
-            while let Some(length) = self.take(index, peer, &buffer[used..filled])? {
+            while let Some(length) = self.take(index, client, &buffer[used..filled])? {
                 used += length;
             }
-            // An idle peer holds no buffer.
-            peer.input = buffer[used..filled].to_vec();
+            // An idle client holds no buffer.
+            client.input = buffer[used..filled].to_vec();
             if filled < buffer.len() {
                 return Ok(());
             }
@@ -242,42 +249,42 @@ impl Floor {
     }
 
     /// Handles one request or frame, and gives its length.
-    fn take(&mut self, index: usize, peer: &mut Peer, input: &[u8]) -> Result<Option<usize>> {
-        if peer.upgraded {
+    fn take(&mut self, index: usize, client: &mut Client, input: &[u8]) -> Result<Option<usize>> {
+        if client.upgraded {
             let Some((opcode, payload, length)) = frame::unmask(input)? else { return Ok(None) };
             ensure!(opcode == 1, "no text");
-            // What else a client says is a pong.
+            // Anything else is a pong.
             if payload.starts_with(COMMAND) {
                 let mut answers = Vec::new();
                 for command in payload.split(|byte| *byte == b'\n') {
-                    self.command(index, peer, command, &mut answers)?;
+                    self.command(index, client, command, &mut answers)?;
                 }
                 let mut frame = Vec::new();
                 frame::put_text_head(answers.len(), &mut frame);
                 frame.extend_from_slice(&answers);
-                peer.send(&frame)?;
+                client.send(&frame)?;
             }
             return Ok(Some(length));
         }
         let Some(head) = memmem::find(input, b"\r\n\r\n").map(|end| end + 4) else { return Ok(None) };
         if input.starts_with(b"GET /connection/websocket ") {
             ensure!(memmem::find(&input[..head], KEY.as_bytes()).is_some(), "only this tool's own key");
-            peer.upgraded = true;
+            client.upgraded = true;
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                  Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
             );
-            peer.send(answer.as_bytes())?;
+            client.send(answer.as_bytes())?;
             return Ok(Some(head));
         }
         if input.starts_with(b"GET /api/events/stream?") {
             self.journal.listen(index);
-            peer.send(journal::STREAM)?;
+            client.send(journal::STREAM)?;
             return Ok(Some(head));
         }
         if input.starts_with(POLL) {
             let polled = self.polled.get_or_insert_with(|| Polled::of(self.published, &self.last));
-            peer.send(polled.answer(&input[..head]))?;
+            client.send(polled.answer(&input[..head]))?;
             return Ok(Some(head));
         }
         let length = head + content_length(&input[..head]).unwrap_or(0);
@@ -285,17 +292,23 @@ impl Floor {
         if input.starts_with(b"POST /api/publish ") {
             self.publish(Publish::read(body).context("no publish")?);
             let result = format!("{{\"result\":{{\"offset\":{}}}}}", self.published);
-            peer.send(&ok(&result))?;
+            client.send(&ok(&result))?;
         } else if input.starts_with(b"POST /webhooks/github ") {
             self.journal.post(index, body)?;
         } else {
-            peer.send(&ok("{}"))?;
+            client.send(&ok("{}"))?;
         }
         Ok(Some(length))
     }
 
-    /// Answers one command from a can.
-    fn command(&mut self, index: usize, peer: &mut Peer, command: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    /// Answers one command.
+    fn command(
+        &mut self,
+        index: usize,
+        client: &mut Client,
+        command: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         const CONNECTED: &[u8] =
             b",\"connect\":{\"client\":\"00000000-0000-4000-8000-000000000000\",\"version\":\"floor\"}}";
         const JOINED: &[u8] = b",\"subscribe\":{\"recoverable\":true,\"positioned\":true,\"epoch\":\"f\"}}";
@@ -313,9 +326,9 @@ impl Floor {
         out.extend_from_slice(JOINED);
         let channel = &command[at + SUBSCRIBE.len()..];
         let length = channel.iter().skip(1).position(|byte| *byte == b'"').context("no channel")? + 2;
-        let audience = self.audience(&channel[..length]);
-        let subscribers = &mut self.audiences[audience].subscribers;
-        peer.seats.push((audience, subscribers.len()));
+        let number = self.number_of(&channel[..length]);
+        let subscribers = &mut self.channels[number].subscribers;
+        client.subscriptions.push((number, subscribers.len()));
         subscribers.push(index);
         Ok(())
     }
@@ -338,34 +351,34 @@ impl Floor {
             b"}}}",
         ];
         let length = parts.iter().map(|part| part.len()).sum();
-        let audience = self.audience(channel);
-        if self.audiences[audience].pending.len() + length + 10 > MERGED {
-            self.write_to(audience);
+        let number = self.number_of(channel);
+        if self.channels[number].pending.len() + length + 10 > MERGED {
+            self.write_to(number);
         }
-        let pending = &mut self.audiences[audience].pending;
+        let pending = &mut self.channels[number].pending;
         if pending.is_empty() {
-            self.touched.push(audience);
+            self.touched.push(number);
         }
         frame::put_text_head(length, pending);
         parts.iter().for_each(|part| pending.extend_from_slice(part));
     }
 
     fn write_pending(&mut self) {
-        while let Some(audience) = self.touched.pop() {
-            self.write_to(audience);
+        while let Some(number) = self.touched.pop() {
+            self.write_to(number);
         }
     }
 
-    fn write_to(&mut self, audience: usize) {
-        let Audience { subscribers, pending } = &mut self.audiences[audience];
+    fn write_to(&mut self, number: usize) {
+        let Channel { subscribers, pending } = &mut self.channels[number];
         if pending.is_empty() {
             return;
         }
         let mut failed = Vec::new();
         for index in subscribers.iter() {
-            // A peer that publishes in this very moment is no subscriber.
-            let Some(peer) = &mut self.peers[*index] else { continue };
-            if peer.send(pending).is_err() {
+            // A client that publishes in this very moment is no subscriber.
+            let Some(client) = &mut self.clients[*index] else { continue };
+            if client.send(pending).is_err() {
                 failed.push(*index);
             }
         }
@@ -412,7 +425,7 @@ impl Polled {
     }
 }
 
-impl Peer {
+impl Client {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let written = if self.output.is_empty() { write(&mut self.socket, bytes)? } else { 0 };
         ensure!(self.output.len() + bytes.len() - written <= BACKLOG, "does not read");

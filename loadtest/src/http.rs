@@ -1,10 +1,9 @@
 //! A small HTTP/1.1 client, cheap enough that the server is the bottleneck: one connection, one
 //! request at a time, kept alive, no pool, no redirects. It writes requests as they are given and
-//! never sends one again by itself, because only the caller knows whether that is safe.
+//! never sends one again by itself, because only the pipeline knows whether that is safe.
 
 pub mod blocking;
-pub mod caller;
-pub mod pollers;
+pub mod pipeline;
 
 use std::time::Duration;
 

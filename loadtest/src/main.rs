@@ -3,9 +3,9 @@
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
 mod check;
+mod clients;
 mod compare;
 mod cores;
-mod drive;
 mod floor;
 mod framing;
 mod http;
@@ -14,6 +14,7 @@ mod payload;
 mod port;
 mod postgres;
 mod process;
+mod progress;
 mod redis;
 mod report;
 mod scenario;
@@ -24,6 +25,7 @@ mod target;
 mod token;
 mod ws;
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -32,12 +34,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts a Campanile on this machine under load, and checks that it keeps its promise meanwhile.
 ///
-/// Start the server yourself and pass its URL and secrets, or let --spawn start the release binary
-/// on a free port with a data directory of its own. `fanout`, `idle` and `connect` start what they
-/// measure unless told otherwise, and compare it with the floor: a bare epoll server that only
-/// writes to sockets, which is what the kernel charges and no gateway can undercut.
+/// Most scenarios start what they measure unless a --url is given, and compare it with the floor where
+/// there is one: a bare epoll server that only writes to sockets, which is what the kernel charges.
 #[derive(Parser)]
-#[command(name = "loadtest", version)]
+#[command(
+    name = "loadtest",
+    version,
+    after_help = "Exit codes:
+  0  the scenario ran and kept its invariant
+  1  an invariant was broken, the run ended early, or --strict was given and there was a warning"
+)]
 struct Cli {
     /// Threads of the load tool itself; each takes a core from the server.
     #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -50,26 +56,23 @@ struct Cli {
 enum Scenario {
     Webhooks(scenario::webhooks::Options),
     Latency(scenario::latency::Options),
-    Flood(scenario::flood::Options),
-    Hostile(scenario::hostile::Options),
     Fanout(scenario::fanout::Options),
+    ChannelScaling(scenario::channel_scaling::Options),
     Idle(scenario::idle::Options),
     Connect(scenario::connect::Options),
-    Set(scenario::set::Options),
-    Diff(report::diff::Options),
+    Reconnect(scenario::reconnect::Options),
+    Resume(scenario::resume::Options),
+    Slow(scenario::slow::Options),
     Poll(scenario::poll::Options),
-    Storm(scenario::storm::Options),
-    Spread(scenario::spread::Options),
-    Check(check::Options),
-    Depth(scenario::depth::Options),
+    Mixed(scenario::mixed::Options),
+    Originals(scenario::originals::Options),
     Start(scenario::start::Options),
     Soak(scenario::soak::Options),
-    Crowd(scenario::crowd::Options),
-    Slow(scenario::slow::Options),
-    Resume(scenario::resume::Options),
-    Originals(scenario::originals::Options),
-    Mixed(scenario::mixed::Options),
+    Hostile(scenario::hostile::Options),
     Cluster(scenario::cluster::Options),
+    Suite(scenario::suite::Options),
+    Diff(report::diff::Options),
+    Check(check::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -107,30 +110,32 @@ fn load(cli: Cli) -> Result<()> {
 
 async fn run(scenario: Scenario) -> Result<()> {
     match scenario {
+        Scenario::Suite(options) => scenario::suite::run(options, start).await,
         Scenario::Webhooks(options) => scenario::webhooks::run(options).await,
         Scenario::Latency(options) => scenario::latency::run(options).await,
-        Scenario::Flood(options) => scenario::flood::run(options).await,
-        Scenario::Hostile(options) => scenario::hostile::run(options).await,
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
+        Scenario::ChannelScaling(options) => scenario::channel_scaling::run(options).await,
         Scenario::Idle(options) => scenario::idle::run(options).await,
         Scenario::Connect(options) => scenario::connect::run(options).await,
-        Scenario::Set(options) => scenario::set::run(options).await,
-        Scenario::Diff(options) => report::diff::run(&options),
+        Scenario::Reconnect(options) => scenario::reconnect::run(options).await,
+        Scenario::Resume(options) => scenario::resume::run(options).await,
+        Scenario::Slow(options) => scenario::slow::run(options).await,
         Scenario::Poll(options) => scenario::poll::run(options).await,
-        Scenario::Storm(options) => scenario::storm::run(options).await,
-        Scenario::Spread(options) => scenario::spread::run(options).await,
-        Scenario::Check(options) => check::run(options).await,
-        Scenario::Depth(options) => scenario::depth::run(options).await,
+        Scenario::Mixed(options) => scenario::mixed::run(options).await,
+        Scenario::Originals(options) => scenario::originals::run(options).await,
         Scenario::Start(options) => scenario::start::run(options).await,
         Scenario::Soak(options) => scenario::soak::run(options).await,
-        Scenario::Crowd(options) => scenario::crowd::run(options).await,
-        Scenario::Slow(options) => scenario::slow::run(options).await,
-        Scenario::Resume(options) => scenario::resume::run(options).await,
-        Scenario::Originals(options) => scenario::originals::run(options).await,
-        Scenario::Mixed(options) => scenario::mixed::run(options).await,
+        Scenario::Hostile(options) => scenario::hostile::run(options).await,
         Scenario::Cluster(options) => scenario::cluster::run(options).await,
+        Scenario::Diff(options) => report::diff::run(&options),
+        Scenario::Check(options) => check::run(options).await,
         Scenario::Floor => floor::run(),
     }
+}
+
+/// A scenario of the suite, by its command line.
+fn start(words: Vec<String>) -> Result<Pin<Box<dyn Future<Output = Result<()>>>>> {
+    Ok(Box::pin(run(Cli::try_parse_from(words)?.scenario)))
 }
 
 #[cfg(test)]
@@ -141,5 +146,16 @@ mod tests {
     #[test]
     fn the_options_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_line_of_the_suite_is_understood() {
+        for line in scenario::suite::FULL.iter().chain(&scenario::suite::QUICK) {
+            let words = ["loadtest"].into_iter().chain(line.split(' '));
+            let common = ["--repeats", "1", "--cores", "off", "--binary", "b", "--data-in", "d"];
+            if let Err(error) = Cli::try_parse_from(words.chain(common)) {
+                panic!("{line}: {error}");
+            }
+        }
     }
 }

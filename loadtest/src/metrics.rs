@@ -1,11 +1,12 @@
-//! What a gateway says of itself under `/metrics`: one blocking request outside the measured time.
-//! Knows names and sums over labels; no types, no labels.
+//! The gateway's metrics: one blocking request outside the measured time. Knows names and sums over
+//! labels; no types, no labels.
 
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 
 use crate::http::blocking;
+use crate::report::table::{Figure, aside};
 
 /// One look.
 pub struct Metrics(String);
@@ -50,6 +51,11 @@ impl PerEvent {
             statements: grown("campanile_store_statements_total") / events,
             commits: grown("campanile_commit_seconds_count") / events,
         })
+    }
+
+    /// As figures.
+    pub fn figures(&self) -> [Figure; 2] {
+        [aside("statements per event", self.statements), aside("commits per event", self.commits)]
     }
 }
 

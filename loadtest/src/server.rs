@@ -30,9 +30,6 @@ pub struct Options {
     /// The server; only addresses of this machine are accepted.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: String,
-    /// The webhook secret (of several, separated by commas, the first).
-    #[arg(long, env = "GITHUB_WEBHOOK_SECRET", hide_env_values = true, required_unless_present = "spawn")]
-    pub secret: Option<String>,
     /// Start a server for this run, on a free port with its own data directory and secrets.
     #[arg(long, conflicts_with = "url")]
     pub spawn: bool,
@@ -58,8 +55,6 @@ pub struct Options {
 pub struct Server {
     /// Where it is.
     pub target: Target,
-    /// Its webhook secret.
-    pub secret: String,
     spawned: Option<Spawned>,
     /// After the server, which drains into it.
     _postgres: Option<Postgres>,
@@ -98,16 +93,12 @@ impl Options {
             return self.start().await;
         }
         let target = Target::resolve(&self.url).await?;
-        let secret = self.secret.as_deref().context("--secret is missing")?;
-        let secret = secret.split(',').next().unwrap_or_default().trim().to_owned();
-        ensure!(!secret.is_empty(), "--secret is empty");
-        Ok(Server { target, secret, spawned: None, _postgres: None })
+        Ok(Server { target, spawned: None, _postgres: None })
     }
 
     async fn start(&self) -> Result<Server> {
-        let secret = new_secret();
         let mut environment = vec![
-            ("GITHUB_WEBHOOK_SECRET", secret.clone()),
+            ("GITHUB_WEBHOOK_SECRET", new_secret()),
             ("CAMPANILE_JWT_SECRET", new_secret()),
             ("CAMPANILE_API_KEY", new_secret()),
         ];
@@ -122,7 +113,7 @@ impl Options {
         };
         let spawned = launch.start().await?;
         let target = spawned.target.clone();
-        Ok(Server { target, secret, spawned: Some(spawned), _postgres: postgres })
+        Ok(Server { target, spawned: Some(spawned), _postgres: postgres })
     }
 }
 

@@ -1,6 +1,5 @@
-//! Latencies as they were recorded, every one of them, and the figures that people ask for.
-//! Percentiles are exact (nearest rank), because at these counts sorting costs nothing. Where there
-//! are millions a second, a histogram keeps them to within one percent.
+//! Latencies and their percentiles, exact where there are thousands a second and within one percent where
+//! there are millions, counts over time, and the spread of repeated measurements.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -34,11 +33,6 @@ impl Latencies {
         self.0.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
     }
 
-    /// Adds all of another set.
-    pub fn merge(&mut self, other: Self) {
-        self.0.extend(other.0);
-    }
-
     /// The same in buckets, for pictures.
     pub fn histogram(&self) -> Histogram {
         let mut histogram = Histogram::new();
@@ -59,66 +53,62 @@ impl Latencies {
     }
 }
 
-/// Values of one bucket differ by less than one in so many.
-const PRECISION: usize = 128;
-/// So many buckets are shown as one.
-const SHOWN: usize = 8;
+/// Two significant digits: the values of one bucket differ by less than one percent.
+const DIGITS: u8 = 2;
+/// Reports have this many buckets for each doubling of the latency, which is as fine as a chart can show.
+const SHOWN: u64 = 16;
+/// The narrowest of them, in microseconds.
+const NARROWEST: u64 = 8;
 
-/// Latencies beyond counting, in buckets that grow with the latency.
+/// Very many latencies in microseconds, in buckets that grow with the latency.
 #[derive(Debug, Clone)]
-pub struct Histogram {
-    counts: Vec<u64>,
-    total: u64,
-}
+pub struct Histogram(hdrhistogram::Histogram<u64>);
 
 impl Histogram {
     /// Nothing recorded.
     pub fn new() -> Self {
-        Self { counts: vec![0; bucket(u32::MAX) + 1], total: 0 }
+        let histogram = hdrhistogram::Histogram::new_with_bounds(1, u32::MAX.into(), DIGITS);
+        Self(histogram.expect("the bounds are valid"))
     }
 
-    /// Adds one.
+    /// Adds one; the longest is 71 minutes.
     pub fn record(&mut self, took: Duration) {
-        self.counts[bucket(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))] += 1;
-        self.total += 1;
+        self.0.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Adds all of another.
     pub fn merge(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
-        self.total += other.total;
+        self.0.add(&other.0).expect("all histograms have the same bounds");
     }
 
     /// How many were recorded.
     pub fn count(&self) -> u64 {
-        self.total
+        self.0.len()
     }
 
-    /// What was recorded, shortest first: more than, and at most, so many microseconds, and how many.
-    /// Eight buckets are taken together, which is as fine as a picture can show.
+    /// What was recorded, shortest first: more than, and at most, this many microseconds, and how many.
     pub fn buckets(&self) -> Vec<(u64, u64, u64)> {
-        let group = |(index, counts): (usize, &[u64])| {
-            let first = index * SHOWN;
-            let above = first.checked_sub(1).map_or(0, highest);
-            (above, highest(first + SHOWN - 1), counts.iter().sum())
-        };
-        self.counts.chunks(SHOWN).enumerate().map(group).filter(|(.., count)| *count > 0).collect()
+        let mut buckets: Vec<(u64, u64, u64)> = Vec::new();
+        for value in self.0.iter_recorded() {
+            let (micros, count) = (value.value_iterated_to(), value.count_since_last_iteration());
+            let width = ((1 << micros.max(1).ilog2()) / SHOWN).max(NARROWEST);
+            let first = micros / width * width;
+            match buckets.last_mut() {
+                Some((.., last, sum)) if *last >= first => *sum += count,
+                _ => buckets.push((first.saturating_sub(1), first + width - 1, count)),
+            }
+        }
+        buckets
     }
 
-    /// So many percent were at most this many milliseconds; none if nothing was recorded.
+    /// This many percent were at most this many milliseconds; none if nothing was recorded.
     pub fn percentile(&self, percent: u64) -> Option<f64> {
         self.quantile(percent as f64)
     }
 
-    /// The same with percents after the point.
+    /// The same with fractions of a percent.
     pub fn quantile(&self, percent: f64) -> Option<f64> {
-        let rank = ((self.total as f64 * percent / 100.0).ceil() as u64).clamp(1, self.total.max(1));
-        let mut seen = 0;
-        let index = self.counts.iter().position(|count| {
-            seen += count;
-            seen >= rank
-        })?;
-        Some(highest(index) as f64 / 1000.0)
+        (!self.0.is_empty()).then(|| self.0.value_at_quantile(percent / 100.0) as f64 / 1000.0)
     }
 }
 
@@ -144,7 +134,7 @@ impl Timeline {
         Self { began, counts: Vec::new() }
     }
 
-    /// It happened so many times at this moment.
+    /// It happened this many times at this moment.
     pub fn count(&mut self, at: Instant, times: u64) {
         let Some(since) = at.checked_duration_since(self.began) else { return };
         let slice = (since.as_nanos() / SLICE.as_nanos()) as usize;
@@ -154,30 +144,10 @@ impl Timeline {
         self.counts[slice] += times;
     }
 
-    /// Adds the counts of another with the same start.
-    pub fn merge(&mut self, other: &Self) {
-        if self.counts.len() < other.counts.len() {
-            self.counts.resize(other.counts.len(), 0);
-        }
-        self.counts.iter_mut().zip(&other.counts).for_each(|(sum, count)| *sum += count);
-    }
-
     /// By slice.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
-}
-
-fn bucket(micros: u32) -> usize {
-    let exact = (2 * PRECISION).ilog2();
-    let shift = (u32::BITS - micros.leading_zeros()).saturating_sub(exact) as usize;
-    shift * PRECISION + (micros as usize >> shift)
-}
-
-/// The highest value of a bucket.
-fn highest(index: usize) -> u64 {
-    let shift = (index / PRECISION).saturating_sub(1);
-    (((index - shift * PRECISION) as u64 + 1) << shift) - 1
 }
 
 /// What repeated measurements say: the middle one, and how far the others were from it.
@@ -249,25 +219,27 @@ mod tests {
 
     #[test]
     fn merging_keeps_every_sample() {
-        let mut left = Latencies::default();
-        left.record(Duration::from_micros(1));
-        let mut right = Latencies::default();
-        right.record(Duration::from_secs(7200));
-        left.merge(right);
-        let both = left.summary().unwrap();
+        let (mut all, mut left, mut right) = (Latencies::default(), Histogram::new(), Histogram::new());
+        let [short, long] = [Duration::from_micros(1), Duration::from_secs(7200)];
+        all.record(short);
+        all.record(long);
+        left.record(short);
+        right.record(long);
+        left.merge(&right);
+        let both = all.summary().unwrap();
         assert_eq!((both.count, both.p50), (2, 0.001));
+        assert_eq!((left.count(), left.percentile(50)), (2, Some(0.001)));
         assert_eq!(both.max, f64::from(u32::MAX) / 1000.0, "the longest one can say is 71 minutes");
     }
 
     #[test]
     fn every_latency_has_a_bucket_that_is_close_to_it() {
-        let mut before = 0;
-        for micros in (0..4096).chain((12..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit])).chain([u32::MAX]) {
-            let index = bucket(micros);
-            assert!(index == before || index == before + 1 || micros >= 4096, "{micros}");
-            before = index;
-            let (value, top) = (u64::from(micros), highest(index));
-            assert!(value <= top && top - value <= value / PRECISION as u64, "{micros} in {index}: {top}");
+        let bits = (12..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit]);
+        for micros in (0..4096).chain(bits).chain([u64::from(u32::MAX)]) {
+            let mut histogram = Histogram::new();
+            histogram.record(Duration::from_micros(micros));
+            let top = (histogram.percentile(100).unwrap() * 1000.0).round() as u64;
+            assert!(micros <= top && top - micros <= micros / 128, "{micros} in {top}");
         }
     }
 
@@ -308,10 +280,6 @@ mod tests {
         }
         timeline.count(began - Duration::from_millis(1), 16);
         assert_eq!(timeline.counts(), [3, 4, 0, 8]);
-        let mut other = Timeline::since(began);
-        other.count(at(150), 1);
-        other.merge(&timeline);
-        assert_eq!(other.counts(), [3, 5, 0, 8]);
     }
 
     #[test]

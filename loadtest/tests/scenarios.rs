@@ -40,28 +40,28 @@ fn figure(arguments: &str, name: &str) -> f64 {
 }
 
 #[test]
-fn pollers_hear_of_nothing_new_until_there_is_something() {
+fn pollers_receive_nothing_until_there_is_something() {
     let rate = figure("poll --pollers 4 --pipeline 2 --seconds 1 --warmup 0", "answers 304/s");
     assert!(rate > 0.0);
 }
 
 #[test]
-fn everybody_comes_back_from_a_storm() {
-    let all_back = "storm --connections 40 --others 3 --channels 4 --window 16 --before 1 --storms 2";
+fn everybody_comes_back_after_all_lost_their_connection() {
+    let all_back = "reconnect --connections 40 --others 3 --channels 4 --window 16 --before 1 --times 2";
     assert!(figure(all_back, "connects/s") > 0.0);
 }
 
 #[test]
 fn every_channel_keeps_its_order_however_many_there_are() {
-    let spread = "spread --channels 10 --connections 10 --subscribers 4 --seconds 1 --warmup 0";
-    let commits = figure(spread, "commits per event");
+    let scaling = "channel-scaling --channels 10 --connections 10 --subscribers 4 --seconds 1 --warmup 0";
+    let commits = figure(scaling, "commits per event");
     assert!(commits > 0.0 && commits <= 1.0, "{commits}");
-    let statements = figure(spread, "statements per event");
+    let statements = figure(scaling, "statements per event");
     assert!(statements >= commits, "a commit is one: {statements}");
 }
 
 #[test]
-fn every_dashboard_hears_of_its_repositories() {
+fn every_dashboard_receives_the_events_of_its_repositories() {
     let mixed = "mixed --dashboards 12 --repos 4 --follows 2 --burst 8 --every 200 --connections 4 \
                  --seconds 1 --warmup 0";
     assert!(figure(mixed, "POST to receipt p99, ms") > 0.0);
@@ -75,21 +75,22 @@ fn the_lines_of_the_original_designs_are_measured() {
 }
 
 #[test]
-fn whoever_returns_gets_what_was_missed() {
+fn clients_that_resume_get_what_they_missed() {
     let resume = "resume --connections 40 --channels 4 --missed 30 --window 16";
     assert!(figure(resume, "missed events/s") > 0.0);
 }
 
 #[test]
-fn readers_that_stop_are_closed_and_come_back() {
+fn readers_that_stop_are_closed_and_resume() {
     let slow = "slow --subscribers 10 --percent 20 --rate 100 --size 60000 --before 1";
     assert_eq!(figure(slow, "closed with 3008"), 2.0);
 }
 
 #[test]
-fn a_crowd_comes_beside_live_traffic() {
-    let crowd = "crowd --connections 100 --few 20 --channels 3 --others 3 --seconds 1";
-    assert!(figure(crowd, "connects/s beside live traffic") > 0.0);
+fn many_clients_connect_beside_live_traffic() {
+    let connect = "connect --connections 100 --channels 3 --others 3 --against gateway";
+    assert!(figure(connect, "connects/s") > 0.0);
+    assert!(figure(connect, "live longest while they connect, ms") > 0.0);
 }
 
 #[test]
@@ -116,6 +117,6 @@ fn a_gateway_on_a_postgresql_of_its_own_keeps_the_same_promises() {
 
 #[test]
 fn a_deep_log_takes_webhooks_too() {
-    let depth = "depth --events 20000 --concurrency 4 --seconds 1 --warmup 0";
-    assert_eq!(figure(depth, "events in the log"), 20_000.0);
+    let webhooks = "webhooks --log-depth 20000 --concurrency 4 --seconds 1 --warmup 0 --against gateway";
+    assert_eq!(figure(webhooks, "events in the log"), 20_000.0);
 }

@@ -1,5 +1,5 @@
-//! What a measurement tells beside its figures: histograms, counts over time, what the measured time
-//! cost, and how far it is. Filled by the measuring thread, read by the one that draws and judges.
+//! What a measurement records beside its figures: histograms, counts over time, what the measured time
+//! cost, and how far it is. Written by the measuring thread, read by the one that reports.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::watch::{Sample, Watch};
+use super::sample::{Cost, Sample, Watch};
 use crate::cores::Cores;
 use crate::stats::{Histogram, Timeline};
 
-/// The books of one round of one side.
+/// The records of one round of one side.
 #[derive(Debug)]
 pub struct Meter {
     pid: Option<u32>,
@@ -22,7 +22,7 @@ pub struct Meter {
     spins: AtomicBool,
 }
 
-/// What has been told so far.
+/// What has been recorded so far.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
     /// By name, in the order in which they came.
@@ -34,17 +34,6 @@ pub struct Seen {
     /// By code.
     pub warnings: Vec<(&'static str, String)>,
     stage: Option<(&'static str, Instant, Option<Duration>)>,
-}
-
-/// What the measured time was, and cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cost {
-    /// Seconds on the clock.
-    pub took: f64,
-    /// Seconds of the server's processor time, if its process is known.
-    pub server: Option<f64>,
-    /// Seconds of this tool's processor time.
-    pub client: f64,
 }
 
 impl Meter {
@@ -69,20 +58,20 @@ impl Meter {
         Some(used * 100.0 / took)
     }
 
-    /// Runs the measured part, and says what it cost.
+    /// Runs the measured part, and gives what it cost.
     pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
-        let watch = self.watch();
+        let watch = self.start();
         let outcome = work()?;
-        Ok((outcome, self.enough(watch)))
+        Ok((outcome, self.finish(watch)))
     }
 
     /// The measured part begins.
-    pub fn watch(&self) -> Watch {
+    pub fn start(&self) -> Watch {
         Watch::start(self.pid, self.database, self.cores)
     }
 
     /// The measured part is over.
-    pub fn enough(&self, watch: Watch) -> Cost {
+    pub fn finish(&self, watch: Watch) -> Cost {
         let sample = watch.finish();
         self.with(|seen| seen.samples.push(sample));
         sample.cost
@@ -121,12 +110,12 @@ impl Meter {
         self.with(|seen| seen.stage = Some((name, Instant::now(), time)));
     }
 
-    /// So much has been done in this stage.
+    /// This much has been done in this stage.
     pub fn count(&self, count: u64) {
         self.count.store(count, Ordering::Relaxed);
     }
 
-    /// The client looks for what came and never sleeps, so that its processor time says nothing.
+    /// The client never sleeps, so that its processor time says nothing.
     pub fn spin(&self) {
         self.spins.store(true, Ordering::Relaxed);
     }
@@ -136,7 +125,7 @@ impl Meter {
         self.spins.load(Ordering::Relaxed)
     }
 
-    /// How far it is, for people.
+    /// How far it is, as text.
     pub fn progress(&self) -> String {
         let stage = self.with(|seen| seen.stage);
         let count = self.count.load(Ordering::Relaxed);
@@ -150,25 +139,13 @@ impl Meter {
         format!("{name}, {elapsed:.1}{of} s{rate}")
     }
 
-    /// Everything that has been told.
+    /// Everything that has been recorded.
     pub fn seen(&self) -> Seen {
         self.with(|seen| seen.clone())
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Seen) -> T) -> T {
-        act(&mut self.seen.lock().expect("nobody panics while telling"))
-    }
-}
-
-impl Cost {
-    /// The server's share of one core in percent.
-    pub fn server_percent(&self) -> Option<f64> {
-        self.server.map(|server| server * 100.0 / self.took)
-    }
-
-    /// This tool's.
-    pub fn client_percent(&self) -> f64 {
-        self.client * 100.0 / self.took
+        act(&mut self.seen.lock().expect("no thread panics while recording"))
     }
 }
 
@@ -177,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_under_one_name_is_taken_together() {
+    fn what_is_recorded_under_one_name_is_taken_together() {
         let meter = Meter::new(None, None);
         let mut latencies = Histogram::new();
         latencies.record(Duration::from_millis(1));

@@ -1,5 +1,4 @@
-//! One server of a comparison, started for one round, and what a measurement needs to know of it and
-//! may tell beside its figures.
+//! One server of a comparison, started for one round, and what a measurement needs to know of it.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -11,19 +10,17 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::meter::{Cost, Meter};
-use super::peer::Peer;
-use super::watch::Watch;
-use super::{Options, Side};
+use super::meter::Meter;
+use super::options::Options;
+use super::sample::Cost;
 use crate::cores::{self, Cores};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PerEvent};
 use crate::postgres::Postgres;
+use crate::report::table::{Figure, Side, aside, figure};
 use crate::server::{Launch, Spawned, new_secret};
-use crate::stats::{Histogram, Timeline};
 use crate::target::Target;
-use crate::ws::dialect::Dialect;
-use crate::ws::door::Publishing;
-use crate::ws::swarm::{Swarm, first_frame};
+use crate::ws::publisher;
+use crate::ws::swarm::{FirstFrame, Swarm};
 use crate::{process, token};
 
 const NAMESPACE: &str = "bench";
@@ -33,7 +30,7 @@ const POLLS: u32 = u32::MAX;
 const OTHER_FILES: u64 = 1100;
 
 /// A server, kept until the round is over.
-pub struct Host {
+pub struct RunningServer {
     /// How to use it.
     pub session: Session,
     process: Process,
@@ -43,13 +40,13 @@ enum Process {
     Floor(Child),
     /// With the database that it drains into.
     Gateway(Box<(Spawned, Option<Postgres>)>),
-    Foreign,
+    Existing,
 }
 
-/// How to use a server.
+/// How to use a running server.
 #[derive(Clone)]
 pub struct Session {
-    /// What it is.
+    /// Whether it is the floor or the gateway.
     pub side: Side,
     /// Where it listens.
     pub address: SocketAddr,
@@ -63,7 +60,8 @@ pub struct Session {
     channel: String,
     tokens: Tokens,
     webhook_secret: Option<String>,
-    meter: Arc<Meter>,
+    /// What is recorded beside the figures.
+    pub meter: Arc<Meter>,
 }
 
 #[derive(Clone)]
@@ -74,14 +72,13 @@ enum Tokens {
     Same(String),
 }
 
-impl Host {
+impl RunningServer {
     /// Starts it, or finds it.
     pub async fn start(options: &Options, side: Side, cores: Option<Cores>) -> Result<Self> {
         match (side, &options.url) {
             (Side::Floor, _) => Self::floor(options, cores).await,
             (Side::Gateway, None) => Self::gateway(options, cores).await,
-            (Side::Peer(_), _) => Self::peer(options, cores).await,
-            (Side::Gateway, Some(url)) => Self::foreign(options, url, cores).await,
+            (Side::Gateway, Some(url)) => Self::existing(options, url, cores).await,
         }
     }
 
@@ -90,7 +87,7 @@ impl Host {
         match self.process {
             Process::Gateway(mut gateway) => gateway.0.drain().await.map(drop),
             Process::Floor(mut child) => Ok(child.kill().await?),
-            Process::Foreign => Ok(()),
+            Process::Existing => Ok(()),
         }
     }
 
@@ -156,7 +153,7 @@ impl Host {
         Ok(Self { session, process: Process::Gateway(Box::new((spawned, postgres))) })
     }
 
-    async fn foreign(options: &Options, url: &str, cores: Option<Cores>) -> Result<Self> {
+    async fn existing(options: &Options, url: &str, cores: Option<Cores>) -> Result<Self> {
         let Target { address, host } = Target::resolve(url).await?;
         let tokens = match (&options.token, &options.jwt_secret) {
             (Some(token), _) => Tokens::Same(token.clone()),
@@ -175,51 +172,24 @@ impl Host {
             meter: Arc::new(Meter::new(options.pid, cores)),
             postgres: None,
         };
-        Ok(Self { session, process: Process::Foreign })
-    }
-
-    async fn peer(options: &Options, cores: Option<Cores>) -> Result<Self> {
-        let Peer { dialect, target, pid, api_key, jwt_secret, channel } = options.peer.find().await?;
-        let session = Session {
-            side: Side::Peer(dialect),
-            address: target.address,
-            host: target.host,
-            pid,
-            api_key,
-            channel,
-            tokens: jwt_secret.map_or(Tokens::Same(String::new()), Tokens::Minted),
-            webhook_secret: None,
-            meter: Arc::new(Meter::new(pid, cores)),
-            postgres: None,
-        };
-        Ok(Self { session, process: Process::Foreign })
+        Ok(Self { session, process: Process::Existing })
     }
 }
 
 impl Session {
-    fn dialect(&self) -> Dialect {
-        match self.side {
-            Side::Floor | Side::Gateway => Dialect::Centrifuge,
-            Side::Peer(dialect) => dialect,
-        }
-    }
-
-    /// Clients of this server, whatever it speaks; nobody yet.
+    /// Clients of this server; no connections yet.
     pub fn swarm(&self) -> Result<Swarm> {
-        Swarm::speaking(self.dialect(), self.address, &self.host, &self.channel)
+        Swarm::new(self.address, &self.host)
     }
 
-    /// The first frames of these connections, spread over so many channels.
-    pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<Vec<u8>> {
+    /// The first frames of these connections, spread over this many channels.
+    pub fn first_frames(&self, connections: Range<usize>, channels: usize) -> Vec<FirstFrame> {
         connections.map(|connection| self.first_frame(connection, connection % channels)).collect()
     }
 
     /// The first frame of a connection to a channel.
-    pub fn first_frame(&self, connection: usize, channel: usize) -> Vec<u8> {
-        if self.dialect() != Dialect::Centrifuge {
-            return self.dialect().subscription(&self.channel(channel));
-        }
-        first_frame(&self.token(connection, None), &self.channel(channel))
+    pub fn first_frame(&self, connection: usize, channel: usize) -> FirstFrame {
+        FirstFrame::subscribing(&self.token(connection, None), [&*self.channel(channel)])
     }
 
     /// The name of a channel of this run, by its number.
@@ -240,23 +210,23 @@ impl Session {
         }
     }
 
-    /// What signs webhooks.
+    /// The secret that signs webhooks.
     pub fn webhook_secret(&self) -> Result<&str> {
         self.webhook_secret.as_deref().context("--secret is missing: what signs webhooks there")
     }
 
-    /// Where it is.
+    /// Its address and name.
     pub fn target(&self) -> Target {
         Target { address: self.address, host: self.host.clone() }
     }
 
     /// How to publish data of `size` bytes.
-    pub fn publishing(&self, size: usize) -> Publishing<'_> {
+    pub fn publishing(&self, size: usize) -> publisher::Options<'_> {
         let Self { address, host, api_key, channel, .. } = self;
-        Publishing { address: *address, host, api_key, channel, size, dialect: self.dialect() }
+        publisher::Options { address: *address, host, api_key, channel, size }
     }
 
-    /// What the server says of itself.
+    /// The server's metrics.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::scrape(self.address, &self.host)
     }
@@ -266,65 +236,45 @@ impl Session {
         process::cpu_time(self.pid?)
     }
 
-    /// Runs the measured part of a round, and says what it cost. What the machine did meanwhile is
-    /// what the report warns of, so that a round that does not call this is judged as a whole.
+    /// Runs the measured part of a round, and gives what it cost. Warnings are about what the machine did
+    /// in that time; a round that does not call this is judged as a whole.
     pub fn measure<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
         self.meter.measure(work)
     }
 
-    /// The measured part begins, for measurements that are told so; see [`Self::measure`].
-    pub fn watch(&self) -> Watch {
-        self.meter.watch()
+    /// The same, with what each event cost the database, if the server is a gateway.
+    pub fn measure_stored<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost, Option<PerEvent>)> {
+        let before = self.metrics().ok();
+        let (outcome, cost) = self.measure(work)?;
+        let stored = before.zip(self.metrics().ok());
+        Ok((outcome, cost, stored.and_then(|(before, after)| PerEvent::between(&before, &after))))
     }
 
-    /// The measured part is over.
-    pub fn enough(&self, watch: Watch) -> Cost {
-        self.meter.enough(watch)
-    }
-
-    /// Puts latencies into the report, as a histogram: from where to where, in its name. Rounds, and
-    /// more under the same name, are taken together.
-    pub fn observe(&self, name: &str, latencies: &Histogram) {
-        self.meter.observe(name, latencies);
-    }
-
-    /// Puts how often something happened into the report, as a curve over time.
-    pub fn observe_over_time(&self, name: &str, timeline: Timeline) {
-        self.meter.observe_over_time(name, timeline);
-    }
-
-    /// Puts a reason to doubt the figures into the report: a code for programs, a text for people.
-    pub fn warn(&self, code: &'static str, text: String) {
-        self.meter.warn(code, text);
-    }
-
-    /// Says to whom watches that a stage begins, and how long it takes if that is known.
-    pub fn stage(&self, name: &'static str, time: Option<Duration>) {
-        self.meter.stage(name, time);
-    }
-
-    /// Says to whom watches how much has been done in this stage. Costs next to nothing.
-    pub fn count(&self, count: u64) {
-        self.meter.count(count);
-    }
-
-    /// The client spins, so that its processor time is no sign of saturation.
-    pub fn spin(&self) {
-        self.meter.spin();
-    }
-
-    /// What has been told so far.
-    pub(super) fn meter(&self) -> &Arc<Meter> {
-        &self.meter
+    /// The server's processor time for each of `count`, named by `each`, and both sides' shares of a core.
+    pub fn cost_figures(&self, cost: &Cost, each: &'static str, count: f64) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        if let Some((used, percent)) = cost.server.zip(cost.server_percent()) {
+            figures.push(figure(each, used * 1e6 / count));
+            figures.push(aside("server CPU, %", percent));
+        }
+        if !self.meter.spins() {
+            figures.push(aside("client CPU, %", cost.client_percent()));
+        }
+        figures
     }
 
     /// The server's bytes in memory, if its process is known.
     pub fn resident(&self) -> Option<u64> {
         process::resident(&self.pid?.to_string())
     }
+
+    /// The same; an error if it is not known.
+    pub fn memory(&self) -> Result<u64> {
+        self.resident().context("the server's memory is not known: give its --pid")
+    }
 }
 
-/// Raises the limit of open files, or says that it is too low.
+/// Raises the limit of open files; an error if it is too low.
 pub fn ensure_files(connections: usize) -> Result<()> {
     let most = most_connections()?;
     ensure!(

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_durable_is_answered_and_told_in_order() {
+    fn what_is_durable_is_answered_and_streamed_in_order() {
         let mut journal = Journal::default();
         journal.listen(9);
         assert!(journal.commit().unwrap().is_empty());

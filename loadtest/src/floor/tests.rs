@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::ws::dialect::Dialect;
-use crate::ws::door::{Door, Publishing};
-use crate::ws::ledger::Ledger;
-use crate::ws::swarm::{FOREIGN, Swarm, first_frame};
+use crate::ws::publisher::{Options, Publishers};
+use crate::ws::sequence_check::SequenceCheck;
+use crate::ws::swarm::{FirstFrame, Received, Swarm, expect_nothing};
 
 const SUBSCRIBERS: usize = 20;
 
@@ -16,36 +15,32 @@ fn subscribed() -> (SocketAddr, Swarm) {
     let address = floor.listener.local_addr().unwrap();
     std::thread::spawn(move || while floor.turn().is_ok() {});
     let mut swarm = Swarm::new(address, "floor").unwrap();
-    swarm.open(vec![first_frame("a token", "bench:load"); SUBSCRIBERS], 3).unwrap();
+    let frame = |_| FirstFrame::subscribing("a token", ["bench:load"]);
+    swarm.open((0..SUBSCRIBERS).map(frame).collect(), 3).unwrap();
     (address, swarm)
 }
 
 /// Publishes `count` messages of `size` bytes over each of these many connections at once, until
-/// nothing is owing.
+/// nothing is outstanding.
 fn publish(publishers: usize, count: usize, size: usize) {
     let (address, mut swarm) = subscribed();
-    let dialect = Dialect::Centrifuge;
-    let publishing =
-        Publishing { address, host: "floor", api_key: "k", channel: "bench:load", size, dialect };
-    let mut doors: Vec<Door> = (0..publishers)
-        .map(|index| Door::open(&publishing, swarm.registry(), Token(FOREIGN + index)).unwrap())
-        .collect();
-    let mut ledger = Ledger::new(SUBSCRIBERS, publishers);
-    let (mut left, mut foreign) = (vec![count; publishers], Vec::new());
+    let options = Options { address, host: "floor", api_key: "k", channel: "bench:load", size };
+    let mut left = vec![count; publishers];
+    let mut check = SequenceCheck::new(SUBSCRIBERS, publishers);
+    let mut publishers = Publishers::open(&options, &swarm, publishers).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while ledger.owing() > 0 || left.iter().any(|left| *left > 0) {
-        assert!(Instant::now() < deadline, "{} owing", ledger.owing());
-        for (index, door) in doors.iter_mut().enumerate() {
-            if left[index] > 0 && !door.is_busy() {
-                left[index] -= 1;
-                door.publish(ledger.publish(index, Instant::now())).unwrap();
-            }
+    while check.outstanding() > 0 || left.iter().any(|left| *left > 0) {
+        assert!(Instant::now() < deadline, "{} outstanding", check.outstanding());
+        for (index, publisher) in publishers.idle().filter(|(index, _)| left[*index] > 0).collect::<Vec<_>>()
+        {
+            left[index] -= 1;
+            publisher.publish(check.publish(index, Instant::now())).unwrap();
         }
-        let mut hear = |subscriber, number, at| ledger.receive(subscriber, number, at).map(drop);
-        swarm.turn(Duration::from_millis(100), &mut hear, &mut foreign).unwrap();
-        for Token(token) in foreign.drain(..) {
-            doors[token - FOREIGN].hear().unwrap();
-        }
+        let mut on_received = |subscriber: usize, received: Received<'_>, at: Instant| match received {
+            Received::Publication(number) => check.receive(subscriber, number, at).map(drop),
+            received => expect_nothing(subscriber, received, at),
+        };
+        publishers.poll(&mut swarm, Duration::from_millis(100), &mut on_received).unwrap();
     }
 }
 

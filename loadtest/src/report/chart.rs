@@ -4,9 +4,9 @@
 
 use std::fmt::Write as _;
 
-use super::html::escape;
+use super::data::{Latency, Throughput};
+use super::markup::escape;
 use super::number::number;
-use super::{Latency, Throughput};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 240.0;

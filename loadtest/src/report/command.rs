@@ -8,8 +8,7 @@ pub fn shown() -> String {
 }
 
 fn without_secrets(command: &str) -> String {
-    const SECRETS: [&str; 6] =
-        ["--token", "--jwt-secret", "--api-key", "--secret", "--peer-api-key", "--peer-jwt-secret"];
+    const SECRETS: [&str; 4] = ["--token", "--jwt-secret", "--api-key", "--secret"];
     let mut hide = false;
     let words = command.split(' ').map(|word| {
         let (option, value) =

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use super::data::{Cell, Report, Row, Section};
 use super::number::{number, spread};
-use super::{Cell, Report, Row, Section};
 use crate::stats::Spread;
 
 /// Compares two reports: per figure the medians, their ratio, and whether they differ by more than
@@ -50,7 +50,6 @@ enum Verdict {
     Unknown,
 }
 
-/// Runs it.
 pub fn run(options: &Options) -> Result<()> {
     let [before, after] = [&options.before, &options.after].map(|file| Report::read(file));
     let (text, worse) = compare(&before?, &after?)?;
@@ -145,8 +144,7 @@ fn is_above(this: Spread, other: Spread) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::Side;
-    use crate::compare::table::{Table, figure};
+    use crate::report::table::{Side, Table, figure};
 
     fn report(title: &str, name: &'static str, rounds: &[f64]) -> Report {
         let mut table = Table::new(&[Side::Gateway]);

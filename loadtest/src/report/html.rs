@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 
+use super::chart;
+use super::data::{Cell, Latency, Report, Section, Throughput, Warning};
+use super::markup::escape;
 use super::number::{number, percent, ratio, spread};
-use super::{Cell, Latency, Report, Section, Throughput, Warning, chart};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -178,11 +180,6 @@ fn names<'a>(all: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
         }
     });
     names
-}
-
-/// Text that stays text in HTML.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

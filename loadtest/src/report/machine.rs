@@ -1,5 +1,5 @@
-//! Where a report was measured: what the kernel says of the machine, and git of the checkout. A
-//! figure without its machine is worth nothing to the next reader.
+//! Where a report was measured: the machine as the kernel knows it, and the commit. A figure without its
+//! machine is worth nothing to the next reader.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

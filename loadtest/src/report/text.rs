@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::data::{Report, Row, Section, Warning};
 use super::number::{ratio, spread};
-use super::{Report, Row, Section, Warning};
 
 /// Where and when all of it was measured.
 pub fn heading(report: &Report) -> String {

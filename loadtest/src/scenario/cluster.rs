@@ -1,5 +1,5 @@
 //! `cluster`: several nodes on one PostgreSQL and one Redis, subscribers at each, and events at a steady
-//! rate to each in turn. Every subscriber must hear everything of its channel in order; how much later
+//! rate to each in turn. Every subscriber must on_received everything of its channel in order; how much later
 //! that is at the other nodes than at the one that was published to is the figure.
 
 use std::path::PathBuf;
@@ -27,23 +27,19 @@ const PUBLISHERS: usize = 16;
 /// Events that wait for a publisher. More: the rate cannot be kept.
 const WAITING: usize = 1024;
 /// How long the last events may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that are being opened at once.
 const WINDOW: usize = 32;
 
 /// Measures delivery on the node that was published to, and on the others, in one run.
 ///
 /// Starts the nodes, a PostgreSQL and a Redis. Events go to the nodes in turn, over the channels in
-/// turn; each subscriber follows one channel and must hear all of it, in order. Times are from the
+/// turn; each subscriber follows one channel and must on_received all of it, in order. Times are from the
 /// request to the subscriber's socket, with the commit in them.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest --threads 2 cluster
-  loadtest --threads 2 cluster --nodes 2 --rate 1000 --no-redis
-
-Exit codes:
-  0  nobody missed anything
-  1  an event was refused, or did not come, or came out of order")]
+  loadtest --threads 2 cluster --nodes 2 --rate 1000 --no-redis")]
 #[group(skip)]
 pub struct Options {
     /// Nodes.
@@ -64,7 +60,7 @@ pub struct Options {
     /// Seconds before them that are checked but not measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=60))]
     warmup: u64,
-    /// Let PostgreSQL carry what the nodes say to each other.
+    /// Let PostgreSQL carry the messages between nodes.
     #[arg(long)]
     no_redis: bool,
     /// Write the figures to this file.
@@ -72,7 +68,7 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
-/// The nodes, and before them what they drain into.
+/// The nodes, and what they drain into.
 struct Cluster {
     nodes: Vec<Spawned>,
     jwt: String,
@@ -88,24 +84,23 @@ struct Sent {
     at: Instant,
 }
 
-/// What one subscriber heard.
+/// The latencies of one subscriber.
 struct Heard {
     /// From the node that was published to, and from another one.
     here: Histogram,
     elsewhere: Histogram,
 }
 
-type Book = Arc<Mutex<Vec<Sent>>>;
+type SentLog = Arc<Mutex<Vec<Sent>>>;
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let mut cluster = Cluster::start(&options).await?;
-    let (book, begin) = (Book::default(), Instant::now() + Duration::from_secs(options.warmup));
+    let (sent, begin) = (SentLog::default(), Instant::now() + Duration::from_secs(options.warmup));
     let heads = watch::Sender::new(None);
-    let mut subscribers = subscribe(&options, &cluster, &book, begin, &heads).await?;
+    let mut subscribers = subscribe(&options, &cluster, &sent, begin, &heads).await?;
     eprintln!("{} subscribers are there", subscribers.len());
 
-    let (published, took) = publish(&options, &cluster, &book).await?;
+    let (published, took) = publish(&options, &cluster, &sent).await?;
     let count: u64 = published.iter().sum();
     heads.send_replace(Some(published));
     let (mut here, mut elsewhere) = (Histogram::new(), Histogram::new());
@@ -117,14 +112,14 @@ pub async fn run(options: Options) -> Result<()> {
         }
         Ok::<(), anyhow::Error>(())
     };
-    timeout(PATIENCE, all).await.context("a subscriber still misses something")??;
+    timeout(TIMEOUT, all).await.context("a subscriber still misses something")??;
     for node in &mut cluster.nodes {
         node.drain().await?;
     }
 
     let rate = count as f64 / took.as_secs_f64();
     println!("published    {count} events, {rate:.0} a second, over {} nodes", options.nodes);
-    println!("heard        {} deliveries measured, none missing", here.count() + elsewhere.count());
+    println!("received     {} deliveries measured, none missing", here.count() + elsewhere.count());
     let mut figures = json!({ "scenario": "cluster", "events": count, "rate": rate });
     let mut times = Vec::new();
     for (name, histogram) in [("same node", &here), ("other nodes", &elsewhere)] {
@@ -167,11 +162,11 @@ impl Cluster {
     }
 }
 
-/// Opens all connections, each with a task that listens until it has heard all.
+/// Opens all connections, each with a task that listens until it has received all.
 async fn subscribe(
     options: &Options,
     cluster: &Cluster,
-    book: &Book,
+    sent: &SentLog,
     begin: Instant,
     heads: &watch::Sender<Option<Vec<u64>>>,
 ) -> Result<JoinSet<Result<Heard>>> {
@@ -186,11 +181,11 @@ async fn subscribe(
             (node, channel, wire)
         });
         if opening.len() == WINDOW {
-            listen(&mut opening, &mut listening, book, begin, heads).await?;
+            listen(&mut opening, &mut listening, sent, begin, heads).await?;
         }
     }
     while !opening.is_empty() {
-        listen(&mut opening, &mut listening, book, begin, heads).await?;
+        listen(&mut opening, &mut listening, sent, begin, heads).await?;
     }
     Ok(listening)
 }
@@ -198,22 +193,22 @@ async fn subscribe(
 async fn listen(
     opening: &mut JoinSet<(usize, usize, Result<Wire>)>,
     listening: &mut JoinSet<Result<Heard>>,
-    book: &Book,
+    sent: &SentLog,
     begin: Instant,
     heads: &watch::Sender<Option<Vec<u64>>>,
 ) -> Result<()> {
     let Some(opened) = opening.join_next().await else { return Ok(()) };
     let (node, channel, wire) = opened.context("opening panicked")?;
-    listening.spawn(follow(node, channel, wire?, book.clone(), begin, heads.subscribe()));
+    listening.spawn(follow(node, channel, wire?, sent.clone(), begin, heads.subscribe()));
     Ok(())
 }
 
-/// Hears everything of a channel, in order, until nothing more will come.
+/// Receives everything of a channel, in order, until nothing more will come.
 async fn follow(
     node: usize,
     channel: usize,
     mut wire: Wire,
-    book: Book,
+    sent: SentLog,
     begin: Instant,
     mut heads: watch::Receiver<Option<Vec<u64>>>,
 ) -> Result<Heard> {
@@ -239,7 +234,7 @@ async fn follow(
             ensure!(offset == last + 1, "load:{channel} at node {node}: {offset} came after {last}");
             last = offset;
             let number = publication["data"]["number"].as_u64().context("an event of somebody else")?;
-            let sent = book.lock().expect("nobody panics with the book in hand")[number as usize];
+            let sent = sent.lock().expect("no thread panics while holding the lock")[number as usize];
             if sent.at >= begin {
                 let times = if sent.node == node { &mut heard.here } else { &mut heard.elsewhere };
                 times.record(now - sent.at);
@@ -248,8 +243,8 @@ async fn follow(
     }
 }
 
-/// Publishes at the rate; says how many events each channel has, and how long it took to send them.
-async fn publish(options: &Options, cluster: &Cluster, book: &Book) -> Result<(Vec<u64>, Duration)> {
+/// Publishes at the rate; gives how many events each channel has, and how long it took to send them.
+async fn publish(options: &Options, cluster: &Cluster, sent: &SentLog) -> Result<(Vec<u64>, Duration)> {
     let mut publishers = JoinSet::new();
     let mut queues = Vec::new();
     for (node, spawned) in cluster.nodes.iter().enumerate() {
@@ -258,7 +253,7 @@ async fn publish(options: &Options, cluster: &Cluster, book: &Book) -> Result<(V
         queues.push(queue);
         for _ in 0..PUBLISHERS {
             let (target, key) = (spawned.target.clone(), cluster.api_key.clone());
-            publishers.spawn(deliver(node, target, key, events.clone(), book.clone()));
+            publishers.spawn(deliver(node, target, key, events.clone(), sent.clone()));
         }
     }
     let mut counts = vec![0; options.channels.into()];
@@ -268,10 +263,10 @@ async fn publish(options: &Options, cluster: &Cluster, book: &Book) -> Result<(V
     for number in 0..events as usize {
         ticks.tick().await;
         let (channel, node) = (number % counts.len(), number % queues.len());
-        // The place in the book is taken in order, and filled in by whoever sends it.
-        book.lock().expect("nobody panics with the book in hand").push(Sent { node, at: Instant::now() });
+        // The entry is added in order, and corrected by the publisher that sends it.
+        sent.lock().expect("no thread panics while holding the lock").push(Sent { node, at: Instant::now() });
         if queues[node].try_send((number, channel)).is_err() {
-            // One that failed says why.
+            // A publisher that failed has the reason.
             while let Some(ended) = publishers.try_join_next() {
                 ended.context("a publisher panicked")??;
             }
@@ -292,7 +287,7 @@ async fn deliver(
     target: Target,
     key: String,
     events: Arc<tokio::sync::Mutex<mpsc::Receiver<(usize, usize)>>>,
-    book: Book,
+    sent: SentLog,
 ) -> Result<()> {
     let (mut connection, mut answer) = (Connection::to(&target), Vec::new());
     loop {
@@ -303,7 +298,8 @@ async fn deliver(
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        book.lock().expect("nobody panics with the book in hand")[number] = Sent { node, at: Instant::now() };
+        sent.lock().expect("no thread panics while holding the lock")[number] =
+            Sent { node, at: Instant::now() };
         let status = connection.exchange(request.as_bytes(), &mut answer).await?;
         ensure!(
             status == 200 && answer.starts_with(b"{\"result\""),

@@ -1,6 +1,6 @@
-//! `hostile`: connections that mean harm, of every kind and over every transport: no protocol, forged
-//! tokens, what is too long, half a request. Invariant: each is answered as the protocol says, the
-//! server stays ready, keeps no connection, and grows by no more than the limit.
+//! `hostile`: bad connections of every kind and over every transport: no protocol, forged tokens, too
+//! long, half a request. Invariant: each is answered as the protocol demands, the server stays ready,
+//! keeps no connection, and grows by no more than the limit.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::target::Target;
 use crate::ws::frame::{self, Kind};
 
 /// No answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last connections may take to be forgotten.
 const SETTLING: Duration = Duration::from_secs(20);
 
@@ -30,11 +30,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest hostile --spawn
-  loadtest hostile --url http://127.0.0.1:8080 --secret S --connections 10000
-
-Exit codes:
-  0  each was answered as it must be, and nothing of them stayed
-  1  one was not, or the server kept a connection or grew")]
+  loadtest hostile --url http://127.0.0.1:8080 --connections 10000")]
 #[group(skip)]
 pub struct Options {
     #[command(flatten)]
@@ -53,31 +49,30 @@ pub struct Options {
     json: Option<PathBuf>,
 }
 
-/// One kind of harm: what is sent, and what must come back.
-struct Harm {
+/// One kind: what is sent, and what must be answered.
+struct BadConnection {
     name: &'static str,
     sent: Vec<u8>,
     /// Some bytes of the answer; empty where the client leaves without one.
     answer: &'static [u8],
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let server = options.server.server().await?;
     let target = server.target.clone();
-    let harms: Arc<[Harm]> = harms(&target).into();
+    let kinds: Arc<[BadConnection]> = bad_connections(&target).into();
     let total = options.connections as usize;
     let first = total / 10;
-    harm(&target, &harms, 0..first, options.window.into()).await?;
+    open_all(&target, &kinds, 0..first, options.window.into()).await?;
     let before = server.resident();
     let began = Instant::now();
-    harm(&target, &harms, first..total, options.window.into()).await?;
+    open_all(&target, &kinds, first..total, options.window.into()).await?;
     let took = began.elapsed().as_secs_f64();
     settle(&target).await?;
     let after = server.resident();
 
     let rate = (total - first) as f64 / took;
-    println!("bad connections   {total} of {} kinds, all answered as they must", harms.len());
+    println!("bad connections   {total} of {} kinds, all answered as they must", kinds.len());
     println!("a second          {rate:.0}");
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     if let (Some(before), Some(after)) = (before, after) {
@@ -95,25 +90,25 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 /// Every kind in turn.
-async fn harm(
+async fn open_all(
     target: &Target,
-    harms: &Arc<[Harm]>,
+    kinds: &Arc<[BadConnection]>,
     numbers: std::ops::Range<usize>,
     window: usize,
 ) -> Result<()> {
     let next = Arc::new(AtomicUsize::new(numbers.start));
     let mut workers: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..window {
-        let (target, harms, next) = (target.clone(), harms.clone(), next.clone());
+        let (target, kinds, next) = (target.clone(), kinds.clone(), next.clone());
         workers.spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= numbers.end {
                     return Ok(());
                 }
-                let harm = &harms[number % harms.len()];
-                let done = timeout(PATIENCE, one(&target, harm)).await;
-                done.context("no answer in time").and_then(|done| done).with_context(|| harm.name)?;
+                let bad = &kinds[number % kinds.len()];
+                let done = timeout(TIMEOUT, one(&target, bad)).await;
+                done.context("no answer in time").and_then(|done| done).with_context(|| bad.name)?;
             }
         });
     }
@@ -124,16 +119,16 @@ async fn harm(
 }
 
 /// One bad connection, until its answer has come.
-async fn one(target: &Target, harm: &Harm) -> Result<()> {
+async fn one(target: &Target, bad: &BadConnection) -> Result<()> {
     let mut socket = TcpStream::connect(target.address).await?;
     // A reset, so that no port of ours waits: there are more connections than ports.
     socket.set_zero_linger()?;
-    socket.write_all(&harm.sent).await?;
-    if harm.answer.is_empty() {
+    socket.write_all(&bad.sent).await?;
+    if bad.answer.is_empty() {
         return Ok(());
     }
     let mut read = Vec::new();
-    while !read.windows(harm.answer.len()).any(|bytes| bytes == harm.answer) {
+    while !read.windows(bad.answer.len()).any(|bytes| bytes == bad.answer) {
         // Whoever refuses a long body may end the connection while we still write.
         if !matches!(socket.read_buf(&mut read).await, Ok(1..)) {
             let shown = String::from_utf8_lossy(&read[..read.len().min(400)]).into_owned();
@@ -167,7 +162,7 @@ async fn get(target: &Target, path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-fn harms(target: &Target) -> Vec<Harm> {
+fn bad_connections(target: &Target) -> Vec<BadConnection> {
     let host = &target.host;
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let post = |path: &str, body: &str| {
@@ -187,40 +182,36 @@ fn harms(target: &Target) -> Vec<Harm> {
     let nobody = r#"{"session":"x","node":"x","data":"{}"}"#;
     let long = "x".repeat(70_000);
     let deep = "[".repeat(60_000);
-    let (bad, invalid) = (b"\"code\":3501".as_slice(), b"\"code\":3500".as_slice());
+    let (bad_request, invalid_token) = (b"\"code\":3501".as_slice(), b"\"code\":3500".as_slice());
     // The codes as Close frames have them.
     let (close_bad, close_invalid, close_long) =
         (b"\x0d\xadbad request", b"\x0d\xacinvalid token", b"\x03\xf1");
-    let harm = |name, sent: Vec<u8>, answer| Harm { name, sent, answer };
+    let bad = |name, sent: Vec<u8>, answer| BadConnection { name, sent, answer };
     vec![
-        harm(
-            "websocket, no command",
-            socket("/connection/websocket", &text("garbage")),
-            close_bad.as_slice(),
-        ),
-        harm("websocket, nested", socket("/connection/websocket", &text(&deep)), close_bad.as_slice()),
-        harm("websocket, forged", socket("/connection/websocket", &text(forged)), close_invalid.as_slice()),
-        harm("websocket, too long", socket("/connection/websocket", &text(&long)), close_long.as_slice()),
-        harm("websocket, no mask", socket("/connection/websocket", b"\x81\x02{}"), b"\x88"),
-        harm("websocket, old", upgrade("/connection/websocket", 8).into(), b" 426 "),
-        harm("websocket, left", socket("/connection/websocket", b"\x81\xfe"), b""),
-        harm("uni_websocket, no request", socket("/connection/uni_websocket", &text("[]")), bad),
-        harm("http_stream, no command", post("/connection/http_stream", "garbage").into(), bad),
-        harm("http_stream, nested", post("/connection/http_stream", &deep).into(), bad),
-        harm("http_stream, forged", post("/connection/http_stream", forged).into(), invalid),
-        harm("http_stream, too long", post("/connection/http_stream", &long).into(), b" 413 "),
-        harm("http_stream, left", post("/connection/http_stream", "{}")[..90].into(), b""),
-        harm("sse, no command", get("/connection/sse?cf_connect=garbage").into(), bad),
-        harm("sse, nothing", get("/connection/sse").into(), b" 400 "),
-        harm("uni_sse, nobody", get("/connection/uni_sse").into(), bad),
-        harm(
+        bad("websocket, no command", socket("/connection/websocket", &text("garbage")), close_bad.as_slice()),
+        bad("websocket, nested", socket("/connection/websocket", &text(&deep)), close_bad.as_slice()),
+        bad("websocket, forged", socket("/connection/websocket", &text(forged)), close_invalid.as_slice()),
+        bad("websocket, too long", socket("/connection/websocket", &text(&long)), close_long.as_slice()),
+        bad("websocket, no mask", socket("/connection/websocket", b"\x81\x02{}"), b"\x88"),
+        bad("websocket, old", upgrade("/connection/websocket", 8).into(), b" 426 "),
+        bad("websocket, left", socket("/connection/websocket", b"\x81\xfe"), b""),
+        bad("uni_websocket, no request", socket("/connection/uni_websocket", &text("[]")), bad_request),
+        bad("http_stream, no command", post("/connection/http_stream", "garbage").into(), bad_request),
+        bad("http_stream, nested", post("/connection/http_stream", &deep).into(), bad_request),
+        bad("http_stream, forged", post("/connection/http_stream", forged).into(), invalid_token),
+        bad("http_stream, too long", post("/connection/http_stream", &long).into(), b" 413 "),
+        bad("http_stream, left", post("/connection/http_stream", "{}")[..90].into(), b""),
+        bad("sse, no command", get("/connection/sse?cf_connect=garbage").into(), bad_request),
+        bad("sse, nothing", get("/connection/sse").into(), b" 400 "),
+        bad("uni_sse, nobody", get("/connection/uni_sse").into(), bad_request),
+        bad(
             "uni_http_stream, forged",
             post("/connection/uni_http_stream", r#"{"token":"x.y.z"}"#).into(),
-            invalid,
+            invalid_token,
         ),
-        harm("emulation, nobody", post("/emulation", nobody).into(), b" 404 "),
-        harm("emulation, no post", post("/emulation", "{").into(), b" 400 "),
-        harm("no HTTP", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n".to_vec(), b" 400 "),
-        harm("nothing at all", Vec::new(), b""),
+        bad("emulation, nobody", post("/emulation", nobody).into(), b" 404 "),
+        bad("emulation, no post", post("/emulation", "{").into(), b" 400 "),
+        bad("no HTTP", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n".to_vec(), b" 400 "),
+        bad("nothing at all", Vec::new(), b""),
     ]
 }

@@ -1,14 +1,15 @@
-//! `idle`: what a client costs that is only there. Invariant: every connection stays, its pings
-//! answered. Memory is what the server has more after the connections came than before.
+//! `idle`: what a client costs that is only connected. Invariant: every connection stays, its pings
+//! answered. Memory is what the server has more after the clients connected than before.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::MEBI;
 use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
+use crate::report::table::{Figure, aside, figure};
 use crate::ws::swarm::Swarm;
 
 /// Connected before the first look, so that what a server allocates once does not count.
@@ -20,23 +21,19 @@ const SETTLING: Duration = Duration::from_secs(20);
 /// Connects and subscribes clients that then do nothing: memory of each, CPU of all.
 ///
 /// Memory is the server's resident set (VmRSS); kernel buffers of sockets are not in it. While CPU is
-/// measured the client never sleeps, if it has a core of its own: to wake it would be the server's work,
+/// measured the client never sleeps, if it has a core of its own: waking it would be the server's work,
 /// as in fanout.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest idle
   loadtest idle --connections 20000 --channels 100 --against gateway
-  loadtest idle --url http://127.0.0.1:8080 --pid 4242 --jwt-secret J
-
-Exit codes:
-  0  measured, and every connection stayed
-  1  one was closed, the run ended early, or --strict and a warning")]
+  loadtest idle --url http://127.0.0.1:8080 --pid 4242 --jwt-secret J")]
 #[group(skip)]
 pub struct Options {
     /// Connections.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     connections: u32,
-    /// Spread over so many channels.
+    /// Spread over this many channels.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     channels: u32,
     /// Seconds of idling, after memory has settled. Pings come every 25 seconds.
@@ -46,14 +43,13 @@ pub struct Options {
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { connections, channels, seconds, servers } = options;
     let title = format!("idle: {connections} connections, {channels} channel(s), {seconds} s a round");
     let (connections, channels) = (connections as usize, channels as usize);
     let (idle, spin) = (Duration::from_secs(seconds), servers.has_cores()?);
     let measure = move |session: &Session| measure(session, connections, channels, idle, spin);
-    servers.run_with_peer(&title, connections + FIRST, measure).await
+    servers.run(&title, connections + FIRST, measure).await
 }
 
 fn measure(
@@ -64,38 +60,36 @@ fn measure(
     spin: bool,
 ) -> Result<Vec<Figure>> {
     if spin {
-        session.spin();
+        session.meter.spin();
     }
-    let resident = || session.resident().context("the server's memory is not known: give its --pid");
-    session.stage("connecting, and waiting until memory has settled", None);
+    session.meter.stage("connecting, and waiting until memory has settled", None);
     let mut swarm = session.swarm()?;
     swarm.open(session.first_frames(0..FIRST, channels), super::WINDOW)?;
-    settle(&mut swarm, resident)?;
-    let before = resident()?;
+    let before = settled(&mut swarm, session)?;
     swarm.open(session.first_frames(FIRST..FIRST + connections, channels), super::WINDOW)?;
-    settle(&mut swarm, resident)?;
-    let after = resident()?;
+    let after = settled(&mut swarm, session)?;
 
-    session.cpu_time().context("the server's process is not known, or gone")?;
-    session.stage("idling", Some(idle));
-    let (_, cost) = session.measure(|| if spin { swarm.spin(idle) } else { swarm.listen(idle) })?;
-    let cpu = cost.server_percent().context("the server is gone")?;
+    session.meter.stage("idling", Some(idle));
+    let ((), cost) = session.measure(|| swarm.listen(idle, spin))?;
+    let cpu = cost.server_percent().context("the server's process is not known, or gone")?;
     let grown = after as f64 - before as f64;
     Ok(vec![
         figure("resident bytes per connection", grown / connections as f64),
-        aside("resident in all, MiB", after as f64 / (1024.0 * 1024.0)),
+        aside("resident in all, MiB", after as f64 / MEBI),
         aside("server CPU while idle, %", cpu),
     ])
 }
 
-fn settle(swarm: &mut Swarm, resident: impl Fn() -> Result<u64>) -> Result<()> {
+/// The server's memory when it has settled.
+fn settled(swarm: &mut Swarm, session: &Session) -> Result<u64> {
     let began = Instant::now();
-    while began.elapsed() < SETTLING {
-        let before = resident()?;
-        swarm.listen(Duration::from_secs(1))?;
-        if resident()?.abs_diff(before) < STILL {
-            break;
+    let mut before = session.memory()?;
+    loop {
+        swarm.listen(Duration::from_secs(1), false)?;
+        let now = session.memory()?;
+        if now.abs_diff(before) < STILL || began.elapsed() > SETTLING {
+            return Ok(now);
         }
+        before = now;
     }
-    Ok(())
 }

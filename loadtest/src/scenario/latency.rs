@@ -12,20 +12,21 @@ use campanile::domain::position::Position;
 use clap::Args;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{sleep_until, timeout};
 
 use super::Shape;
 use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::drive::wait_until;
 use crate::http::{Connection, Stream};
 use crate::payload::{OWNER, Payloads};
+use crate::report::table::{Figure, aside, figure};
 use crate::sse::{Message, Parser};
 use crate::stats::{Latencies, Timeline};
 
 const CHANNEL: &str = "repo:acme/r0";
+/// A timer may be late by as much as this, so the rest of the way is waited for without sleeping.
+const TIMER: Duration = Duration::from_millis(2);
 
 /// Posts webhooks at a fixed rate and measures when their events reach an SSE subscriber.
 ///
@@ -36,11 +37,7 @@ const CHANNEL: &str = "repo:acme/r0";
 #[command(after_help = "Examples:
   loadtest latency
   loadtest latency --rate 1000 --seconds 30 --html latency.html
-  loadtest latency --url http://127.0.0.1:8080 --secret S --jwt-secret J
-
-Exit codes:
-  0  measured: each run arrived once, in an order that its answers allow, without a gap
-  1  an invariant was broken, the run ended early, or --strict and a warning")]
+  loadtest latency --url http://127.0.0.1:8080 --secret S --jwt-secret J")]
 #[group(skip)]
 pub struct Options {
     /// Webhooks a second.
@@ -49,7 +46,7 @@ pub struct Options {
     /// For how long.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
-    /// Instead of --seconds: so many webhooks.
+    /// Instead of --seconds: this many webhooks.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     events: Option<u32>,
     /// Seconds before them that are checked but not counted.
@@ -101,7 +98,6 @@ struct Arrival {
     position: Position,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { rate, seconds, events, warmup, connections, grace, shape, servers } = options;
     let warmup = if events.is_some() { 0 } else { warmup * rate };
@@ -123,7 +119,7 @@ pub async fn run(options: Options) -> Result<()> {
 impl Work {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         // The posters wait for the moment that is due without sleeping.
-        session.spin();
+        session.meter.spin();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.post_and_listen(session))
     }
@@ -134,11 +130,11 @@ impl Work {
         let reader = tokio::spawn(read(stream, arrive));
 
         let length = Duration::from_secs_f64((self.warmup + self.count) as f64 / f64::from(self.rate));
-        session.stage("measuring", Some(length));
-        let watch = session.watch();
+        session.meter.stage("measuring", Some(length));
+        let watch = session.meter.start();
         let posted = self.post(session).await?;
-        let cost = session.enough(watch);
-        session.stage("waiting for the last events", None);
+        let cost = session.meter.finish(watch);
+        session.meter.stage("waiting for the last events", None);
         let mut arrivals = Vec::with_capacity(posted.len());
         let mut runs = 0;
         while runs < posted.len() {
@@ -157,7 +153,7 @@ impl Work {
         }
         reader.abort();
 
-        judge(&posted, &arrivals)?;
+        verify(&posted, &arrivals)?;
         let mut figures = self.figures(session, &posted, &arrivals)?;
         if let Some(used) = cost.server {
             figures.push(figure("server CPU per webhook, µs", used * 1e6 / posted.len() as f64));
@@ -209,8 +205,8 @@ impl Work {
             late.record(*sent - *due);
             timeline.count(at, 1);
         }
-        session.observe("from due to event", &from_due.histogram());
-        session.observe_over_time("events", timeline);
+        session.meter.observe("from due to event", &from_due.histogram());
+        session.meter.observe_over_time("events", timeline);
         let summaries = [from_due, from_answered, late].map(Latencies::summary);
         let [Some(from_due), Some(from_answered), Some(late)] = summaries else {
             bail!("nothing was measured")
@@ -297,8 +293,18 @@ async fn post_in_turn(
     Ok(posted)
 }
 
+/// A timer of a millisecond's precision would be late by as much as there is to measure.
+async fn wait_until(due: Instant) {
+    if let Some(early) = due.checked_sub(TIMER).filter(|early| *early > Instant::now()) {
+        sleep_until(early.into()).await;
+    }
+    while Instant::now() < due {
+        yield_now().await;
+    }
+}
+
 /// Checks the invariant.
-fn judge(posted: &[Posted], arrivals: &[Arrival]) -> Result<()> {
+fn verify(posted: &[Posted], arrivals: &[Arrival]) -> Result<()> {
     let by_run: HashMap<u64, &Posted> = posted.iter().map(|p| (p.run, p)).collect();
     let mut seen = HashMap::new();
     let mut before: Option<&Position> = None;
@@ -360,7 +366,7 @@ mod tests {
     }
 
     fn verdict(sent: &[u64], came: &[(u64, u64)]) -> String {
-        judge(&posted(sent), &arrivals(came)).map_or_else(|e| e.to_string(), |()| "kept".into())
+        verify(&posted(sent), &arrivals(came)).map_or_else(|e| e.to_string(), |()| "kept".into())
     }
 
     #[test]
@@ -381,7 +387,7 @@ mod tests {
     fn what_overlapped_may_come_in_either_order() {
         let mut both = posted(&[1, 2]);
         both[0].answered = both[1].answered;
-        judge(&both, &arrivals(&[(7, 2), (8, 1)])).unwrap();
+        verify(&both, &arrivals(&[(7, 2), (8, 1)])).unwrap();
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::{Shape, percentile};
+use super::{Period, Shape, percentile};
+use crate::clients::Turns;
+use crate::clients::dashboards::{Dashboards, Measured};
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self};
+use crate::report::table::{Figure, aside, figure};
 use crate::stats::Histogram;
-use crate::ws::books::Seating;
-use crate::ws::dashboards::Dashboards;
+use crate::ws::delivery_log::Layout;
 
 /// Dashboards that follow repositories, and bursts of signed webhooks: latency to each receipt.
 ///
@@ -29,7 +30,7 @@ pub struct Options {
     /// Repositories.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repos: u16,
-    /// Repositories that each dashboard follows, or about so many.
+    /// Repositories that each dashboard follows, approximately.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=128))]
     follows: u8,
     /// Webhooks of a burst.
@@ -41,22 +42,16 @@ pub struct Options {
     /// Connections that post.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
-    /// Measured seconds of a round.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-    /// Seconds before them that are checked but not counted.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=60))]
-    warmup: u64,
+    #[command(flatten)]
+    period: Period,
     #[command(flatten)]
     shape: Shape,
     #[command(flatten)]
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
-    let Options { dashboards, repos, follows, burst, every, connections, seconds, warmup, shape, servers } =
-        options;
+    let Options { dashboards, repos, follows, burst, every, connections, period, shape, servers } = options;
     let title = format!(
         "mixed: {dashboards} dashboards on {follows} of {repos} repositories each; {burst} webhooks of {} \
          bytes every {every} ms",
@@ -64,79 +59,68 @@ pub async fn run(options: Options) -> Result<()> {
     );
     let (connections, all) = (usize::from(connections), usize::from(dashboards) + usize::from(connections));
     let load = Load {
-        seating: seating(dashboards.into(), repos.into(), follows.into()),
+        layout: layout(dashboards.into(), repos.into(), follows.into()),
         burst: burst.into(),
         every: Duration::from_millis(every),
         connections,
         size: shape.size as usize,
-        warmup: Duration::from_secs(warmup),
-        measured: Duration::from_secs(seconds),
+        period,
     };
     servers.gateway_alone()?.run(&title, all, move |session| load.measure(session)).await
 }
 
 /// Dashboards on repositories.
-pub fn seating(dashboards: usize, repos: usize, follows: usize) -> Seating {
+pub fn layout(dashboards: usize, repos: usize, follows: usize) -> Layout {
     let fan_out = (dashboards * follows / repos).clamp(1, dashboards);
-    Seating { channels: repos, fan_out, connections: dashboards }
+    Layout { channels: repos, fan_out, connections: dashboards }
 }
 
 /// Bursts on a schedule.
 struct Load {
-    seating: Seating,
+    layout: Layout,
     burst: usize,
     every: Duration,
     connections: usize,
     size: usize,
-    warmup: Duration,
-    measured: Duration,
+    period: Period,
 }
 
 impl Load {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let mut dashboards =
-            Dashboards::open(session, self.seating, super::WINDOW, self.connections, self.size)?;
-        bursts(&mut dashboards, self.burst, self.every, self.warmup)?;
+            Dashboards::open(session, self.layout, super::WINDOW, self.connections, self.size)?;
+        self.bursts(&mut dashboards, self.period.warmup())?;
         dashboards.settle()?;
-        dashboards.take_seen();
-        let (before, cpu, began) = (dashboards.posted(), session.cpu_time(), Instant::now());
-        bursts(&mut dashboards, self.burst, self.every, self.measured)?;
-        let (posted, took) = (dashboards.posted() - before, began.elapsed().as_secs_f64());
-        let cpu = session.cpu_time().zip(cpu).map(|(after, before)| (after - before).as_secs_f64());
+        dashboards.take();
+        let posted = dashboards.posted();
+        let ((), cost) = session.measure(|| self.bursts(&mut dashboards, self.period.measured()))?;
+        let posted = (dashboards.posted() - posted) as f64;
         dashboards.settle()?;
 
-        let seen = dashboards.take_seen();
-        let receipts = seen.receipts.count() as f64;
-        ensure!(receipts > 0.0, "nothing was received within the measured time");
-        session.observe("POST to receipt", &seen.receipts);
-        session.observe("POST to 202", &seen.answers);
-        let mut figures = latencies(&seen.receipts)?;
-        figures.push(figure("POST to 202 p99, ms", percentile(&seen.answers, 99)?));
-        figures.push(aside("webhooks/s", posted as f64 / took));
-        figures.push(aside("receipts/s", receipts / took));
-        if let Some(cpu) = cpu {
-            figures.push(aside("server CPU, %", cpu * 100.0 / took));
-        }
+        let Measured { receipts, answers, .. } = dashboards.take();
+        let received = receipts.count() as f64;
+        ensure!(received > 0.0, "nothing was received within the measured time");
+        session.meter.observe("POST to receipt", &receipts);
+        session.meter.observe("POST to 202", &answers);
+        let mut figures = latencies(&receipts)?;
+        figures.push(figure("POST to 202 p99, ms", percentile(&answers, 99)?));
+        figures.push(aside("webhooks/s", posted / cost.took));
+        figures.push(aside("receipts/s", received / cost.took));
+        figures.extend(cost.server_percent().map(|percent| aside("server CPU, %", percent)));
         Ok(figures)
     }
-}
 
-/// Posts bursts on a schedule for a while; at least one.
-pub fn bursts(dashboards: &mut Dashboards, burst: usize, every: Duration, time: Duration) -> Result<()> {
-    let began = Instant::now();
-    let mut due = began;
-    while due < began + time {
-        dashboards.burst(burst, due);
-        due += every;
-        loop {
-            let now = Instant::now();
-            if now >= due {
-                break;
-            }
-            dashboards.turn(due - now)?;
+    /// Posts bursts on a schedule for a while; at least one.
+    fn bursts(&self, dashboards: &mut Dashboards, time: Duration) -> Result<()> {
+        let began = Instant::now();
+        let mut due = began;
+        while due < began + time {
+            dashboards.burst(self.burst, due);
+            due += self.every;
+            dashboards.run_for(due.saturating_duration_since(Instant::now()))?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// From due to receipt, as figures.

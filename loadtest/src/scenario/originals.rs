@@ -1,6 +1,6 @@
 //! `originals`: the lines that the original designs drew, each measured, so that ours can be compared
 //! with them. Invariant: no webhook is dropped, every event comes to everyone once and in order, and
-//! every poll without news is a 304.
+//! every poll without news is answered 304.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,13 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::mixed;
+use crate::clients::Turns;
+use crate::clients::dashboards::Dashboards;
+use crate::clients::pollers::{Pace, Pollers};
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self, Side};
-use crate::http::pollers::{Pace, Pollers};
-use crate::ws::books::Seating;
-use crate::ws::dashboards::Dashboards;
+use crate::report::table::{Figure, Side, aside, figure};
+use crate::ws::delivery_log::Layout;
 
 /// Bytes of a webhook.
 const SIZE: usize = 4096;
@@ -27,17 +28,13 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// 1,000 connections over 10 repositories, one webhook for each: theirs within 2 s, ours within 50 ms.
 /// Then webhooks at once, none dropped: theirs 100, ours 10,000. Then 100 pollers every 4 s under 5 %
 /// of a core, and 500 that back off under 15 %: ours a tenth of that. While they poll the client never
-/// sleeps, if it has a core of its own: to wake it would be the server's work, as in poll. The floor
-/// polls only: what it uses is what a core charges that is asked so seldom that it forgets in between.
+/// sleeps, if it has a core of its own: waking it would be the server's work, as in poll. The floor only
+/// answers polls: what it uses is what a core needs whose caches are cold after each pause.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest originals
   loadtest originals --webhooks 50000 --seconds 60
-  loadtest originals --database postgres
-
-Exit codes:
-  0  measured, no webhook was dropped, and every event came once and in order
-  1  an invariant was broken, the run ended early, or --strict and a warning")]
+  loadtest originals --database postgres")]
 #[group(skip)]
 pub struct Options {
     /// Connections that follow the repositories.
@@ -62,7 +59,6 @@ pub struct Options {
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { connections, webhooks, posters, pollers, backing_off, seconds, servers } = options;
     let title = format!(
@@ -105,37 +101,34 @@ impl Load {
     }
 
     fn deliver(&self, session: &Session) -> Result<Vec<Figure>> {
-        let seating =
-            Seating { channels: REPOS, fan_out: self.connections / REPOS, connections: self.connections };
-        let mut dashboards = Dashboards::open(session, seating, super::WINDOW, self.posters, SIZE)?;
-        dashboards.take_seen();
+        let layout =
+            Layout { channels: REPOS, fan_out: self.connections / REPOS, connections: self.connections };
+        let mut dashboards = Dashboards::open(session, layout, super::WINDOW, self.posters, SIZE)?;
         dashboards.burst(REPOS, Instant::now());
         dashboards.settle()?;
-        let receipts = dashboards.take_seen().receipts;
-        session.observe("one webhook a repository, POST to receipt", &receipts);
+        let receipts = dashboards.take().receipts;
+        session.meter.observe("one webhook a repository, POST to receipt", &receipts);
         let mut figures = mixed::latencies(&receipts)?;
 
         let began = Instant::now();
         dashboards.burst(self.webhooks, began);
         dashboards.settle()?;
-        let seen = dashboards.take_seen();
-        figures.push(figure("webhooks at once, all received after, s", (seen.last - began).as_secs_f64()));
-        figures.push(aside("of them answered 202", seen.answers.count() as f64));
-        figures.push(aside("their receipts", seen.receipts.count() as f64));
+        let measured = dashboards.take();
+        figures
+            .push(figure("webhooks at once, all received after, s", (measured.last - began).as_secs_f64()));
+        figures.push(aside("of them answered 202", measured.answers.count() as f64));
+        figures.push(aside("their receipts", measured.receipts.count() as f64));
         Ok(figures)
     }
 
     /// The server's CPU while pollers ask, in percent of a core.
     fn poll(&self, session: &Session, count: usize, pace: Pace) -> Result<f64> {
         if self.spin {
-            session.spin();
+            session.meter.spin();
         }
         let mut pollers = Pollers::open(session, count, self.spin)?;
         pollers.catch_up()?;
-        let before = session.cpu_time().context("the server's CPU is not known: give its --pid")?;
-        let began = Instant::now();
-        pollers.run(pace, self.polling)?;
-        let used = session.cpu_time().context("the server is gone")? - before;
-        Ok(used.as_secs_f64() * 100.0 / began.elapsed().as_secs_f64())
+        let (_, cost) = session.measure(|| pollers.run(pace, self.polling))?;
+        cost.server_percent().context("the server's CPU is not known: give its --pid")
     }
 }

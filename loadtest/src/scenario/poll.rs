@@ -1,6 +1,6 @@
 //! `poll`: what it costs to say that nothing has changed, and how often a second it can be said.
 //! Invariant: while nothing is published every answer is 304; each event published before and after
-//! comes to every poller once, in order.
+//! reaches every poller once, in order.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use mio::{Poll, Token};
 
-use super::percentile;
+use super::{Period, percentile};
+use crate::clients::pollers::{Pace, Pollers};
 use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::http::pollers::{Pace, Pollers};
-use crate::ws::door::Door;
+use crate::report::table::{Figure, aside, figure};
+use crate::ws::publisher::Publisher;
 
-/// Events there are before the clock starts, so that pollers have a place to come from.
+/// Events there are before the clock starts, so that pollers have a position to start from.
 const BEFORE: u32 = 3;
 /// Bytes of their data.
 const SIZE: usize = 128;
@@ -24,17 +24,13 @@ const SIZE: usize = 128;
 ///
 /// Every poller is a user of its own with a kept-alive connection, a cursor and If-None-Match, and
 /// asks again when it is answered. The gateway under test is started with a rate limit that is out of
-/// the way (limits.polls_per_minute). The floor compares a tag and answers from a can. The client never
-/// sleeps, if it has a core of its own: to wake it would be the server's work, as in fanout.
+/// the way (limits.polls_per_minute). The floor compares a tag and sends a prepared answer. The client
+/// never sleeps, if it has a core of its own: waking it would be the server's work, as in fanout.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest poll
   loadtest poll --pollers 1000 --pipeline 4
-  loadtest poll --database postgres --against gateway
-
-Exit codes:
-  0  measured, and every poller had what there was, once
-  1  one had not, the run ended early, or --strict and a warning")]
+  loadtest poll --database postgres --against gateway")]
 #[group(skip)]
 pub struct Options {
     /// Pollers, each with a connection.
@@ -43,24 +39,19 @@ pub struct Options {
     /// Requests under way on each connection; more than one saves system calls on both sides.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pipeline: u8,
-    /// Measured seconds of a round.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
-    /// Seconds before them that are checked but not counted.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=60))]
-    warmup: u64,
+    #[command(flatten)]
+    period: Period,
     #[command(flatten)]
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
-    let Options { pollers, pipeline, seconds, warmup, servers } = options;
-    let title = format!("poll: {pollers} pollers, {pipeline} under way on each, {seconds} s a round");
+    let Options { pollers, pipeline, period, servers } = options;
+    let title =
+        format!("poll: {pollers} pollers, {pipeline} under way on each, {} s a round", period.seconds);
     let spin = servers.has_cores()?;
     let (pollers, pace) = (usize::from(pollers), Pace::Saturating { under_way: pipeline.into() });
-    let [warmup, measured] = [warmup, seconds].map(Duration::from_secs);
-    let measure = move |session: &Session| measure(session, (pollers, spin), pace, warmup, measured);
+    let measure = move |session: &Session| measure(session, (pollers, spin), pace, &period);
     servers.run(&title, pollers, measure).await
 }
 
@@ -68,11 +59,10 @@ fn measure(
     session: &Session,
     (count, spin): (usize, bool),
     pace: Pace,
-    warmup: Duration,
-    measured: Duration,
+    period: &Period,
 ) -> Result<Vec<Figure>> {
     if spin {
-        session.spin();
+        session.meter.spin();
     }
     publish(session, 0..BEFORE)?;
     let mut pollers = Pollers::open(session, count, spin)?;
@@ -82,26 +72,20 @@ fn measure(
         "a poller has not read what was published before: {:?}",
         seen.iter().find(|seen| !seen.ends_with(&[BEFORE - 1]))
     );
-    pollers.run(pace, warmup)?;
-    let (tally, cost) = session.measure(|| pollers.run(pace, measured))?;
+    pollers.run(pace, period.warmup())?;
+    let (outcome, cost) = session.measure(|| pollers.run(pace, period.measured()))?;
 
     publish(session, BEFORE..BEFORE + 1)?;
     let seen = pollers.catch_up()?;
     ensure!(seen.iter().all(|seen| *seen == [BEFORE]), "a poller missed what was published, or got more");
 
-    let (polls, took) = (tally.unchanged as f64, tally.took.as_secs_f64());
+    let (polls, took) = (outcome.unchanged as f64, outcome.took.as_secs_f64());
     ensure!(polls > 0.0, "nothing was answered within the measured time");
-    session.observe("poll", &tally.latencies);
+    session.meter.observe("poll", &outcome.latencies);
     let mut figures = vec![figure("answers 304/s", polls / took)];
-    if let Some((used, percent)) = cost.server.zip(cost.server_percent()) {
-        figures.push(figure("server CPU per poll, µs", used * 1e6 / polls));
-        figures.push(aside("server CPU, %", percent));
-    }
-    if !spin {
-        figures.push(aside("client CPU, %", cost.client_percent()));
-    }
-    figures.push(aside("latency p50, ms", percentile(&tally.latencies, 50)?));
-    figures.push(aside("latency p99, ms", percentile(&tally.latencies, 99)?));
+    figures.extend(session.cost_figures(&cost, "server CPU per poll, µs", polls));
+    figures.push(aside("latency p50, ms", percentile(&outcome.latencies, 50)?));
+    figures.push(aside("latency p99, ms", percentile(&outcome.latencies, 99)?));
     Ok(figures)
 }
 
@@ -109,13 +93,13 @@ fn measure(
 fn publish(session: &Session, numbers: std::ops::Range<u32>) -> Result<()> {
     let mut poll = Poll::new()?;
     let mut events = mio::Events::with_capacity(1);
-    let mut door = Door::open(&session.publishing(SIZE), poll.registry(), Token(0))?;
+    let mut publisher = Publisher::open(&session.publishing(SIZE), poll.registry(), Token(0))?;
     for number in numbers {
-        door.publish(number)?;
-        while door.is_busy() {
+        publisher.publish(number)?;
+        while publisher.is_busy() {
             poll.poll(&mut events, Some(Duration::from_secs(5)))?;
             ensure!(!events.is_empty(), "publishing is not answered");
-            door.hear()?;
+            publisher.receive()?;
         }
     }
     Ok(())

@@ -1,35 +1,32 @@
 //! `resume`: many clients come back at once, each having missed events. Invariant: each gets exactly
-//! what it missed, in order, with its subscribe reply, and is never told to start anew.
+//! what it missed, in order, with its subscribe reply, and every position is recovered.
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::percentile;
+use super::{MEBI, percentile};
+use crate::clients::Turns;
+use crate::clients::resuming::ResumingClients;
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self};
-use crate::ws::visitors::Visitors;
+use crate::report::table::{Figure, aside, figure};
 
-/// Lets clients come back with their position after events they missed: how long until all are live.
+/// Lets clients resume with their position after events they missed: how long until all are live.
 ///
-/// All are connected and see some events. Then all are cut, every channel gets the events to be missed,
-/// and all come back as fast as they are answered, --window at a time. The time counts from the first
+/// All are connected and receive some events. Then all are disconnected, every channel gets the events
+/// to be missed, and all come back as fast as they are answered, --window at a time. The time counts from the first
 /// step to the last receipt; 10,000 clients with 100 missed events each should need 2 s at most.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest resume
   loadtest resume --channels 100 --missed 300
-  loadtest resume --database postgres
-
-Exit codes:
-  0  measured, and everyone got exactly what was missed
-  1  an invariant was broken, the run ended early, or --strict and a warning")]
+  loadtest resume --database postgres")]
 #[group(skip)]
 pub struct Options {
-    /// Clients; so many as fill all channels evenly.
+    /// Clients; rounded down to fill all channels evenly.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     connections: u32,
-    /// Spread over so many channels.
+    /// Spread over this many channels.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     channels: u32,
     /// Events that each client has missed. A gateway recovers up to
@@ -46,10 +43,9 @@ pub struct Options {
     servers: compare::Options,
 }
 
-/// Events that all see before they are cut.
+/// Events that all receive before they are disconnected.
 const BEFORE: usize = 10;
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { connections, channels, missed, size, window, servers } = options;
     ensure!(connections >= channels, "every channel needs a client");
@@ -72,37 +68,33 @@ fn measure(
     size: usize,
     window: usize,
 ) -> Result<Vec<Figure>> {
-    let mut visitors = Visitors::open(session, connections, channels, window, size)?;
-    visitors.publish(BEFORE * channels)?;
-    visitors.finish()?;
-    visitors.cut(0..connections)?;
-    visitors.publish(missed * channels)?;
+    let mut clients = ResumingClients::open(session, connections, channels, window, size)?;
+    clients.publish(BEFORE * channels)?;
+    clients.settle()?;
+    clients.disconnect(0..connections)?;
+    clients.publish(missed * channels)?;
     // Signing their tokens is not what is measured.
-    let returns = visitors.returns(0..connections)?;
+    let frames = clients.resume_frames(0..connections)?;
     let resident = session.resident();
-    let (took, cost) = session.measure(|| visitors.come_back(returns, window))?;
+    let (took, cost) = session.measure(|| clients.resume(frames, window))?;
     let resident = resident.zip(session.resident());
-    visitors.finish()?;
-    let live = visitors.live();
+    clients.settle()?;
+    let live = clients.live();
     ensure!(live == connections, "{live} of {connections} are still there");
 
-    let (took, clients) = (took.as_secs_f64(), connections as f64);
-    let latencies = visitors.take_latencies();
-    session.observe("one client back", &latencies);
+    let (took, count) = (took.as_secs_f64(), connections as f64);
+    let latencies = clients.take_latencies();
+    session.meter.observe("one client back", &latencies);
     let mut figures = vec![
         figure("all live after, s", took),
-        figure("clients back/s", clients / took),
-        aside("missed events/s", clients * missed as f64 / took),
+        figure("clients back/s", count / took),
+        aside("missed events/s", count * missed as f64 / took),
         figure("one client p50, ms", percentile(&latencies, 50)?),
         figure("one client p99, ms", percentile(&latencies, 99)?),
     ];
-    if let Some((used, percent)) = cost.server.zip(cost.server_percent()) {
-        figures.push(figure("server CPU per client, µs", used * 1e6 / clients));
-        figures.push(aside("server CPU, %", percent));
-    }
-    figures.push(aside("client CPU, %", cost.client_percent()));
+    figures.extend(session.cost_figures(&cost, "server CPU per client, µs", count));
     if let Some((before, after)) = resident {
-        figures.push(aside("resident grown, MiB", (after as f64 - before as f64) / (1024.0 * 1024.0)));
+        figures.push(aside("resident grown, MiB", (after as f64 - before as f64) / MEBI));
     }
     Ok(figures)
 }

@@ -1,47 +1,45 @@
-//! `slow`: some readers stop reading. Invariant: the others see every message in order, the memory
-//! that the stopped ones cost is bounded, each of them is closed with 3008, and comes back with its
-//! position to exactly what it missed.
+//! `slow`: some readers stop reading. Invariant: the others receive every message in order, the memory
+//! that the stopped ones cost is bounded, each of them is closed with 3008, and resumes with its position
+//! to exactly what it missed.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use mio::Token;
 
-use super::percentile;
+use super::{MEBI, percentile};
+use crate::clients::Turns;
+use crate::clients::broadcast::{self, Broadcast};
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self};
-use crate::stats::Histogram;
-use crate::ws::door::Door;
-use crate::ws::ledger::Ledger;
-use crate::ws::swarm::{FOREIGN, First, News, PATIENCE, Swarm, expect_nothing};
+use crate::progress::Progress;
+use crate::report::table::{Figure, aside, figure};
+use crate::ws::swarm::{FirstFrame, Received, Swarm, expect_nothing};
 
 /// The close code of a reader that is too slow.
 const SLOW: u16 = 3008;
-/// What the gateway counts them by.
+/// The metric that counts them.
 const CLOSED: &str = "campanile_slow_disconnects_total";
 /// What may wait for one connection in a gateway with its defaults (client.queue_max_size).
 const QUEUE: u64 = 1024 * 1024;
 /// What else a gateway may grow by meanwhile.
 const SLACK: u64 = 32 * 1024 * 1024;
-/// After so many bytes the gateway is asked how many it has closed: who is closed misses what comes
-/// until it is back, and 4 MiB are the most that a gateway recovers.
-const ASKING: usize = 512 * 1024;
-/// At most so long until the last one is closed.
+/// After this many bytes the gateway is asked how many it has closed: whoever is closed misses what is
+/// published until it is back, and a gateway recovers 4 MiB at most.
+const CHECK_EVERY: usize = 512 * 1024;
+/// The last one must be closed after this time.
 const LONGEST: Duration = Duration::from_secs(120);
 /// Live traffic to everybody after they have come back.
 const AFTER: Duration = Duration::from_millis(500);
 /// Messages under way at once.
-const DOORS: usize = 8;
-const MEBI: f64 = 1024.0 * 1024.0;
+const PUBLISHERS: usize = 8;
 
 /// Lets a share of the readers stop reading: what the others notice, and what becomes of those.
 ///
 /// Messages go to all subscribers of one channel on a schedule; latency counts from when each was due.
 /// The kernel takes some megabytes for a reader that has stopped before the gateway's own queue fills,
-/// so messages are large here. The gateway's metrics say when the stopped ones are closed; then they
-/// read on, must find close code 3008, and come back with their positions.
+/// so messages are large here. The gateway's metrics show when the stopped ones are closed; then they
+/// read on, must find close code 3008, and resume with their positions.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Options {
@@ -64,164 +62,136 @@ pub struct Options {
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { subscribers, percent, rate, size, before, servers } = options;
     let (subscribers, percent) = (usize::from(subscribers), usize::from(percent));
     let stopped = (subscribers * percent / 100).max(1);
     let title =
         format!("slow: {stopped} of {subscribers} readers stop; {rate} messages/s of {size} bytes of data");
-    let load = Load { subscribers, stopped, rate, size: size as usize, before: Duration::from_secs(before) };
+    let broadcast = broadcast::Options {
+        subscribers,
+        publishers: PUBLISHERS,
+        rate: Some(rate.into()),
+        size: size as usize,
+        spin: false,
+    };
+    let load = Load { broadcast, stopped, before: Duration::from_secs(before) };
     servers.gateway_alone()?.run(&title, subscribers, move |session| load.measure(session)).await
 }
 
 struct Load {
-    subscribers: usize,
+    broadcast: broadcast::Options,
     stopped: usize,
-    rate: u32,
-    size: usize,
     before: Duration,
 }
 
-/// The state of one round. Those that stop are the first ones.
+/// The state of one round. The readers that stop are the first ones.
 struct Round<'a> {
     session: &'a Session,
-    swarm: Swarm,
-    doors: Vec<Door>,
-    ledger: Ledger,
-    stopped: usize,
-    every: Duration,
-    due: Instant,
-    /// Of those that never stop.
-    latencies: Histogram,
-    /// The codes with which stopped ones were closed, by connection.
+    broadcast: Broadcast,
+    /// The codes with which stopped readers were closed, by connection.
     closed: Vec<Option<u16>>,
     /// The position before the first message.
     epoch: String,
     offset: u64,
-    said: Vec<Token>,
 }
 
 impl Load {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let mut round = self.begin(session)?;
-        round.run(self.before / 2)?;
-        round.take_latencies();
-        round.run(self.before)?;
-        let calm = round.take_latencies();
-        let resident_before =
-            session.resident().context("the server's memory is not known: give its --pid")?;
+        round.broadcast.run_for(self.before / 2)?;
+        round.broadcast.take();
+        round.broadcast.run_for(self.before)?;
+        let before = round.broadcast.take().latencies;
+        let resident = session.memory()?;
 
         let began = Instant::now();
-        for reader in 0..self.stopped {
-            round.swarm.set_deaf(reader, true)?;
-        }
-        let peak = round.until_closed(began, self.size)?;
+        round.set_paused(true)?;
+        let peak = round.until_closed(began, self.broadcast.size)?;
         let closed_after = began.elapsed();
-        let beside = round.take_latencies();
-        for reader in 0..self.stopped {
-            round.swarm.set_deaf(reader, false)?;
-        }
-        round.until_told()?;
-        round.come_back()?;
-        round.due = Instant::now();
-        round.run(AFTER)?;
-        round.finish()?;
+        let beside = round.broadcast.take().latencies;
+        round.broadcast.stop();
+        round.set_paused(false)?;
+        round.until_close_frames()?;
+        round.resume()?;
+        round.broadcast.resume();
+        round.run_for(AFTER)?;
+        round.broadcast.finish()?;
 
-        let grown = peak.saturating_sub(resident_before);
+        let grown = peak.saturating_sub(resident);
         let bound = SLACK + 2 * QUEUE * self.stopped as u64;
         ensure!(
             grown <= bound,
             "memory grew by {grown} bytes, more than the {bound} that are to be expected"
         );
-        session.observe("others before", &calm);
-        session.observe("others beside slow readers", &beside);
-        let (calm_p99, beside_p99) = (percentile(&calm, 99)?, percentile(&beside, 99)?);
+        session.meter.observe("others before", &before);
+        session.meter.observe("others beside slow readers", &beside);
+        let (before_p99, beside_p99) = (percentile(&before, 99)?, percentile(&beside, 99)?);
         Ok(vec![
-            figure("others p99 before, ms", calm_p99),
+            figure("others p99 before, ms", before_p99),
             figure("others p99 beside slow readers, ms", beside_p99),
-            aside("of the p99 before", beside_p99 / calm_p99),
-            aside("others longest before, ms", percentile(&calm, 100)?),
+            aside("of the p99 before", beside_p99 / before_p99),
+            aside("others longest before, ms", percentile(&before, 100)?),
             aside("others longest beside slow readers, ms", percentile(&beside, 100)?),
             aside("closed with 3008", self.stopped as f64),
             aside("all closed after, s", closed_after.as_secs_f64()),
             figure("resident per slow reader at most, KiB", grown as f64 / 1024.0 / self.stopped as f64),
-            aside("resident before, MiB", resident_before as f64 / MEBI),
+            aside("resident before, MiB", resident as f64 / MEBI),
         ])
     }
 
     fn begin<'a>(&self, session: &'a Session) -> Result<Round<'a>> {
-        let mut swarm = Swarm::new(session.address, &session.host)?;
-        let mut place = None;
-        let mut hear = |connection: usize, news: News<'_>, at: Instant| {
-            if let News::Subscribed(reply) = &news {
-                place = Some((reply.epoch.clone().context("a channel without positions")?, reply.offset));
+        let mut swarm = session.swarm()?;
+        let mut position = None;
+        let mut on_received = |connection: usize, received: Received<'_>, at: Instant| {
+            if let Received::Subscribed(reply, _) = &received {
+                position = Some((reply.epoch.clone().context("a channel without positions")?, reply.offset));
             }
-            expect_nothing(connection, news, at)
+            expect_nothing(connection, received, at)
         };
-        swarm.open_with(session.first_frames(0..self.subscribers, 1), super::WINDOW, &mut hear)?;
-        let (epoch, offset) = place.context("nobody subscribed")?;
-        let publishing = session.publishing(self.size);
-        let door = |index| Door::open(&publishing, swarm.registry(), Token(FOREIGN + index));
-        Ok(Round {
-            doors: (0..DOORS).map(door).collect::<Result<_>>()?,
-            ledger: Ledger::new(self.subscribers, DOORS),
-            session,
-            swarm,
-            stopped: self.stopped,
-            every: Duration::from_secs(1) / self.rate,
-            due: Instant::now(),
-            latencies: Histogram::new(),
-            closed: vec![None; self.stopped],
-            epoch,
-            offset,
-            said: Vec::new(),
-        })
+        let frames = session.first_frames(0..self.broadcast.subscribers, 1);
+        swarm.open_with(frames, super::WINDOW, &mut on_received)?;
+        let (epoch, offset) = position.context("nobody subscribed")?;
+        let mut broadcast = Broadcast::open(session, swarm, &self.broadcast)?;
+        broadcast.measure_from(self.stopped);
+        Ok(Round { session, broadcast, closed: vec![None; self.stopped], epoch, offset })
     }
 }
 
 impl Round<'_> {
-    fn take_latencies(&mut self) -> Histogram {
-        std::mem::take(&mut self.latencies)
-    }
-
-    fn run(&mut self, time: Duration) -> Result<()> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            self.turn(end.saturating_duration_since(Instant::now()), true)?;
-        }
-        Ok(())
+    fn set_paused(&mut self, paused: bool) -> Result<()> {
+        (0..self.closed.len()).try_for_each(|reader| self.broadcast.swarm.set_paused(reader, paused))
     }
 
     /// Until the gateway has closed those that stopped; gives the most memory it had meanwhile.
     fn until_closed(&mut self, began: Instant, size: usize) -> Result<u64> {
-        let count = |round: &Self| Ok::<_, anyhow::Error>(round.session.metrics()?.sum(CLOSED) as usize);
-        let before = count(self)?;
-        let (mut peak, step) = (0, (ASKING / size).max(1));
+        let count = |session: &Session| Ok::<_, anyhow::Error>(session.metrics()?.sum(CLOSED) as usize);
+        let (before, stopped) = (count(self.session)?, self.closed.len());
+        let (mut peak, step) = (0, (CHECK_EVERY / size).max(1));
         loop {
-            let goal = self.ledger.published() + step;
-            while self.ledger.published() < goal {
-                self.turn(Duration::from_secs(1), true)?;
+            let goal = self.broadcast.published() + step;
+            while self.broadcast.published() < goal {
+                self.turn(Duration::from_secs(1))?;
             }
-            peak = peak.max(self.session.resident().context("the server is gone")?);
-            let closed = count(self)? - before;
-            if closed >= self.stopped {
+            peak = peak.max(self.session.memory()?);
+            let closed = count(self.session)? - before;
+            if closed >= stopped {
                 return Ok(peak);
             }
-            let stopped = self.stopped;
             ensure!(began.elapsed() < LONGEST, "{closed} of {stopped} slow readers are closed, then no more");
         }
     }
 
-    /// Until each of them has read what is left, and the close frame.
-    fn until_told(&mut self) -> Result<()> {
-        let began = Instant::now();
+    /// Until each of them has read what is left, and the Close frame.
+    fn until_close_frames(&mut self) -> Result<()> {
+        let mut progress = Progress::new(0);
         while self.closed.iter().any(Option::is_none) {
-            self.turn(Duration::from_secs(1), false)?;
-            ensure!(began.elapsed() < PATIENCE, "a slow reader is not told that it is closed");
+            self.turn(Duration::from_secs(1))?;
+            let count = self.closed.iter().flatten().count();
+            progress.check(count, |count| format!("{count} slow readers were closed, then no more"))?;
         }
         match self.closed.iter().flatten().find(|code| **code != SLOW) {
-            Some(0) => bail!("a slow reader was closed without a word instead of with {SLOW}"),
+            Some(0) => bail!("a slow reader was closed without a Close frame instead of with {SLOW}"),
             Some(code) => bail!("a slow reader was closed with {code} instead of {SLOW}"),
             None => Ok(()),
         }
@@ -229,58 +199,37 @@ impl Round<'_> {
 
     /// With their positions. Nothing is published meanwhile: the messages are large, and a gateway
     /// recovers 4 MiB at most.
-    fn come_back(&mut self) -> Result<()> {
-        let goal = self.swarm.live() + self.stopped;
-        for reader in 0..self.stopped {
-            let offset = self.offset + self.ledger.received(reader);
+    fn resume(&mut self) -> Result<()> {
+        let channel = self.session.channel(0);
+        let frame = |reader: usize| {
+            let offset = self.offset + self.broadcast.received(reader);
             let token = self.session.token(reader, None);
-            let first = First::recovering(&token, &self.session.channel(0), &self.epoch, offset);
-            self.swarm.replace(reader, first)?;
-        }
-        let began = Instant::now();
-        while self.swarm.live() < goal {
-            self.turn(Duration::from_secs(1), false)?;
-            ensure!(began.elapsed() < PATIENCE, "slow readers do not come back");
-        }
-        Ok(())
+            (reader, FirstFrame::recovering(&token, &channel, &self.epoch, offset))
+        };
+        let frames = (0..self.closed.len()).map(frame).collect();
+        self.connect(frames, super::WINDOW).map(drop)
+    }
+}
+
+impl Turns for Round<'_> {
+    fn swarm(&mut self) -> &mut Swarm {
+        &mut self.broadcast.swarm
     }
 
-    fn finish(&mut self) -> Result<()> {
-        let began = Instant::now();
-        while self.ledger.owing() > 0 || self.doors.iter().any(Door::is_busy) {
-            self.turn(Duration::from_secs(1), false)?;
-            ensure!(began.elapsed() < PATIENCE, "{} deliveries never came", self.ledger.owing());
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self, patience: Duration, publishing: bool) -> Result<()> {
-        let Self { swarm, doors, ledger, stopped, every, due, latencies, closed, said, .. } = self;
-        let now = Instant::now();
-        for (index, door) in doors.iter_mut().enumerate() {
-            if publishing && *due <= now && !door.is_busy() {
-                door.publish(ledger.publish(index, *due))?;
-                *due += *every;
-            }
-        }
-        let mut hear = |reader: usize, news: News<'_>, at: Instant| match news {
-            News::Publication(number) => {
-                let latency = ledger.receive(reader, number, at)?.latency;
-                if reader >= *stopped {
-                    latencies.record(latency);
-                }
-                Ok(())
-            }
-            News::Closed(code) if reader < *stopped => {
+    fn turn(&mut self, timeout: Duration) -> Result<()> {
+        let closed = &mut self.closed;
+        self.broadcast.turn_with(timeout, &mut |reader, received, at| match received {
+            Received::Closed(code) if reader < closed.len() => {
                 closed[reader] = Some(code);
                 Ok(())
             }
-            News::Subscribed(reply) if reply.recovered => Ok(()),
-            News::Subscribed(_) => bail!("it came back with its position and was told to start anew"),
-            news => expect_nothing(reader, news, at),
-        };
-        let patience = if publishing { patience.min(due.saturating_duration_since(now)) } else { patience };
-        swarm.follow(patience, &mut hear, said)?;
-        said.drain(..).try_for_each(|Token(token)| doors[token - FOREIGN].hear())
+            Received::Subscribed(reply, _) if reply.is_recovered => Ok(()),
+            Received::Subscribed(..) => bail!("it came back with its position, which was not recovered"),
+            received => expect_nothing(reader, received, at),
+        })
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.broadcast.outstanding()
     }
 }

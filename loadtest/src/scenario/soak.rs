@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{mixed, percentile};
+use super::{MEBI, mixed, percentile};
+use crate::clients::Turns;
+use crate::clients::dashboards::Dashboards;
+use crate::clients::pollers::Pollers;
+use crate::clients::resuming::ResumingClients;
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self};
-use crate::http::pollers::Pollers;
 use crate::process;
+use crate::report::table::{Figure, aside, figure};
 use crate::stats::Histogram;
-use crate::ws::dashboards::Dashboards;
-use crate::ws::visitors::Visitors;
 
 /// Bytes of a message's data, and of a webhook.
 const SIZES: (usize, usize) = (128, 4096);
@@ -23,7 +24,7 @@ const SIZES: (usize, usize) = (128, 4096);
 const CYCLE: Duration = Duration::from_secs(1);
 /// Channels of those that come and go.
 const CHANNELS: usize = 4;
-/// One of so many clients is away for a part of each cycle.
+/// One in this many clients is away for a part of each cycle.
 const AWAY: usize = 10;
 /// Connections that post webhooks.
 const POSTERS: usize = 16;
@@ -32,22 +33,17 @@ const POSTERS: usize = 16;
 const DESCRIPTORS: u64 = 16;
 /// What memory may have grown by: this part of it, and this.
 const GROWTH: (f64, f64) = (0.25, 32.0 * MEBI);
-const MEBI: f64 = 1024.0 * 1024.0;
 
 /// A steady mix for minutes: is everything delivered, and are memory and descriptors given back?
 ///
 /// Every second there is a burst of webhooks for the dashboards, messages to the clients, of which one
-/// in ten is cut, misses some and comes back with its position, and every poller reads on. It takes
+/// in ten is disconnected, misses some and comes back with its position, and every poller reads on. It takes
 /// --minutes in all, of which the first fifth is warm-up.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest soak --minutes 60 --repeats 1
   loadtest soak --rate 300 --html soak.html
-  loadtest soak --database postgres
-
-Exit codes:
-  0  nothing was lost, and memory and descriptors were given back
-  1  something was lost or kept, the run ended early, or --strict and a warning")]
+  loadtest soak --database postgres")]
 #[group(skip)]
 pub struct Options {
     /// How long, in minutes; fractions are fine.
@@ -80,7 +76,6 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { minutes, dashboards, clients, pollers, rate, servers } = options;
     let clients = usize::from(clients) / CHANNELS * CHANNELS;
@@ -107,18 +102,18 @@ struct Load {
     rate: usize,
 }
 
-/// What the server holds.
+/// The memory and descriptors that the server holds.
 struct Held {
     resident: f64,
     descriptors: u64,
 }
 
-/// The mix.
+/// The clients of the mix.
 struct Mix {
     dashboards: Dashboards,
-    visitors: Visitors,
+    clients: ResumingClients,
     pollers: Pollers,
-    clients: usize,
+    client_count: usize,
     rate: usize,
     /// Events that each poller has read.
     polled: u64,
@@ -129,18 +124,18 @@ impl Load {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let (message, webhook) = SIZES;
         let repos = 50.min(self.dashboards * 8);
-        let seating = mixed::seating(self.dashboards, repos, 8);
-        let mut visitors = Visitors::open(session, self.clients, CHANNELS, super::WINDOW, message)?;
-        // A place that pollers can come from.
-        visitors.publish(CHANNELS)?;
-        visitors.finish()?;
+        let layout = mixed::layout(self.dashboards, repos, 8);
+        let mut clients = ResumingClients::open(session, self.clients, CHANNELS, super::WINDOW, message)?;
+        // A position that pollers can start from.
+        clients.publish(CHANNELS)?;
+        clients.settle()?;
         let mut pollers = Pollers::open(session, self.pollers, false)?;
         pollers.catch_up()?;
         let mut mix = Mix {
-            dashboards: Dashboards::open(session, seating, super::WINDOW, POSTERS, webhook)?,
-            visitors,
+            dashboards: Dashboards::open(session, layout, super::WINDOW, POSTERS, webhook)?,
+            clients,
             pollers,
-            clients: self.clients,
+            client_count: self.clients,
             rate: self.rate,
             polled: 0,
             receipts: Histogram::new(),
@@ -148,11 +143,7 @@ impl Load {
         mix.run(self.time / 5)?;
         let warm = Held::by(session)?;
         let (posted, polled) = (mix.dashboards.posted(), mix.polled);
-        let cpu = session.cpu_time();
-        let began = Instant::now();
-        mix.run(self.time - self.time / 5)?;
-        let took = began.elapsed().as_secs_f64();
-        let cpu = session.cpu_time().zip(cpu).map(|(after, before)| (after - before).as_secs_f64());
+        let ((), cost) = session.measure(|| mix.run(self.time - self.time / 5))?;
         let end = Held::by(session)?;
 
         let growth = end.resident - warm.resident;
@@ -169,29 +160,27 @@ impl Load {
             end.descriptors,
             warm.descriptors
         );
-        let returns = mix.visitors.take_latencies();
-        session.observe("POST to receipt", &mix.receipts);
-        session.observe("one client back", &returns);
+        let returns = mix.clients.take_latencies();
+        session.meter.observe("POST to receipt", &mix.receipts);
+        session.meter.observe("one client back", &returns);
         let mut figures = vec![
             figure("resident after the warm-up, MiB", warm.resident / MEBI),
             figure("resident at the end, MiB", end.resident / MEBI),
             aside("descriptors after the warm-up", warm.descriptors as f64),
             aside("descriptors at the end", end.descriptors as f64),
-            aside("webhooks/s", (mix.dashboards.posted() - posted) as f64 / took),
+            aside("webhooks/s", (mix.dashboards.posted() - posted) as f64 / cost.took),
             aside("clients back", returns.count() as f64),
             aside("events read by each poller", (mix.polled - polled) as f64),
             figure("POST to receipt p99, ms", percentile(&mix.receipts, 99)?),
             figure("one client back p99, ms", percentile(&returns, 99)?),
         ];
-        if let Some(cpu) = cpu {
-            figures.push(aside("server CPU, %", cpu * 100.0 / took));
-        }
+        figures.extend(cost.server_percent().map(|percent| aside("server CPU, %", percent)));
         Ok(figures)
     }
 }
 
 impl Mix {
-    /// Cycles for so long, at least one.
+    /// Works through cycles for this long, at least one.
     fn run(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         self.receipts = Histogram::new();
@@ -201,13 +190,7 @@ impl Mix {
             self.cycle(share % AWAY)?;
             share += 1;
             // What is left of the cycle is quiet.
-            loop {
-                let now = Instant::now();
-                if now >= next {
-                    break;
-                }
-                self.dashboards.turn(next - now)?;
-            }
+            self.dashboards.run_for(next.saturating_duration_since(Instant::now()))?;
             if next >= end {
                 return Ok(());
             }
@@ -217,23 +200,23 @@ impl Mix {
     fn cycle(&mut self, share: usize) -> Result<()> {
         self.dashboards.burst(self.rate, Instant::now());
         self.dashboards.settle()?;
-        self.receipts.merge(&self.dashboards.take_seen().receipts);
+        self.receipts.merge(&self.dashboards.take().receipts);
 
-        let before = self.visitors.published();
-        let size = self.clients / AWAY;
+        let before = self.clients.published();
+        let size = self.client_count / AWAY;
         let away = share * size..(share + 1) * size;
-        self.visitors.publish(self.rate / 2)?;
-        self.visitors.finish()?;
-        self.visitors.cut(away.clone())?;
-        self.visitors.publish(self.rate - self.rate / 2)?;
-        let returns = self.visitors.returns(away)?;
-        self.visitors.come_back(returns, super::WINDOW)?;
-        self.visitors.finish()?;
-        let live = self.visitors.live();
-        ensure!(live == self.clients, "{live} of {} clients are there", self.clients);
+        self.clients.publish(self.rate / 2)?;
+        self.clients.settle()?;
+        self.clients.disconnect(away.clone())?;
+        self.clients.publish(self.rate - self.rate / 2)?;
+        let frames = self.clients.resume_frames(away)?;
+        self.clients.resume(frames, super::WINDOW)?;
+        self.clients.settle()?;
+        let live = self.clients.live();
+        ensure!(live == self.client_count, "{live} of {} clients are there", self.client_count);
 
         // Those of channel 0, which is every fourth.
-        let expected: Vec<u32> = (before..self.visitors.published())
+        let expected: Vec<u32> = (before..self.clients.published())
             .filter(|number| number % CHANNELS == 0)
             .map(|number| number as u32)
             .collect();
@@ -249,7 +232,7 @@ impl Mix {
 impl Held {
     fn by(session: &Session) -> Result<Self> {
         let pid = session.pid.context("the server's process is not known: give its --pid")?;
-        let resident = session.resident().context("the server is gone")? as f64;
+        let resident = session.memory()? as f64;
         let descriptors = process::descriptors(&pid.to_string()).context("the server is gone")?;
         Ok(Self { resident, descriptors })
     }

@@ -11,16 +11,16 @@ use clap::Args;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self};
 use crate::http::blocking;
 use crate::postgres;
+use crate::report::table::{Figure, aside, figure};
 use crate::server::new_secret;
 use crate::stats::Latencies;
 
 /// A start that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks whether it is ready.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -34,11 +34,7 @@ const LOOK: Duration = Duration::from_millis(1);
 #[command(after_help = "Examples:
   loadtest start
   loadtest start --starts 50 --repeats 1
-  loadtest start --database postgres
-
-Exit codes:
-  0  measured, and it became ready every time
-  1  it did not, the run ended early, or --strict and a warning")]
+  loadtest start --database postgres")]
 #[group(skip)]
 pub struct Options {
     /// Starts of each kind in a round.
@@ -48,7 +44,6 @@ pub struct Options {
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { starts, servers } = options;
     let title = format!("start: {starts} cold starts, and {starts} after a kill");
@@ -82,7 +77,7 @@ fn measure(session: &Session, starts: u16, runtime: &Handle) -> Result<Vec<Figur
     ])
 }
 
-/// What a gateway on an empty database must be told. On SQLite it makes its secrets itself.
+/// What a gateway on an empty database needs. On SQLite it makes its secrets itself.
 async fn environment(url: &str, number: u16) -> Result<Vec<(&'static str, String)>> {
     let name = format!("start_{number}");
     let session = postgres::session(url).await?;
@@ -132,7 +127,7 @@ impl Gateway {
         while !matches!(blocking::get(address, &host, "/readyz"), Ok((200, _))) {
             let ended = gateway.0.try_wait()?;
             ensure!(ended.is_none(), "the gateway ended: {ended:?}");
-            ensure!(began.elapsed() < PATIENCE, "the gateway is not ready after {PATIENCE:?}");
+            ensure!(began.elapsed() < TIMEOUT, "the gateway is not ready after {TIMEOUT:?}");
             // Nobody unparks: a pause that leaves the core to the gateway.
             std::thread::park_timeout(LOOK);
         }

@@ -1,153 +1,139 @@
 //! `webhooks`: how many signed deliveries a second the server makes durable, and how long each takes.
-//! Invariant: every one is answered 202. Bodies are signed on the fly, before their clock starts,
-//! from a hash that is computed once up to where they differ.
+//! Invariant: every one is answered 202. Bodies are signed before their time begins, from a hash that
+//! is computed once up to where they differ.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use super::Volume;
+use super::{Period, Shape};
+use crate::clients::Limit;
+use crate::clients::webhook_load::{Answered, WebhookLoad};
 use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::drive::{self, Limit, Load, Moment, Verdict};
-use crate::metrics::PerEvent;
 use crate::payload::Payloads;
+use crate::report::table::{Figure, Side, aside, figure};
+use crate::scenario::log_depth;
+use crate::stats::{Latencies, Timeline};
 
 /// Posts webhooks as fast as they are answered, or at a rate; every answer must be 202.
 ///
 /// Without --rate each connection posts its next delivery when the last one is answered: a server
-/// that stalls is asked less meanwhile, so the latency is what a delivery takes, not what a source
-/// would wait. With --rate deliveries are due on a schedule and latency counts from when they were.
+/// that stalls gets fewer requests meanwhile, so the latency is what a delivery takes, not what a
+/// source would wait. With --rate deliveries are due on a schedule, and latency counts from when they
+/// were due.
 ///
-/// The floor appends each body to a file, syncs it once for all that came together, and answers: the
-/// price of making a request durable, with no signature, no duplicates, and no database.
+/// The floor appends each body to a file, syncs once for all that arrived together, and answers: the
+/// price of making a request durable, without signatures, deduplication or a database.
+///
+/// With --log-depth the gateway's log holds this many events of other repositories before the clock
+/// starts: 10 million take about 3 GB in the temporary folder, or in --data-in, and a minute.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   loadtest webhooks
   loadtest webhooks --rate 1000 --html webhooks.html
-  loadtest webhooks --data-in /var/tmp --against gateway
-  loadtest webhooks --url http://127.0.0.1:8080 --secret S --jwt-secret J
-
-Exit codes:
-  0  measured, and every delivery was answered 202
-  1  one was not, the run ended early, or --strict and a warning")]
+  loadtest webhooks --data-in /var/tmp --against gateway --log-depth 10000000
+  loadtest webhooks --url http://127.0.0.1:8080 --secret S --jwt-secret J")]
 #[group(skip)]
 pub struct Options {
-    #[command(flatten)]
-    volume: Volume,
+    /// Connections, each with one delivery at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
     /// Spread over the repositories acme/r0, acme/r1 …
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repos: u16,
     /// Deliveries a second, due on a schedule, whatever has become of those before.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
-    /// Instead of --seconds and --warmup: so many deliveries, however long that takes.
+    /// Instead of --seconds and --warmup: this many deliveries, however long that takes.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     deliveries: Option<u64>,
+    /// Events of other repositories in the gateway's log, rounded up to 10,000.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
+    log_depth: Option<u32>,
+    #[command(flatten)]
+    period: Period,
+    #[command(flatten)]
+    shape: Shape,
     #[command(flatten)]
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
-    let Options { volume, repos, rate, deliveries, servers } = options;
+    let Options { concurrency, repos, rate, deliveries, log_depth, period, shape, servers } = options;
     let pace =
         rate.map_or("as fast as they are answered".to_owned(), |rate| format!("{rate} /s, on schedule"));
-    let length = deliveries.map_or(format!("{} s", volume.seconds), |count| format!("{count} deliveries"));
+    let length = deliveries.map_or(format!("{} s", period.seconds), |count| format!("{count} deliveries"));
+    let depth = log_depth.map(|events| format!(", behind {events} events")).unwrap_or_default();
     let title = format!(
-        "webhooks: {} connections, {pace}, {} bytes, {repos} repositories, {length} a round",
-        volume.concurrency, volume.shape.size
+        "webhooks: {concurrency} connections, {pace}, {} bytes, {repos} repositories, {length} a round{depth}",
+        shape.size
     );
-    let connections = volume.concurrency.into();
-    let work = Work { volume, repos, rate, deliveries };
-    servers.run(&title, connections, move |session| work.measure(session)).await
+    let work = Work {
+        concurrency: concurrency.into(),
+        repos: repos.into(),
+        size: shape.size as usize,
+        rate: rate.map(f64::from),
+        warmup: deliveries.is_none().then(|| period.warmup()),
+        limit: deliveries.map_or(Limit::Time(period.measured()), Limit::Count),
+        log_depth,
+    };
+    servers.run(&title, concurrency.into(), move |session| work.measure(session)).await
 }
 
 struct Work {
-    volume: Volume,
-    repos: u16,
-    rate: Option<u32>,
-    deliveries: Option<u64>,
+    concurrency: usize,
+    repos: usize,
+    size: usize,
+    rate: Option<f64>,
+    warmup: Option<Duration>,
+    limit: Limit,
+    log_depth: Option<u32>,
 }
 
 impl Work {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
-        let load = self.load(session)?;
-        let size = load.payloads.body_size() as f64;
-        let measured = if let Limit::Time(time) = load.limit { Some(time) } else { None };
-        session.stage("warming up", Some(load.warmup));
+        let depth = self.log_depth.filter(|_| session.side == Side::Gateway);
+        let depth = depth.map(|events| log_depth::fill(session, events)).transpose()?;
+        let target = session.target();
+        let payloads = Payloads::new(&target, session.webhook_secret()?, self.repos, self.size)?;
+        let mut load = WebhookLoad::open(&target, payloads, self.concurrency)?;
         if self.rate.is_some() {
-            session.spin();
+            session.meter.spin();
         }
-        let (mut watch, mut cost) = (None, None);
-        let mut before = 0;
-        let hear = |moment| match moment {
-            Moment::Start => {
-                session.stage("measuring", measured);
-                watch = Some(session.watch());
-            }
-            Moment::Tick(accepted) if watch.is_none() => before = accepted,
-            Moment::Tick(accepted) => session.count(accepted - before),
-            Moment::End => cost = watch.take().map(|watch| session.enough(watch)),
-        };
-        // Of what is not a gateway nothing is known.
-        let unloaded = session.metrics().ok();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let outcome = runtime.block_on(drive::run(load, hear))?;
-        if outcome.wrong.count > 0 {
-            bail!("{} answers were not 202, the first: {}", outcome.wrong.count, outcome.wrong.first);
+        if let Some(warmup) = self.warmup {
+            session.meter.stage("warming up", Some(warmup));
+            load.run(Limit::Time(warmup), self.rate, |_| ())?;
         }
-        if outcome.lost.count > 0 {
-            bail!("{} connections were lost, the first: {}", outcome.lost.count, outcome.lost.first);
-        }
-        let cost = cost.context("the measured time never ended")?;
-        session.observe("from post to 202", &outcome.latencies.histogram());
-        session.observe_over_time("webhooks", outcome.timeline);
-        let latency = outcome.latencies.summary().context("nothing was answered within the measured time")?;
-        let measured = latency.count as f64;
+        session.meter.stage("measuring", self.limit.time());
+        let (mut latencies, mut late) = (Latencies::default(), Latencies::default());
+        let (mut timeline, mut count) = (Timeline::since(Instant::now()), 0);
+        let ((), cost, stored) = session.measure_stored(|| {
+            load.run(self.limit, self.rate, |Answered { due, sent, at }| {
+                latencies.record(at - due.unwrap_or(sent));
+                due.into_iter().for_each(|due| late.record(sent - due));
+                timeline.count(at, 1);
+                count += 1;
+                session.meter.count(count);
+            })
+        })?;
+        session.meter.observe("from post to 202", &latencies.histogram());
+        session.meter.observe_over_time("webhooks", timeline);
+        let latency = latencies.summary().context("nothing was answered within the measured time")?;
 
-        let mut figures = vec![figure("webhooks/s", measured / cost.took)];
-        if let Some(used) = cost.server {
-            figures.push(figure("server CPU per webhook, µs", used * 1e6 / measured));
-            figures.push(aside("server CPU, %", used * 100.0 / cost.took));
-        }
-        if self.rate.is_none() {
-            figures.push(aside("client CPU, %", cost.client_percent()));
-        }
+        let reached = latency.count as f64 / cost.took;
+        let mut figures = vec![figure("webhooks/s", reached)];
+        figures.extend(session.cost_figures(&cost, "server CPU per webhook, µs", latency.count as f64));
         figures.push(figure("latency p50, ms", latency.p50));
         figures.push(figure("latency p99, ms", latency.p99));
-        if let Some(late) = outcome.late.summary() {
-            figures.push(aside("behind schedule p99, ms", late.p99));
-        }
-        let stored = unloaded.zip(session.metrics().ok());
-        if let Some(stored) = stored.and_then(|(before, after)| PerEvent::between(&before, &after)) {
-            figures.push(aside("statements per event", stored.statements));
-            figures.push(aside("commits per event", stored.commits));
-        }
-        figures.push(aside("body, bytes", size));
-        if let Some(rate) = self.rate.map(f64::from) {
-            super::warn_if_missed(session, rate, measured / cost.took);
+        figures.extend(late.summary().map(|late| aside("behind schedule p99, ms", late.p99)));
+        figures.extend(stored.into_iter().flat_map(|stored| stored.figures()));
+        figures.push(aside("body, bytes", load.body_size() as f64));
+        figures.extend(depth.map(|events| aside("events in the log", events as f64)));
+        if let Some(rate) = self.rate {
+            super::warn_if_missed(session, rate, reached);
         }
         Ok(figures)
-    }
-
-    fn load(&self, session: &Session) -> Result<Load> {
-        let Self { volume, repos, rate, deliveries } = self;
-        let target = session.target();
-        let size = volume.shape.size as usize;
-        let payloads = Payloads::new(&target, session.webhook_secret()?, (*repos).into(), size)?;
-        Ok(Load {
-            target,
-            payloads,
-            concurrency: volume.concurrency.into(),
-            warmup: if deliveries.is_some() { Duration::ZERO } else { volume.warmup() },
-            limit: deliveries.map_or(Limit::Time(volume.measured()), Limit::Deliveries),
-            rate: rate.map(f64::from),
-            judge: |status| if status == 202 { Verdict::Accepted } else { Verdict::Wrong },
-            reconnect: false,
-            acked: None,
-        })
     }
 }

@@ -21,11 +21,11 @@ pub enum Kind {
     Close = 0x8,
     /// A WebSocket's own ping.
     Ping = 0x9,
-    /// And its pong.
+    /// A WebSocket's own pong.
     Pong = 0xa,
 }
 
-/// The first frame of `input`, what it says and how many bytes it took; none until it is whole.
+/// The first frame of `input`, its payload and how many bytes it took; none until it is complete.
 pub fn split(input: &[u8]) -> Result<Option<(Kind, &[u8], usize)>> {
     let [first, second, ..] = *input else { return Ok(None) };
     let kind = match first {
@@ -76,7 +76,7 @@ pub fn masked(kind: Kind, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The first frame of a client, unmasked, and how many bytes it took; none until it is whole.
+/// The first frame of a client, unmasked, and how many bytes it took; none until it is complete.
 pub fn unmask(input: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>> {
     let [first, second, ..] = *input else { return Ok(None) };
     ensure!(second & 0x80 != 0, "a client must mask");

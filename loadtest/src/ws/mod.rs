@@ -1,15 +1,11 @@
-//! The client's side of many WebSocket connections, on one thread: an epoll loop that reads, counts
-//! and checks. It must cost less than the server it measures, so it parses no JSON on the way.
+//! The client's side of WebSocket connections: frames and messages, many connections on one epoll loop,
+//! their publishers, and the check of what they receive. It must cost less than the server it measures,
+//! so it parses no JSON on the way.
 
-pub mod books;
-pub mod dashboards;
-pub mod dialect;
-pub mod door;
+pub mod delivery_log;
 pub mod frame;
-pub mod groups;
-pub mod ledger;
-pub mod line;
+pub mod message;
+pub mod publisher;
+pub mod sequence_check;
 pub mod swarm;
-pub mod traffic;
-pub mod visitors;
 pub mod wire;

@@ -1,7 +1,7 @@
-//! The connections: opened with a bounded number under way, then read as their sockets become
-//! readable, pings answered on the way. Owns the epoll instance, and lends it to the publishers'
-//! doors. A connection that hears anything unexpected fails the run; so does one that the server
-//! closes, unless the caller asks for the news of it.
+//! Many WebSocket connections on one epoll loop: opened with a bounded number under way, then read as
+//! their sockets become readable, with pings answered. Lends the loop to publishers. A connection that
+//! receives anything unexpected fails the run, and so does one that the server closes, unless the
+//! caller handles it.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
@@ -12,15 +12,13 @@ use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 
-use super::dialect::{self, Dialect, Step};
 use super::frame::{self, Kind};
-use super::line::{self, Line, Reply};
+use super::message::{self, Message, Reply};
 use crate::port;
+use crate::progress::Progress;
 
 /// Tokens from here on belong to others.
-pub const FOREIGN: usize = 1 << 24;
-/// Nothing at all heard for so long is a failure while something is expected.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const OTHER_TOKENS: usize = 1 << 24;
 /// Holds what a saturated socket has received at once.
 const BUFFER: usize = 512 * 1024;
 const EVENTS: usize = 1024;
@@ -33,21 +31,22 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The first frame of a connection, and how many commands it holds.
 #[derive(Debug, Default)]
-pub struct First {
+pub struct FirstFrame {
     frame: Vec<u8>,
     commands: u32,
 }
 
-/// What a connection says to whoever asks for all of it.
+/// What a connection has received.
 #[derive(Debug)]
-pub enum News<'a> {
+pub enum Received<'a> {
     /// A publication of ours with its number, pushed or recovered.
     Publication(u32),
     /// Any other push, as a line of JSON.
     Push(&'a [u8]),
-    /// A subscription is there; what it missed comes right after this.
-    Subscribed(&'a Reply<'a>),
-    /// The server closed it with this code, or 0 without a word.
+    /// A subscription is active, so long after the connection was begun; the publications that it
+    /// recovers follow.
+    Subscribed(&'a Reply<'a>, Duration),
+    /// The server closed it with this code, or 0 without a Close frame.
     Closed(u16),
 }
 
@@ -58,47 +57,37 @@ pub struct Swarm {
     buffer: Vec<u8>,
     address: SocketAddr,
     upgrade: Vec<u8>,
-    dialect: Dialect,
     members: Vec<Member>,
     live: usize,
-    /// Those on their way to being live.
-    coming: usize,
+    /// Connections that are being opened.
+    connecting: usize,
 }
 
 struct Member {
     socket: TcpStream,
     stage: Stage,
+    started: Instant,
     /// The beginning of a frame, or of the handshake's answer.
     rest: Vec<u8>,
-    /// It does not read what comes.
-    deaf: bool,
-    dialect: Dialect,
+    /// It does not read.
+    paused: bool,
 }
 
 enum Stage {
-    Connecting(First),
-    Upgrading(First),
-    /// So many replies have come, and so many are owing.
+    Connecting(FirstFrame),
+    Upgrading(FirstFrame),
+    /// This many replies have arrived, and this many are outstanding.
     Joining(u32, u32),
-    /// Holds the frame that subscribes, for when the server has greeted.
-    Greeting(Vec<u8>),
     Live,
     /// Closed by either side.
     Gone,
 }
 
 impl Swarm {
-    /// Nobody yet.
+    /// No connections yet.
     pub fn new(address: SocketAddr, host: &str) -> Result<Self> {
-        Self::speaking(Dialect::Centrifuge, address, host, "")
-    }
-
-    /// Nobody yet, for a server that may be another one. The channel is that of all connections,
-    /// where the path names it.
-    pub fn speaking(dialect: Dialect, address: SocketAddr, host: &str, channel: &str) -> Result<Self> {
-        let path = dialect.path(channel);
         let upgrade = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
+            "GET /connection/websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
              Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
         );
         Ok(Self {
@@ -107,10 +96,9 @@ impl Swarm {
             buffer: vec![0; BUFFER],
             address,
             upgrade: upgrade.into_bytes(),
-            dialect,
             members: Vec::new(),
             live: 0,
-            coming: 0,
+            connecting: 0,
         })
     }
 
@@ -119,13 +107,8 @@ impl Swarm {
         self.live
     }
 
-    /// How many are on their way to being live.
-    pub fn coming(&self) -> usize {
-        self.coming
-    }
-
-    /// Closes a connection from this side, without a word, as a network that breaks does.
-    pub fn cut(&mut self, index: usize) -> Result<()> {
+    /// Closes a connection from this side without a Close frame, as when the network breaks.
+    pub fn disconnect(&mut self, index: usize) -> Result<()> {
         let member = &mut self.members[index];
         ensure!(matches!(member.stage, Stage::Live), "connection {index} is not live");
         member.end()?;
@@ -133,135 +116,96 @@ impl Swarm {
         Ok(())
     }
 
-    /// Opens one connection more.
-    pub fn add(&mut self, first: impl Into<First>) -> Result<()> {
-        let member = self.connect(self.members.len(), first.into())?;
-        self.members.push(member);
-        Ok(())
-    }
-
-    /// Opens a connection in the place of one that is gone.
-    pub fn replace(&mut self, index: usize, first: impl Into<First>) -> Result<()> {
-        ensure!(matches!(self.members[index].stage, Stage::Gone), "connection {index} is still there");
-        self.members[index] = self.connect(index, first.into())?;
-        Ok(())
-    }
-
-    /// Lets a connection stop reading, or read again what has come meanwhile.
-    pub fn set_deaf(&mut self, index: usize, deaf: bool) -> Result<()> {
+    /// Lets a connection stop reading, or go on with what has arrived meanwhile.
+    pub fn set_paused(&mut self, index: usize, paused: bool) -> Result<()> {
         let member = &mut self.members[index];
-        member.deaf = deaf;
-        // To register anew makes epoll report once more what is there.
-        let interest = if deaf { Interest::WRITABLE } else { Interest::READABLE | Interest::WRITABLE };
+        member.paused = paused;
+        // Registering again makes epoll report once more what is there.
+        let interest = if paused { Interest::WRITABLE } else { Interest::READABLE | Interest::WRITABLE };
         Ok(self.poll.registry().reregister(&mut member.socket, Token(index), interest)?)
     }
 
-    /// Where others register their sockets, with tokens from [`FOREIGN`] on.
+    /// Where others register their sockets, with tokens from [`OTHER_TOKENS`] on.
     pub fn registry(&self) -> &Registry {
         self.poll.registry()
     }
 
-    /// Opens a connection for each first frame, `window` at a time: TCP, upgrade, the frame, both
-    /// replies. Gives the time from the first step to the last.
-    pub fn open(&mut self, firsts: Vec<impl Into<First>>, window: usize) -> Result<Duration> {
-        self.open_with(firsts, window, &mut expect_nothing)
+    /// Opens a connection for each first frame, `window` at a time: TCP, upgrade, the frame, all replies.
+    /// Gives the time from the first step to the last.
+    pub fn open(&mut self, frames: Vec<FirstFrame>, window: usize) -> Result<Duration> {
+        self.open_with(frames, window, &mut expect_nothing)
     }
 
-    /// Like [`Self::open`], with what the connections say on the way.
+    /// Like [`Self::open`], with what the connections receive meanwhile.
     pub fn open_with(
         &mut self,
-        firsts: Vec<impl Into<First>>,
+        frames: Vec<FirstFrame>,
         window: usize,
-        hear: &mut impl FnMut(usize, News<'_>, Instant) -> Result<()>,
+        on_received: &mut impl FnMut(usize, Received<'_>, Instant) -> Result<()>,
     ) -> Result<Duration> {
-        let goal = self.live + self.coming + firsts.len();
-        let mut firsts = firsts.into_iter();
-        let began = Instant::now();
-        let mut progress = (self.live, began);
-        while self.live < goal {
-            while self.coming < window
-                && let Some(first) = firsts.next()
-            {
-                self.add(first)?;
-            }
-            self.follow(Duration::from_secs(1), hear, &mut Vec::new())?;
-            if self.live != progress.0 {
-                progress = (self.live, Instant::now());
-            }
-            ensure!(progress.1.elapsed() < PATIENCE, "{} of {goal} connected, then nothing more", self.live);
-        }
-        Ok(began.elapsed())
+        let frames = (self.members.len()..).zip(frames).collect();
+        let turn = |swarm: &mut Self| swarm.poll(Duration::from_secs(1), on_received, &mut Vec::new());
+        connect(self, frames, window, |swarm| swarm, turn)
     }
 
-    /// Stays for a while and expects nothing but pings.
-    pub fn listen(&mut self, time: Duration) -> Result<()> {
+    /// Stays for a while and expects nothing but pings. With `spin` it never sleeps, so that the server
+    /// need not wake this side.
+    pub fn listen(&mut self, time: Duration, spin: bool) -> Result<()> {
         let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            self.follow(left, &mut expect_nothing, &mut Vec::new())?;
+            let timeout = if spin { Duration::ZERO } else { left };
+            self.poll(timeout, &mut expect_nothing, &mut Vec::new())?;
         }
     }
 
-    /// The same without sleeping, so that nobody has to wake this side.
-    pub fn spin(&mut self, time: Duration) -> Result<()> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            self.follow(Duration::ZERO, &mut expect_nothing, &mut Vec::new())?;
+    /// Begins a connection: a new one, or in the place of one that is gone.
+    fn begin(&mut self, index: usize, first: FirstFrame) -> Result<()> {
+        let mut socket = port::connect(self.address, index)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry().register(&mut socket, Token(index), interest)?;
+        self.connecting += 1;
+        let (stage, started) = (Stage::Connecting(first), Instant::now());
+        let member = Member { socket, stage, started, rest: Vec::new(), paused: false };
+        match self.members.get_mut(index) {
+            Some(old) => {
+                ensure!(matches!(old.stage, Stage::Gone), "connection {index} is still there");
+                *old = member;
+            }
+            None => self.members.push(member),
         }
         Ok(())
     }
 
-    fn connect(&mut self, index: usize, first: First) -> Result<Member> {
-        let mut socket = port::connect(self.address, index)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.registry().register(&mut socket, Token(index), interest)?;
-        self.coming += 1;
-        let (stage, dialect) = (Stage::Connecting(first), self.dialect);
-        Ok(Member { socket, stage, rest: Vec::new(), deaf: false, dialect })
-    }
-
-    /// Waits for something to come, at most for `timeout`, and handles it. Publications go to `hear`
-    /// with the connection's index and the time of reading; others' tokens to `foreign`.
-    pub fn turn(
+    /// Waits for something to arrive, at most for `timeout`, and passes it to `on_received` with the
+    /// connection's index and the time of reading. The tokens of others go to `other`.
+    pub fn poll(
         &mut self,
         timeout: Duration,
-        hear: &mut impl FnMut(usize, u32, Instant) -> Result<()>,
-        foreign: &mut Vec<Token>,
+        on_received: &mut impl FnMut(usize, Received<'_>, Instant) -> Result<()>,
+        other: &mut Vec<Token>,
     ) -> Result<()> {
-        let mut hear = |index: usize, news: News<'_>, at: Instant| match news {
-            News::Publication(number) => hear(index, number, at),
-            news => expect_nothing(index, news, at),
-        };
-        self.follow(timeout, &mut hear, foreign)
-    }
-
-    /// Like [`Self::turn`], with all that the connections say.
-    pub fn follow(
-        &mut self,
-        timeout: Duration,
-        hear: &mut impl FnMut(usize, News<'_>, Instant) -> Result<()>,
-        foreign: &mut Vec<Token>,
-    ) -> Result<()> {
-        let mut events = self.events.take().context("a turn within a turn")?;
+        let mut events = self.events.take().context("polled while polling")?;
         if let Err(error) = self.poll.poll(&mut events, Some(timeout)) {
             ensure!(error.kind() == ErrorKind::Interrupted, error);
         }
         for event in &events {
             let index = event.token().0;
-            if index >= FOREIGN {
-                foreign.push(event.token());
+            if index >= OTHER_TOKENS {
+                other.push(event.token());
                 continue;
             }
             let member = &mut self.members[index];
             let before = member.standing();
             member
-                .serve(&mut self.buffer, &self.upgrade, &mut |news, at| hear(index, news, at))
+                .serve(&mut self.buffer, &self.upgrade, &mut |received, at| on_received(index, received, at))
                 .with_context(|| format!("connection {index}"))?;
             let after = member.standing();
-            self.coming = self.coming + usize::from(after.coming) - usize::from(before.coming);
+            self.connecting =
+                self.connecting + usize::from(after.connecting) - usize::from(before.connecting);
             self.live = self.live + usize::from(after.live) - usize::from(before.live);
         }
         self.events = Some(events);
@@ -270,14 +214,14 @@ impl Swarm {
 }
 
 struct Standing {
-    coming: bool,
+    connecting: bool,
     live: bool,
 }
 
 impl Member {
     fn standing(&self) -> Standing {
         let live = matches!(self.stage, Stage::Live);
-        Standing { coming: !live && !matches!(self.stage, Stage::Gone), live }
+        Standing { connecting: !live && !matches!(self.stage, Stage::Gone), live }
     }
 
     /// The server sees the end at once; the socket itself goes when it is replaced.
@@ -294,9 +238,9 @@ impl Member {
         &mut self,
         buffer: &mut Vec<u8>,
         upgrade: &[u8],
-        hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
+        on_received: &mut impl FnMut(Received<'_>, Instant) -> Result<()>,
     ) -> Result<()> {
-        if self.deaf || matches!(self.stage, Stage::Gone) {
+        if self.paused || matches!(self.stage, Stage::Gone) {
             return Ok(());
         }
         if let Stage::Connecting(first) = &mut self.stage {
@@ -304,7 +248,7 @@ impl Member {
                 bail!("cannot connect: {error}");
             }
             self.socket.set_nodelay(true)?;
-            self.stage = Stage::Upgrading(First { frame: std::mem::take(&mut first.frame), ..*first });
+            self.stage = Stage::Upgrading(FirstFrame { frame: std::mem::take(&mut first.frame), ..*first });
             return self.send(upgrade);
         }
         loop {
@@ -317,7 +261,7 @@ impl Member {
             let read = match self.socket.read(&mut buffer[kept..]) {
                 Ok(0) => {
                     self.end()?;
-                    return hear(News::Closed(0), Instant::now());
+                    return on_received(Received::Closed(0), Instant::now());
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -325,7 +269,7 @@ impl Member {
                 Err(error) => return Err(error).context("reading failed"),
             };
             let filled = kept + read;
-            let used = self.take(&buffer[..filled], hear)?;
+            let used = self.take(&buffer[..filled], on_received)?;
             if matches!(self.stage, Stage::Gone) {
                 return Ok(());
             }
@@ -338,11 +282,11 @@ impl Member {
         }
     }
 
-    /// Handles what is whole, and says how many bytes that was.
+    /// Handles what is complete, and gives how many bytes that was.
     fn take(
         &mut self,
         input: &[u8],
-        hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
+        on_received: &mut impl FnMut(Received<'_>, Instant) -> Result<()>,
     ) -> Result<usize> {
         let now = Instant::now();
         let mut used = 0;
@@ -352,33 +296,24 @@ impl Member {
             let upgraded = answer.starts_with(b"HTTP/1.1 101 ")
                 && memmem::find(answer, format!(": {ACCEPT}\r\n").as_bytes()).is_some();
             let status = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
-            ensure!(upgraded, "the upgrade was answered {}", line::shown(status));
-            let First { frame, commands } = std::mem::take(first);
-            match self.dialect {
-                Dialect::Centrifuge => {
-                    self.stage = Stage::Joining(0, commands);
-                    self.send(&frame)?;
-                }
-                Dialect::Nchan => self.stage = Stage::Live,
-                Dialect::SocketIo => self.stage = Stage::Greeting(frame),
-            }
+            ensure!(upgraded, "the upgrade was answered {}", message::excerpt(status));
+            let FirstFrame { frame, commands } = std::mem::take(first);
+            self.stage = Stage::Joining(0, commands);
+            self.send(&frame)?;
             used = end + 4;
         }
         while let Some((kind, payload, length)) = frame::split(&input[used..])? {
             used += length;
             match kind {
                 Kind::Text => {
-                    for line in line::lines(payload) {
-                        let line = line?;
-                        if self.dialect == Dialect::SocketIo {
-                            self.step(dialect::socket_io(line)?, now, hear)?;
-                            continue;
-                        }
-                        match line {
-                            Line::Publication(number) => hear(News::Publication(number), now)?,
-                            Line::Ping => self.send(&frame::masked(Kind::Text, b"{}"))?,
-                            Line::Other(line) if line.starts_with(PUSH) => hear(News::Push(line), now)?,
-                            Line::Other(line) => self.reply(line, now, hear)?,
+                    for message in message::messages(payload) {
+                        match message? {
+                            Message::Publication(number) => on_received(Received::Publication(number), now)?,
+                            Message::Ping => self.send(&frame::masked(Kind::Text, b"{}"))?,
+                            Message::Other(line) if line.starts_with(PUSH) => {
+                                on_received(Received::Push(line), now)?
+                            }
+                            Message::Other(line) => self.reply(line, now, on_received)?,
                         }
                     }
                 }
@@ -386,7 +321,7 @@ impl Member {
                 Kind::Close => {
                     let code = payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code));
                     self.end()?;
-                    hear(News::Closed(code), now)?;
+                    on_received(Received::Closed(code), now)?;
                     return Ok(used);
                 }
                 Kind::Binary | Kind::Pong => bail!("an unexpected frame, {kind:?}"),
@@ -395,47 +330,28 @@ impl Member {
         Ok(used)
     }
 
-    fn step(
-        &mut self,
-        step: Step,
-        now: Instant,
-        hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
-    ) -> Result<()> {
-        match (step, &mut self.stage) {
-            (Step::Publication(number), _) => hear(News::Publication(number), now),
-            (Step::Answer(answer), _) => self.send(&frame::masked(Kind::Text, answer)),
-            (Step::Subscribe, Stage::Greeting(subscription)) => {
-                let subscription = std::mem::take(subscription);
-                self.send(&subscription)
-            }
-            (Step::Subscribed, Stage::Greeting(_)) => {
-                self.stage = Stage::Live;
-                Ok(())
-            }
-            (step, _) => bail!("out of turn: {step:?}"),
-        }
-    }
-
     fn reply(
         &mut self,
         line: &[u8],
         now: Instant,
-        hear: &mut impl FnMut(News<'_>, Instant) -> Result<()>,
+        on_received: &mut impl FnMut(Received<'_>, Instant) -> Result<()>,
     ) -> Result<()> {
         let reply = Reply::read(line)?;
-        let Stage::Joining(done, owing) = self.stage else { bail!("unexpected: {}", line::shown(line)) };
-        ensure!(reply.id == u64::from(done + 1), "out of turn: {}", line::shown(line));
-        self.stage = if owing > 1 { Stage::Joining(done + 1, owing - 1) } else { Stage::Live };
+        let Stage::Joining(done, outstanding) = self.stage else {
+            bail!("unexpected: {}", message::excerpt(line))
+        };
+        ensure!(reply.id == u64::from(done + 1), "out of order: {}", message::excerpt(line));
+        self.stage = if outstanding > 1 { Stage::Joining(done + 1, outstanding - 1) } else { Stage::Live };
         if done > 0 {
-            hear(News::Subscribed(&reply), now)?;
-            for number in reply.missed() {
-                hear(News::Publication(number?), now)?;
+            on_received(Received::Subscribed(&reply, now - self.started), now)?;
+            for number in reply.recovered() {
+                on_received(Received::Publication(number?), now)?;
             }
         }
         Ok(())
     }
 
-    /// All that a client says here is small and finds room in the socket.
+    /// All that a client sends here is small and fits into the socket's buffer.
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.socket.write(bytes).context("writing failed")?;
         ensure!(written == bytes.len(), "the server does not read");
@@ -443,22 +359,43 @@ impl Member {
     }
 }
 
-/// For times when nothing is published.
-pub fn expect_nothing(_: usize, news: News<'_>, _: Instant) -> Result<()> {
-    match news {
-        News::Subscribed(_) => Ok(()),
-        News::Publication(number) => bail!("message {number} came, and nobody published"),
-        News::Push(line) => bail!("unexpected: {}", line::shown(line)),
-        News::Closed(code) => bail!("the server closed it: {code}"),
+/// For times when nothing but the replies to subscriptions may arrive.
+pub fn expect_nothing(_: usize, received: Received<'_>, _: Instant) -> Result<()> {
+    match received {
+        Received::Subscribed(..) => Ok(()),
+        Received::Publication(number) => bail!("message {number} arrived, and nobody published"),
+        Received::Push(line) => bail!("unexpected: {}", message::excerpt(line)),
+        Received::Closed(code) => bail!("the server closed it: {code}"),
     }
 }
 
-/// The first frame: connect with the token, and subscribe.
-pub fn first_frame(token: &str, channel: &str) -> Vec<u8> {
-    First::new(token, [format!("\"channel\":\"{channel}\"")]).frame
+/// Opens a connection for each of these frames, `window` at a time, at its place in the swarm of `state`,
+/// which `turn` lets do its work meanwhile. Gives the time from the first step to the last.
+pub fn connect<S>(
+    state: &mut S,
+    frames: Vec<(usize, FirstFrame)>,
+    window: usize,
+    swarm: impl Fn(&mut S) -> &mut Swarm,
+    mut turn: impl FnMut(&mut S) -> Result<()>,
+) -> Result<Duration> {
+    let goal = swarm(state).live + swarm(state).connecting + frames.len();
+    let mut frames = frames.into_iter();
+    let began = Instant::now();
+    let mut progress = Progress::new(swarm(state).live);
+    while swarm(state).live < goal {
+        let opening = swarm(state);
+        while opening.connecting < window
+            && let Some((index, first)) = frames.next()
+        {
+            opening.begin(index, first)?;
+        }
+        turn(state)?;
+        progress.check(swarm(state).live, |live| format!("{live} of {goal} are connected, then no more"))?;
+    }
+    Ok(began.elapsed())
 }
 
-impl First {
+impl FirstFrame {
     /// Connect with the token, and subscribe to each of these.
     pub fn subscribing<'a>(token: &str, channels: impl IntoIterator<Item = &'a str>) -> Self {
         Self::new(token, channels.into_iter().map(|channel| format!("\"channel\":\"{channel}\"")))
@@ -480,12 +417,5 @@ impl First {
             text.push_str(&format!("\n{{\"id\":{commands},\"subscribe\":{{{subscription}}}}}"));
         }
         Self { frame: frame::masked(Kind::Text, text.as_bytes()), commands }
-    }
-}
-
-impl From<Vec<u8>> for First {
-    /// As [`first_frame`] makes it.
-    fn from(frame: Vec<u8>) -> Self {
-        Self { frame, commands: 2 }
     }
 }

@@ -1,6 +1,5 @@
-//! A client of one certain node, over WebSocket and past everything that lies between: it is there,
-//! follows one channel, and hears. For a few hundred of them; where the tool must cost nothing there
-//! is the swarm.
+//! A WebSocket client of one node that follows one channel, on tokio. For a few hundred of them; where the
+//! client must cost next to nothing there is the swarm.
 
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::framing::Head;
 use crate::target::Target;
 
 /// How long connecting may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const READ_SIZE: usize = 16 * 1024;
 
 /// The connection.
@@ -27,7 +26,7 @@ pub struct Wire {
 impl Wire {
     /// Connects and subscribes, from the beginning of the channel.
     pub async fn open(node: &Target, token: &str, channel: &str) -> Result<Self> {
-        timeout(PATIENCE, Self::begin(node, token, channel)).await.context("the node does not answer")?
+        timeout(TIMEOUT, Self::begin(node, token, channel)).await.context("the node does not answer")?
     }
 
     async fn begin(node: &Target, token: &str, channel: &str) -> Result<Self> {
@@ -70,7 +69,7 @@ impl Wire {
         Ok(self.stream.write_all(&frame::masked(Kind::Text, words.as_bytes())).await?)
     }
 
-    /// What the next frame says; pings are answered. A close is an error that names its code.
+    /// The messages of the next frame; pings are answered. A close is an error that names its code.
     pub async fn next(&mut self) -> Result<Vec<Value>> {
         loop {
             if let Some((kind, payload, length)) = frame::split(&self.input)? {
@@ -90,7 +89,7 @@ impl Wire {
                     _ => bail!("a frame of {kind:?}"),
                 }
             } else if self.stream.read_buf(&mut self.input).await? == 0 {
-                bail!("closed without a word");
+                bail!("closed without a Close frame");
             }
         }
     }

@@ -1,21 +1,20 @@
-//! `set`: the scenarios one after the other in one session, with one report and one closing table. A
-//! scenario that fails does not keep the others from running, but the session has failed then.
+//! `suite`: the scenarios one after the other, with one report and one summary. A scenario that fails
+//! does not keep the others from running, but the suite has failed then.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use clap::{Args, Parser as _};
+use clap::Args;
 
-use crate::Cli;
 use crate::postgres::Database;
-use crate::report::book::Book;
-use crate::report::{self, Report, Section, closing, text};
+use crate::report::collector::Collector;
+use crate::report::{self, Report, Section, summary, text};
 
-/// What is measured: all at full size, and as long as three rounds of it take twenty minutes.
-/// Options that all have in common come behind.
-const FULL: [&str; 20] = [
+/// What is measured: everything at full size, so that three rounds of it take twenty minutes.
+/// Options that all have in common are appended.
+pub const FULL: [&str; 20] = [
     "webhooks --seconds 4 --warmup 1",
     "latency --seconds 4",
     "fanout --seconds 4 --warmup 1",
@@ -26,12 +25,12 @@ const FULL: [&str; 20] = [
     "idle --seconds 5",
     "connect",
     "poll --seconds 4 --warmup 1",
-    "storm",
-    "spread --seconds 1",
-    "spread --seconds 1 --subscribers 50 --connections 50 --follow 17000 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=17000 \
+    "reconnect",
+    "channel-scaling --seconds 1",
+    "channel-scaling --seconds 1 --subscribers 50 --connections 50 --follow 17000 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=17000 \
      --set CAMPANILE_WEBSOCKET__MESSAGE_SIZE_LIMIT=4MiB --set CAMPANILE_CLIENT__QUEUE_MAX_SIZE=16MiB",
     "resume",
-    "crowd --seconds 5 --against gateway",
+    "connect --others 50 --channels 100 --against gateway",
     "slow --before 2",
     "mixed --seconds 4 --warmup 1",
     "originals --seconds 10",
@@ -39,8 +38,8 @@ const FULL: [&str; 20] = [
     "soak --minutes 0.4",
 ];
 
-/// What is only checked: so many of everything, however long it takes.
-const QUICK: [&str; 8] = [
+/// A short version for checking: by count, however long it takes.
+pub const QUICK: [&str; 8] = [
     "webhooks --deliveries 300 --concurrency 16",
     "latency --events 60",
     "fanout --subscribers 50 --messages 30",
@@ -51,21 +50,17 @@ const QUICK: [&str; 8] = [
     "connect --connections 100",
 ];
 
-/// Runs the set of scenarios in one session: one report, one closing table.
+/// Runs all scenarios: one report, one summary.
 ///
 /// Every scenario starts servers of its own, and the floor in turns with the gateway where there is
-/// one. The whole set takes some 20 minutes on two cores; --quick takes one, and checks invariants rather
+/// one. The whole suite takes some 20 minutes on two cores; --quick takes one, and checks invariants rather
 /// than measures: it counts what it does instead of timing it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  loadtest set
-  loadtest set --quick
-  loadtest set --only fanout --repeats 5 --strict
-  loadtest set --json before.json --html before.html
-
-Exit codes:
-  0  every scenario kept its invariant
-  1  one did not, a server did not start, or --strict and a warning")]
+  loadtest suite
+  loadtest suite --quick
+  loadtest suite --only fanout --repeats 5 --strict
+  loadtest suite --json before.json --html before.html")]
 #[group(skip)]
 pub struct Options {
     /// Little of everything, by count: for checking.
@@ -96,33 +91,36 @@ pub struct Options {
     report: report::Options,
 }
 
-/// Runs it.
-pub async fn run(options: Options) -> Result<()> {
+/// Runs it. `start` makes a scenario, not yet running, of the words of its command line.
+pub async fn run<F>(options: Options, start: impl Fn(Vec<String>) -> Result<F>) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
     let lines = options.lines();
-    ensure!(!lines.is_empty(), "no scenario of the set has this name: {}", options.only.join(", "));
-    let book = Arc::new(Book::default());
+    ensure!(!lines.is_empty(), "no scenario of the suite has this name: {}", options.only.join(", "));
+    let collector = Arc::new(Collector::default());
     let began = Instant::now();
     let mut failures = Vec::new();
     for (number, line) in lines.iter().enumerate() {
         let (number, count, since) = (number + 1, lines.len(), began.elapsed().as_secs());
         eprintln!("[{number} of {count}, after {since} s] {line}");
         let words = ["loadtest".to_owned()].into_iter().chain(line.split(' ').map(str::to_owned));
-        let scenario = Cli::try_parse_from(words.chain(options.common()))?.scenario;
-        let before = book.sections().len();
+        let scenario = start(words.chain(options.common()).collect())?;
+        let before = collector.sections().len();
         let command = format!("loadtest {line}");
-        let outcome = book.keep(command.clone(), Box::pin(crate::run(scenario))).await;
+        let outcome = collector.collect(command.clone(), Box::pin(scenario)).await;
         if let Err(error) = outcome {
             eprintln!("loadtest: {line}: failed: {error:#}");
             failures.push(line.clone());
-            if book.sections().len() == before {
+            if collector.sections().len() == before {
                 let failed = Some(format!("{error:#}"));
-                book.add(Section { title: line.clone(), command, failed, ..Section::default() });
+                collector.add(Section { title: line.clone(), command, failed, ..Section::default() });
             }
         }
     }
-    let report = Report::new(book.sections());
+    let report = Report::new(collector.sections());
     report.write(&options.report)?;
-    println!("\n{}\n{}", text::heading(&report), closing::table(&report));
+    println!("\n{}\n{}", text::heading(&report), summary::table(&report));
     eprintln!("{} scenarios took {:.0} s", lines.len(), began.elapsed().as_secs_f64());
     for file in [&options.report.json, &options.report.html].into_iter().flatten() {
         println!("written: {}", file.display());
@@ -164,30 +162,24 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
-    #[test]
-    fn every_line_of_the_set_is_understood() {
-        for line in FULL.iter().chain(&QUICK) {
-            let words = ["loadtest"].into_iter().chain(line.split(' '));
-            let common = ["--repeats", "1", "--cores", "off", "--binary", "b", "--data-in", "d"];
-            if let Err(error) = Cli::try_parse_from(words.chain(common)) {
-                panic!("{line}: {error}");
-            }
-        }
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
     }
 
     #[test]
-    fn a_part_of_the_set_is_chosen_by_name() {
-        let set = |only: &[&str], quick: bool| {
-            let words = ["loadtest", "set"].into_iter().chain(only.iter().flat_map(|name| ["--only", name]));
+    fn a_part_of_the_suite_is_chosen_by_name() {
+        let suite = |only: &[&str], quick: bool| {
+            let words = ["suite"].into_iter().chain(only.iter().flat_map(|name| ["--only", name]));
             let words = words.chain(quick.then_some("--quick"));
-            let crate::Scenario::Set(options) = Cli::try_parse_from(words).unwrap().scenario else {
-                panic!("not the set");
-            };
-            options.lines()
+            Cli::try_parse_from(words).unwrap().options.lines()
         };
-        assert_eq!(set(&["connect", "start"], false), ["connect", "start"]);
-        assert_eq!(set(&["connect"], true), ["connect --connections 100 --repeats 1"]);
-        assert_eq!(set(&["nothing"], false), [""; 0]);
+        let connect = ["connect", "connect --others 50 --channels 100 --against gateway", "start"];
+        assert_eq!(suite(&["connect", "start"], false), connect);
+        assert_eq!(suite(&["connect"], true), ["connect --connections 100 --repeats 1"]);
+        assert_eq!(suite(&["nothing"], false), [""; 0]);
     }
 }

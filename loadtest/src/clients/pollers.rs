@@ -1,6 +1,6 @@
-//! Many readers that poll one channel over kept-alive connections, on one thread. Each owns its
-//! place: a cursor and the tag of what it saw there. Invariant: while nothing is published every
-//! answer is 304, and what was published comes to each of them once.
+//! Many readers that poll one channel over kept-alive connections, on one thread. Each has its own
+//! position: a cursor and the tag of what it saw there. Invariant: while nothing is published every
+//! answer is 304, and what was published reaches each of them once.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,12 @@ use anyhow::{Context, Result, bail, ensure};
 use mio::{Events, Poll, Token};
 use serde_json::Value;
 
-use super::caller::{self, Answer, Caller};
 use crate::compare::session::Session;
+use crate::http::pipeline::{self, Answer, Pipeline};
+use crate::progress::TIMEOUT;
 use crate::stats::Histogram;
-use crate::ws::line;
+use crate::ws::message;
 
-/// Nothing heard for so long is a failure while an answer is owing.
-const PATIENCE: Duration = Duration::from_secs(15);
 const EVENTS: usize = 1024;
 
 /// All of them.
@@ -45,7 +44,7 @@ pub enum Pace {
 }
 
 struct Member {
-    caller: Caller,
+    pipeline: Pipeline,
     /// Who asks for what, up to the cursor.
     before: String,
     /// The rest of the request.
@@ -61,7 +60,7 @@ struct Member {
 }
 
 /// What came of a time of polling.
-pub struct Tally {
+pub struct Outcome {
     /// Answers 304.
     pub unchanged: u64,
     /// How long each took.
@@ -71,8 +70,7 @@ pub struct Tally {
 }
 
 impl Pollers {
-    /// Connects so many, each a user of its own. With `spin` they look for answers without ever
-    /// sleeping.
+    /// Connects this many, each a user of its own. With `spin` they never sleep.
     pub fn open(session: &Session, count: usize, spin: bool) -> Result<Self> {
         let poll = Poll::new()?;
         let now = Instant::now();
@@ -80,7 +78,7 @@ impl Pollers {
         let member = |index: usize| {
             let token = session.token(index, None);
             Ok(Member {
-                caller: Caller::open(session.address, poll.registry(), Token(index))?,
+                pipeline: Pipeline::open(session.address, poll.registry(), Token(index))?,
                 before: format!("GET /api/events?channel={channel}"),
                 after: format!(" HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n", session.host),
                 cursor: None,
@@ -92,11 +90,11 @@ impl Pollers {
             })
         };
         let members = (0..count).map(member).collect::<Result<_>>()?;
-        let buffer = vec![0; caller::BUFFER];
+        let buffer = vec![0; pipeline::BUFFER];
         Ok(Self { poll, events: Events::with_capacity(EVENTS), buffer, members, spin })
     }
 
-    /// Lets each read until nothing is left, and remember the tag of that place. Gives the numbers of
+    /// Lets each read until nothing is left, and remember the tag of that position. Gives the numbers of
     /// the publications that each has read.
     pub fn catch_up(&mut self) -> Result<Vec<Vec<u32>>> {
         let Self { poll, events, buffer, members, .. } = self;
@@ -106,19 +104,19 @@ impl Pollers {
             member.read()?;
         }
         while reading > 0 {
-            poll.poll(events, Some(PATIENCE))?;
+            poll.poll(events, Some(TIMEOUT))?;
             ensure!(!events.is_empty(), "{reading} pollers have no answer");
             for event in events.iter() {
                 let Token(index) = event.token();
                 let member = &mut members[index];
                 let mut page = None;
-                member.caller.hear(buffer, |answer| {
+                member.pipeline.receive(buffer, |answer| {
                     page = Some(Page::read(&answer)?);
                     Ok(())
                 })?;
                 let Some(page) = page else { continue };
                 seen[index].extend(page.numbers);
-                // The tag is that of the place that was asked for.
+                // The tag is that of the position that was asked for.
                 if member.cursor.as_ref() == Some(&page.cursor) {
                     member.remember(&page.tag);
                     reading -= 1;
@@ -132,15 +130,15 @@ impl Pollers {
     }
 
     /// Asks for news for a while; there is none.
-    pub fn run(&mut self, pace: Pace, time: Duration) -> Result<Tally> {
+    pub fn run(&mut self, pace: Pace, time: Duration) -> Result<Outcome> {
         let Self { poll, events, buffer, members, spin } = self;
-        let mut tally = Tally { unchanged: 0, latencies: Histogram::new(), took: Duration::ZERO };
+        let mut outcome = Outcome { unchanged: 0, latencies: Histogram::new(), took: Duration::ZERO };
         let began = Instant::now();
         let end = began + time;
         let count = members.len() as u32;
         for (index, member) in members.iter_mut().enumerate() {
             match pace {
-                Pace::Saturating { under_way } => member.ask(under_way, began)?,
+                Pace::Saturating { under_way } => member.send(under_way, began)?,
                 Pace::Every { interval, .. } => {
                     // Spread from the start, as pollers are that came at different times.
                     member.due = began + interval * index as u32 / count;
@@ -148,40 +146,43 @@ impl Pollers {
                 }
             }
         }
-        let mut owing: usize = members.iter().map(|member| member.caller.owing()).sum();
+        let mut outstanding: usize = members.iter().map(|member| member.pipeline.outstanding()).sum();
         let mut heard = Instant::now();
         loop {
             let now = Instant::now();
-            if now >= end && owing == 0 {
-                return Ok(tally);
+            if now >= end && outstanding == 0 {
+                return Ok(outcome);
             }
-            ensure!(owing == 0 || heard.elapsed() < PATIENCE, "{owing} answers are owing and do not come");
-            let mut wake = if now < end { end } else { now + PATIENCE };
+            ensure!(
+                outstanding == 0 || heard.elapsed() < TIMEOUT,
+                "{outstanding} answers are outstanding and do not come"
+            );
+            let mut wake = if now < end { end } else { now + TIMEOUT };
             if let Pace::Every { .. } = pace {
                 for member in members.iter_mut().filter(|_| now < end) {
-                    if member.due <= now && member.caller.owing() == 0 {
+                    if member.due <= now && member.pipeline.outstanding() == 0 {
                         // The clock of a poll starts when it is due, not when this loop gets to it.
-                        member.ask(1, member.due)?;
-                        owing += 1;
+                        member.send(1, member.due)?;
+                        outstanding += 1;
                         heard = now;
                         member.due += member.interval;
                     }
                     wake = wake.min(member.due);
                 }
             }
-            let patience = if *spin { Duration::ZERO } else { wake.saturating_duration_since(now) };
-            poll.poll(events, Some(patience))?;
+            let timeout = if *spin { Duration::ZERO } else { wake.saturating_duration_since(now) };
+            poll.poll(events, Some(timeout))?;
             let now = Instant::now();
             for event in events.iter() {
                 let Token(index) = event.token();
                 let member = &mut members[index];
                 let mut answered = 0;
-                member.caller.hear(buffer, |answer| {
+                member.pipeline.receive(buffer, |answer| {
                     ensure!(
                         answer.status == 304,
                         "a poll without news was answered {} {}",
                         answer.status,
-                        line::shown(answer.body)
+                        message::excerpt(answer.body)
                     );
                     answered += 1;
                     Ok(())
@@ -190,17 +191,17 @@ impl Pollers {
                     continue;
                 }
                 heard = now;
-                owing -= answered;
+                outstanding -= answered;
                 for _ in 0..answered {
-                    tally.latencies.record(now.saturating_duration_since(member.asked));
+                    outcome.latencies.record(now.saturating_duration_since(member.asked));
                 }
                 if now < end {
-                    tally.unchanged += answered as u64;
-                    tally.took = now - began;
+                    outcome.unchanged += answered as u64;
+                    outcome.took = now - began;
                     match pace {
                         Pace::Saturating { .. } => {
-                            member.ask(answered, now)?;
-                            owing += answered;
+                            member.send(answered, now)?;
+                            outstanding += answered;
                         }
                         Pace::Every { longest, .. } => {
                             member.interval = (member.interval * 3 / 2).min(longest);
@@ -213,10 +214,10 @@ impl Pollers {
 }
 
 impl Member {
-    /// Asks for what comes after its place, whatever it knows.
+    /// Asks for what comes after its position, without a tag.
     fn read(&mut self) -> Result<()> {
         let request = self.request("");
-        self.caller.ask(&request, 1)
+        self.pipeline.send(&request, 1)
     }
 
     fn request(&self, condition: &str) -> Vec<u8> {
@@ -230,12 +231,12 @@ impl Member {
         self.requests = request;
     }
 
-    fn ask(&mut self, count: usize, at: Instant) -> Result<()> {
+    fn send(&mut self, count: usize, at: Instant) -> Result<()> {
         while self.requests.len() < self.length * count {
             self.requests.extend_from_within(..self.length);
         }
         self.asked = at;
-        self.caller.ask(&self.requests[..self.length * count], count)
+        self.pipeline.send(&self.requests[..self.length * count], count)
     }
 }
 
@@ -249,12 +250,12 @@ struct Page {
 impl Page {
     fn read(answer: &Answer<'_>) -> Result<Self> {
         if answer.status != 200 {
-            bail!("a poll was answered {} {}", answer.status, line::shown(answer.body));
+            bail!("a poll was answered {} {}", answer.status, message::excerpt(answer.body));
         }
         let tag = answer.header("etag").context("a page without a tag")?.to_owned();
         let page: Value = serde_json::from_slice(answer.body).context("a page that is not JSON")?;
         let cursor = page["cursor"].as_str().context("a page without a cursor")?.to_owned();
-        let numbers: Vec<u32> = line::numbers(answer.body).collect::<Result<_>>()?;
+        let numbers: Vec<u32> = message::numbers(answer.body).collect::<Result<_>>()?;
         let events = page["events"].as_array().context("a page without events")?.len();
         ensure!(events == numbers.len(), "a page with {events} events, of them {} of ours", numbers.len());
         Ok(Self { tag, cursor, numbers })

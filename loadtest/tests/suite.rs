@@ -1,4 +1,4 @@
-//! The short set, as `make test` runs it: every scenario once, by count, with its invariants on, the
+//! The short suite, as `make test` runs it: every scenario once, by count, with its invariants on, the
 //! real gateway and the real floor. What it measures in a debug build is worth nothing, and it looks
 //! at no time.
 
@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 #[test]
-fn the_short_set_keeps_every_invariant() {
+fn the_short_suite_keeps_every_invariant() {
     let tool = Path::new(env!("CARGO_BIN_EXE_loadtest"));
     let gateway = tool.with_file_name("campanile");
     assert!(gateway.exists(), "no {}: cargo build --locked --bin campanile", gateway.display());
@@ -16,7 +16,7 @@ fn the_short_set_keeps_every_invariant() {
     let [json, html] = ["report.json", "report.html"].map(|name| folder.path().join(name));
 
     let mut command = Command::new(tool);
-    command.args(["set", "--quick", "--json"]).arg(&json).arg("--html").arg(&html);
+    command.args(["suite", "--quick", "--json"]).arg(&json).arg("--html").arg(&html);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -50,13 +50,13 @@ fn the_short_set_keeps_every_invariant() {
 }
 
 #[test]
-fn a_scenario_that_cannot_run_fails_the_set_and_says_why() {
+fn a_scenario_that_cannot_run_fails_the_suite_and_says_why() {
     let tool = env!("CARGO_BIN_EXE_loadtest");
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");
     let mut command = Command::new(tool);
     command
-        .args(["set", "--quick", "--only", "connect", "--binary", "/nowhere/campanile", "--json"])
+        .args(["suite", "--quick", "--only", "connect", "--binary", "/nowhere/campanile", "--json"])
         .arg(&json);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));

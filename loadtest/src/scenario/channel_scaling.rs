@@ -1,4 +1,4 @@
-//! `spread`: what it costs that events are spread over many channels. For each number of channels,
+//! `channel-scaling`: what it costs that events are spread over many channels. For each number of channels,
 //! cost = a × events + b × deliveries is fitted to groups of channels with different numbers of
 //! subscribers, which take turns so that all of them see the same machine.
 //! Invariant: every subscriber of a channel sees its messages in the same order, no gap, no repeat.
@@ -8,44 +8,33 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::clients::channel_groups::{ChannelGroups, Point};
+use crate::compare;
 use crate::compare::session::Session;
-use crate::compare::table::{Figure, aside, figure};
-use crate::compare::{self};
 use crate::metrics::PerEvent;
-use crate::ws::books::Seating;
-use crate::ws::groups::{Groups, Point};
+use crate::report::table::{Figure, aside, figure};
+use crate::ws::delivery_log::Layout;
 
-/// Numbers of channels, and what their figures are called.
-const SPREADS: [(usize, [&str; 3]); 5] = [
-    (1, ["b over 1 channel, µs a delivery", "a over 1 channel, µs an event", "fit over 1 channel, ±%"]),
-    (
-        10,
-        ["b over 10 channels, µs a delivery", "a over 10 channels, µs an event", "fit over 10 channels, ±%"],
-    ),
-    (
-        100,
-        [
-            "b over 100 channels, µs a delivery",
-            "a over 100 channels, µs an event",
-            "fit over 100 channels, ±%",
-        ],
-    ),
-    (
-        1000,
-        [
-            "b over 1,000 channels, µs a delivery",
-            "a over 1,000 channels, µs an event",
-            "fit over 1,000 channels, ±%",
-        ],
-    ),
-    (
-        10_000,
-        [
-            "b over 10,000 channels, µs a delivery",
-            "a over 10,000 channels, µs an event",
-            "fit over 10,000 channels, ±%",
-        ],
-    ),
+/// A number of channels, and what its figures are called.
+macro_rules! scale {
+    ($count:literal, $name:literal) => {
+        (
+            $count,
+            [
+                concat!("b over ", $name, ", µs a delivery"),
+                concat!("a over ", $name, ", µs an event"),
+                concat!("fit over ", $name, ", ±%"),
+            ],
+        )
+    };
+}
+
+const SCALES: [(usize, [&str; 3]); 5] = [
+    scale!(1, "1 channel"),
+    scale!(10, "10 channels"),
+    scale!(100, "100 channels"),
+    scale!(1000, "1,000 channels"),
+    scale!(10_000, "10,000 channels"),
 ];
 /// Messages under way where commits are counted: a commit is shared by those that wait together.
 const TOGETHER: usize = 64;
@@ -53,26 +42,23 @@ const TOGETHER: usize = 64;
 /// Publishes to 1, 10, … 10,000 channels: what an event costs (a), and what a delivery costs (b).
 ///
 /// One message is under way at a time, channel after channel, so that nothing is merged and each
-/// delivery is a write of its own. For each number of channels there are three groups of so many, whose
+/// delivery is a write of its own. For each number of channels there are three groups of that many, whose
 /// channels have 1, half and all of --subscribers. The same connections follow all of them, and the
 /// groups take turns of 100 ms. The client never sleeps, if it has a core of its own. The server's CPU for
 /// each group is fitted by least squares to a × events + b × deliveries. The figure to look at is how much
-/// dearer a delivery is over the most channels than over one, and that beside the floor. For it the groups
+/// more a delivery costs over the most channels than over one, and that beside the floor. For it the groups
 /// of both take turns with each other, because a machine has seconds in which all that is sent costs a
 /// third more. One channel has --subscribers sockets, many have all, and what the kernel takes for a socket
-/// that it has not seen for long is not ours. With few connections that follow very many channels the sockets are the same ones;
-/// the gateway needs other limits then, see the examples. Statements and commits an event are counted
-/// by the gateway, also with 64 under way, over the most channels with one subscriber each and no others.
+/// that it has not seen for long is not ours. With few connections that follow very many channels the
+/// sockets are the same ones; the gateway needs other limits then, see the examples. Statements and commits
+/// an event are counted by the gateway, also with 64 under way, over the most channels with one subscriber
+/// each and no others.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  loadtest spread
-  loadtest spread --database postgres
-  loadtest spread --connections 25 --follow 12400 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=12400 \\
-    --set CAMPANILE_WEBSOCKET__MESSAGE_SIZE_LIMIT=4MiB --set CAMPANILE_CLIENT__QUEUE_MAX_SIZE=16MiB
-
-Exit codes:
-  0  measured, and every event came once and in order
-  1  an invariant was broken, the run ended early, or --strict and a warning")]
+  loadtest channel-scaling
+  loadtest channel-scaling --database postgres
+  loadtest channel-scaling --connections 25 --follow 12400 --set CAMPANILE_CLIENT__CHANNEL_LIMIT=12400 \\
+    --set CAMPANILE_WEBSOCKET__MESSAGE_SIZE_LIMIT=4MiB --set CAMPANILE_CLIENT__QUEUE_MAX_SIZE=16MiB")]
 #[group(skip)]
 pub struct Options {
     /// The most channels of a group: 1, 10, 100, 1000 or 10000.
@@ -97,11 +83,10 @@ pub struct Options {
     servers: compare::Options,
 }
 
-/// Runs it.
 pub async fn run(options: Options) -> Result<()> {
     let Options { channels, subscribers, connections, follow, seconds, warmup, servers } = options;
     let title = format!(
-        "spread: 1 to {channels} channels with 1 to {subscribers} subscribers each, over {connections} \
+        "channel-scaling: 1 to {channels} channels with 1 to {subscribers} subscribers each, over {connections} \
          connections; one under way, {seconds} s a group"
     );
     let load = Load {
@@ -112,9 +97,9 @@ pub async fn run(options: Options) -> Result<()> {
         measured: Duration::from_secs(seconds),
         spin: servers.has_cores()?,
     };
-    let most = SPREADS.iter().map(|(count, _)| *count).filter(|count| *count <= load.channels).max();
+    let most = SCALES.iter().map(|(count, _)| *count).filter(|count| *count <= load.channels).max();
     let together = [load.groups(most.unwrap_or(1)), load.groups(1)].concat();
-    let follows = together.iter().map(Seating::most_followed).sum::<usize>();
+    let follows = together.iter().map(Layout::most_subscriptions).sum::<usize>();
     ensure!(
         load.subscribers <= load.connections,
         "{connections} connections are too few for {subscribers} subscribers of one channel"
@@ -145,23 +130,23 @@ struct Fit {
 }
 
 impl Load {
-    fn seating(&self, channels: usize, fan_out: usize) -> Seating {
-        Seating { channels, fan_out, connections: self.connections }
+    fn layout(&self, channels: usize, fan_out: usize) -> Layout {
+        Layout { channels, fan_out, connections: self.connections }
     }
 
     /// A group for each point of a fit.
-    fn groups(&self, channels: usize) -> [Seating; 3] {
-        [1, self.subscribers.div_ceil(2), self.subscribers].map(|fan_out| self.seating(channels, fan_out))
+    fn groups(&self, channels: usize) -> [Layout; 3] {
+        [1, self.subscribers.div_ceil(2), self.subscribers].map(|fan_out| self.layout(channels, fan_out))
     }
 
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         if self.spin {
-            session.spin();
+            session.meter.spin();
         }
         let mut figures = Vec::new();
-        let spreads: Vec<_> = SPREADS.into_iter().filter(|(count, _)| *count <= self.channels).collect();
-        let most = spreads.last().context("no points")?.0;
-        for (channels, [b, a, error]) in spreads {
+        let scales: Vec<_> = SCALES.into_iter().filter(|(count, _)| *count <= self.channels).collect();
+        let most = scales.last().context("no points")?.0;
+        for (channels, [b, a, error]) in scales {
             let counts = if channels == most { &[channels, 1][..] } else { &[channels] };
             let fits = self.fit(session, counts).with_context(|| format!("{channels} channels"))?;
             let fit = fits[0];
@@ -178,7 +163,7 @@ impl Load {
             (["statements per event, 64 under way", "commits per event, 64 under way"], TOGETHER),
         ] {
             let before = session.metrics()?;
-            let mut group = self.open(session, &[self.seating(most, 1)], in_flight)?;
+            let mut group = self.open(session, &[self.layout(most, 1)], in_flight)?;
             group.publish(0, self.warmup + self.measured)?;
             group.close()?;
             // The floor keeps none.
@@ -190,13 +175,13 @@ impl Load {
         Ok(figures)
     }
 
-    fn open(&self, session: &Session, groups: &[Seating], in_flight: usize) -> Result<Groups> {
-        Groups::open(session, groups, in_flight, super::WINDOW, self.spin)
+    fn open(&self, session: &Session, groups: &[Layout], in_flight: usize) -> Result<ChannelGroups> {
+        ChannelGroups::open(session, groups, in_flight, super::WINDOW, self.spin)
     }
 
     /// A fit for each number of channels, over connections that are opened for it and closed behind it.
     fn fit(&self, session: &Session, counts: &[usize]) -> Result<Vec<Fit>> {
-        let seatings: Vec<Seating> = counts.iter().flat_map(|channels| self.groups(*channels)).collect();
+        let seatings: Vec<Layout> = counts.iter().flat_map(|channels| self.groups(*channels)).collect();
         let mut groups = self.open(session, &seatings, 1)?;
         groups.warm_up(self.warmup)?;
         let points = groups.take_turns(session, self.measured)?;

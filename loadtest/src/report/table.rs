@@ -2,19 +2,38 @@
 
 use std::fmt;
 
-use super::Side;
-use crate::report::number::number;
-use crate::report::{Cell, Ratio, Row, text};
+use super::data::{Cell, Ratio, Row};
+use super::number::number;
+use super::text;
 use crate::stats::Spread;
 
-/// One figure of one round. Its name says its unit.
+/// One server of the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The bare server.
+    Floor,
+    /// Campanile.
+    Gateway,
+}
+
+impl Side {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// One figure of one round. Its name includes the unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// What was measured.
     pub name: &'static str,
     /// How much.
     pub value: f64,
-    /// Whether gateway over floor says anything.
+    /// Whether the ratio of gateway to floor is meaningful.
     pub compared: bool,
 }
 

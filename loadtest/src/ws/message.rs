@@ -1,5 +1,5 @@
-//! The messages inside a frame, one to a line, told apart without parsing them: a million a second
-//! must cost the client less than they cost the server. What was published carries its number.
+//! The messages inside a frame, one to a line, told apart without parsing them: a million a second must
+//! cost the client less than they cost the server. Each of our publications carries its number.
 
 use std::io::Write as _;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ const MARK: &[u8] = b"{\"loadtest\":\"";
 const MIDDLE: &[u8] = b"\",\"pad\":\"";
 const END: &[u8] = b"\"}";
 const REPLY: &[u8] = b"{\"id\":";
-const MISSED: &[u8] = b",\"publications\":[";
+const PUBLICATIONS: &[u8] = b",\"publications\":[";
 /// The shortest data there is: without padding.
 pub const SHORTEST: usize = MARK.len() + DIGITS + MIDDLE.len() + END.len();
 
@@ -23,28 +23,28 @@ static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(MARK));
 
 /// One message from the server.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line<'a> {
+pub enum Message<'a> {
     /// A publication of ours, with its number.
     Publication(u32),
-    /// To be answered.
+    /// The protocol's ping, which must be answered.
     Ping,
     /// Anything else.
     Other(&'a [u8]),
 }
 
-/// The answer to a command, and where a subscription stands.
+/// The reply to a command, and the position of its subscription.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
     /// The command's.
     pub id: u64,
     /// The channel's epoch, if it has positions.
     pub epoch: Option<String>,
-    /// Where the subscription begins, before what was missed.
+    /// The position of the subscription, before what it recovers.
     pub offset: u64,
-    /// Whether all that was missed is here.
-    pub recovered: bool,
-    /// The publications that were missed, as JSON.
-    missed: &'a [u8],
+    /// Whether everything missed was recovered.
+    pub is_recovered: bool,
+    /// The recovered publications, as JSON.
+    publications: &'a [u8],
 }
 
 /// The data to publish as `number`: a JSON object of `size` bytes, and where its digits start.
@@ -66,7 +66,7 @@ pub fn digits(number: u32) -> [u8; DIGITS] {
 }
 
 /// The messages of a text frame.
-pub fn lines(frame: &[u8]) -> impl Iterator<Item = Result<Line<'_>>> {
+pub fn messages(frame: &[u8]) -> impl Iterator<Item = Result<Message<'_>>> {
     let mut rest = Some(frame);
     std::iter::from_fn(move || {
         let line = match memchr::memchr(b'\n', rest?) {
@@ -81,13 +81,13 @@ pub fn lines(frame: &[u8]) -> impl Iterator<Item = Result<Line<'_>>> {
     })
 }
 
-fn read(line: &[u8]) -> Result<Line<'_>> {
+fn read(line: &[u8]) -> Result<Message<'_>> {
     if line == b"{}" {
-        return Ok(Line::Ping);
+        return Ok(Message::Ping);
     }
     // A reply may carry publications by the hundred.
     let found = if line.starts_with(REPLY) { None } else { FINDER.find(line) };
-    found.map_or(Ok(Line::Other(line)), |at| number_at(line, at).map(Line::Publication))
+    found.map_or(Ok(Message::Other(line)), |at| number_at(line, at).map(Message::Publication))
 }
 
 /// The number behind the mark at `at`.
@@ -99,35 +99,35 @@ fn number_at(line: &[u8], at: usize) -> Result<u32> {
             number.checked_mul(10)?.checked_add(digit)
         })
     });
-    number.with_context(|| format!("no number in {}", shown(line)))
+    number.with_context(|| format!("no number in {}", excerpt(line)))
 }
 
 impl<'a> Reply<'a> {
-    /// Reads a line; an error if the command failed or this is no reply. What was missed stays as it
-    /// is, because ten thousand clients that come back bring a million publications.
+    /// Reads a reply; an error if the command failed or this is no reply. Publications are not parsed,
+    /// because ten thousand clients recover a million of them.
     pub fn read(line: &'a [u8]) -> Result<Self> {
-        let (head, missed) = match memmem::find(line, MISSED) {
+        let (head, publications) = match memmem::find(line, PUBLICATIONS) {
             Some(at) => (&[&line[..at], b"}}"].concat()[..], &line[at..]),
             None => (line, &[][..]),
         };
         let reply: Value =
-            serde_json::from_slice(head).with_context(|| format!("no JSON: {}", shown(line)))?;
+            serde_json::from_slice(head).with_context(|| format!("no JSON: {}", excerpt(line)))?;
         let (Some(id), None) = (reply["id"].as_u64(), reply.get("error")) else {
-            bail!("the server said {}", shown(line));
+            bail!("the server sent {}", excerpt(line));
         };
-        let place = &reply["subscribe"];
+        let position = &reply["subscribe"];
         Ok(Self {
             id,
-            epoch: place["epoch"].as_str().map(str::to_owned),
-            offset: place["offset"].as_u64().unwrap_or(0),
-            recovered: place["recovered"] == true,
-            missed,
+            epoch: position["epoch"].as_str().map(str::to_owned),
+            offset: position["offset"].as_u64().unwrap_or(0),
+            is_recovered: position["recovered"] == true,
+            publications,
         })
     }
 
-    /// The numbers of our publications among those that were missed, in their order.
-    pub fn missed(&self) -> impl Iterator<Item = Result<u32>> + use<'a> {
-        numbers(self.missed)
+    /// The numbers of our publications among those recovered, in their order.
+    pub fn recovered(&self) -> impl Iterator<Item = Result<u32>> + use<'a> {
+        numbers(self.publications)
     }
 }
 
@@ -136,8 +136,8 @@ pub fn numbers(json: &[u8]) -> impl Iterator<Item = Result<u32>> {
     FINDER.find_iter(json).map(move |at| number_at(json, at))
 }
 
-/// A message for people.
-pub fn shown(bytes: &[u8]) -> String {
+/// The beginning of some bytes, for error messages.
+pub fn excerpt(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned()
 }
 
@@ -145,8 +145,8 @@ pub fn shown(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn read_all(frame: &[u8]) -> Vec<Line<'_>> {
-        lines(frame).map(Result::unwrap).collect()
+    fn read_all(frame: &[u8]) -> Vec<Message<'_>> {
+        messages(frame).map(Result::unwrap).collect()
     }
 
     #[test]
@@ -160,23 +160,24 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_a_frame_are_told_apart() {
+    fn the_messages_of_a_frame_are_told_apart() {
         let (data, _) = data(u32::MAX, 128);
         let mut frame = b"{\"push\":{\"channel\":\"bench:a\",\"pub\":{\"data\":".to_vec();
         frame.extend_from_slice(&data);
         frame.extend_from_slice(b",\"offset\":7}}}\n{}\n{\"id\":1,\"connect\":{}}");
-        let expected = [Line::Publication(u32::MAX), Line::Ping, Line::Other(b"{\"id\":1,\"connect\":{}}")];
+        let expected =
+            [Message::Publication(u32::MAX), Message::Ping, Message::Other(b"{\"id\":1,\"connect\":{}}")];
         assert_eq!(read_all(&frame), expected);
         frame.push(b'\n');
         assert_eq!(read_all(&frame), expected, "one line feed at the very end is tolerated");
-        assert_eq!(read_all(b"{}"), [Line::Ping]);
+        assert_eq!(read_all(b"{}"), [Message::Ping]);
     }
 
     #[test]
     fn a_number_that_is_none_is_an_error() {
         for bad in ["{\"loadtest\":\"12\"}", "{\"loadtest\":\"12345abcde\"}", "{\"loadtest\":\"9999999999\"}"]
         {
-            assert!(lines(bad.as_bytes()).next().unwrap().is_err(), "{bad}");
+            assert!(messages(bad.as_bytes()).next().unwrap().is_err(), "{bad}");
         }
     }
 
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_may_carry_what_was_missed() {
+    fn a_reply_may_carry_recovered_publications() {
         let one = |number| String::from_utf8(data(number, 0).0).unwrap();
         let line = format!(
             "{{\"id\":2,\"subscribe\":{{\"epoch\":\"x\",\"offset\":4,\"recovered\":true,\"publications\":\
@@ -198,9 +199,9 @@ mod tests {
             one(9),
             one(3)
         );
-        assert_eq!(read_all(line.as_bytes()), [Line::Other(line.as_bytes())], "not a publication");
+        assert_eq!(read_all(line.as_bytes()), [Message::Other(line.as_bytes())], "not a publication");
         let reply = Reply::read(line.as_bytes()).unwrap();
-        assert_eq!((reply.id, reply.offset, reply.recovered), (2, 4, true));
-        assert_eq!(reply.missed().map(Result::unwrap).collect::<Vec<_>>(), [9, 3]);
+        assert_eq!((reply.id, reply.offset, reply.is_recovered), (2, 4, true));
+        assert_eq!(reply.recovered().map(Result::unwrap).collect::<Vec<_>>(), [9, 3]);
     }
 }

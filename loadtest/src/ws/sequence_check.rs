@@ -1,22 +1,23 @@
-//! What was published, who has received it, and in which order. Its invariant is the promise: every
-//! connection sees the same messages in the same order, none missing, none twice, and those of one
+//! What was published to one channel, who has received it, and in which order. Its invariant is the
+//! promise: every subscriber receives the same messages in the same order, none missing, none twice, and those of one
 //! publisher in the order in which they were published. Plain data; no sockets.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-/// The books of one run.
-pub struct Ledger {
+/// The deliveries of one channel.
+pub struct SequenceCheck {
     subscribers: u32,
     /// By number.
     published: Vec<Published>,
-    /// Numbers in the order in which the first subscriber to come so far received them.
+    /// Numbers in the order in which whichever subscriber was first received them.
     order: Vec<u32>,
     /// By subscriber: how many it has received, all of them a prefix of `order`.
     received: Vec<u32>,
     /// By publisher: the last number of its own in `order`.
     latest: Vec<Option<u32>>,
+    outstanding: u64,
 }
 
 struct Published {
@@ -36,8 +37,8 @@ pub struct Receipt {
     pub completed: Option<usize>,
 }
 
-impl Ledger {
-    /// Empty books.
+impl SequenceCheck {
+    /// Nothing published yet.
     pub fn new(subscribers: usize, publishers: usize) -> Self {
         Self {
             subscribers: subscribers as u32,
@@ -45,6 +46,7 @@ impl Ledger {
             order: Vec::new(),
             received: vec![0; subscribers],
             latest: vec![None; publishers],
+            outstanding: 0,
         }
     }
 
@@ -52,6 +54,7 @@ impl Ledger {
     pub fn publish(&mut self, publisher: usize, at: Instant) -> u32 {
         let number = self.published.len() as u32;
         let publisher = publisher as u32;
+        self.outstanding += u64::from(self.subscribers);
         self.published.push(Published { at, missing: self.subscribers, publisher, in_order: false });
         number
     }
@@ -61,10 +64,9 @@ impl Ledger {
         self.published.len()
     }
 
-    /// How many deliveries are owing.
-    pub fn owing(&self) -> u64 {
-        let received: u64 = self.received.iter().copied().map(u64::from).sum();
-        self.published.len() as u64 * u64::from(self.subscribers) - received
+    /// How many deliveries are outstanding.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
     }
 
     /// How many a subscriber has received.
@@ -72,7 +74,7 @@ impl Ledger {
         self.received[subscriber].into()
     }
 
-    /// Enters a delivery, or says which promise it breaks.
+    /// Records a delivery; an error if it breaks the promise.
     pub fn receive(&mut self, subscriber: usize, number: u32, at: Instant) -> Result<Receipt> {
         let Some(message) = self.published.get_mut(number as usize) else {
             bail!("message {number} came, but {} were published", self.published.len());
@@ -95,6 +97,7 @@ impl Ledger {
         }
         self.received[subscriber] += 1;
         message.missing -= 1;
+        self.outstanding -= 1;
         let completed = (message.missing == 0).then_some(message.publisher as usize);
         Ok(Receipt { latency: at.saturating_duration_since(message.at), completed })
     }
@@ -106,23 +109,23 @@ mod tests {
 
     /// Two subscribers, two publishers; messages 0, 1 and 2 are by publishers 0, 1 and 0.
     fn verdict(received: &[(usize, u32)]) -> String {
-        let mut ledger = Ledger::new(2, 2);
+        let mut check = SequenceCheck::new(2, 2);
         let now = Instant::now();
         for publisher in [0, 1, 0] {
-            ledger.publish(publisher, now);
+            check.publish(publisher, now);
         }
         for (subscriber, number) in received {
-            if let Err(error) = ledger.receive(*subscriber, *number, now) {
+            if let Err(error) = check.receive(*subscriber, *number, now) {
                 return error.to_string();
             }
         }
-        format!("{} owing", ledger.owing())
+        format!("{} outstanding", check.outstanding())
     }
 
     #[test]
     fn the_promise_is_kept_or_the_run_fails() {
-        assert_eq!(verdict(&[(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (0, 2)]), "0 owing");
-        assert_eq!(verdict(&[(0, 1), (0, 0), (1, 1)]), "3 owing", "publishers may overtake each other");
+        assert_eq!(verdict(&[(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (0, 2)]), "0 outstanding");
+        assert_eq!(verdict(&[(0, 1), (0, 0), (1, 1)]), "3 outstanding", "publishers may overtake each other");
         assert_eq!(verdict(&[(0, 0), (0, 1), (1, 1)]), "message 1 came where others received 0");
         assert_eq!(verdict(&[(0, 0), (0, 0)]), "message 0 came twice, or late");
         assert_eq!(verdict(&[(0, 0), (1, 0), (1, 0)]), "message 0 came twice, or late");
@@ -132,12 +135,12 @@ mod tests {
 
     #[test]
     fn the_last_receipt_completes_a_message() {
-        let mut ledger = Ledger::new(2, 1);
+        let mut check = SequenceCheck::new(2, 1);
         let at = Instant::now();
-        let number = ledger.publish(0, at);
+        let number = check.publish(0, at);
         let later = at + Duration::from_millis(3);
         let receipt = |completed| Receipt { latency: Duration::from_millis(3), completed };
-        assert_eq!(ledger.receive(0, number, later).unwrap(), receipt(None));
-        assert_eq!(ledger.receive(1, number, later).unwrap(), receipt(Some(0)));
+        assert_eq!(check.receive(0, number, later).unwrap(), receipt(None));
+        assert_eq!(check.receive(1, number, later).unwrap(), receipt(Some(0)));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
+use super::data::{Cell, Report, Row, Section};
 use super::number::{number, percent};
-use super::{Cell, Report, Row, Section};
 
 const HEADS: [&str; 7] = ["scenario", "figure", "ours", "floor", "ratio", "spread", "command"];
 
@@ -58,8 +58,7 @@ fn section(section: &Section) -> Vec<[String; 7]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::Side;
-    use crate::compare::table::{Table, aside, figure};
+    use crate::report::table::{Side, Table, aside, figure};
 
     #[test]
     fn a_line_for_each_figure_worth_comparing() {

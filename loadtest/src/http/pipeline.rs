@@ -1,6 +1,6 @@
-//! A caller on an epoll loop: one kept-alive connection that writes requests as they are given and
+//! An HTTP client on an epoll loop: one kept-alive connection that writes requests as they are given and
 //! cuts the answers out of what comes, in the order of the requests. Registers itself with the loop
-//! of whoever drives it. A connection that is closed while an answer is owing is an error, and nothing
+//! of whoever drives it. A connection that is closed while an answer is outstanding is an error, and nothing
 //! is ever sent again; one that was idle is opened anew when it is needed.
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -26,12 +26,12 @@ const END: &[u8] = b"\r\n\r\n";
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(60));
 
 /// One connection.
-pub struct Caller {
+pub struct Pipeline {
     address: SocketAddr,
     registry: Registry,
     token: Token,
     socket: TcpStream,
-    /// Closed by the server while nothing was owing.
+    /// Closed by the server while nothing was outstanding.
     closed: bool,
     /// Opened, or last asked.
     used: Instant,
@@ -41,7 +41,7 @@ pub struct Caller {
     rest: Vec<u8>,
     /// What the socket had no room for.
     unsent: Vec<u8>,
-    owing: usize,
+    outstanding: usize,
 }
 
 /// A whole answer.
@@ -55,7 +55,7 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
 }
 
-impl Caller {
+impl Pipeline {
     /// Connects.
     pub fn open(address: SocketAddr, registry: &Registry, token: Token) -> Result<Self> {
         let registry = registry.try_clone()?;
@@ -71,18 +71,18 @@ impl Caller {
             asked: false,
             rest: Vec::new(),
             unsent: Vec::new(),
-            owing: 0,
+            outstanding: 0,
         })
     }
 
-    /// How many answers are owing.
-    pub fn owing(&self) -> usize {
-        self.owing
+    /// How many answers are outstanding.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
     }
 
     /// Sends one or several whole requests; `count` is how many.
-    pub fn ask(&mut self, requests: &[u8], count: usize) -> Result<()> {
-        if self.owing == 0 {
+    pub fn send(&mut self, requests: &[u8], count: usize) -> Result<()> {
+        if self.outstanding == 0 {
             let now = Instant::now();
             let idle = if self.asked { IDLE.1 } else { IDLE.0 };
             if self.closed || now - self.used > idle {
@@ -93,7 +93,7 @@ impl Caller {
             self.used = now;
             self.asked = true;
         }
-        self.owing += count;
+        self.outstanding += count;
         if self.unsent.is_empty() {
             let written = self.write(requests)?;
             self.unsent.extend_from_slice(&requests[written..]);
@@ -104,7 +104,11 @@ impl Caller {
     }
 
     /// Goes on after an event of this socket: writes what waits, and gives each answer to `each`.
-    pub fn hear(&mut self, buffer: &mut [u8], mut each: impl FnMut(Answer<'_>) -> Result<()>) -> Result<()> {
+    pub fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        mut each: impl FnMut(Answer<'_>) -> Result<()>,
+    ) -> Result<()> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
             let written = self.write(&unsent)?;
@@ -115,7 +119,7 @@ impl Caller {
             ensure!(kept < buffer.len(), "an answer of more than {kept} bytes");
             buffer[..kept].copy_from_slice(&self.rest);
             let filled = match self.socket.read(&mut buffer[kept..]) {
-                Ok(0) if self.owing == 0 => {
+                Ok(0) if self.outstanding == 0 => {
                     self.closed = true;
                     break;
                 }
@@ -156,15 +160,15 @@ impl Caller {
             if !head.body.is_done() {
                 return Ok(None);
             }
-            if head.status == TOO_IDLE && self.owing == 0 {
+            if head.status == TOO_IDLE && self.outstanding == 0 {
                 self.closed = true;
                 return Ok(Some(length));
             }
             ensure!(!head.close, "the server does not keep the connection: {}", head.status);
             (head.status, end, length)
         };
-        ensure!(self.owing > 0, "an answer {status} to nothing");
-        self.owing -= 1;
+        ensure!(self.outstanding > 0, "an answer {status} to nothing");
+        self.outstanding -= 1;
         each(Answer { status, head: &input[..head], body: &body })?;
         Ok(Some(length))
     }
@@ -208,13 +212,13 @@ mod tests {
     use super::*;
     use mio::{Events, Poll};
 
-    /// What a caller makes of these answers to so many requests, and what the server was asked.
+    /// How these answers to this many requests are read.
     fn exchange(requests: &[u8], count: usize, pieces: &[&str]) -> Result<Vec<(u16, String)>> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut poll = Poll::new().unwrap();
-        let mut caller = Caller::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
+        let mut pipeline = Pipeline::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        caller.ask(requests, count).unwrap();
+        pipeline.send(requests, count).unwrap();
         let mut asked = vec![0; requests.len()];
         server.read_exact(&mut asked).unwrap();
         assert_eq!(asked, requests);
@@ -223,7 +227,7 @@ mod tests {
         for piece in pieces {
             server.write_all(piece.as_bytes()).unwrap();
             poll.poll(&mut events, None).unwrap();
-            caller.hear(&mut buffer, |answer| {
+            pipeline.receive(&mut buffer, |answer| {
                 answers.push((answer.status, String::from_utf8_lossy(answer.body).into_owned()));
                 Ok(())
             })?;
@@ -263,23 +267,23 @@ mod tests {
     fn a_connection_that_was_idle_is_opened_anew() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut poll = Poll::new().unwrap();
-        let mut caller = Caller::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
+        let mut pipeline = Pipeline::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         server.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").unwrap();
         drop(server);
         let mut events = Events::with_capacity(4);
-        while !caller.closed {
+        while !pipeline.closed {
             poll.poll(&mut events, None).unwrap();
-            caller.hear(&mut [0; 1024], |answer| bail!("{answer:?}")).unwrap();
+            pipeline.receive(&mut [0; 1024], |answer| bail!("{answer:?}")).unwrap();
         }
-        caller.ask(b"GET /a\r\n\r\n", 1).unwrap();
+        pipeline.send(b"GET /a\r\n\r\n", 1).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let mut asked = [0; 10];
         server.read_exact(&mut asked).unwrap();
         assert_eq!(&asked, b"GET /a\r\n\r\n");
         drop(server);
         poll.poll(&mut events, None).unwrap();
-        assert!(caller.hear(&mut [0; 1024], |_| Ok(())).is_err(), "an answer was owing");
+        assert!(pipeline.receive(&mut [0; 1024], |_| Ok(())).is_err(), "an answer was outstanding");
     }
 
     #[test]

@@ -188,3 +188,52 @@ macro_rules! label {
     };
 }
 pub(crate) use label;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    label! {
+        enum Side("side") {
+            Left = "left",
+            Right = "right",
+        }
+    }
+
+    label! {
+        Outcome("outcome"): &'static str = ["ok"]
+    }
+
+    metrics! {
+        Sample("sample_") {
+            /// What has
+            /// happened.
+            events: Family<Side, Counter>,
+            /// What was tried.
+            attempts: Family<Outcome, Counter>,
+            /// How long it took.
+            wait_seconds: Histogram = durations(),
+        }
+    }
+
+    #[test]
+    fn usual_values_are_shown_from_the_start_with_help_and_unit() {
+        let mut registry = Registry::default();
+        let sample: Arc<Sample> = registry.add();
+        sample.events.inc(Side::Right);
+        sample.attempts.inc(Outcome("late"));
+        sample.wait_seconds.observe(0.1);
+        let text = registry.encode();
+        for line in [
+            "# HELP campanile_sample_events What has happened.",
+            "campanile_sample_events_total{side=\"left\"} 0",
+            "campanile_sample_events_total{side=\"right\"} 1",
+            "campanile_sample_attempts_total{outcome=\"ok\"} 0",
+            "campanile_sample_attempts_total{outcome=\"late\"} 1",
+            "# UNIT campanile_sample_wait_seconds seconds",
+            "campanile_sample_wait_seconds_count 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+    }
+}

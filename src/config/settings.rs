@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::Config;
+use super::environment::nearest;
 use super::error::{Problem, Source};
-use super::nearest::nearest;
 use super::schema::{self, OptionPath, Shape, Step, shape};
 
 struct Setting {

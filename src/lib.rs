@@ -7,17 +7,17 @@
 //! The log is the truth; the bus only says "look". Losing an announcement costs latency, never an
 //! event. A module may use the modules above it in this list, and none below.
 
-pub mod demo;
 pub mod domain;
 
 pub mod auth;
-pub mod config;
-pub mod limits;
 pub mod protocol;
 pub mod supervision;
 pub mod telemetry;
 pub mod tls;
 
+pub mod config;
+pub mod demo;
+pub mod limits;
 pub mod store;
 
 pub mod bus;
@@ -28,6 +28,14 @@ pub mod publish;
 pub mod clients;
 pub mod session;
 pub mod sources;
+
+pub mod builds;
+pub mod dashboard;
+pub mod deliveries;
+pub mod history;
+pub mod repos;
+pub mod resources;
+pub mod sign_in;
 
 pub mod recovery;
 
@@ -41,3 +49,6 @@ pub mod http;
 pub mod app;
 
 pub mod cli;
+
+#[cfg(test)]
+mod layers;

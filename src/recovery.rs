@@ -138,10 +138,33 @@ pub struct RecoveryLimit {
     pub bytes: usize,
 }
 
+/// What a returning client may have missed. Clients that return to the same position share a read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RecoveryRequest {
+    pub channel: ChannelName,
+    pub retention: Retention,
+    pub since: Since,
+    pub limit: RecoveryLimit,
+    /// Only the latest publication counts.
+    pub cache: bool,
+}
+
+impl RecoveryRequest {
+    /// Reads it; `None` if the store cannot.
+    pub async fn read(self, store: Store) -> Option<(Replay, Position)> {
+        let Self { channel, retention, since, limit, cache } = self;
+        let found = match cache {
+            true => recover_latest(&store, &channel, retention, since).await,
+            false => recover(&store, &channel, retention, since, limit).await,
+        };
+        found.inspect_err(|error| tracing::warn!(%channel, %error, "clients cannot recover")).ok()
+    }
+}
+
 /// The events of `channel` for a client that returns at `since`: all of them up to the head,
 /// or nothing (protocol §7.3). Also returns the head of the log, which the channel on this node may not
 /// know yet: after a failover it is in another epoch.
-pub async fn recover(
+async fn recover(
     store: &Store,
     channel: &ChannelName,
     retention: Retention,
@@ -180,7 +203,7 @@ pub async fn recover(
 }
 
 /// Recovery of a cache channel (protocol §7.5): the latest publication, unless the client has it.
-pub async fn recover_latest(
+async fn recover_latest(
     store: &Store,
     channel: &ChannelName,
     retention: Retention,

@@ -9,8 +9,7 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::metrics::Metrics;
-use crate::bus::cluster_bus::RedisOptions;
-use crate::bus::{Bus, ClusterBus};
+use crate::bus::{Bus, ClusterBus, RedisOptions};
 use crate::cluster::Cluster;
 use crate::config::{BusBackend, Config};
 use crate::limits::shared::{SharedCounters, Timeouts};

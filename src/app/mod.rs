@@ -30,6 +30,7 @@ use crate::auth::{Fetching, KeyRing};
 use crate::clients::ClientRegistry;
 use crate::cluster::{Cluster, Identity};
 use crate::config::{Backend, Config, Origin, PersonalChannelConfig, RepoConfig, Secret, Secrets};
+use crate::dashboard::Summaries;
 use crate::domain::options::SharedNamespaces;
 use crate::http::access::{Access, Origins};
 use crate::http::auth::{SignInEndpoint, Signing};
@@ -39,7 +40,6 @@ use crate::http::event_stream::StreamEndpoint;
 use crate::http::health::HealthEndpoint;
 use crate::http::poll::PollEndpoint;
 use crate::http::server_api::ServerApiEndpoint;
-use crate::http::summary::Summaries;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
 use crate::hub::metrics::Transport;
@@ -54,6 +54,7 @@ use crate::protocol::form::Form;
 use crate::publish::Publisher;
 use crate::recovery::RecoveryLimit;
 use crate::session::{ConnectionOptions, Personal, SessionContext};
+use crate::sign_in;
 use crate::sources::github::signature::WebhookSecrets;
 use crate::sources::github::{RepoMap, RepoMapEntry};
 use crate::store::{self, Location, Store};
@@ -64,7 +65,7 @@ use crate::tasks::{janitor, jwks, monitor};
 use crate::telemetry::metrics::Label as _;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::event_stream::SseOptions;
-use crate::transport::websocket::WebsocketOptions;
+use crate::transport::worker::WebsocketOptions;
 
 use cluster::{count_users, open_bus, open_counters};
 use metrics::Metrics;
@@ -135,7 +136,8 @@ impl Node {
         };
         let hub = Hub::new(store.clone(), bus.clone(), hub_options, metrics.hub.clone(), hub_thread.handle());
         bus.set_event_handler(hub.event_handler());
-        let (publisher, publisher_task) = Publisher::new(store.clone(), bus.clone(), metrics.publish.clone());
+        let (publisher, publisher_task) =
+            Publisher::new(store.clone(), bus.clone(), Vec::new(), metrics.publish.clone());
         let publisher_task =
             store.writing_thread().unwrap_or(core).spawn(supervision::critical(publisher_task));
         let interval = config.channel.position_check_interval.0;
@@ -276,7 +278,7 @@ impl Node {
 
     /// A link that signs one browser in.
     pub async fn sign_in_link(&self) -> store::Result<String> {
-        Ok(self.sign_in.new_link(&self.store).await?.0)
+        Ok(sign_in::new_link(&self.store, &self.sign_in.base).await?.0)
     }
 
     pub fn hub(&self) -> &Hub {
@@ -358,7 +360,6 @@ struct Endpoints {
 }
 
 impl Endpoints {
-    #[expect(clippy::too_many_arguments, reason = "it builds every endpoint")]
     fn new(
         config: &Config,
         secrets: &Secrets,

@@ -35,7 +35,7 @@ use crate::session::SessionContext;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
 use crate::transport::http_stream::Streams;
-use crate::transport::websocket::{WebsocketOptions, WorkerContext};
+use crate::transport::worker::{WebsocketOptions, WorkerContext};
 
 /// Connections of one worker thread in the HTTP dispatcher.
 const MAX_CONNECTIONS: usize = 25_000;

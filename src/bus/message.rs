@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Announcement, Content, PresenceChange};
+use super::announcement::{Announcement, Content, PresenceChange};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Delta, Event};
 use crate::domain::position::Epoch;
@@ -19,6 +19,12 @@ use crate::protocol::json::{Object, push_list, push_object, push_raw, push_text}
 /// The version that is sent and understood.
 const VERSION: &str = "1";
 
+/// Bytes of data in one message, unless a single event has more. Redis disconnects a subscriber that
+/// has 32 MB unread.
+const MAX_MESSAGE_BYTES: usize = 512 << 10;
+
+/// Overhead of a message, in bytes.
+const MESSAGE_OVERHEAD: usize = 256;
 /// A message with its sender.
 #[derive(Debug, Clone)]
 pub(super) struct Envelope {
@@ -93,6 +99,46 @@ impl BusMessage {
     }
 }
 
+impl BusMessage {
+    /// How much of the queue it takes, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        let event = |event: &Event| event.data.len() + MESSAGE_OVERHEAD;
+        MESSAGE_OVERHEAD
+            + match self {
+                Self::Appended(announcement) => match &announcement.content {
+                    Content::Logged { events, .. } | Content::Ephemeral(events) => {
+                        events.iter().map(event).sum()
+                    }
+                },
+                Self::PresenceChanged(_, change) => change.info.len(),
+                Self::Direct(_, text) => text.len(),
+                Self::Check(_) | Self::CheckAll | Self::Ping => 0,
+            }
+    }
+
+    /// Whether it announces events of the log, which are not lost with the message.
+    pub(super) fn is_logged(&self) -> bool {
+        matches!(self, Self::Appended(Announcement { content: Content::Logged { .. }, .. }))
+    }
+
+    /// The message number `number` of the node `from`, in several parts if its events are large.
+    pub(super) fn encode_in_parts(&self, from: Uuid, number: u64) -> Vec<String> {
+        match self {
+            Self::Appended(Announcement { channel, content: Content::Logged { epoch, events }, .. })
+                if !is_small(events) =>
+            {
+                let part = |events: &[Event]| {
+                    let content = Content::Logged { epoch: epoch.clone(), events: events.to_vec() };
+                    let channel = channel.clone();
+                    Self::Appended(Announcement { channel, content, accepted: None }).encode(from, number)
+                };
+                chunks(events).map(part).collect()
+            }
+            message => vec![message.encode(from, number)],
+        }
+    }
+}
+
 impl Envelope {
     pub(super) fn decode(text: &str) -> Result<Self, DecodeError> {
         let (head, body) = text.split_once('\n').ok_or(DecodeError::Malformed)?;
@@ -119,6 +165,27 @@ fn write_event(object: &mut Object<'_>, event: &Event) {
     object.raw("tags", event.tags.as_deref());
     object.raw("info", event.info.as_deref());
     object.flag("delta", event.delta == Delta::May);
+}
+
+/// Whether these events fit into one message.
+fn is_small(events: &[Event]) -> bool {
+    events.len() == 1 || events.iter().map(|event| event.data.len()).sum::<usize>() <= MAX_MESSAGE_BYTES
+}
+
+/// Splits events so that each message stays small.
+fn chunks(events: &[Event]) -> impl Iterator<Item = &[Event]> {
+    let mut rest = events;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |event: &&Event| {
+            bytes += event.data.len();
+            bytes <= MAX_MESSAGE_BYTES
+        };
+        let fitting = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (some, more) = rest.split_at(fitting);
+        rest = more;
+        (!some.is_empty()).then_some(some)
+    })
 }
 
 #[derive(Deserialize)]
@@ -308,5 +375,30 @@ mod tests {
         for text in bad {
             assert_eq!(Envelope::decode(&text).map(|_| ()), Err(DecodeError::Malformed), "{text}");
         }
+    }
+
+    #[test]
+    fn many_large_events_go_in_several_messages() {
+        let event = |offset: u64, bytes: usize| Event {
+            offset,
+            id: Uuid::nil(),
+            kind: "k".into(),
+            data: "1".repeat(bytes).into(),
+            tags: None,
+            info: None,
+            delta: Delta::No,
+        };
+        let offsets = |events: &[Event]| -> Vec<Vec<u64>> {
+            chunks(events).map(|some| some.iter().map(|event| event.offset).collect()).collect()
+        };
+        let large = [
+            event(1, MAX_MESSAGE_BYTES / 2),
+            event(2, MAX_MESSAGE_BYTES / 2),
+            event(3, 1),
+            event(4, 2 * MAX_MESSAGE_BYTES),
+            event(5, 9),
+        ];
+        assert_eq!(offsets(&large), [vec![1, 2], vec![3], vec![4], vec![5]]);
+        assert!(offsets(&[]).is_empty());
     }
 }

@@ -4,21 +4,23 @@
 //! when it does not arrive.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ::redis::aio::{MultiplexedConnection, PubSub, PubSubSink};
+use ::redis::{AsyncConnectionConfig, Client, RedisError};
+use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
-use redis::aio::{MultiplexedConnection, PubSub, PubSubSink};
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, timeout};
+use uuid::Uuid;
 
-use super::HubEvent;
-use super::cluster_bus::{ClusterBus, QueuedMessage};
 use super::message::BusMessage;
-use super::subscriptions::SubscriptionChanges;
+use super::metrics::Metrics;
+use super::subscriptions::{SubscriptionChanges, Subscriptions};
 use crate::domain::channel::ChannelName;
-use crate::domain::event::Event;
 
 /// Timeout of connecting, and of a command.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,12 +39,127 @@ const LOST_PONG: Duration = Duration::from_secs(2);
 const BATCH: usize = 128;
 /// Channels in one command.
 const CHANNELS_PER_COMMAND: usize = 1_000;
-/// Bytes of data in one message, unless a single event has more. Redis disconnects a subscriber that
-/// has 32 MB unread.
-const MAX_MESSAGE_BYTES: usize = 512 << 10;
+/// The most messages, and bytes of messages, in the queue; more are not taken.
+const MAX_QUEUED: usize = 8_192;
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// Where Redis is and how names begin there.
+pub struct RedisOptions {
+    pub client: Client,
+    /// The configured prefix and the store's id: `campanile:1f…`.
+    pub prefix: String,
+}
+
+/// What the bus does about what happens here. None of it waits.
+pub(super) trait Events: Clone + Send + Sync + 'static {
+    /// The next message number of this node.
+    fn take_number(&self) -> u64;
+    /// Whether Redis delivers, as far as is known.
+    fn is_live(&self) -> bool;
+    fn set_live(&self, live: bool);
+    /// A message came on the topic of `channel`, or on another one. Returns the number of a ping of
+    /// this node.
+    fn on_message(&self, channel: Option<ChannelName>, text: &str) -> Option<u64>;
+    /// Announcements on these channels may have been missed.
+    fn on_missed(&self, channels: Vec<ChannelName>);
+    /// This message was sent, or could not be.
+    fn on_sent(&self, number: u64, message: BusMessage, sent: bool);
+}
+
+/// What leads to Redis: the queue of messages, and the topics of this node.
+pub(super) struct Redis {
+    node: Uuid,
+    prefix: String,
+    queue: mpsc::Sender<QueuedMessage>,
+    queued_bytes: AtomicUsize,
+    /// Notified after messages were sent.
+    sent: Notify,
+    pub(super) subscriptions: Subscriptions,
+    connection: ArcSwapOption<Connection>,
+    metrics: Arc<Metrics>,
+}
+
+/// A message in the queue.
+pub(super) struct QueuedMessage {
+    topic: Topic,
+    message: BusMessage,
+    number: u64,
+    weight: usize,
+}
+
+/// Who gets a message.
+pub(super) enum Topic {
+    Channel(ChannelName),
+    All,
+    Node(Uuid),
+}
+
+impl Redis {
+    pub(super) fn new(
+        node: Uuid,
+        prefix: String,
+        metrics: Arc<Metrics>,
+    ) -> (Arc<Self>, mpsc::Receiver<QueuedMessage>) {
+        let (queue, messages) = mpsc::channel(MAX_QUEUED);
+        let redis = Self {
+            node,
+            prefix,
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            sent: Notify::new(),
+            subscriptions: Subscriptions::default(),
+            connection: ArcSwapOption::empty(),
+            metrics,
+        };
+        (Arc::new(redis), messages)
+    }
+
+    /// Queues a message, or gives it back if the queue is full.
+    pub(super) fn enqueue(&self, topic: Topic, number: u64, message: BusMessage) -> Result<(), BusMessage> {
+        let weight = message.weight();
+        let queued = QueuedMessage { topic, message, number, weight };
+        let full = self.queued_bytes.fetch_add(weight, Ordering::Relaxed) + weight > MAX_QUEUED_BYTES;
+        let refused =
+            if full { Some(queued) } else { self.queue.try_send(queued).err().map(|e| e.into_inner()) };
+        match refused {
+            None => Ok(()),
+            Some(queued) => {
+                self.queued_bytes.fetch_sub(weight, Ordering::Relaxed);
+                Err(queued.message)
+            }
+        }
+    }
+
+    /// Completes the next time that messages were sent.
+    pub(super) fn sent(&self) -> Notified<'_> {
+        self.sent.notified()
+    }
+
+    /// Whether everything that was queued has been sent.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queued_bytes.load(Ordering::SeqCst) == 0
+    }
+
+    fn topic(&self, topic: &Topic) -> String {
+        match topic {
+            Topic::Channel(channel) => self.channel_topic(channel),
+            Topic::All => format!("{}:control", self.prefix),
+            Topic::Node(node) => format!("{}:node:{}", self.prefix, node.simple()),
+        }
+    }
+
+    fn channel_topic(&self, channel: &ChannelName) -> String {
+        format!("{}:c:{channel}", self.prefix)
+    }
+
+    fn channel_of(&self, topic: &str) -> Option<ChannelName> {
+        let name = topic.strip_prefix(&self.prefix)?.strip_prefix(":c:")?;
+        ChannelName::parse(name).ok()
+    }
+}
 
 /// The connection that publishes.
-pub(super) struct RedisConnection {
+struct Connection {
     publisher: MultiplexedConnection,
     failed: Notify,
 }
@@ -57,19 +174,17 @@ impl Drop for AbortOnDrop {
 }
 
 /// Connects, and reconnects whenever the connection is lost. Never returns.
-pub(super) async fn run(bus: &ClusterBus, client: Client) {
+pub(super) async fn run(redis: &Arc<Redis>, client: Client, bus: &impl Events) {
     let mut warned = false;
     loop {
         let why = match timeout(TIMEOUT, connect(&client)).await {
             Ok(Ok((publisher, messages))) => {
                 warned = false;
-                let why = serve(bus, publisher, messages).await;
-                if let Some(redis_queue) = bus.redis_queue() {
-                    redis_queue.connection.store(None);
-                }
+                let why = serve(redis, bus, publisher, messages).await;
+                redis.connection.store(None);
                 bus.set_live(false);
-                bus.inner().subscriptions.disconnected();
-                bus.inner().metrics.redis_reconnects.inc();
+                redis.subscriptions.disconnected();
+                redis.metrics.redis_reconnects.inc();
                 why
             }
             Ok(Err(error)) => reason(&error),
@@ -85,7 +200,7 @@ pub(super) async fn run(bus: &ClusterBus, client: Client) {
     }
 }
 
-async fn connect(client: &Client) -> redis::RedisResult<(MultiplexedConnection, PubSub)> {
+async fn connect(client: &Client) -> ::redis::RedisResult<(MultiplexedConnection, PubSub)> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(TIMEOUT))
         .set_response_timeout(Some(TIMEOUT));
@@ -100,19 +215,23 @@ fn reason(error: &RedisError) -> String {
 }
 
 /// Publishes and receives until something fails; returns the reason.
-async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: PubSub) -> String {
-    let Some(redis_queue) = bus.redis_queue() else { return String::new() };
+async fn serve(
+    redis: &Arc<Redis>,
+    bus: &impl Events,
+    publisher: MultiplexedConnection,
+    messages: PubSub,
+) -> String {
     let (mut sink, mut messages) = messages.split();
-    let names = [redis_queue.broadcast_topic(), redis_queue.node_topic(bus.node())];
+    let names = [redis.topic(&Topic::All), redis.topic(&Topic::Node(redis.node))];
     let subscribed = timeout(TIMEOUT, async {
         sink.subscribe(&names).await?;
-        bus.inner().subscriptions.connected();
+        redis.subscriptions.connected();
         loop {
-            let changes = bus.inner().subscriptions.try_next_changes(CHANNELS_PER_COMMAND);
+            let changes = redis.subscriptions.try_next_changes(CHANNELS_PER_COMMAND);
             if changes == SubscriptionChanges::default() {
                 return Ok::<_, RedisError>(());
             }
-            apply(bus, &mut sink, changes).await?;
+            apply(redis, bus, &mut sink, changes).await?;
         }
     });
     match subscribed.await {
@@ -120,9 +239,10 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
         Ok(Err(error)) => return reason(&error),
         Err(_) => return "no answer to SUBSCRIBE".to_owned(),
     }
-    let connection = Arc::new(RedisConnection { publisher, failed: Notify::new() });
-    redis_queue.connection.store(Some(connection.clone()));
-    let _sync = AbortOnDrop(tokio::spawn(sync_subscriptions(bus.clone(), sink, connection.clone())));
+    let connection = Arc::new(Connection { publisher, failed: Notify::new() });
+    redis.connection.store(Some(connection.clone()));
+    let sync = sync_subscriptions(redis.clone(), bus.clone(), sink, connection.clone());
+    let _sync = AbortOnDrop(tokio::spawn(sync));
 
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -132,12 +252,12 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
             message = messages.next() => {
                 let Some(message) = message else { return "the connection was closed".to_owned() };
                 let Ok(text) = std::str::from_utf8(message.get_payload_bytes()) else { continue };
-                let number = bus.on_redis_message(message.get_channel_name(), text);
+                let number = bus.on_message(redis.channel_of(message.get_channel_name()), text);
                 if let (Some(number), Some((expected, since))) = (number, pending_ping)
                     && number == expected
                 {
                     let since: Instant = since;
-                    bus.inner().metrics.round_trip_seconds.observe(since.elapsed().as_secs_f64());
+                    redis.metrics.round_trip_seconds.observe(since.elapsed().as_secs_f64());
                     pending_ping = None;
                     bus.set_live(true);
                 }
@@ -150,7 +270,7 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
                 None => {
                     let number = bus.take_number();
                     (pending_ping, next_ping) = (Some((number, Instant::now())), Instant::now() + PING_INTERVAL);
-                    ping(bus, &connection, number);
+                    ping(redis, &connection, number);
                 }
             },
             () = connection.failed.notified() => return "a command failed".to_owned(),
@@ -159,22 +279,26 @@ async fn serve(bus: &ClusterBus, publisher: MultiplexedConnection, messages: Pub
 }
 
 /// Sends a ping to oneself, without waiting for it.
-fn ping(bus: &ClusterBus, connection: &Arc<RedisConnection>, number: u64) {
-    let Some(redis_queue) = bus.redis_queue() else { return };
-    let name = redis_queue.node_topic(bus.node());
-    let text = BusMessage::Ping.encode(bus.node(), number);
+fn ping(redis: &Redis, connection: &Connection, number: u64) {
+    let topic = redis.topic(&Topic::Node(redis.node));
+    let text = BusMessage::Ping.encode(redis.node, number);
     let mut publisher = connection.publisher.clone();
     tokio::spawn(async move {
-        let _: redis::RedisResult<i64> =
-            redis::cmd("PUBLISH").arg(name).arg(text).query_async(&mut publisher).await;
+        let _: ::redis::RedisResult<i64> =
+            ::redis::cmd("PUBLISH").arg(topic).arg(text).query_async(&mut publisher).await;
     });
 }
 
 /// Keeps the subscriptions at Redis equal to those in the table.
-async fn sync_subscriptions(bus: ClusterBus, mut sink: PubSubSink, connection: Arc<RedisConnection>) {
+async fn sync_subscriptions(
+    redis: Arc<Redis>,
+    bus: impl Events,
+    mut sink: PubSubSink,
+    connection: Arc<Connection>,
+) {
     loop {
-        let changes = bus.inner().subscriptions.next_changes(CHANNELS_PER_COMMAND).await;
-        let changed = timeout(TIMEOUT, apply(&bus, &mut sink, changes)).await;
+        let changes = redis.subscriptions.next_changes(CHANNELS_PER_COMMAND).await;
+        let changed = timeout(TIMEOUT, apply(&redis, &bus, &mut sink, changes)).await;
         if !matches!(changed, Ok(Ok(()))) {
             connection.failed.notify_one();
             return;
@@ -183,112 +307,56 @@ async fn sync_subscriptions(bus: ClusterBus, mut sink: PubSubSink, connection: A
 }
 
 async fn apply(
-    bus: &ClusterBus,
+    redis: &Redis,
+    bus: &impl Events,
     sink: &mut PubSubSink,
     changes: SubscriptionChanges,
-) -> redis::RedisResult<()> {
-    let Some(redis_queue) = bus.redis_queue() else { return Ok(()) };
-    let names = |channels: &[ChannelName]| {
-        channels.iter().map(|one| redis_queue.channel_topic(one)).collect::<Vec<_>>()
-    };
+) -> ::redis::RedisResult<()> {
+    let names =
+        |channels: &[ChannelName]| channels.iter().map(|one| redis.channel_topic(one)).collect::<Vec<_>>();
     if !changes.unsubscribe.is_empty() {
         sink.unsubscribe(names(&changes.unsubscribe)).await?;
-        bus.inner().subscriptions.unsubscribed(&changes.unsubscribe);
+        redis.subscriptions.unsubscribed(&changes.unsubscribe);
     }
     if !changes.subscribe.is_empty() {
         sink.subscribe(names(&changes.subscribe)).await?;
-        let missed = bus.inner().subscriptions.confirmed(changes.subscribe);
+        let missed = redis.subscriptions.confirmed(changes.subscribe);
         if !missed.is_empty() {
-            bus.deliver(HubEvent::Check(missed));
+            bus.on_missed(missed);
         }
     }
     Ok(())
 }
 
-/// Publishes the queued messages in order. What Redis does not confirm in time is sent by NOTIFY.
-pub(super) async fn send_queued(bus: &ClusterBus, mut queue: mpsc::Receiver<QueuedMessage>) {
-    let Some(redis_queue) = bus.redis_queue() else { return };
+/// Publishes the queued messages in order. What Redis does not confirm in time counts as not sent.
+pub(super) async fn send_queued(redis: &Redis, mut queue: mpsc::Receiver<QueuedMessage>, bus: &impl Events) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        let sent = match redis_queue.connection.load_full() {
-            Some(connection) if *bus.live().borrow() => {
-                let mut commands = redis::pipe();
-                for message in &batch {
-                    let name = message.topic_name(redis_queue);
-                    for text in message.texts(bus) {
-                        commands.cmd("PUBLISH").arg(&name).arg(text).ignore();
-                    }
-                }
-                let mut publisher = connection.publisher.clone();
-                match timeout(PUBLISH_TIMEOUT, commands.exec_async(&mut publisher)).await {
-                    Ok(Ok(())) => true,
-                    Ok(Err(_)) => {
-                        connection.failed.notify_one();
-                        false
-                    }
-                    Err(_) => {
-                        bus.set_live(false);
-                        false
-                    }
-                }
-            }
+        let sent = match redis.connection.load_full() {
+            Some(connection) if bus.is_live() => publish(redis, &connection, &batch, bus).await,
             _ => false,
         };
-        for message in batch.drain(..) {
-            bus.complete(message, sent);
+        for QueuedMessage { message, number, weight, .. } in batch.drain(..) {
+            bus.on_sent(number, message, sent);
+            redis.queued_bytes.fetch_sub(weight, Ordering::SeqCst);
+        }
+        redis.sent.notify_waiters();
+    }
+}
+
+async fn publish(redis: &Redis, connection: &Connection, batch: &[QueuedMessage], bus: &impl Events) -> bool {
+    let mut commands = ::redis::pipe();
+    for QueuedMessage { topic, message, number, .. } in batch {
+        let topic = redis.topic(topic);
+        for text in message.encode_in_parts(redis.node, *number) {
+            commands.cmd("PUBLISH").arg(&topic).arg(text).ignore();
         }
     }
-}
-
-/// Whether these events fit into one message.
-pub(super) fn is_small(events: &[Event]) -> bool {
-    events.len() == 1 || events.iter().map(|event| event.data.len()).sum::<usize>() <= MAX_MESSAGE_BYTES
-}
-
-/// Splits events so that each message stays small.
-pub(super) fn chunks(events: &[Event]) -> impl Iterator<Item = &[Event]> {
-    let mut rest = events;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = |event: &&Event| {
-            bytes += event.data.len();
-            bytes <= MAX_MESSAGE_BYTES
-        };
-        let fitting = rest.iter().take_while(fits).count().max(1).min(rest.len());
-        let (some, more) = rest.split_at(fitting);
-        rest = more;
-        (!some.is_empty()).then_some(some)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::event::Delta;
-    use uuid::Uuid;
-
-    #[test]
-    fn many_large_events_go_in_several_messages() {
-        let event = |offset: u64, bytes: usize| Event {
-            offset,
-            id: Uuid::nil(),
-            kind: "k".into(),
-            data: "1".repeat(bytes).into(),
-            tags: None,
-            info: None,
-            delta: Delta::No,
-        };
-        let offsets = |events: &[Event]| -> Vec<Vec<u64>> {
-            chunks(events).map(|some| some.iter().map(|event| event.offset).collect()).collect()
-        };
-        let large = [
-            event(1, MAX_MESSAGE_BYTES / 2),
-            event(2, MAX_MESSAGE_BYTES / 2),
-            event(3, 1),
-            event(4, 2 * MAX_MESSAGE_BYTES),
-            event(5, 9),
-        ];
-        assert_eq!(offsets(&large), [vec![1, 2], vec![3], vec![4], vec![5]]);
-        assert!(offsets(&[]).is_empty());
+    let mut publisher = connection.publisher.clone();
+    match timeout(PUBLISH_TIMEOUT, commands.exec_async(&mut publisher)).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(_)) => connection.failed.notify_one(),
+        Err(_) => bus.set_live(false),
     }
+    false
 }

@@ -80,8 +80,9 @@ async fn renew(options: &Options) -> anyhow::Result<(Epoch, Epoch)> {
     let store = Store::open(options).await?;
     let old = store.generation();
     let marker = generation::new_marker();
-    let written =
-        store.write(move |conn| async move { generation::renew(conn, &marker).await }.boxed()).await;
+    let written = store
+        .write_log(move |mut conn| async move { generation::renew(&mut conn, &marker).await }.boxed())
+        .await;
     written.context("the result of the change is unknown: run this again")?;
     store.probe().await.context("the generation was changed, but cannot be read back")?;
     Ok((old, store.generation()))

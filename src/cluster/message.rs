@@ -2,13 +2,9 @@
 //! that nodes of two versions work side by side: kinds are only ever added.
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use serde_json::value::RawValue;
 
-use crate::clients::{ConnectionInfo, Target};
-use crate::domain::channel::ChannelName;
-use crate::domain::server_command::ServerCommand;
-use crate::hub::presence::Member;
-use crate::protocol::code::Disconnect;
+use super::requests::AnyRequest;
 
 /// A message to all nodes, or to one.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,16 +15,19 @@ pub(super) enum Message {
     /// The sender stops.
     Leaving {},
     /// A request; the response carries its number.
-    Request {
-        id: u64,
-        request: Request,
-    },
-    Response {
-        id: u64,
-        response: Response,
-    },
-    /// The list of revocations in the store has changed.
-    RevocationsChanged {},
+    Request { id: u64, request: AnyRequest },
+    /// The response to that request, as the type of the request has it.
+    Response { id: u64, response: Box<RawValue> },
+    /// Something in the store that nodes keep in memory has changed.
+    Changed { what: Changed },
+}
+
+/// What has changed in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Changed {
+    /// The list of revocations.
+    Revocations,
 }
 
 /// The heartbeat of a node.
@@ -43,82 +42,18 @@ pub(super) struct Heartbeat {
     pub(super) reply_requested: bool,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Request {
-    Disconnect {
-        target: Target,
-        disconnect: Disconnect,
-    },
-    /// Apply a command to connections.
-    Command {
-        target: Target,
-        command: ServerCommand,
-    },
-    /// What does the node look like?
-    Info {},
-    /// Which channels have subscribers?
-    Channels {
-        pattern: Option<String>,
-    },
-    /// Who is connected?
-    Connected {
-        user: Option<String>,
-        limit: usize,
-    },
-    /// Who is on this channel?
-    Members {
-        channel: ChannelName,
-    },
-    /// How many connections does this user have?
-    Connections {
-        user: String,
-    },
-    /// A client's frame for a session.
-    Post {
-        session: String,
-        frame: String,
-    },
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Response {
-    Done {},
-    Disconnected(usize),
-    Info(NodeInfo),
-    Channels(Vec<(ChannelName, usize)>),
-    Connected(Vec<ConnectionInfo>),
-    Members(Vec<Member>),
-    Connections(u32),
-    /// `false`: the queue of the session is full.
-    Posted(bool),
-}
-
-/// A node as the server API shows it (protocol §12.2, `info`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeInfo {
-    /// New after each start.
-    pub uid: Uuid,
-    pub name: String,
-    /// Version of the binary.
-    pub version: String,
-    pub num_clients: usize,
-    /// Users of these connections.
-    pub num_users: usize,
-    /// Channels with subscribers.
-    pub num_channels: usize,
-    pub num_subs: usize,
-    /// Seconds since it started.
-    pub uptime: u64,
-}
-
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::clients::Target;
+    use crate::cluster::requests::{Command, Disconnect, Members, Request};
+    use crate::domain::channel::ChannelName;
+    use crate::domain::presence::Member;
     use crate::domain::principal::SubClaim;
-    use crate::domain::server_command::{Admission, Expiry};
-    use crate::protocol::code::DisconnectCode;
+    use crate::domain::server_command::{Admission, Expiry, ServerCommand};
+    use crate::protocol::code::{Disconnect as Reason, DisconnectCode};
 
     fn round_trip(message: &Message) -> String {
         let text = serde_json::to_string(message).unwrap();
@@ -135,29 +70,36 @@ mod tests {
         let admission =
             Admission { channel: channel.clone(), claim, expires_at: None, since: Some(("e".into(), 3)) };
         let member = Member { client: Uuid::nil(), user: "ana".into(), info: "{\"user\":\"ana\"}".into() };
-        let request_round_trip = |request| round_trip(&Message::Request { id: 1, request });
-        request_round_trip(Request::Disconnect {
+        let request_round_trip = |request: AnyRequest| round_trip(&Message::Request { id: 1, request });
+        request_round_trip(AnyRequest::Disconnect(Disconnect {
             target: user(),
             disconnect: DisconnectCode::ForceDisconnect.into(),
-        });
-        request_round_trip(Request::Disconnect {
+        }));
+        request_round_trip(AnyRequest::Disconnect(Disconnect {
             target: Target::Older { user: "ana".into(), than: Uuid::max() },
-            disconnect: Disconnect::custom(4000, "because").unwrap(),
-        });
-        request_round_trip(Request::Command {
+            disconnect: Reason::custom(4000, "because").unwrap(),
+        }));
+        request_round_trip(AnyRequest::Command(Command {
             target: user(),
             command: ServerCommand::Subscribe(Box::new(admission)),
-        });
-        request_round_trip(Request::Command {
+        }));
+        request_round_trip(AnyRequest::Command(Command {
             target: user(),
-            command: ServerCommand::Unsubscribe(Some(channel)),
-        });
+            command: ServerCommand::Unsubscribe(Some(channel.clone())),
+        }));
         let until = Expiry::At(chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap());
-        request_round_trip(Request::Command {
+        request_round_trip(AnyRequest::Command(Command {
             target: user(),
             command: ServerCommand::Refresh { expiry: until, info: None },
-        });
-        round_trip(&Message::Response { id: 1, response: Response::Members(vec![member]) });
+        }));
+        let response = serde_json::value::to_raw_value(&vec![member.clone()]).unwrap();
+        let text = round_trip(&Message::Response { id: 1, response });
+        let Message::Response { response, .. } = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}")
+        };
+        let members: <Members as Request>::Response = serde_json::from_str(response.get()).unwrap();
+        assert_eq!(members, [member]);
+        request_round_trip(AnyRequest::Members(Members { channel: channel.clone() }));
         round_trip(&Message::Leaving {});
     }
 
@@ -165,6 +107,13 @@ mod tests {
     fn unknown_fields_of_newer_nodes_are_ignored() {
         let alive = r#"{"heartbeat":{"name":"n","version":"9","receives":true,"mood":"good"}}"#;
         assert!(matches!(serde_json::from_str(alive).unwrap(), Message::Heartbeat(_)));
-        assert!(serde_json::from_str::<Message>(r#"{"sing":{"song":1}}"#).is_err(), "it is ignored");
+        let unknown = [
+            r#"{"sing":{"song":1}}"#,
+            r#"{"request":{"id":1,"request":{"sing":{"song":1}}}}"#,
+            r#"{"changed":{"what":"songs"}}"#,
+        ];
+        for text in unknown {
+            assert!(serde_json::from_str::<Message>(text).is_err(), "it is ignored");
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod membership;
 mod message;
 mod metrics;
+mod requests;
 mod rpc;
 
 use std::collections::{BTreeMap, HashSet};
@@ -21,20 +22,21 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 pub use membership::MAX_MISSED_HEARTBEATS;
-pub use message::NodeInfo;
 pub use metrics::Metrics;
+pub use requests::NodeInfo;
 pub use rpc::Incomplete;
 
 use crate::bus::Bus;
 use crate::clients::{ClientRegistry, ConnectionInfo, Target};
 use crate::domain::channel::ChannelName;
 use crate::domain::pattern::Glob;
+use crate::domain::presence::Member;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
-use crate::hub::presence::Member;
 use crate::protocol::code::Disconnect;
 use membership::Membership;
-use message::{Heartbeat, Message, Request, Response};
+use message::{Changed, Heartbeat, Message};
+use requests::{Channels, Command, Connected, Connections, Info, Members};
 use rpc::PendingRequests;
 
 /// Between two heartbeats.
@@ -268,7 +270,7 @@ impl Cluster {
                 self.update_membership();
             }
             Message::Response { id, response } => self.0.pending.resolve(id, from, response),
-            Message::RevocationsChanged {} => {
+            Message::Changed { what: Changed::Revocations } => {
                 if let Some(on_revocation) = self.0.on_revocation.get() {
                     on_revocation();
                 }
@@ -281,38 +283,13 @@ impl Cluster {
                 let cluster = self.clone();
                 tokio::spawn(async move {
                     let worker = cluster.0.request_workers.acquire().await;
-                    let response = cluster.handle(request).await;
+                    let response = request.respond(&cluster).await;
                     drop((worker, slot));
-                    cluster.send(Some(from), &Message::Response { id, response });
+                    match response {
+                        Ok(response) => cluster.send(Some(from), &Message::Response { id, response }),
+                        Err(error) => tracing::error!(%error, "a response cannot be serialized"),
+                    }
                 });
-            }
-        }
-    }
-
-    /// Handles a request for this node alone.
-    async fn handle(&self, request: Request) -> Response {
-        let (hub, client_registry) = (&self.0.hub, &self.0.client_registry);
-        match request {
-            Request::Disconnect { target, disconnect } => {
-                Response::Disconnected(client_registry.disconnect(target, &disconnect).await)
-            }
-            Request::Command { target, command } => {
-                client_registry.send_command(target, command).await;
-                Response::Done {}
-            }
-            Request::Info {} => Response::Info(self.info().await),
-            Request::Channels { pattern } => {
-                Response::Channels(self.own_channels(pattern.as_deref()).await.into_iter().collect())
-            }
-            Request::Connected { user, limit } => {
-                Response::Connected(client_registry.connected(user.as_deref(), limit).await)
-            }
-            Request::Members { channel } => Response::Members(hub.members(&channel).await),
-            Request::Connections { user } => {
-                Response::Connections(self.0.count.get().map_or(0, |count| count(&user)))
-            }
-            Request::Post { session, frame } => {
-                Response::Posted(self.0.post.get().is_none_or(|post| post(&session, frame)))
             }
         }
     }
@@ -346,51 +323,35 @@ impl Cluster {
 
     /// Ends the matching connections on all nodes, and returns how many there were.
     pub async fn disconnect(&self, target: Target, disconnect: &Disconnect) -> Result<usize, Incomplete> {
-        let responses =
-            self.request_all(Request::Disconnect { target, disconnect: disconnect.clone() }).await;
-        let responses = responses.complete()?;
-        Ok(responses
-            .iter()
-            .map(|response| if let Response::Disconnected(count) = response { *count } else { 0 })
-            .sum())
+        let request = requests::Disconnect { target, disconnect: disconnect.clone() };
+        Ok(self.request_all(request).await.complete()?.into_iter().sum())
     }
 
     /// Sends a command to the matching connections on all nodes. Each applies it soon after.
     pub async fn send_command(&self, target: Target, command: ServerCommand) -> Result<(), Incomplete> {
-        self.request_all(Request::Command { target, command }).await.complete().map(drop)
+        self.request_all(Command { target, command }).await.complete().map(drop)
     }
 
     /// All nodes that respond, with their figures.
     pub async fn nodes(&self) -> Vec<NodeInfo> {
-        let responses = self.request_all(Request::Info {}).await.responses;
-        let infos = responses.into_iter().filter_map(|response| match response {
-            Response::Info(info) => Some(info),
-            _ => None,
-        });
-        infos.collect()
+        self.request_all(Info {}).await.responses
     }
 
     /// The channels that match `pattern` (a glob) and have subscribers, with their number. At most one
     /// more than [`MAX_CHANNELS`].
     pub async fn channels(&self, pattern: Option<&str>) -> BTreeMap<ChannelName, usize> {
-        let responses =
-            self.request_all(Request::Channels { pattern: pattern.map(str::to_owned) }).await.responses;
+        let responses = self.request_all(Channels { pattern: pattern.map(str::to_owned) }).await.responses;
         let mut all = BTreeMap::new();
-        for response in responses {
-            let Response::Channels(channels) = response else { continue };
-            channels.into_iter().for_each(|(channel, clients)| *all.entry(channel).or_default() += clients);
+        for (channel, clients) in responses.into_iter().flatten() {
+            *all.entry(channel).or_default() += clients;
         }
         all
     }
 
     /// Up to `limit` clients, of one user or of all, the newest first.
     pub async fn connected(&self, user: Option<&str>, limit: usize) -> Vec<ConnectionInfo> {
-        let request = Request::Connected { user: user.map(str::to_owned), limit };
-        let responses = self.request_all(request).await.responses;
-        let mut found: Vec<ConnectionInfo> = responses
-            .into_iter()
-            .flat_map(|response| if let Response::Connected(some) = response { some } else { Vec::new() })
-            .collect();
+        let request = Connected { user: user.map(str::to_owned), limit };
+        let mut found = self.request_all(request).await.responses.concat();
         found.sort_by_key(|client| std::cmp::Reverse(client.client));
         found.truncate(limit);
         found
@@ -398,24 +359,15 @@ impl Cluster {
 
     /// Who is on `channel` and is visible there.
     pub async fn members(&self, channel: &ChannelName) -> Vec<Member> {
-        let responses = self.request_all(Request::Members { channel: channel.clone() }).await.responses;
+        let responses = self.request_all(Members { channel: channel.clone() }).await.responses;
         let mut seen = HashSet::new();
-        let members = responses
-            .into_iter()
-            .flat_map(|response| if let Response::Members(some) = response { some } else { Vec::new() });
-        members.filter(|member| seen.insert(member.client)).collect()
+        responses.into_iter().flatten().filter(|member| seen.insert(member.client)).collect()
     }
 
     /// How many connections `user` has on each of `nodes`; `None` where that is not known.
     pub async fn connections_on(&self, nodes: &[Uuid], user: &str) -> Vec<(Uuid, Option<u32>)> {
-        let request = Request::Connections { user: user.to_owned() };
-        let (responses, _) = self.request(nodes.to_vec(), request).await;
-        let of = |node: &Uuid| {
-            responses.iter().find_map(|(from, response)| match response {
-                Response::Connections(count) if from == node => Some(*count),
-                _ => None,
-            })
-        };
+        let (responses, _) = self.request(nodes.to_vec(), Connections { user: user.to_owned() }).await;
+        let of = |node: &Uuid| responses.iter().find(|(from, _)| from == node).map(|(_, count)| *count);
         nodes.iter().map(|node| (*node, of(node))).collect()
     }
 
@@ -426,16 +378,16 @@ impl Cluster {
             let gone = self.0.membership.is_gone(node) || !self.0.bus.is_clustered();
             return if gone { PostOutcome::UnknownNode } else { PostOutcome::NoResponse };
         }
-        let (responses, _) = self.request(vec![node], Request::Post { session, frame }).await;
+        let (responses, _) = self.request(vec![node], requests::Post { session, frame }).await;
         match responses.first() {
-            Some((_, Response::Posted(true))) => PostOutcome::Accepted,
-            Some((_, Response::Posted(false))) => PostOutcome::QueueFull,
-            _ => PostOutcome::NoResponse,
+            Some((_, true)) => PostOutcome::Accepted,
+            Some((_, false)) => PostOutcome::QueueFull,
+            None => PostOutcome::NoResponse,
         }
     }
 
     /// Tells the other nodes that the revocations in the store have changed.
     pub fn announce_revocation(&self) {
-        self.send(None, &Message::RevocationsChanged {});
+        self.send(None, &Message::Changed { what: Changed::Revocations });
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::error::{Problem, Source};
 use super::schema::{self, OptionPath};
-use super::settings::Settings;
+use super::settings::{Settings, nearest};
 
 /// The short names, and the options they set.
 const SHORT: [(&str, &str, &str); 10] = [
@@ -102,14 +102,4 @@ fn is_service_link(name: &str, value: &OsStr) -> bool {
         || after_port().is_some_and(|(is_port, rest)| {
             is_port && ["TCP", "UDP", "SCTP"].iter().any(|protocol| rest.starts_with(protocol))
         })
-}
-
-/// The known name that `word` most likely stands for, if any is close.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let close_enough = (word.chars().count() / 3).max(1);
-    known
-        .map(|name| (strsim::levenshtein(&word.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, _)| *distance <= close_enough)
-        .min()
-        .map(|(_, name)| name)
 }

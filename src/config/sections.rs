@@ -143,11 +143,14 @@ impl Default for ChannelConfig {
 }
 
 impl ChannelConfig {
-    /// The declared namespaces, as the access rule and the log look them up.
+    /// The declared namespaces, as the access rule and the log look them up. Personal channels have
+    /// options of their own until `without_namespace` is configured.
     pub fn declared(&self) -> Namespaces {
         let named = self.namespaces.iter();
+        let unconfigured = self.without_namespace == ChannelOptions::default();
         Namespaces {
             without: Some(self.without_namespace.clone()),
+            personal: unconfigured.then(ChannelOptions::personal),
             named: named.map(|space| (space.name.as_str().to_owned(), space.options.clone())).collect(),
         }
     }

@@ -83,6 +83,16 @@ pub enum Delta {
     Is,
 }
 
+/// The longest type of an event.
+const MAX_TYPE: usize = 64;
+
+/// Whether `kind` may be the type of an event. Types that begin with `stream:` are reserved for the
+/// event stream itself.
+pub fn is_event_type(kind: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.');
+    (1..=MAX_TYPE).contains(&kind.len()) && kind.bytes().all(plain) && !kind.starts_with("stream:")
+}
+
 /// Builds the data of built-in channels:
 /// `{"id":"<uuid v7>","type":"workflow:completed","at":"<RFC 3339>","repo":"acme/api","data":{…}}`.
 /// `repo` is left out when the event is about no repository.

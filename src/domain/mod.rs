@@ -9,6 +9,7 @@ pub mod event;
 pub mod options;
 pub mod pattern;
 pub mod position;
+pub mod presence;
 pub mod principal;
 pub mod serde_arc_str;
 pub mod server_command;

@@ -156,6 +156,13 @@ impl From<NameRegex> for String {
 }
 
 impl ChannelOptions {
+    /// What personal channels (`#42`) have where the operator has configured nothing: a notification
+    /// waits for its user for a week.
+    pub fn personal() -> Self {
+        let history_ttl = Span(std::time::Duration::from_secs(7 * 24 * HOUR));
+        Self { history_size: 100, history_ttl, force_recovery: true, ..Self::default() }
+    }
+
     /// Whether events of the namespace are kept and numbered.
     pub fn has_history(&self) -> bool {
         self.history_size > 0 && !self.history_ttl.0.is_zero()
@@ -204,6 +211,8 @@ pub type SharedNamespaces = Arc<ArcSwap<Namespaces>>;
 pub struct Namespaces {
     /// For channels without a `:`; nobody may use them unless this is set.
     pub without: Option<ChannelOptions>,
+    /// For personal channels without a namespace, in place of `without`.
+    pub personal: Option<ChannelOptions>,
     /// By the text before the first `:`.
     pub named: std::collections::BTreeMap<String, ChannelOptions>,
 }
@@ -218,11 +227,10 @@ impl Namespaces {
     /// the built-in ones.
     pub fn options_of(&self, channel: &ChannelName) -> Option<&ChannelOptions> {
         match channel.kind() {
-            ChannelKind::Personal { namespace, .. } | ChannelKind::Plain { namespace, .. } => match namespace
-            {
-                Some(name) => self.named.get(name),
-                None => self.without.as_ref(),
-            },
+            ChannelKind::Personal { namespace: None, .. } => self.personal.as_ref().or(self.without.as_ref()),
+            ChannelKind::Plain { namespace: None, .. } => self.without.as_ref(),
+            ChannelKind::Personal { namespace: Some(name), .. }
+            | ChannelKind::Plain { namespace: Some(name), .. } => self.named.get(name),
             _ => None,
         }
     }

@@ -2,9 +2,10 @@
 //! with the store. A source produces them, a unit of work applies them. The log records events in the order
 //! in which they arrived; rows never go back to an earlier state (see [`advances`]).
 
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::event::Time;
+use super::event::{Time, rfc3339};
 
 /// A repository, as one delivery describes it. `None` means that the delivery did not contain it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +37,10 @@ impl RepoUpdate {
     }
 }
 
-/// One attempt of a workflow run, as one delivery describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One attempt of a workflow run, as one delivery describes it or as it is stored. Written as the API
+/// answers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WorkflowRun {
     /// GitHub's number for the run; all attempts share it.
     pub run_id: i64,
@@ -62,42 +65,62 @@ pub struct WorkflowRun {
     /// Its page on GitHub.
     pub url: Option<String>,
     /// When the run began: the same for all its attempts.
+    #[serde(skip)]
     pub created_at: Option<Time>,
     /// When this attempt started.
+    #[serde(serialize_with = "time_or_null")]
     pub started_at: Option<Time>,
     /// When GitHub last changed it.
+    #[serde(serialize_with = "time_or_null")]
     pub updated_at: Option<Time>,
 }
 
-/// One job of a workflow run, as one delivery describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One job of a workflow run, as one delivery describes it or, without its workflow, branch and commit, as
+/// it is stored. Written as the API answers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WorkflowJob {
     /// GitHub's number for the job; a re-run gets a new one.
     pub job_id: i64,
     /// The run it belongs to.
+    #[serde(skip)]
     pub run_id: i64,
     /// The attempt of that run.
     pub attempt: i32,
     /// The job's name.
     pub name: String,
     /// The workflow's name.
+    #[serde(skip)]
     pub workflow_name: Option<String>,
     /// GitHub's status, such as `queued` or `completed`; ranked by [`status_rank`].
     pub status: String,
     /// How it ended; absent until then.
     pub conclusion: Option<String>,
     /// The branch it ran for.
+    #[serde(skip)]
     pub branch: Option<String>,
     /// The commit it ran for.
+    #[serde(skip)]
     pub commit_sha: Option<String>,
     /// Its page on GitHub.
     pub url: Option<String>,
-    /// A JSON array of `{number,name,status,conclusion,startedAt,completedAt}`, cleaned.
-    pub steps: String,
     /// When it started.
+    #[serde(serialize_with = "time_or_null")]
     pub started_at: Option<Time>,
     /// When it ended.
+    #[serde(serialize_with = "time_or_null")]
     pub completed_at: Option<Time>,
+    /// A JSON array of `{number,name,status,conclusion,startedAt,completedAt}`, cleaned.
+    #[serde(serialize_with = "raw_json")]
+    pub steps: String,
+}
+
+fn time_or_null<S: Serializer>(at: &Option<Time>, to: S) -> Result<S::Ok, S::Error> {
+    at.map(rfc3339).serialize(to)
+}
+
+fn raw_json<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+    serde_json::from_str::<&RawValue>(text).ok().serialize(to)
 }
 
 /// A change that a delivery makes to the stored state.

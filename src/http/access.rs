@@ -1,28 +1,20 @@
-//! Who is asking, from where, and what they may do: the extractors and checks of every endpoint. A
-//! handler that takes a [`Caller`] cannot forget to authenticate.
+//! Who may do what over HTTP: keys, revocations, rules and addresses. Extractors are in `extract`.
 
-use std::future::{Ready, ready};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use actix_web::dev::Payload;
-use actix_web::http::header;
-use actix_web::{FromRequest, HttpRequest, web};
-use futures_util::future::{Either, LocalBoxFuture};
+use actix_web::{HttpRequest, web};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
-use super::auth::session;
 use super::error::ApiError;
+use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
-use crate::auth::{self, KeyRing, TokenError};
 use crate::config::{Origin, OriginPattern, Secret};
 use crate::domain::access::{self, AccessContext, Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
-use crate::store::sessions::SecretHash;
-use crate::store::{Store, resources};
 
 /// The longest user's id that a rate's key shows.
 const MAX_USER: usize = 100;
@@ -59,19 +51,7 @@ impl Origins {
 }
 
 impl Access {
-    /// Whether `principal` may do `action` on `channel` over HTTP.
-    pub async fn permit(
-        &self,
-        store: &Store,
-        principal: &Principal,
-        action: Action,
-        channel: &ChannelName,
-    ) -> Result<(), ApiError> {
-        let resource = resources::lookup(store, channel).await?;
-        self.check(principal, action, channel, &resource)
-    }
-
-    /// As [`permit`](Self::permit), for callers that know the resource behind the channel.
+    /// Whether `principal` may do `action` on `channel`, behind which is `resource`, over HTTP.
     pub fn check(
         &self,
         principal: &Principal,
@@ -138,83 +118,4 @@ impl Access {
 /// The access rules of the app that serves `request`.
 pub fn of(request: &HttpRequest) -> &Access {
     request.app_data::<web::Data<Access>>().expect("every app is built with its access rules")
-}
-
-/// Whoever stands behind a request, by bearer token or by session.
-pub struct Caller(pub Arc<Principal>);
-
-impl FromRequest for Caller {
-    type Error = ApiError;
-    type Future = Either<Ready<Result<Self, ApiError>>, LocalBoxFuture<'static, Result<Self, ApiError>>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // A token is judged at once; a session has to be looked up.
-        if let Some(by_token) = by_token(request, None).transpose() {
-            return Either::Left(ready(by_token.map(Self)));
-        }
-        let request = request.clone();
-        Either::Right(Box::pin(async move { Ok(Self(by_session(&request).await?.0)) }))
-    }
-}
-
-/// The same, for what depends on how they came in.
-pub struct Who {
-    /// Who it is.
-    pub principal: Arc<Principal>,
-    /// The session, if a cookie said it.
-    pub session: Option<SecretHash>,
-}
-
-impl FromRequest for Who {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { identify(&request, None).await })
-    }
-}
-
-/// The caller by the `Authorization` header, or else by `token`, or else by the session cookie.
-pub async fn identify(request: &HttpRequest, token: Option<&str>) -> Result<Who, ApiError> {
-    if let Some(principal) = by_token(request, token)? {
-        return Ok(Who { principal, session: None });
-    }
-    let (principal, session) = by_session(request).await?;
-    Ok(Who { principal, session: Some(session) })
-}
-
-/// The caller by the `Authorization` header, or else by `token`; `None` without either.
-fn by_token(request: &HttpRequest, token: Option<&str>) -> Result<Option<Arc<Principal>>, ApiError> {
-    let header = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or(""));
-    let token = match header {
-        Some(header) => Some(auth::bearer(header).ok_or(TokenError::Invalid)?),
-        None => token,
-    };
-    token.map(|token| of(request).authenticate(token)).transpose()
-}
-
-/// The caller by the session cookie.
-async fn by_session(request: &HttpRequest) -> Result<(Arc<Principal>, SecretHash), ApiError> {
-    let (principal, session) = session::of(request).await?.ok_or(TokenError::Missing)?;
-    Ok((Arc::new(principal), session))
-}
-
-/// A caller with the admin scope.
-pub struct Admin;
-
-impl FromRequest for Admin {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move {
-            if access::is_admin(&identify(&request, None).await?.principal) {
-                Ok(Self)
-            } else {
-                Err(ApiError::forbidden("this needs a token with the scope `admin`"))
-            }
-        })
-    }
 }

@@ -1,4 +1,4 @@
-//! The audit log of webhook deliveries, for admins: list, one with its payload, process again.
+//! The routes of the audit log of webhook deliveries, for admins.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
@@ -7,14 +7,13 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::access::Admin;
 use super::error::{ApiError, ApiResult, internal};
+use super::extract::Admin;
 use super::webhooks::WebhookEndpoint;
+use crate::deliveries::{self, Delivery, DeliveryError};
 use crate::domain::event::rfc3339;
-use crate::publish::{Committed, Publisher};
-use crate::sources::github::reprocessing_unit;
+use crate::publish::Publisher;
 use crate::store::Store;
-use crate::store::deliveries::{self, Delivery};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
@@ -65,19 +64,14 @@ pub async fn list(_: Admin, query: web::Query<Query>, store: web::Data<Store>) -
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let bad = |_| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list returned");
     let before = query.cursor.as_deref().map(Uuid::try_parse).transpose().map_err(bad)?;
-    let mut found = store
-        .read(move |conn| Box::pin(async move { deliveries::list(conn, before, limit + 1).await }))
-        .await?;
-    let more = found.len() > limit as usize;
-    found.truncate(limit as usize);
-    let cursor = found.last().filter(|_| more).map(|delivery| delivery.id);
+    let (found, cursor) = deliveries::list(&store, before, limit).await?;
     let found: Vec<DeliveryOut> = found.into_iter().map(DeliveryOut::from).collect();
     Ok(HttpResponse::Ok().json(json!({ "deliveries": found, "cursor": cursor })))
 }
 
 /// `GET /api/deliveries/{id}`: one, with its payload.
 pub async fn get(_: Admin, id: web::Path<String>, store: web::Data<Store>) -> ApiResult {
-    let (delivery, payload) = find(&store, &id).await?;
+    let (delivery, payload) = deliveries::get(&store, &id).await?;
     let mut out = DeliveryOut::from(delivery);
     let text = payload.unwrap_or_else(|| "null".to_owned());
     out.payload = Some(RawValue::from_string(text).map_err(|error| internal(&error))?);
@@ -92,25 +86,20 @@ pub async fn process(
     publisher: web::Data<Publisher>,
     store: web::Data<Store>,
 ) -> ApiResult {
-    let (delivery, payload) = find(&store, &id).await?;
-    let Some(payload) = payload else {
-        return Err(ApiError::new(StatusCode::GONE, "payload_gone", "the payload has expired"));
-    };
-    let (unit, _) = reprocessing_unit(delivery.id, &delivery.event, &payload, &endpoint.repos, store.now());
-    if publisher.commit(unit).await? == Committed::Refused {
-        let message = "this delivery has been processed already, and its events were published once";
-        return Err(ApiError::new(StatusCode::CONFLICT, "already_processed", message));
-    }
-    let (delivery, _) = find(&store, &id).await?;
+    let delivery = deliveries::process(&publisher, &store, &endpoint.repos, &id).await?;
     Ok(HttpResponse::Ok().json(DeliveryOut::from(delivery)))
 }
 
-async fn find(store: &Store, id: &str) -> Result<(Delivery, Option<String>), ApiError> {
-    let missing = || ApiError::not_found("delivery");
-    let id = Uuid::try_parse(id).map_err(|_| missing())?;
-    let found = store.read(move |conn| Box::pin(async move { deliveries::get(conn, id).await })).await?;
-    let (delivery, payload) = found.ok_or_else(missing)?;
-    let payload = payload.map(|payload| payload.unpack()).transpose()?;
-    let payload = payload.map(String::from_utf8).transpose().map_err(|error| internal(&error))?;
-    Ok((delivery, payload))
+impl From<DeliveryError> for ApiError {
+    fn from(error: DeliveryError) -> Self {
+        let message = error.to_string();
+        match error {
+            DeliveryError::Missing => Self::not_found("delivery"),
+            DeliveryError::PayloadGone => Self::new(StatusCode::GONE, "payload_gone", message),
+            DeliveryError::AlreadyProcessed => Self::new(StatusCode::CONFLICT, "already_processed", message),
+            DeliveryError::BadPayload(error) => internal(&error),
+            DeliveryError::Store(error) => error.into(),
+            DeliveryError::Publish(error) => error.into(),
+        }
+    }
 }

@@ -13,8 +13,9 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::access;
-use super::auth::session;
 use super::error::{self, ApiError, ApiResult};
+use super::extract;
+use super::session;
 use super::tcp::{self, TcpHandle};
 use crate::clients::WorkerClients;
 use crate::domain::access::{Action, default_channels};
@@ -25,6 +26,7 @@ use crate::domain::principal::Principal;
 use crate::hub::fanout::Fanout;
 use crate::limits::budget::Budget;
 use crate::limits::user_connections::{Capacity, UserConnections};
+use crate::resources;
 use crate::store::Store;
 use crate::transport::Metrics;
 use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
@@ -78,11 +80,12 @@ async fn try_open(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
     let access = access::of(&request);
-    let who = access::identify(&request, query.token.as_deref()).await?;
+    let who = extract::identify(&request, query.token.as_deref()).await?;
     let principal = who.principal;
     let channels = channels(&principal, query.channels.as_deref(), endpoint.max_channels)?;
     for channel in &channels {
-        access.permit(&store, &principal, Action::Subscribe, channel).await?;
+        let resource = resources::lookup(&store, channel).await?;
+        access.check(&principal, Action::Subscribe, channel, &resource)?;
     }
     let mut positions = positions(&request, &query, &channels)?;
     let namespaces = access.namespaces.load_full();

@@ -9,7 +9,7 @@ use super::error::{ApiError, ApiResult};
 use super::server_api::Method;
 use super::{
     auth, builds, client_streams, dashboard, deliveries, event_stream, health, openapi, page, poll, repos,
-    server_api, summary, webhooks, websocket,
+    server_api, webhooks, websocket,
 };
 
 pub fn routes(app: &mut ServiceConfig) {
@@ -74,7 +74,7 @@ pub fn routes(app: &mut ServiceConfig) {
     .service(only("/api/auth/session").route(delete().to(auth::sign_out)))
     .service(only("/api/auth/me").route(get().to(auth::me)))
     .service(only("/api/auth/token").route(post().to(auth::token)))
-    .service(only("/api/dashboard/summary").route(get().to(summary::summary)))
+    .service(only("/api/dashboard/summary").route(get().to(dashboard::summary)))
     .service(only("/api/dashboard/activity").route(get().to(dashboard::activity)))
     .service(only("/page/{file}").route(look().to(page::file)))
     .default_service(web::to(not_found));

@@ -25,7 +25,8 @@ use super::error::{self, ApiError, ApiResult};
 use super::metrics::{Metrics, RefusalCode};
 use super::origin;
 use crate::limits::budget::{Budget, Reserved};
-use crate::transport::websocket::{SocketClient, WorkerContext};
+use crate::transport::websocket::SocketClient;
+use crate::transport::worker::WorkerContext;
 
 pub const PATH: &str = "/connection/websocket";
 /// The path of clients that only listen.

@@ -9,7 +9,6 @@ mod channel;
 pub mod fanout;
 pub mod metrics;
 pub mod outbox;
-pub mod presence;
 pub mod sequencer;
 
 use std::collections::HashMap;
@@ -26,10 +25,10 @@ use crate::bus::{Announcement, Bus, EventHandler, HubEvent, PresenceChange};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
+use crate::domain::presence::Member;
 use crate::store::{self, Store, log};
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
-use presence::Member;
 
 /// Channels in one statement of the position check.
 const CHECK_CHUNK: usize = 1000;

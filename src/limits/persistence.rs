@@ -68,9 +68,7 @@ pub async fn write(store: &Store, rates: &PersistentRates) -> store::Result<()> 
             let now = store.timestamp();
             let rows = changed.iter().map(|(key, left)| (key.to_string(), now.plus(*left))).collect();
             let written = store
-                .write_outside_log(move |conn| {
-                    Box::pin(async move { rate_limits::record(conn, name, rows).await })
-                })
+                .write(move |conn| Box::pin(async move { rate_limits::record(conn, name, rows).await }))
                 .await;
             if written.is_err() {
                 rate.put_back(changed.into_iter().map(|(key, _)| key).collect());

@@ -4,11 +4,13 @@
 pub mod code;
 pub mod command;
 pub mod delta;
+pub mod encoding;
 pub mod filter;
 pub mod form;
 pub mod frames;
 pub(crate) mod json;
 pub mod polled;
+pub mod presence;
 pub mod push;
 pub mod reply;
 pub mod sse;

@@ -8,11 +8,12 @@ use uuid::Uuid;
 
 use super::connection::{Connection, send_reply};
 use super::effect::{Effect, Published, ReadHistory, Since, Stored};
-use super::state::{CommandResult, Pending};
+use super::pending::Pending;
+use super::state::CommandResult;
 use crate::domain::access::{Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
-use crate::hub::presence::{Member, counts};
+use crate::domain::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::command::{History, Presence, Publish};
 use crate::protocol::reply::Reply;

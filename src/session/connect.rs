@@ -6,8 +6,12 @@ use std::rc::Rc;
 
 use super::connection::{Connection, VERSION};
 use super::effect::{Effect, Joined, Since};
-use super::state::{CommandResult, Pending, Phase};
-use super::subscribe::{PendingSubscription, has_recovered, live_from, push_recovered};
+use super::pending::{
+    Admitted, Connecting, JoinState, Pending, PendingSubscription, RequestedRecovery, has_recovered,
+    live_from,
+};
+use super::state::{CommandResult, Phase};
+use super::subscribe::push_recovered;
 use super::subscriptions::{RequestedFlags, Subscription};
 use super::timers::Now;
 use crate::domain::access::{Action, Principal, ResourceInfo};
@@ -16,40 +20,6 @@ use crate::limits::user_connections::Capacity;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, TokenUse};
 use crate::protocol::command::Connect;
 use crate::protocol::reply::ConnectResult;
-
-/// A connect that waits for the check of the user's connection limit, with its channels.
-#[derive(Debug)]
-pub(super) struct Admitted {
-    id: u32,
-    channels: Vec<(ChannelName, ResourceInfo, RequestedRecovery)>,
-}
-
-/// A connect whose subscriptions are being joined.
-#[derive(Debug)]
-pub(super) struct Connecting {
-    id: u32,
-    subscriptions: Vec<(PendingSubscription, JoinState)>,
-}
-
-/// The client's position, if it asks for recovery, and whether it accepts deltas.
-type RequestedRecovery = (Option<Since>, bool);
-
-/// The state of a join.
-#[derive(Debug)]
-enum JoinState {
-    Pending,
-    Joined(Joined),
-    Failed,
-}
-
-impl Connecting {
-    /// Events are missing on a channel before its subscription began.
-    pub(super) fn lost(&mut self, channel: &ChannelName) {
-        for (pending, _) in &mut self.subscriptions {
-            pending.lost |= pending.channel == *channel;
-        }
-    }
-}
 
 impl Connection {
     /// `connect`

@@ -8,7 +8,7 @@ use crate::domain::access::ResourceInfo;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::Position;
-use crate::hub::presence::{Member, PresenceInfo};
+use crate::domain::presence::{Member, PresenceInfo};
 use crate::limits::user_connections::{Capacity, SlotClaim};
 use crate::protocol::code::Disconnect;
 use crate::protocol::filter::Filter;

@@ -2,26 +2,13 @@
 //! their own (emulation), or the client is unidirectional and sends only its connect (protocol §3.5,
 //! §3.6). Only the encoding differs; the meaning of commands does not.
 
-use std::sync::Arc;
-
 use bytestring::ByteString;
 
 use super::connection::Connection;
-use super::state::Phase;
+use super::state::{Phase, SessionMode};
 use crate::protocol::command::{BadFrame, Command, Connect, Method, commands};
 use crate::protocol::push::Push;
 use crate::protocol::reply::{ConnectResult, Reply};
-
-/// How such a session differs from the usual one. Most connections have none.
-#[derive(Debug, Clone, Default)]
-pub struct SessionMode {
-    /// The client is unidirectional: one connect without an id, then pushes without an envelope.
-    pub uni: bool,
-    /// The secret session id; whoever knows it can send commands for the client.
-    pub session: Arc<str>,
-    /// The node to which the client addresses its emulation requests; empty if it makes none.
-    pub node: Arc<str>,
-}
 
 impl Connection {
     /// Sets the mode of the session.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::connection::Connection;
 use super::effect::{Effect, Joined, Replay, Since};
-use super::state::{Pending, Phase, QueuedInput};
-use super::subscribe::{PendingSubscription, live_from};
+use super::pending::{Pending, PendingSubscription, live_from};
+use super::state::{Phase, QueuedInput};
 use super::subscriptions::{RequestedFlags, Subscription};
 use super::timers::Now;
 use crate::domain::access::ResourceInfo;

@@ -1,12 +1,10 @@
-//! The phase of a connection, its pending command and its queued input. Plain data.
+//! The phase of a connection, its mode and its queued input. Plain data.
 
 use std::sync::Arc;
 
 use bytestring::ByteString;
 
-use super::connect::{Admitted, Connecting};
 use super::effect::LookedUp;
-use super::subscribe::PendingSubscription;
 use crate::domain::channel::ChannelName;
 use crate::domain::server_command::ServerCommand;
 use crate::protocol::code::Refusal;
@@ -22,33 +20,15 @@ pub(super) enum Phase {
     Closed,
 }
 
-/// A command whose effect is under way.
-#[derive(Debug)]
-pub(super) enum Pending {
-    /// The command is at the front of the queue and will be handled again.
-    LookUp(ChannelName),
-    Claim(Admitted),
-    Connect(Connecting),
-    Subscribe {
-        id: u32,
-        pending: PendingSubscription,
-    },
-    /// The subscription of a server command.
-    Admit {
-        pending: PendingSubscription,
-    },
-    Publish {
-        id: u32,
-    },
-    History {
-        id: u32,
-    },
-    Presence {
-        id: u32,
-    },
-    PresenceStats {
-        id: u32,
-    },
+/// How a session differs whose commands and replies do not share one connection. Most have none.
+#[derive(Debug, Clone, Default)]
+pub struct SessionMode {
+    /// The client is unidirectional: one connect without an id, then pushes without an envelope.
+    pub uni: bool,
+    /// The secret session id; whoever knows it can send commands for the client.
+    pub session: Arc<str>,
+    /// The node to which the client addresses its emulation requests; empty if it makes none.
+    pub node: Arc<str>,
 }
 
 /// Input that is handled later.

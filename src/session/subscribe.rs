@@ -8,81 +8,18 @@ use serde_json::value::RawValue;
 
 use super::connection::{Connection, send_reply};
 use super::effect::{Effect, Join, Joined, Replay, Since};
-use super::state::{CommandResult, Pending};
+use super::pending::{Pending, PendingSubscription, has_recovered, live_from};
+use super::state::CommandResult;
 use super::subscriptions::{RequestedFlags, Subscription, SubscriptionFlags};
 use super::timers::Now;
 use crate::auth::SubscriptionToken;
 use crate::domain::access::{Action, SubClaim};
 use crate::domain::channel::ChannelName;
-use crate::domain::position::Position;
-use crate::hub::presence::PresenceInfo;
+use crate::domain::presence::PresenceInfo;
 use crate::protocol::code::{ErrorCode, Refusal, TokenUse, UnsubscribeCode};
 use crate::protocol::command::{Subscribe, Unsubscribe};
 use crate::protocol::filter::Filter;
-use crate::protocol::reply::{Recovery, Reply, SubscribeResult};
-
-/// A subscription whose subscriber has not joined yet.
-#[derive(Debug)]
-pub(super) struct PendingSubscription {
-    pub(super) channel: ChannelName,
-    pub(super) subscription: Subscription,
-    recoverable: bool,
-    /// Data is sent as deltas.
-    delta: bool,
-    /// Restricts the publications by their tags.
-    filter: Option<Arc<Filter>>,
-    /// For the application: one JSON value.
-    data: Option<Arc<str>>,
-    /// If the position is lost, the command fails (error 112) and there is no subscription.
-    wants_unrecoverable_error: bool,
-    /// Events were lost before it began.
-    pub(super) lost: bool,
-}
-
-impl PendingSubscription {
-    /// The result that is sent to the client.
-    pub(super) fn result<'a>(&'a self, joined: &'a Joined, now: Now) -> SubscribeResult<'a> {
-        let head = joined.position.as_ref();
-        let (position, recovery) = match &joined.replay {
-            Replay::NotAsked => (head, Recovery::NotAsked),
-            Replay::Found(position, missed) => (Some(position), Recovery::Recovered(missed)),
-            Replay::Lost => (head, Recovery::Lost),
-        };
-        let position = position.filter(|_| self.subscription.positioned);
-        SubscribeResult {
-            ttl: self.subscription.expires.map(|expires| now.ttl(expires)),
-            recoverable: self.recoverable && position.is_some(),
-            positioned: position.is_some(),
-            position,
-            recovery,
-            data: self.data.as_deref(),
-            delta: self.delta,
-        }
-    }
-
-    /// Removes recovered events that the client's filter does not match.
-    fn apply_filter(&self, joined: &mut Joined) {
-        if let (Some(filter), Replay::Found(_, missed)) = (&self.filter, &mut joined.replay) {
-            missed.retain(|event| filter.matches_event(event));
-        }
-    }
-}
-
-/// The position after which a subscriber goes live: that of the last event in the reply.
-pub(super) fn live_from(joined: &Joined) -> Option<Position> {
-    match &joined.replay {
-        Replay::Found(position, missed) => {
-            let offset = missed.last().map_or(position.offset, |event| event.offset);
-            Some(Position { offset, epoch: position.epoch.clone() })
-        }
-        Replay::NotAsked | Replay::Lost => joined.position.clone(),
-    }
-}
-
-/// Whether a reply contains recovered events; it then does not count against the send queue's limit.
-pub(super) fn has_recovered(joined: &Joined) -> bool {
-    matches!(&joined.replay, Replay::Found(_, missed) if !missed.is_empty())
-}
+use crate::protocol::reply::Reply;
 
 /// Sends the reply or push that begins subscriptions, as a replay if it contains recovered events.
 pub(super) fn push_recovered(effects: &mut Vec<Effect>, text: String, has_recovered: bool) {

@@ -1,7 +1,7 @@
 //! A cache of channel heads (the last position of each channel). Only for a store that this process
 //! alone writes to (SQLite): each transaction updates the cache on the writer's thread, before any
 //! caller learns of the commit, so that a cached head is never older than an answer that was given.
-//! A write that does not name the heads it moved clears the cache.
+//! A write to the log that does not name the heads it moved clears the cache.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};

@@ -1,7 +1,8 @@
 //! The store: SQLite or Postgres behind one set of queries. The only module that knows Diesel.
 //!
 //! Work is a function on a connection: [`Store::read`] runs it on the reading side,
-//! [`Store::write`] in a transaction that commits if it succeeds. Every call has a deadline; when
+//! [`Store::write`] in a transaction that commits if it succeeds, [`Store::write_log`] likewise where
+//! the log is changed. Every call has a deadline; when
 //! it passes, the connection is thrown away and a write may or may not have been committed.
 
 pub mod backup;
@@ -16,6 +17,7 @@ mod heads;
 pub mod history;
 pub mod leases;
 pub mod listen_notify;
+mod locks;
 pub mod log;
 mod metrics;
 mod migrate;
@@ -23,7 +25,6 @@ pub mod overview;
 mod postgres;
 pub mod rate_limits;
 pub mod repos;
-pub mod resources;
 pub mod revocations;
 pub mod runs;
 pub mod schema;
@@ -49,9 +50,10 @@ pub use conn::{Conn, Rows, Statement};
 pub use error::{Result, StoreError};
 pub use heads::Heads;
 pub use listen_notify::{ListenEvent, MAX_LENGTH as MAX_NOTIFICATION_LENGTH};
+pub use locks::{LockKey, Table};
 pub use metrics::Metrics;
 pub use migrate::{OpenError, applied as migrations_applied};
-pub use transaction::Transaction;
+pub use transaction::{Transaction, WriteBuffer};
 pub use types::{Id, SqlId, SqlTs, Ts};
 
 use crate::domain::channel::ChannelName;
@@ -60,6 +62,7 @@ use crate::domain::position::{Epoch, Position};
 use crate::supervision;
 use generation::Probe;
 use listen_notify::ListenConnector;
+use log::LogConn;
 use metrics::Meter;
 use sqlite::{Side, Threads};
 
@@ -207,17 +210,9 @@ impl Store {
     }
 
     /// Runs `work` in one transaction and commits it; any error rolls everything back. After
-    /// [`StoreError::Unavailable`] it may have been committed all the same.
+    /// [`StoreError::Unavailable`] it may have been committed all the same. It cannot change the log,
+    /// so cached heads stay valid.
     pub async fn write<T, W>(&self, work: W) -> Result<T>
-    where
-        T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
-    {
-        self.transact(work, |heads, _| heads.forget()).await
-    }
-
-    /// Like [`Store::write`], for work that does not touch the log: the cached heads stay valid.
-    pub async fn write_outside_log<T, W>(&self, work: W) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
@@ -225,19 +220,28 @@ impl Store {
         self.transact(work, |_, _| {}).await
     }
 
-    /// Like [`Store::write`], for work that appends to the log and changes nothing else there: `moved`
-    /// names the channels with their new heads.
+    /// Like [`Store::write`], for work that may change the log. All cached heads are forgotten.
+    pub async fn write_log<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.transact(|conn| work(LogConn(conn)), |heads, _| heads.forget()).await
+    }
+
+    /// Like [`Store::write_log`], for work that appends to the log and changes nothing else there:
+    /// `moved` names the channels with their new heads.
     pub async fn append<T, W, M>(&self, work: W, moved: M) -> Result<T>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
         M: FnOnce(&T) -> Vec<(ChannelName, Position)> + Send + 'static,
     {
         let on_done = move |heads: &Heads, done: &Result<T>| match done {
             Ok(done) => heads.moved(moved(done)),
             Err(_) => heads.forget(),
         };
-        self.transact(work, on_done).await
+        self.transact(|conn| work(LogConn(conn)), on_done).await
     }
 
     /// `on_done` is called when the transaction has ended, before its caller learns of it, and also if

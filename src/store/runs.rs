@@ -14,34 +14,6 @@ use super::types::{Id, Ts};
 use crate::domain::event::Time;
 use crate::domain::workflow::{WorkflowJob, WorkflowRun, status_rank};
 
-/// A run as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    pub run_id: i64,
-    /// Our id of its repository.
-    pub repo_id: Uuid,
-    /// GitHub's number of the workflow.
-    pub workflow_id: i64,
-    /// The workflow's name.
-    pub workflow_name: Option<String>,
-    /// The number that people see.
-    pub run_number: Option<i64>,
-    pub status: String,
-    /// How it ended.
-    pub conclusion: Option<String>,
-    /// What triggered it.
-    pub event: Option<String>,
-    pub branch: Option<String>,
-    pub commit_sha: Option<String>,
-    pub attempt: i32,
-    /// Its page on GitHub.
-    pub url: Option<String>,
-    /// When this attempt started.
-    pub started_at: Option<Time>,
-    /// When GitHub last changed it.
-    pub updated_at: Time,
-}
-
 #[derive(Queryable, Insertable)]
 #[diesel(table_name = runs, treat_none_as_default_value = false)]
 struct RunRow {
@@ -61,28 +33,6 @@ struct RunRow {
     started_at: Option<Ts>,
     updated_at: Ts,
     created_at: Ts,
-}
-
-/// A job as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    pub job_id: i64,
-    pub run_id: i64,
-    /// The run's attempt.
-    pub attempt: i32,
-    /// The job's name.
-    pub name: String,
-    pub status: String,
-    /// How it ended.
-    pub conclusion: Option<String>,
-    /// Its page on GitHub.
-    pub url: Option<String>,
-    /// Its steps, a JSON array.
-    pub steps: String,
-    /// When it started.
-    pub started_at: Option<Time>,
-    /// When it ended.
-    pub completed_at: Option<Time>,
 }
 
 #[derive(Queryable, Insertable)]
@@ -208,7 +158,13 @@ pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, Workf
 }
 
 /// The runs of `repo` that began in `[from, to)`, newest first, at most `limit`.
-pub async fn between(conn: &mut Conn, repo: Uuid, from: Time, to: Time, limit: u32) -> Result<Vec<Run>> {
+pub async fn between(
+    conn: &mut Conn,
+    repo: Uuid,
+    from: Time,
+    to: Time,
+    limit: u32,
+) -> Result<Vec<WorkflowRun>> {
     let query = runs::table
         .filter(runs::repo_id.eq(Id(repo)))
         .filter(runs::created_at.ge(Ts::from(from)))
@@ -216,32 +172,31 @@ pub async fn between(conn: &mut Conn, repo: Uuid, from: Time, to: Time, limit: u
         .order((runs::created_at.desc(), runs::run_id.desc()))
         .limit(i64::from(limit));
     let rows: Vec<RunRow> = conn.load(query).await?;
-    Ok(rows.into_iter().map(Run::from).collect())
+    Ok(rows.into_iter().map(WorkflowRun::from).collect())
 }
 
 /// The jobs of these runs, in the order of their numbers.
-pub async fn jobs_of(conn: &mut Conn, run_ids: Vec<i64>) -> Result<Vec<Job>> {
+pub async fn jobs_of(conn: &mut Conn, run_ids: Vec<i64>) -> Result<Vec<WorkflowJob>> {
     let query = jobs::table.filter(jobs::run_id.eq_any(run_ids)).order(jobs::job_id.asc());
     let rows: Vec<JobRow> = conn.load(query).await?;
-    Ok(rows.into_iter().map(Job::from).collect())
+    Ok(rows.into_iter().map(WorkflowJob::from).collect())
 }
 
-/// The newest run of each of these repositories that has one.
-pub async fn newest_of(conn: &mut Conn, repos: &[Uuid]) -> Result<Vec<Run>> {
+/// The newest run of each of these repositories that has one, with the repository's id.
+pub async fn newest_of(conn: &mut Conn, repos: &[Uuid]) -> Result<Vec<(Uuid, WorkflowRun)>> {
     let ids: Vec<Id> = repos.iter().copied().map(Id).collect();
     let of_repos = runs::table.filter(runs::repo_id.eq_any(ids));
     let newest = of_repos.group_by(runs::repo_id).select(max(runs::run_id));
     let numbers: Vec<Option<i64>> = conn.load(newest).await?;
     let numbers: Vec<i64> = numbers.into_iter().flatten().collect();
     let rows: Vec<RunRow> = conn.load(runs::table.filter(runs::run_id.eq_any(numbers))).await?;
-    Ok(rows.into_iter().map(Run::from).collect())
+    Ok(rows.into_iter().map(|row| (row.repo_id.0, row.into())).collect())
 }
 
-impl From<RunRow> for Run {
+impl From<RunRow> for WorkflowRun {
     fn from(row: RunRow) -> Self {
         Self {
             run_id: row.run_id,
-            repo_id: row.repo_id.0,
             workflow_id: row.workflow_id,
             workflow_name: row.workflow_name,
             run_number: row.run_number,
@@ -252,21 +207,25 @@ impl From<RunRow> for Run {
             commit_sha: row.commit_sha,
             attempt: row.attempt,
             url: row.url,
+            created_at: Some(row.created_at.into()),
             started_at: row.started_at.map(Time::from),
-            updated_at: row.updated_at.into(),
+            updated_at: Some(row.updated_at.into()),
         }
     }
 }
 
-impl From<JobRow> for Job {
+impl From<JobRow> for WorkflowJob {
     fn from(row: JobRow) -> Self {
         Self {
             job_id: row.job_id,
             run_id: row.run_id,
             attempt: row.attempt,
             name: row.name,
+            workflow_name: row.workflow_name,
             status: row.status,
             conclusion: row.conclusion,
+            branch: None,
+            commit_sha: None,
             url: row.url,
             steps: row.steps,
             started_at: row.started_at.map(Time::from),

@@ -152,13 +152,14 @@ impl Round<'_> {
             let some: Vec<_> = due.iter().take(TRIMMED_AT_ONCE).cloned().collect();
             let (rows, done) = self
                 .store
-                .write(move |conn| {
+                .write_log(move |mut conn| {
                     Box::pin(async move {
                         let (generation, now) = (asked.generation(), asked.timestamp());
                         let (mut left, mut done) = (BATCH, 0);
                         for (channel, retention) in &some {
-                            let bounds = log::bounds(conn, &generation, channel, *retention, now).await?;
-                            left -= log::trim(conn, channel, &bounds, left).await? as u32;
+                            let bounds =
+                                log::bounds(&mut conn, &generation, channel, *retention, now).await?;
+                            left -= log::trim(&mut conn, channel, &bounds, left).await? as u32;
                             if left == 0 {
                                 break;
                             }

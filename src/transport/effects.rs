@@ -3,20 +3,21 @@
 
 use std::rc::Rc;
 
-use super::websocket::WorkerContext;
+use super::worker::WorkerContext;
 use crate::clients::Target;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::NewEvent;
-use crate::domain::options::{ChannelOptions, Retention};
-use crate::domain::position::Position;
-use crate::hub::fanout::{Framing, PerSubscriber, SubscriberOptions, SubscriptionGuard};
+use crate::domain::options::ChannelOptions;
+use crate::hub::fanout::{PerSubscriber, SubscriberOptions, SubscriptionGuard};
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::DisconnectCode;
+use crate::protocol::encoding::Framing;
 use crate::publish::{Publisher, UnitOfWork};
-use crate::recovery::{self, RecoveryLimit};
+use crate::recovery::{RecoveryLimit, RecoveryRequest};
+use crate::resources;
 use crate::session::Connection;
-use crate::session::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Since, Stored};
-use crate::store::{Store, history, resources};
+use crate::session::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
+use crate::store::{Store, history};
 
 /// The recovery limit of built-in channels (design §5).
 const BUILT_IN_LIMIT: RecoveryLimit = RecoveryLimit { events: 10_000, bytes: 4 << 20 };
@@ -93,28 +94,6 @@ pub(super) async fn join_channel(
         }
     };
     (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
-}
-
-/// What a returning client may have missed. Clients that return to the same position share a read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct RecoveryRequest {
-    channel: ChannelName,
-    retention: Retention,
-    since: Since,
-    limit: RecoveryLimit,
-    /// Only the latest publication counts.
-    cache: bool,
-}
-
-impl RecoveryRequest {
-    async fn read(self, store: Store) -> Option<(Replay, Position)> {
-        let Self { channel, retention, since, limit, cache } = self;
-        let found = match cache {
-            true => recovery::recover_latest(&store, &channel, retention, since).await,
-            false => recovery::recover(&store, &channel, retention, since, limit).await,
-        };
-        found.inspect_err(|error| tracing::warn!(%channel, %error, "clients cannot recover")).ok()
-    }
 }
 
 /// Reads stored events.

@@ -97,6 +97,22 @@ name = \"mail\"
     )
 }
 
+async fn a_notification_waits_for_its_user_if_nothing_is_configured(backend: Backend) {
+    let app = TestApp::with(backend, "[client.subscribe_to_user_personal_channel]\nenabled = true").await;
+    publish(&app, "#ana", json!("before")).await;
+    let (mut ana, connect) = connected(&app, "ana").await;
+    let own = &connect["subs"]["#ana"];
+    assert_eq!((&own["recoverable"], &own["offset"]), (&json!(true), &json!(1)), "{connect}");
+    publish(&app, "#ana", json!("live")).await;
+    assert_eq!(ana.push().await, json!({ "channel": "#ana", "pub": { "data": "live", "offset": 2 } }));
+    let history = app.call("history", json!({ "channel": "#ana", "limit": 10 })).await.json();
+    let publications = history["result"]["publications"].as_array().map(Vec::len);
+    assert_eq!(publications, Some(2), "{history}");
+    // Others without a namespace have nothing.
+    let history = app.call("history", json!({ "channel": "ana", "limit": 10 })).await.json();
+    assert_eq!(history["error"]["code"], 108, "{history}");
+}
+
 async fn every_user_has_a_channel_of_its_own(backend: Backend) {
     let app = TestApp::with(backend, &personal("")).await;
     let (mut ana, connect) = connected(&app, "ana").await;
@@ -367,6 +383,7 @@ on_both!(
     a_list_of_users_is_the_only_way_in,
     names_and_data_are_what_the_operator_wants,
     every_user_has_a_channel_of_its_own,
+    a_notification_waits_for_its_user_if_nothing_is_configured,
     a_new_connection_ends_the_older_ones,
     a_cache_brings_the_latest_publication,
     a_filter_lets_through_what_is_wanted,

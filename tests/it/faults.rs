@@ -41,10 +41,6 @@ async fn work_that_panics_harms_only_itself(store: TestStore) {
 struct Panics;
 
 impl Apply for Panics {
-    fn order(&self) -> i64 {
-        0
-    }
-
     fn apply<'a>(&'a self, _: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {
         async { panic!("in the middle of a unit") }.boxed()
     }

@@ -8,9 +8,9 @@ use campanile::bus::{Content, HubEvent};
 use campanile::domain::channel::ChannelName;
 use campanile::domain::event::NewEvent;
 use campanile::domain::position::Position;
-use campanile::publish::{Apply, Committed, Dedup, PublishError, UnitOfWork, Verdict};
+use campanile::publish::{Apply, Committed, Dedup, NewRow, PublishError, Reaction, UnitOfWork, Verdict};
 use campanile::store::log::IdempotencyKey;
-use campanile::store::{Options, Result, Transaction, Ts};
+use campanile::store::{LockKey, Options, Result, Transaction, Ts};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
@@ -35,6 +35,8 @@ on_both![
     changes_of_state_run_in_their_order,
     one_unit_too_many_is_refused_at_once,
     a_publisher_without_handles_finishes_its_queue,
+    rows_of_a_reaction_are_committed_once_with_their_event,
+    a_row_that_cannot_be_inserted_fails_its_unit_alone,
 ];
 
 fn key(channel: &ChannelName, key: &str, expires_at: Ts) -> Dedup {
@@ -381,8 +383,8 @@ async fn a_change_without_events_is_a_unit_too(store: TestStore) {
 struct Noted(i64, &'static str, Arc<Mutex<Vec<&'static str>>>);
 
 impl Apply for Noted {
-    fn order(&self) -> i64 {
-        self.0
+    fn locks(&self) -> Vec<LockKey> {
+        vec![lock(self.0)]
     }
 
     fn apply<'a>(&'a self, _: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {
@@ -425,4 +427,73 @@ async fn a_publisher_without_handles_finishes_its_queue(store: TestStore) {
     drop(publisher);
     work.await;
     assert_eq!(store.whole_log(&news).await.len(), 3);
+}
+
+/// A mark for each event whose data is a letter, and a broken row for what is `"broken"`.
+struct Marking(Arc<Mutex<u32>>);
+
+struct Mark(String);
+
+impl Reaction for Marking {
+    fn react(&self, event: &NewEvent) -> Vec<Box<dyn NewRow>> {
+        *self.0.lock().unwrap() += 1;
+        vec![Box::new(Mark(event.data.trim_matches('"').to_owned()))]
+    }
+}
+
+impl NewRow for Mark {
+    fn insert<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<()>> {
+        let change = if self.0 == "broken" { Change::broken() } else { Change::mark(0, &self.0) };
+        async move { change.apply(tx).await.map(drop) }.boxed()
+    }
+}
+
+async fn rows_of_a_reaction_are_committed_once_with_their_event(store: TestStore) {
+    store.prepare_marks().await;
+    let (news, seen) = (channel("news"), Arc::default());
+    let reactions: Vec<Box<dyn Reaction>> = vec![Box::new(Marking(Arc::clone(&seen)))];
+    let (publisher, _, work) = store.reacting_publisher(reactions);
+    let key = || {
+        let expires_at = store.store.timestamp().plus(Duration::from_secs(60));
+        IdempotencyKey { channel: news.clone(), key: "k".into(), expires_at }
+    };
+    let keyed = || UnitOfWork { dedup: Dedup::Key(key()), ..unit(&news, "\"b\"") };
+    let refused = Change { order: 1, statements: Vec::new(), end: End::Refuse };
+    // Together: the first time of a key, its repetition, and a refusal; the bad unit has the batch
+    // tried again one by one.
+    let units = [
+        unit(&news, "\"a\""),
+        keyed(),
+        keyed(),
+        refused.on(unit(&news, "\"c\"")),
+        Change::broken().on(unit(&news, "\"d\"")),
+        passing(&news, "\"e\""),
+    ];
+    let mut commits = futures_util::future::join_all(units.map(|unit| publisher.commit(unit)));
+    assert!(futures_util::poll!(&mut commits).is_pending());
+    tokio::spawn(work);
+    let ended = commits.await;
+    assert!(matches!(ended[0], Ok(Committed::Done(_))) && matches!(ended[1], Ok(Committed::Done(_))));
+    assert!(matches!(ended[2], Ok(Committed::Duplicate(Some(_)))));
+    assert!(matches!(ended[3], Ok(Committed::Refused)) && matches!(ended[4], Err(PublishError::Failed(_))));
+    assert!(matches!(publisher.commit(keyed()).await, Ok(Committed::Duplicate(Some(_)))));
+    assert_eq!(store.marks().await, "abe", "once for what took place, also if it is not kept");
+    assert_eq!(*seen.lock().unwrap(), 7, "once for each event");
+    assert_eq!(store.whole_log(&news).await.len(), 2);
+}
+
+async fn a_row_that_cannot_be_inserted_fails_its_unit_alone(store: TestStore) {
+    store.prepare_marks().await;
+    let news = channel("news");
+    let (publisher, recorded, work) = store.reacting_publisher(vec![Box::new(Marking(Arc::default()))]);
+    let units = ["\"a\"", "\"broken\"", "\"b\""].map(|data| unit(&news, data));
+    let mut commits = futures_util::future::join_all(units.map(|unit| publisher.commit(unit)));
+    assert!(futures_util::poll!(&mut commits).is_pending());
+    tokio::spawn(work);
+    let ended = commits.await;
+    assert!(matches!(ended[1], Err(PublishError::Failed(_))));
+    assert!(matches!(ended[0], Ok(Committed::Done(_))) && matches!(ended[2], Ok(Committed::Done(_))));
+    assert_eq!(store.marks().await, "ab");
+    assert_eq!(store.whole_log(&news).await.len(), 2, "the event of a failed row is gone as well");
+    assert_eq!(recorded.logged(&news).len(), 2, "and is not announced");
 }

@@ -79,10 +79,10 @@ fn postgres_flushes_each_commit_before_it_is_answered() {
             let (generation, now) = (store.store.generation(), store.store.timestamp());
             let event = event(&news, &n.to_string());
             let before_commit: String = store
-                .write(move |conn| {
+                .write_log(move |mut conn| {
                     async move {
                         log::append(
-                            conn,
+                            &mut conn,
                             &generation,
                             now,
                             &[Append { events: &[&event], ..log::Append::default() }],

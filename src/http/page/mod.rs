@@ -12,7 +12,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{ApiError, ApiResult};
-use super::poll::matches_tag;
+use super::etag;
 
 /// Our own files and nothing else; what would turn text into markup is an error.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -90,8 +90,7 @@ pub async fn file(request: HttpRequest, name: web::Path<String>) -> ApiResult {
 }
 
 fn serve(request: &HttpRequest, file: &File) -> HttpResponse {
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let fresh = known.is_some_and(|known| matches_tag(known, &TAG));
+    let fresh = etag::known(request.headers()).is_some_and(|known| etag::matches(known, &TAG));
     let mut answer = if fresh { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     answer.insert_header((header::ETAG, TAG.as_str()));
     // Asked for each time, so that an upgrade shows at once; mostly the answer is 304.

@@ -3,27 +3,28 @@
 
 mod not_modified_fast_path;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::access::{self, Caller};
+use super::access::{self, Access};
 use super::error::{ApiError, ApiResult};
+use super::etag;
+use super::extract::Caller;
 use super::rate_headers::{add_rate, with_rate};
-use crate::domain::access::{Action, Denied};
+use crate::domain::access::{Action, Denied, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
+use crate::domain::principal::Principal;
+use crate::history::{self, Bounds, Found, Page, PageRequest};
 use crate::http::metrics::{Metrics, PollOutcome};
 use crate::limits::rate_limit::RateLimit;
 use crate::protocol::polled;
-use crate::store::log::{self, Bounds, Page};
-use crate::store::{self, Heads, Store};
+use crate::resources;
+use crate::store::Store;
 
 pub use not_modified_fast_path::NotModifiedFastPath;
 
@@ -102,28 +103,48 @@ pub(super) async fn rate_limited(
     }
 }
 
+/// A poll that its caller may make.
+struct Judged {
+    retention: Retention,
+    limit: u32,
+    /// Where the page begins.
+    from: Option<Position>,
+}
+
+/// Decides whether `principal` may make this poll, on a channel that stands for `resource`. The route and
+/// [`NotModifiedFastPath`] both ask here, so a check that is added here holds for both. Before it they
+/// authenticate, and beside it they count the poll.
+fn judge_poll(
+    access: &Access,
+    principal: &Principal,
+    channel: &ChannelName,
+    resource: &ResourceInfo,
+    query: &PageQuery,
+) -> Result<Judged, ApiError> {
+    access.check(principal, Action::History, channel, resource)?;
+    let retention = access.namespaces.load().retention_of(channel).ok_or(Denied::NotAvailable)?;
+    let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
+    let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, channel)).transpose()?;
+    Ok(Judged { retention, limit, from })
+}
+
 /// The tag of `channel` for a reader at its end, if `from` is the end and the reader has sent that tag.
 fn etag_at_end(
-    heads: &Heads,
+    store: &Store,
     channel: &ChannelName,
     from: &Position,
     limit: u32,
     known: &str,
 ) -> Option<String> {
-    if heads.of(channel)? != *from {
+    if !history::is_at_end(store, channel, from) {
         return None;
     }
     let bounds = Bounds { head: from.clone(), before_oldest: from.offset };
-    let tag = etag(channel, Some(from), limit, &bounds);
-    matches_tag(known, &tag).then_some(tag)
+    let tag = etag_of(channel, Some(from), limit, &bounds);
+    etag::matches(known, &tag).then_some(tag)
 }
 
-enum Found {
-    NotModified(String),
-    Page(Page),
-}
-
-/// One page of `channel`. `hidden` may replace a refusal of the access rule by another error.
+/// One page of `channel`. `hidden` may replace a refusal by another error.
 pub(super) async fn page(
     request: &HttpRequest,
     Caller(principal): &Caller,
@@ -132,93 +153,50 @@ pub(super) async fn page(
     store: &Store,
     hidden: impl FnOnce(ApiError) -> ApiError,
 ) -> ApiResult {
-    // Whatever is checked here must be checked by `NotModifiedFastPath::answer` too.
     let access = access::of(request);
-    access.permit(store, principal, Action::History, &channel).await.map_err(hidden)?;
-    let retention = access.namespaces.load().retention_of(&channel).ok_or(Denied::NotAvailable)?;
-    let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
-    let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, &channel)).transpose()?;
-
-    let known =
-        request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let resource = resources::lookup(store, &channel).await?;
+    let judged = judge_poll(access, principal, &channel, &resource, query).map_err(hidden)?;
+    let known = etag::known(request.headers());
     // The reader is at the end and has the current tag: the database has nothing to add.
-    if let (Some(heads), Some(from), Some(known)) = (store.heads(), &from, &known)
-        && let Some(tag) = etag_at_end(heads, &channel, from, limit, known)
+    if let (Some(from), Some(known)) = (&judged.from, known)
+        && let Some(tag) = etag_at_end(store, &channel, from, judged.limit, known)
     {
-        return Ok(not_modified(tag));
+        return Ok(etag::not_modified(&tag));
     }
     // On the heap, so that the future of a reader at the end stays small.
-    Box::pin(read_page(channel, from, limit, known, retention, store)).await
+    Box::pin(read_page(channel, judged, known.map(str::to_owned), store)).await
 }
 
 /// Answers from the store.
-async fn read_page(
-    channel: ChannelName,
-    from: Option<Position>,
-    limit: u32,
-    known: Option<String>,
-    retention: Retention,
-    store: &Store,
-) -> ApiResult {
-    let since = store.heads().map(Heads::version);
-    let asked = store.clone();
+async fn read_page(channel: ChannelName, judged: Judged, known: Option<String>, store: &Store) -> ApiResult {
+    let Judged { retention, limit, from } = judged;
     let tag_of = {
         let (channel, from) = (channel.clone(), from.clone());
-        move |bounds: &Bounds| etag(&channel, from.as_ref(), limit, bounds)
+        move |bounds: &Bounds| etag_of(&channel, from.as_ref(), limit, bounds)
     };
-    let (tagger, start, wanted) = (tag_of.clone(), from.clone(), channel.clone());
-    let found = store
-        .read(move |conn| {
-            Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
-                let bounds = log::bounds(conn, &generation, &wanted, retention, now).await?;
-                if let (Some(heads), Some(since)) = (asked.heads(), since) {
-                    heads.learn(since, &wanted, &bounds.head);
-                }
-                let lost = start.as_ref().is_some_and(|from| !bounds.covers(from));
-                let tag = tagger(&bounds);
-                if !lost && known.is_some_and(|known| matches_tag(&known, &tag)) {
-                    return store::Result::Ok(Found::NotModified(tag));
-                }
-                let page = log::page(conn, &generation, &wanted, retention, now, start.as_ref(), None, limit)
-                    .await?;
-                Ok(Found::Page(page))
-            })
-        })
-        .await?;
-    match found {
-        Found::NotModified(tag) => Ok(not_modified(tag)),
+    let tagger = tag_of.clone();
+    let is_known = move |bounds: &Bounds| known.is_some_and(|known| etag::matches(&known, &tagger(bounds)));
+    let is_built_in = channel.is_built_in();
+    let request = PageRequest { channel, retention, from: from.clone(), limit };
+    match history::page(store, request, is_known).await? {
+        Found::Known(bounds) => Ok(etag::not_modified(&tag_of(&bounds))),
         Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
         Found::Page(Page::Events { events, bounds }) => {
             let at = events.last().map(|event| event.offset);
-            let at = at.or(from.as_ref().map(|from| from.offset)).unwrap_or(bounds.before_oldest);
+            let at = at.or(from.map(|from| from.offset)).unwrap_or(bounds.before_oldest);
             let mut body = String::from("{\"events\":[");
             for (i, event) in events.iter().enumerate() {
                 if i > 0 {
                     body.push(',');
                 }
-                polled::write(&mut body, channel.is_built_in(), event);
+                polled::write(&mut body, is_built_in, event);
             }
             let cursor = Position::new(bounds.head.epoch.clone(), at);
             let has_next = at < bounds.head.offset;
             body.push_str(&format!("],\"cursor\":\"{cursor}\",\"hasNext\":{has_next}}}"));
-            let mut answer = HttpResponse::Ok().content_type("application/json").body(body);
-            cacheable(answer.headers_mut(), &tag_of(&bounds));
-            Ok(answer)
+            Ok(etag::json(&tag_of(&bounds), body))
         }
     }
-}
-
-fn not_modified(tag: String) -> HttpResponse {
-    let mut answer = HttpResponse::new(StatusCode::NOT_MODIFIED);
-    cacheable(answer.headers_mut(), &tag);
-    answer
-}
-
-fn cacheable(headers: &mut HeaderMap, tag: &str) {
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=0"));
-    headers.insert(header::VARY, HeaderValue::from_static("Authorization, Cookie"));
-    headers.insert(header::ETAG, HeaderValue::from_str(tag).expect("digits and quotes"));
 }
 
 /// The position of `cursor` on `channel`; a cursor of several channels must contain it.
@@ -239,19 +217,7 @@ fn cursor_lost(bounds: &Bounds) -> ApiError {
         .details(json!({ "oldest": bounds.oldest().to_string(), "head": bounds.head.to_string() }))
 }
 
-/// A hash of everything the answer depends on. It is no secret: a forged tag deceives only its forger.
-fn etag(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bounds) -> String {
-    let start = from.ok_or(bounds.before_oldest);
-    let mut hasher = DefaultHasher::new();
-    (channel, start, limit, &bounds.head).hash(&mut hasher);
-    let mut tag = [b'"'; 18];
-    hex::encode_to_slice(hasher.finish().to_be_bytes(), &mut tag[1..17]).expect("two digits a byte");
-    str::from_utf8(&tag).expect("digits and quotes").to_owned()
-}
-
-/// `If-None-Match` (RFC 9110, section 13.1.2): a list of tags, perhaps weak, or `*`.
-pub fn matches_tag(header: &str, tag: &str) -> bool {
-    let matches = |known: &str| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag;
-    // The usual form first.
-    header == tag || header.split(',').map(str::trim).any(matches)
+/// A hash of everything the answer depends on.
+fn etag_of(channel: &ChannelName, from: Option<&Position>, limit: u32, bounds: &Bounds) -> String {
+    etag::of(&(channel, from.ok_or(bounds.before_oldest), limit, &bounds.head))
 }

@@ -7,15 +7,14 @@ use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, web};
 
-use super::{DEFAULT_LIMIT, MAX_LIMIT, PATH, PollEndpoint, Query, etag_at_end, not_modified};
+use super::{PATH, PageQuery, PollEndpoint, Query, etag_at_end, judge_poll};
 use crate::auth;
-use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
-use crate::domain::position::Position;
 use crate::http::access::Access;
 use crate::http::rate_headers::add_rate;
-use crate::http::{origin, parse_limit};
-use crate::store::{Store, resources};
+use crate::http::{etag, origin};
+use crate::resources;
+use crate::store::Store;
 use crate::telemetry::metrics::Counter;
 
 /// Answers such polls.
@@ -42,24 +41,24 @@ impl NotModifiedFastPath {
         if !is_poll || headers.contains_key(header::ORIGIN) {
             return None;
         }
-        let heads = self.store.heads()?;
+        self.store.heads()?;
         let known = text(headers.get(header::IF_NONE_MATCH)?)?;
         let token = auth::bearer(text(headers.get(header::AUTHORIZATION)?)?)?;
         let principal = self.access.authenticate_from_cache(token)?;
-        let query = web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
-        let channel = ChannelName::parse(&query.channel?).ok()?;
-        let limit = parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT).ok()?;
-        let from = Position::parse(&query.cursor?)?;
+        let Query { channel, cursor, limit } =
+            web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
+        let channel = ChannelName::parse(&channel?).ok()?;
+        cursor.as_deref().filter(|cursor| cursor.contains('.'))?;
 
         let resource = resources::lookup_local(&channel).ok()?;
-        self.access.check(&principal, Action::History, &channel, &resource).ok()?;
-        self.access.namespaces.load().retention_of(&channel)?;
+        let query = PageQuery { cursor, limit };
+        let judged = judge_poll(&self.access, &principal, &channel, &resource, &query).ok()?;
         // Only now: how long an answer takes must not tell an unauthorised caller anything about a channel.
-        let tag = etag_at_end(heads, &channel, &from, limit, known)?;
+        let tag = etag_at_end(&self.store, &channel, &judged.from?, judged.limit, known)?;
         let decision = self.endpoint.rate.check_here(&Access::user_key(&principal)?)?;
 
         self.not_modified.inc();
-        let mut answer = not_modified(tag);
+        let mut answer = etag::not_modified(&tag);
         add_rate(answer.headers_mut(), &decision);
         origin::add_security_headers(answer.headers_mut());
         Some(answer)

@@ -1,18 +1,14 @@
 //! What a channel still holds, and letting go of it. The limit for clients does not count here; how
 //! large one answer may be is bounded by the store.
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Api, Failure, MethodResult, channel_of, empty_result};
+use super::{Api, MethodResult, channel_of, empty_result};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
+use crate::history::{self, History as Found, Wanted};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
-use crate::publish::{Apply, Publisher, UnitOfWork, Verdict};
-use crate::store::history::{self as stored, Wish};
-use crate::store::{self, Store, StoreError, Transaction, log};
 
 #[derive(Deserialize)]
 pub(super) struct History {
@@ -40,11 +36,17 @@ pub(super) async fn history(api: &Api, asked: History) -> MethodResult {
     if asked.reverse == Some(true) && asked.since.as_ref().is_some_and(|since| since.offset == 0) {
         return Err(ErrorCode::BadRequest.into());
     }
-    match read(api.state(), channel, retention, asked).await? {
-        stored::History::Events { events, head } => {
+    let wanted = Wanted {
+        since: asked.since.map(|since| (since.epoch, since.offset)),
+        // All of it, if the number is negative.
+        limit: u32::try_from(asked.limit.unwrap_or(0)).unwrap_or(u32::MAX),
+        reverse: asked.reverse == Some(true),
+    };
+    match history::read(api.state(), channel, retention, wanted).await? {
+        Found::Events { events, head } => {
             Ok(Reply::History { publications: &events, position: &head }.result())
         }
-        stored::History::OtherEpoch(_) => Err(ErrorCode::UnrecoverablePosition.into()),
+        Found::OtherEpoch(_) => Err(ErrorCode::UnrecoverablePosition.into()),
     }
 }
 
@@ -56,27 +58,6 @@ fn readable(api: &Api, name: &str) -> Result<(ChannelName, Retention), ErrorCode
     Ok((channel, retention))
 }
 
-async fn read(
-    store: &Store,
-    channel: ChannelName,
-    retention: Retention,
-    asked: History,
-) -> Result<stored::History, StoreError> {
-    let (generation, now) = (store.generation(), store.timestamp());
-    // All of it, if the number is negative.
-    let limit = u32::try_from(asked.limit.unwrap_or(0)).unwrap_or(u32::MAX);
-    store
-        .read(move |conn| {
-            async move {
-                let since = asked.since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
-                let wish = Wish { since, limit, reverse: asked.reverse == Some(true), bytes: usize::MAX };
-                stored::read(conn, &generation, &channel, retention, now, wish).await
-            }
-            .boxed()
-        })
-        .await
-}
-
 #[derive(Deserialize)]
 pub(super) struct HistoryRemove {
     #[serde(default)]
@@ -86,23 +67,6 @@ pub(super) struct HistoryRemove {
 /// `POST /api/history_remove`: what is kept goes, the position stays.
 pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> MethodResult {
     let (channel, _) = readable(api, &asked.channel)?;
-    let unit = UnitOfWork { apply: Some(Box::new(Remove(channel))), ..UnitOfWork::of(Vec::new()) };
-    api.state::<Publisher>().commit(unit).await.map_err(|error| Failure::Refused(error.into()))?;
+    history::remove(api.state(), channel).await?;
     empty_result()
-}
-
-struct Remove(ChannelName);
-
-impl Apply for Remove {
-    /// No other unit locks a channel's stored events.
-    fn order(&self) -> i64 {
-        i64::MAX
-    }
-
-    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
-        Box::pin(async move {
-            log::clear(tx.conn, &self.0).await?;
-            Ok(Verdict::Proceed)
-        })
-    }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Api, MethodResult, channel_of};
 use crate::cluster::Cluster;
-use crate::hub::presence::{Member, counts};
+use crate::domain::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
 

@@ -12,17 +12,12 @@ use uuid::Uuid;
 
 use super::{Api, Failure, MethodResult, ServerApiEndpoint, channel_of};
 use crate::domain::channel::{ChannelKind, ChannelName};
-use crate::domain::event::{NewEvent, Time, envelope};
+use crate::domain::event::{NewEvent, Time, envelope, is_event_type};
 use crate::domain::options::Namespaces;
 use crate::domain::position::Position;
 use crate::protocol::code::ErrorCode;
-use crate::publish::{Committed, Dedup, PublishError, Publisher, UnitOfWork};
-use crate::store::log::{IdempotencyKey, Version};
-use crate::store::{Store, Ts};
-
-/// How long an idempotency key is known (protocol §13).
-const KEY_WINDOW: std::time::Duration = std::time::Duration::from_secs(300);
-const MAX_KEY: usize = 255;
+use crate::publish::{Committed, Dedup, MAX_KEY, PublishError, Publisher, UnitOfWork, Version};
+use crate::store::Store;
 
 /// A request of `publish` or of `broadcast`.
 #[derive(Deserialize)]
@@ -86,7 +81,6 @@ pub(super) struct PublishRequest {
     version: Option<Version>,
     /// By the clock of the store.
     now: Time,
-    expires_at: Ts,
 }
 
 impl PublishRequest {
@@ -127,7 +121,6 @@ impl PublishRequest {
             key,
             version: number.map(|number| Version { number, epoch }),
             now: store.now(),
-            expires_at: store.timestamp().plus(KEY_WINDOW),
         })
     }
 
@@ -143,9 +136,7 @@ impl PublishRequest {
             return Err(ErrorCode::BadRequest);
         }
         let kept = namespaces.retention_of(&channel).is_some() && !self.skip_history;
-        let dedup = self.key.clone().map_or(Dedup::None, |key| {
-            Dedup::Key(IdempotencyKey { channel: channel.clone(), key, expires_at: self.expires_at })
-        });
+        let dedup = self.key.clone().map_or(Dedup::None, |key| Dedup::by_key(channel.clone(), key, self.now));
         let mut event = if channel.is_built_in() {
             enveloped(channel, &self.data, self.now)?
         } else {
@@ -172,10 +163,7 @@ fn enveloped(channel: ChannelName, data: &str, now: Time) -> Result<NewEvent, Er
     }
     let given: Given<'_> =
         serde_json::from_str(data).ok().filter(|_| data.starts_with('{')).ok_or(ErrorCode::BadRequest)?;
-    let plain =
-        given.kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.'));
-    // Types that begin with `stream:` are reserved for the event stream itself.
-    if given.kind.is_empty() || given.kind.len() > 64 || !plain || given.kind.starts_with("stream:") {
+    if !is_event_type(&given.kind) {
         return Err(ErrorCode::BadRequest);
     }
     let repo = match channel.kind() {

@@ -118,8 +118,8 @@ impl ChannelActor {
         let (now, part) = (store.timestamp(), new_part());
         self.renew(ctx, async move {
             store
-                .write(move |conn| {
-                    Box::pin(async move { log::renew_epoch(conn, &name, known, &part, now).await })
+                .write_log(move |mut conn| {
+                    Box::pin(async move { log::renew_epoch(&mut conn, &name, known, &part, now).await })
                 })
                 .await
         });
@@ -133,9 +133,9 @@ impl ChannelActor {
         self.renew(ctx, async move {
             let asked = store.clone();
             store
-                .write(move |conn| {
+                .write_log(move |mut conn| {
                     Box::pin(async move {
-                        log::leave_epoch(conn, &asked.generation(), &name, &from.epoch, &part).await
+                        log::leave_epoch(&mut conn, &asked.generation(), &name, &from.epoch, &part).await
                     })
                 })
                 .await

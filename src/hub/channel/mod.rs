@@ -18,7 +18,6 @@ use uuid::Uuid;
 use workers::{Lag, WorkerFeed};
 
 use super::fanout::{Batch, FanoutMessage};
-use super::presence::Member;
 use super::sequencer::{Next, Sequencer};
 use super::{Hub, SubscribeError, Worker};
 use crate::bus::{Announcement, Content, PresenceChange};
@@ -26,6 +25,7 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
+use crate::domain::presence::Member;
 use crate::hub::metrics::{Metrics, Queue};
 use crate::store::Store;
 use crate::store::log::Bounds;

@@ -1,9 +1,7 @@
 //! Events on their way to the subscribers of a worker thread: encoded once for all who take them
 //! unchanged, and merged into few writes when several come together.
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::cell::OnceCell;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -12,18 +10,14 @@ use tokio::sync::mpsc;
 
 use crate::bus::PresenceChange;
 use crate::domain::channel::ChannelName;
-use crate::domain::cursor::Cursor;
 use crate::domain::event::{Delta, Event};
-use crate::domain::position::{Epoch, Position};
+use crate::domain::position::Epoch;
+use crate::domain::presence::Member;
 use crate::hub::outbox::MERGE;
-use crate::hub::presence::Member;
 use crate::protocol::delta;
+use crate::protocol::encoding::Framing;
 use crate::protocol::filter::{Tags, tags_of};
-use crate::protocol::form::Form;
-use crate::protocol::frames::Frames;
-use crate::protocol::push::{Push, channel_json, write_publication_push, write_publication_uni};
 use crate::protocol::reply::as_text;
-use crate::protocol::{sse, websocket};
 use crate::store::log::Bounds;
 
 /// What a channel actor sends to worker threads.
@@ -51,14 +45,12 @@ impl FanoutMessage {
 /// Events of one channel, encoded once for all who take them unchanged.
 pub struct Batch {
     pub(super) channel: ChannelName,
-    built_in: bool,
     /// `None` for events that are not kept.
     pub(super) epoch: Option<Epoch>,
     pub(super) events: Vec<Event>,
     pub(super) accepted: Option<Instant>,
-    as_sse: OnceLock<Bytes>,
-    as_websocket: OnceLock<Bytes>,
-    as_form: [OnceLock<Bytes>; Form::COUNT],
+    /// As bytes, by [`Framing::index`].
+    encoded: [OnceLock<Bytes>; Framing::COUNT],
     /// For subscribers with a filter or deltas.
     variants: Variants,
 }
@@ -85,18 +77,7 @@ impl Batch {
         events: Vec<Event>,
         accepted: Option<Instant>,
     ) -> Self {
-        let built_in = channel.is_built_in();
-        Self {
-            channel,
-            built_in,
-            epoch,
-            events,
-            accepted,
-            as_sse: OnceLock::new(),
-            as_websocket: OnceLock::new(),
-            as_form: Default::default(),
-            variants: Variants::default(),
-        }
+        Self { channel, epoch, events, accepted, encoded: Default::default(), variants: Variants::default() }
     }
 
     /// Makes this the batch of a channel whose data may be sent as deltas: `before` is the event before
@@ -144,6 +125,19 @@ impl Batch {
         Arc::new(Self::new(self.channel.clone(), self.epoch.clone(), events, self.accepted))
     }
 
+    /// The events after the offset `after` as bytes, which are made once for all who get the same.
+    pub(super) fn encode(&self, framing: &Framing, after: u64) -> Bytes {
+        let encode = || {
+            let new = self.events.iter().filter(|event| self.epoch.is_none() || event.offset > after);
+            framing.encode(&self.channel, self.epoch.as_ref(), new)
+        };
+        let whole = after < self.first() || self.epoch.is_none();
+        match whole && framing.is_shared() {
+            true => self.encoded[framing.index()].get_or_init(encode).clone(),
+            false => encode(),
+        }
+    }
+
     /// The history they belong to; `None` for events that are not kept.
     pub fn epoch(&self) -> Option<&Epoch> {
         self.epoch.as_ref()
@@ -162,105 +156,6 @@ impl Batch {
     }
 }
 
-/// How a subscriber's events become bytes.
-#[derive(Clone)]
-pub enum Framing {
-    /// SSE of one channel: the cursor is the event's own position, so all share the bytes.
-    Sse,
-    /// SSE of several channels: the cursor holds the positions of all of them.
-    SseMany(Rc<Cursors>),
-    /// The client protocol in frames of WebSocket.
-    WebSocket,
-    /// The client protocol in another form.
-    Form(Form),
-}
-
-/// The positions of a stream of several channels.
-#[derive(Default)]
-pub struct Cursors(RefCell<BTreeMap<ChannelName, Position>>);
-
-impl Cursors {
-    /// Moves one channel and answers the cursor of all.
-    pub fn advance(&self, channel: &ChannelName, position: Position) -> String {
-        let mut positions = self.0.borrow_mut();
-        positions.insert(channel.clone(), position);
-        Cursor::Many(positions.clone()).to_string()
-    }
-}
-
-impl Framing {
-    /// The cursor after `position` on `channel`, as it is written into a frame.
-    pub fn cursor(&self, channel: &ChannelName, position: &Position) -> String {
-        match self {
-            Self::Sse | Self::WebSocket | Self::Form(_) => position.to_string(),
-            Self::SseMany(cursors) => cursors.advance(channel, position.clone()),
-        }
-    }
-
-    /// The events of `batch` after the offset `after`.
-    pub(super) fn encode(&self, batch: &Batch, after: u64) -> Bytes {
-        let whole = after < batch.first() || batch.epoch.is_none();
-        let shared = match self {
-            Self::Sse if whole => &batch.as_sse,
-            Self::WebSocket if whole => &batch.as_websocket,
-            Self::Form(form) if whole => &batch.as_form[form.index()],
-            _ => return self.encode_after(batch, after),
-        };
-        shared.get_or_init(|| self.encode_after(batch, after)).clone()
-    }
-
-    fn encode_after(&self, batch: &Batch, after: u64) -> Bytes {
-        let events = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after);
-        if let Self::WebSocket = self {
-            let channel = channel_json(&batch.channel);
-            let mut frames = Frames::new();
-            events.for_each(|event| frames.add(|out| write_publication_push(out, &channel, event)));
-            let mut bytes = BytesMut::new();
-            frames.take().iter().for_each(|frame| websocket::push_text(&mut bytes, frame));
-            return bytes.freeze();
-        }
-        if let Self::Form(form) = self {
-            let channel = channel_json(&batch.channel);
-            let (mut text, mut bytes) = (String::new(), BytesMut::new());
-            for event in events {
-                text.clear();
-                if form.is_uni() {
-                    write_publication_uni(&mut text, &channel, event);
-                } else {
-                    write_publication_push(&mut text, &channel, event);
-                }
-                form.add(&mut bytes, &text);
-            }
-            return bytes.freeze();
-        }
-        let mut text = String::new();
-        for event in events {
-            let id = batch
-                .epoch
-                .as_ref()
-                .map(|epoch| self.cursor(&batch.channel, &Position::new(epoch.clone(), event.offset)));
-            sse::write_event(&mut text, batch.built_in, event, id.as_deref());
-        }
-        Bytes::from(text)
-    }
-
-    /// One push about a channel, as the client protocol has it.
-    pub(super) fn push(&self, push: &Push<'_>) -> Bytes {
-        let mut text = String::new();
-        if let Self::Form(form) = self {
-            form.write_push(&mut text, push);
-            return form.message(&text);
-        }
-        push.write(&mut text);
-        websocket::text(&text)
-    }
-
-    /// Whether all subscribers of a channel get the same bytes.
-    pub(super) fn is_shared(&self) -> bool {
-        !matches!(self, Self::SseMany(_))
-    }
-}
-
 /// Consecutive batches of one channel, merged. What every subscriber needs of them is computed once.
 pub(super) struct MergedBatch<'a> {
     pub(super) batches: Vec<&'a Arc<Batch>>,
@@ -268,9 +163,8 @@ pub(super) struct MergedBatch<'a> {
     last: u64,
     events: u64,
     accepted: Option<Instant>,
-    as_sse: OnceCell<Vec<Bytes>>,
-    as_websocket: OnceCell<Vec<Bytes>>,
-    as_form: [OnceCell<Vec<Bytes>>; Form::COUNT],
+    /// By [`Framing::index`].
+    encoded: [OnceCell<Vec<Bytes>>; Framing::COUNT],
 }
 
 impl<'a> MergedBatch<'a> {
@@ -281,9 +175,7 @@ impl<'a> MergedBatch<'a> {
             last: batch.last(),
             events: batch.events.len() as u64,
             accepted: batch.accepted,
-            as_sse: OnceCell::new(),
-            as_websocket: OnceCell::new(),
-            as_form: Default::default(),
+            encoded: Default::default(),
         }
     }
 
@@ -323,17 +215,12 @@ impl<'a> MergedBatch<'a> {
 
     /// All of it as bytes, in as few writes as [`MERGE`] allows; made once for all subscribers.
     pub(super) fn chunks(&self, framing: &Framing) -> &[Bytes] {
-        let made = match framing {
-            Framing::WebSocket => &self.as_websocket,
-            Framing::Form(form) => &self.as_form[form.index()],
-            Framing::Sse | Framing::SseMany(_) => &self.as_sse,
-        };
-        made.get_or_init(|| match &self.batches[..] {
-            [only] => vec![framing.encode(only, 0)],
+        self.encoded[framing.index()].get_or_init(|| match &self.batches[..] {
+            [only] => vec![only.encode(framing, 0)],
             several => {
                 let mut chunks = Vec::new();
                 let mut open = BytesMut::new();
-                for bytes in several.iter().map(|batch| framing.encode(batch, 0)) {
+                for bytes in several.iter().map(|batch| batch.encode(framing, 0)) {
                     if !open.is_empty() && open.len() + bytes.len() > MERGE {
                         chunks.push(std::mem::take(&mut open).freeze());
                     }

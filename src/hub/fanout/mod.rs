@@ -5,7 +5,11 @@
 
 mod batch;
 mod batch_writer;
+mod counters;
+mod pause_buffer;
 mod per_subscriber;
+#[cfg(test)]
+mod playing;
 mod scheduler;
 mod subscriber;
 
@@ -19,18 +23,20 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
-use super::presence::PresenceInfo;
 use super::{Hub, SubscribeError, Worker};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
+use crate::domain::presence::PresenceInfo;
 use crate::hub::Metrics;
+use crate::protocol::encoding::Framing;
 use crate::supervision;
 use batch::MergedBatch;
-pub use batch::{Batch, Cursors, FanoutMessage, Framing};
+pub use batch::{Batch, FanoutMessage};
 use batch_writer::BatchWriter;
+use counters::DeliveryCounters;
 pub use per_subscriber::PerSubscriber;
 use scheduler::DrainScheduler;
-use subscriber::{DeliveryCounters, State};
+use subscriber::State;
 pub use subscriber::{Resume, Subscriber};
 
 /// The subscribers of one worker thread.

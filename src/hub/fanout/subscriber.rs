@@ -1,7 +1,7 @@
 //! One connection's subscription to one channel. A subscriber knows its position: it takes what follows,
 //! pauses while its connection catches up, and pauses by itself when it sees a gap.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::rc::Rc;
@@ -11,23 +11,20 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::SubscriberOptions;
-use super::batch::{Batch, Framing, MergedBatch};
+use super::batch::{Batch, MergedBatch};
+use super::counters::DeliveryCounters;
+use super::pause_buffer::{Buffered, MAX_BUFFERED, PauseBuffer};
 use super::per_subscriber::{Filtered, PerSubscriber};
 use crate::bus::PresenceChange;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
-use crate::hub::metrics::{Metrics, SlowReason, Transport};
+use crate::domain::presence::{Member, PresenceInfo};
+use crate::hub::metrics::SlowReason;
 use crate::hub::outbox::{Outbox, PushError};
-use crate::hub::presence::{Member, PresenceInfo};
-use crate::protocol::form::Form;
-use crate::protocol::push::{ChannelPush, Push};
-use crate::protocol::sse;
+use crate::protocol::encoding::Framing;
+use crate::protocol::presence::{info_of, member};
 use crate::store::log::Bounds;
-use crate::telemetry::metrics::{Counter, Family};
-
-/// Events that a paused subscriber keeps; with more it reads the log again instead.
-pub(super) const MAX_BUFFERED: usize = 1024;
 
 /// One connection's subscription to one channel. What a delivery reads stands first.
 #[repr(C)]
@@ -45,57 +42,6 @@ pub struct Subscriber {
     receives_join_leave: bool,
 }
 
-/// What a worker thread counts while it delivers, added to the metrics once a round.
-pub(super) struct DeliveryCounters {
-    pub(super) metrics: Arc<Metrics>,
-    sse: LocalCounter,
-    websocket: LocalCounter,
-    websocket_bytes: LocalCounter,
-    forms: [LocalCounter; Form::COUNT],
-    /// For the one other form that is written to a socket; what goes through a response body is counted
-    /// there.
-    uni_websocket_bytes: LocalCounter,
-}
-
-struct LocalCounter {
-    counter: Counter,
-    pending: Cell<u64>,
-}
-
-impl LocalCounter {
-    fn of(family: &Family<Transport, Counter>, transport: &'static str) -> Self {
-        Self { counter: family.with(Transport(transport)), pending: Cell::new(0) }
-    }
-
-    fn add(&self, more: u64) {
-        self.pending.set(self.pending.get() + more);
-    }
-
-    fn flush(&self) {
-        self.counter.inc_by(self.pending.take());
-    }
-}
-
-impl DeliveryCounters {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            sse: LocalCounter::of(&metrics.messages_sent, "sse"),
-            websocket: LocalCounter::of(&metrics.messages_sent, "websocket"),
-            websocket_bytes: LocalCounter::of(&metrics.sent_bytes, "websocket"),
-            forms: Form::ALL.map(|form| LocalCounter::of(&metrics.messages_sent, form.name())),
-            uni_websocket_bytes: LocalCounter::of(&metrics.sent_bytes, Form::UniWebsocket.name()),
-            metrics,
-        }
-    }
-
-    pub(super) fn flush(&self) {
-        [&self.sse, &self.websocket, &self.websocket_bytes, &self.uni_websocket_bytes]
-            .into_iter()
-            .chain(&self.forms)
-            .for_each(LocalCounter::flush);
-    }
-}
-
 pub(super) enum State {
     /// Events wait here until the connection has caught up.
     Paused(Box<PauseBuffer>),
@@ -103,40 +49,6 @@ pub(super) enum State {
     Live(Option<Position>),
     /// The subscription is over: nothing is pushed any more.
     Closed,
-}
-
-/// Something that came while a subscriber was paused.
-pub(super) enum Buffered {
-    Batch(Arc<Batch>),
-    PresenceChange(PresenceChange),
-}
-
-/// What came while a subscriber was paused.
-#[derive(Default)]
-pub(super) struct PauseBuffer {
-    pub(super) items: Vec<Buffered>,
-    events: usize,
-    bytes: usize,
-    /// Something was dropped: the log has it.
-    pub(super) incomplete: bool,
-    /// Up to where everything had been pushed when the subscriber fell behind.
-    resume_from: Option<Position>,
-}
-
-impl PauseBuffer {
-    /// Keeps `batch`, unless that makes too many events or more than `most` bytes: they are all pushed at
-    /// once in the end, and must not look like the backlog of a slow reader.
-    fn add(&mut self, batch: &Arc<Batch>, most: usize) {
-        self.events += batch.events.len();
-        self.bytes += batch.events.iter().map(|event| event.data.len()).sum::<usize>();
-        if self.events > MAX_BUFFERED || self.bytes > most {
-            self.items.clear();
-            self.incomplete = true;
-        }
-        if !self.incomplete {
-            self.items.push(Buffered::Batch(batch.clone()));
-        }
-    }
 }
 
 /// Whether what came follows what was there.
@@ -171,13 +83,13 @@ impl Subscriber {
 
     /// Who it is, if presence lists it.
     pub(super) fn member(&self) -> Option<Member> {
-        self.presence_info.as_ref().filter(|seen| seen.listed).map(PresenceInfo::member)
+        self.presence_info.as_ref().filter(|seen| seen.listed).map(member)
     }
 
     /// The join or leave message for others, if there is one.
     pub(super) fn presence_change(&self, joined: bool) -> Option<PresenceChange> {
         let announced = self.presence_info.as_ref().filter(|seen| seen.announced)?;
-        Some(PresenceChange { joined, info: announced.info() })
+        Some(PresenceChange { joined, info: info_of(announced) })
     }
 
     pub fn channel(&self) -> &ChannelName {
@@ -200,9 +112,9 @@ impl Subscriber {
             Some(Filtered::Replaced(replaced)) => batch = replaced,
             Some(Filtered::Unchanged) | None => {}
         }
-        self.count(batch.events.len() as u64);
+        self.counters.count_events(&self.framing, batch.events.len() as u64);
         self.counters.flush();
-        self.outbox.push_replay(self.framing.encode(&batch, 0))
+        self.outbox.push_replay(batch.encode(&self.framing, 0))
     }
 
     /// How many bytes of events are best pushed at once.
@@ -250,7 +162,7 @@ impl Subscriber {
 
     /// Whether the connection's listener tells the client of a loss, and not the subscriber.
     pub fn listener_reports_loss(&self) -> bool {
-        matches!(self.framing, Framing::WebSocket | Framing::Form(_))
+        self.framing.has_session()
     }
 
     /// Waits until the connection can take more, see [`Outbox::wait_for_capacity`].
@@ -356,7 +268,7 @@ impl Subscriber {
         if !self.advance(merged) {
             return merged.batches.iter().for_each(|batch| self.deliver(batch));
         }
-        self.count(merged.events());
+        self.counters.count_events(&self.framing, merged.events());
         for chunk in merged.chunks(&self.framing) {
             if self.push_bytes(chunk, merged.accepted()).is_err() {
                 return;
@@ -379,8 +291,8 @@ impl Subscriber {
         if chunk.is_empty() || !self.advance(merged) {
             return None;
         }
-        self.count(merged.events());
-        self.count_bytes(chunk);
+        self.counters.count_events(&self.framing, merged.events());
+        self.counters.count_bytes(&self.framing, chunk.len());
         Some((socket, chunk))
     }
 
@@ -409,11 +321,8 @@ impl Subscriber {
             State::Closed => return,
             State::Live(_) => {}
         }
-        let what = match presence_change.joined {
-            true => ChannelPush::Join(&presence_change.info),
-            false => ChannelPush::Leave(&presence_change.info),
-        };
-        let _ = self.push_bytes(&self.framing.push(&Push::Channel(&self.channel, what)), None);
+        let PresenceChange { joined, info } = presence_change;
+        let _ = self.push_bytes(&self.framing.presence(&self.channel, *joined, info), None);
     }
 
     /// The channel's history was replaced, or the channel itself lost its position.
@@ -421,11 +330,7 @@ impl Subscriber {
         let mut state = self.state.borrow_mut();
         let resume_from = match &mut *state {
             State::Paused(buffer) => {
-                **buffer = PauseBuffer {
-                    incomplete: true,
-                    resume_from: buffer.resume_from.take(),
-                    ..PauseBuffer::default()
-                };
+                **buffer = PauseBuffer::incomplete(buffer.resume_from.take());
                 return;
             }
             State::Live(Some(position)) if position.epoch == bounds.head.epoch => {
@@ -440,8 +345,7 @@ impl Subscriber {
         };
         if resume_from.is_some() || self.listener_reports_loss() {
             let lagging = resume_from.is_some();
-            let buffer = PauseBuffer { incomplete: true, resume_from, ..PauseBuffer::default() };
-            *state = State::Paused(Box::new(buffer));
+            *state = State::Paused(Box::new(PauseBuffer::incomplete(resume_from)));
             drop(state);
             if lagging {
                 return self.report_lag();
@@ -462,9 +366,7 @@ impl Subscriber {
             }
             return Ok(());
         }
-        let id = self.cursor(&bounds.head);
-        let frame = sse::reset(&self.channel, &bounds.oldest(), &bounds.head, Some(&id));
-        self.push_bytes(&Bytes::from(frame), None)
+        self.push_bytes(&self.framing.reset(&self.channel, &bounds.oldest(), &bounds.head), None)
     }
 
     fn push(&self, batch: &Batch, after: u64) -> Result<(), PushError> {
@@ -476,14 +378,14 @@ impl Subscriber {
     }
 
     fn push_unfiltered(&self, batch: &Batch, after: u64) -> Result<(), PushError> {
-        let bytes = self.framing.encode(batch, after);
+        let bytes = batch.encode(&self.framing, after);
         let sent = batch.events.iter().filter(|event| batch.epoch.is_none() || event.offset > after).count();
-        self.count(sent as u64);
+        self.counters.count_events(&self.framing, sent as u64);
         self.push_bytes(&bytes, batch.accepted)
     }
 
     fn push_bytes(&self, bytes: &Bytes, accepted: Option<Instant>) -> Result<(), PushError> {
-        self.count_bytes(bytes);
+        self.counters.count_bytes(&self.framing, bytes.len());
         let done = self.outbox.push_shared(bytes, accepted);
         // The listener of a socket counts, because replies overflow too.
         if done == Err(PushError::Overflow) && !self.listener_reports_loss() {
@@ -491,67 +393,5 @@ impl Subscriber {
             tracing::info!(channel = %self.channel, "a client was too slow and was disconnected");
         }
         done
-    }
-
-    fn count_bytes(&self, bytes: &Bytes) {
-        match self.framing {
-            Framing::WebSocket => self.counters.websocket_bytes.add(bytes.len() as u64),
-            Framing::Form(Form::UniWebsocket) => self.counters.uni_websocket_bytes.add(bytes.len() as u64),
-            _ => {}
-        }
-    }
-
-    fn count(&self, events: u64) {
-        let counter = match self.framing {
-            Framing::WebSocket => &self.counters.websocket,
-            Framing::Form(form) => &self.counters.forms[form.index()],
-            Framing::Sse | Framing::SseMany(_) => &self.counters.sse,
-        };
-        counter.add(events);
-    }
-}
-
-/// For tests that play the fan-out themselves.
-#[cfg(test)]
-impl Subscriber {
-    pub(crate) fn for_test(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
-        let counters = Rc::new(DeliveryCounters::new(Arc::default()));
-        Rc::new(Self::new(channel, outbox, Framing::WebSocket, SubscriberOptions::default(), counters))
-    }
-
-    pub(crate) fn feed(&self, batches: &[Arc<Batch>]) {
-        let Some((first, rest)) = batches.split_first() else { return };
-        let mut merged = MergedBatch::of(first);
-        for batch in rest {
-            if !merged.extend(batch) {
-                self.deliver_merged(&merged);
-                merged = MergedBatch::of(batch);
-            }
-        }
-        self.deliver_merged(&merged);
-    }
-
-    pub(crate) fn feed_reset(&self, bounds: &Bounds) {
-        self.reset(bounds);
-    }
-
-    pub(crate) fn end(&self) {
-        *self.state.borrow_mut() = State::Closed;
-    }
-
-    /// All state that decides what it does next.
-    pub(crate) fn state_summary(&self) -> String {
-        match &*self.state.borrow() {
-            State::Closed => "closed".to_owned(),
-            State::Live(position) => format!("live {position:?}"),
-            State::Paused(buffer) => {
-                let offsets = |item: &Buffered| match item {
-                    Buffered::Batch(batch) => format!("{}-{}", batch.first(), batch.last()),
-                    Buffered::PresenceChange(_) => "moved".to_owned(),
-                };
-                let items: Vec<String> = buffer.items.iter().map(offsets).collect();
-                format!("paused {items:?} {} {:?}", buffer.incomplete, buffer.resume_from)
-            }
-        }
     }
 }

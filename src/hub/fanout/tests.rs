@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use uuid::Uuid;
 
-use super::subscriber::MAX_BUFFERED;
+use super::pause_buffer::MAX_BUFFERED;
 use super::*;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::Event;
@@ -256,7 +256,7 @@ fn all_who_take_a_batch_whole_share_its_bytes() {
 
 #[test]
 fn a_cursor_of_many_channels_moves_with_each_event() {
-    let cursors = Rc::new(Cursors::default());
+    let cursors = Rc::new(crate::protocol::encoding::Cursors::default());
     let other = ChannelName::parse("other").unwrap();
     cursors.advance(&other, at("x", 9));
     let reader = Reader::with(Framing::SseMany(cursors), Outbox::new(usize::MAX, || {}));

@@ -6,7 +6,7 @@ use super::support::*;
 use crate::session::ConnectionOptions;
 use uuid::Uuid;
 
-use crate::hub::presence::Member;
+use crate::domain::presence::Member;
 use crate::session::effect::{Effect, Outcome, Published, ReadHistory, Since, Stored};
 
 /// Of a command whose effect is under way: what is said when it ends.

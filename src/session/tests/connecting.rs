@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::support::*;
 use crate::limits::shared::SharedCounters;
 use crate::limits::user_connections::{Capacity, Confirm, UserConnections};
+use crate::protocol::presence::info_of;
 use crate::session::effect::{Effect, Joined, Outcome, Replay, Since};
 use crate::session::{ConnectionOptions, effect::Join};
 
@@ -208,7 +209,7 @@ fn all_subscriptions_of_the_token_begin_before_the_reply() {
         r#"{{"user":"42","client":"{CLIENT}","conn_info":{{"name":"Ana"}},"chan_info":{{"seat":1}}}}"#
     );
     let seen = joins[3].presence_info.as_ref().unwrap();
-    assert_eq!((&*seen.info(), seen.listed, seen.announced), (info.as_str(), true, false));
+    assert_eq!((&*info_of(seen), seen.listed, seen.announced), (info.as_str(), true, false));
     client.joined("kept:a", fresh()).joined("lobby:c", unkept()).joined("chat:b", unkept());
     assert!(client.take().is_empty());
     client.frame("{}").joined("#42", unkept());

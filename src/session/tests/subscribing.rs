@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::*;
+use crate::protocol::presence::info_of;
 use crate::session::effect::{Joined, Replay, Since};
 use crate::session::{ConnectionOptions, effect::Join};
 
@@ -98,7 +99,7 @@ fn a_token_admits_where_the_rule_does_not_and_says_more() {
     assert_eq!(reply, json!({"expires": true, "ttl": 90, "data": {"x": [1]}}));
     let info = format!(r#"{{"user":"42","client":"{CLIENT}","conn_info":"Ana","chan_info":{{"seat":1}}}}"#);
     let seen = join.presence_info.unwrap();
-    assert_eq!((&*seen.info(), seen.listed, seen.announced), (info.as_str(), true, true));
+    assert_eq!((&*info_of(&seen), seen.listed, seen.announced), (info.as_str(), true, true));
     for name in ["$chat:a", "repo:acme/api", "org:acme"] {
         let sub_token = token(json!({"sub": "42", "channel": name}));
         let (_, reply) = client.subscribe_with(name, json!({"token": sub_token}), unkept());

@@ -102,6 +102,7 @@ fn namespaces() -> Namespaces {
     ];
     Namespaces {
         without: Some(ChannelOptions::default()),
+        personal: None,
         named: named.into_iter().map(|(name, options)| (name.to_owned(), options)).collect(),
     }
 }

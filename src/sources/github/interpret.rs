@@ -9,6 +9,7 @@ use super::payload::{self, Hook, Installation, Payload, PayloadError, Repository
 use super::repo_map::RepoMap;
 use super::{installations, runs, sanitize};
 use crate::domain::channel::{is_owner, is_repo_name};
+use crate::domain::delivery::DeliveryStatus;
 use crate::domain::workflow::{EventDraft, RepoUpdate, StateChange};
 
 /// An action that GitHub may have added since: stored, and without consequence.
@@ -33,12 +34,14 @@ pub struct Interpretation {
 }
 
 /// Whether a delivery is handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It is, even if nothing changes.
     Handled,
     /// It is not, for this reason.
     Ignored(&'static str),
+    /// It cannot be interpreted.
+    Failed(PayloadError),
 }
 
 /// Interprets the payload `body` of a delivery of `event` (`X-GitHub-Event`).
@@ -162,6 +165,25 @@ impl Interpretation {
     pub(super) fn ignored(action: Option<String>, reason: &'static str) -> Self {
         let outcome = Outcome::Ignored(reason);
         Self { action, repo: None, outcome, changes: Vec::new(), events: Vec::new() }
+    }
+
+    /// It cannot be interpreted.
+    pub(super) fn failed(error: PayloadError) -> Self {
+        Self { outcome: Outcome::Failed(error), ..Self::ignored(None, "") }
+    }
+
+    /// The status of its delivery, with the reason why it was ignored or failed.
+    pub(super) fn status(&self) -> (DeliveryStatus, Option<String>) {
+        match &self.outcome {
+            Outcome::Handled => (DeliveryStatus::Processed, None),
+            Outcome::Ignored(reason) => (DeliveryStatus::Ignored, Some((*reason).to_owned())),
+            Outcome::Failed(error) => (DeliveryStatus::Failed, Some(error.to_string())),
+        }
+    }
+
+    /// `owner/name` of the repository that it is about.
+    pub(super) fn repo_name(&self) -> Option<String> {
+        self.repo.as_ref().map(|repo| format!("{}/{}", repo.owner, repo.name))
     }
 
     /// An unknown action of a type that is handled.

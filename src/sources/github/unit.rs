@@ -1,22 +1,24 @@
 //! From a delivery to a unit of work: its row in the audit log, the changes it makes, and the events that are
 //! published for it. A delivery that cannot be interpreted becomes a row with its error.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::interpret::{Interpretation, Outcome, interpret};
+use super::interpret::{Interpretation, interpret};
 use super::payload::PayloadError;
 use super::repo_map::RepoMap;
+use super::rows::WorkflowRows;
 use crate::domain::channel::ChannelName;
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::domain::event::{NewEvent, Time, envelope};
 use crate::domain::workflow::{EventDraft, StateChange};
 use crate::publish::{Apply, Dedup, UnitOfWork, Verdict};
 use crate::store::deliveries::{self, NewDelivery, Payload};
-use crate::store::{self, Transaction};
+use crate::store::{self, LockKey, Table, Transaction};
 
 /// A delivery whose signature was found right.
 #[derive(Debug)]
@@ -35,26 +37,23 @@ pub struct Received<'a> {
 
 /// The unit of work for a delivery, and the status of the delivery.
 pub fn unit_of(received: Received<'_>, map: &RepoMap) -> std::io::Result<(UnitOfWork, DeliveryStatus)> {
-    let interpreted = Interpreted::of(received.event, received.payload, map, received.received_at);
-    let status = interpreted.status;
+    let (interpretation, events) = read(received.event, received.payload, map, received.received_at);
+    let (status, error) = interpretation.status();
     let delivery = NewDelivery {
         id: Uuid::now_v7(),
         delivery_id: received.delivery_id,
         event: received.event.to_owned(),
-        action: interpreted.action,
-        repo: interpreted.repo,
+        repo: interpretation.repo_name(),
+        action: interpretation.action,
         payload: Payload::pack(received.payload.as_bytes())?,
         status,
-        error: interpreted.error,
+        error,
         received_at: received.received_at,
     };
-    let apply = (!interpreted.changes.is_empty())
-        .then(|| Box::new(StateChanges(interpreted.changes)) as Box<dyn Apply>);
+    let changes = interpretation.changes;
+    let apply = (!changes.is_empty()).then(|| Box::new(StateChanges(changes)) as Box<dyn Apply>);
     let dedup = Dedup::Delivery(Box::new(delivery));
-    Ok((
-        UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(interpreted.events) },
-        status,
-    ))
+    Ok((UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(events) }, status))
 }
 
 /// The unit of work that processes a stored delivery again. It refuses if the delivery was processed
@@ -66,52 +65,27 @@ pub fn reprocessing_unit(
     map: &RepoMap,
     now: Time,
 ) -> (UnitOfWork, DeliveryStatus) {
-    let interpreted = Interpreted::of(event, payload, map, now);
-    let status = interpreted.status;
+    let (interpretation, events) = read(event, payload, map, now);
+    let (status, error) = interpretation.status();
     let reprocess = Reprocess {
         id,
         status,
-        error: interpreted.error,
-        repo: interpreted.repo,
-        action: interpreted.action,
-        changes: StateChanges(interpreted.changes),
+        error,
+        repo: interpretation.repo_name(),
+        action: interpretation.action,
+        changes: StateChanges(interpretation.changes),
     };
-    let apply = Some(Box::new(reprocess) as Box<dyn Apply>);
-    (UnitOfWork { apply, ..UnitOfWork::of(interpreted.events) }, status)
+    (UnitOfWork { apply: Some(Box::new(reprocess)), ..UnitOfWork::of(events) }, status)
 }
 
-struct Interpreted {
-    status: DeliveryStatus,
-    error: Option<String>,
-    action: Option<String>,
-    repo: Option<String>,
-    changes: Vec<StateChange>,
-    events: Vec<NewEvent>,
-}
-
-impl Interpreted {
-    fn of(event: &str, payload: &str, map: &RepoMap, at: Time) -> Self {
-        let result = interpret(event, payload.as_bytes(), map)
-            .and_then(|interpreted| Ok((events_of(&interpreted.events, at)?, interpreted)));
-        match result {
-            Ok((events, Interpretation { action, repo, outcome, changes, .. })) => {
-                let (status, error) = match outcome {
-                    Outcome::Handled => (DeliveryStatus::Processed, None),
-                    Outcome::Ignored(reason) => (DeliveryStatus::Ignored, Some(reason.to_owned())),
-                };
-                let repo = repo.map(|repo| format!("{}/{}", repo.owner, repo.name));
-                Self { status, error, action, repo, changes, events }
-            }
-            Err(problem) => Self {
-                status: DeliveryStatus::Failed,
-                error: Some(problem.to_string()),
-                action: None,
-                repo: None,
-                changes: Vec::new(),
-                events: Vec::new(),
-            },
-        }
-    }
+/// What a delivery means, and the events to publish for it.
+fn read(event: &str, payload: &str, map: &RepoMap, at: Time) -> (Interpretation, Vec<NewEvent>) {
+    interpret(event, payload.as_bytes(), map)
+        .and_then(|interpretation| {
+            let events = events_of(&interpretation.events, at)?;
+            Ok((interpretation, events))
+        })
+        .unwrap_or_else(|error| (Interpretation::failed(error), Vec::new()))
 }
 
 /// Each draft becomes one event on `repo:` and one on `org:`, with the same id.
@@ -136,45 +110,16 @@ fn events_of(drafts: &[EventDraft], at: Time) -> Result<Vec<NewEvent>, PayloadEr
 struct StateChanges(Vec<StateChange>);
 
 impl StateChanges {
-    fn repository(&self) -> i64 {
-        self.0.first().map_or(0, |change| match change {
-            StateChange::RepoUpdated(repo)
-            | StateChange::Run { repo, .. }
-            | StateChange::Job { repo, .. } => repo.github_id,
-            StateChange::RepoRemoved { github_id } | StateChange::WebhookEnabled { github_id, .. } => {
-                *github_id
-            }
-        })
-    }
-
-    async fn write(&self, tx: &mut Transaction<'_>) -> store::Result<()> {
-        for change in &self.0 {
-            match change {
-                StateChange::RepoUpdated(repo) => {
-                    tx.upsert_repo(repo);
-                }
-                StateChange::RepoRemoved { github_id } => tx.remove_repo(*github_id).await?,
-                StateChange::WebhookEnabled { github_id, enabled } => {
-                    tx.webhook_enabled(*github_id, *enabled).await?
-                }
-                StateChange::Run { repo, run } => tx.upsert_run(repo, run),
-                StateChange::Job { repo, job } => tx.upsert_job(repo, job),
-            }
-        }
-        Ok(())
+    fn add_to(&self, tx: &mut Transaction<'_>) {
+        let rows: &mut WorkflowRows = tx.buffer();
+        self.0.iter().for_each(|change| rows.add(change));
     }
 }
 
 impl Apply for StateChanges {
-    fn order(&self) -> i64 {
-        self.repository()
-    }
-
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
-        Box::pin(async move {
-            self.write(tx).await?;
-            Ok(Verdict::Proceed)
-        })
+        self.add_to(tx);
+        Box::pin(ready(Ok(Verdict::Proceed)))
     }
 }
 
@@ -189,8 +134,8 @@ struct Reprocess {
 }
 
 impl Apply for Reprocess {
-    fn order(&self) -> i64 {
-        self.changes.repository()
+    fn locks(&self) -> Vec<LockKey> {
+        vec![LockKey::of(Table::Deliveries, self.id)]
     }
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
@@ -199,7 +144,7 @@ impl Apply for Reprocess {
             if !deliveries::settle(tx.conn, self.id, self.status, error, repo, action, tx.now).await? {
                 return Ok(Verdict::Refuse);
             }
-            self.changes.write(tx).await?;
+            self.changes.add_to(tx);
             Ok(Verdict::Proceed)
         })
     }

@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use diesel::upsert::excluded;
 
 use super::keys::remember;
-use super::{IdempotencyKey, epoch, known_keys, to_u64};
+use super::{IdempotencyKey, LogConn, epoch, known_keys, to_u64};
 use crate::domain::event::NewEvent;
 use crate::domain::position::{Epoch, Position};
 use crate::store::conn::Conn;
@@ -65,11 +65,12 @@ struct NewRow {
 /// Appends the events of all `units` in the caller's transaction. Locks all their channels in one
 /// statement, in the order of their names. Answers in the order of `units`.
 pub async fn append(
-    conn: &mut Conn,
+    conn: &mut LogConn<'_>,
     generation: &Epoch,
     now: Ts,
     units: &[Append<'_>],
 ) -> Result<Vec<Appended>> {
+    let conn: &mut Conn = conn;
     let events = units.iter().flat_map(|unit| unit.events).map(|event| (event.channel.as_str(), 1));
     // What is not kept may have a key as well, which counts in a channel that has nothing else.
     let keys = units.iter().filter_map(|unit| unit.key).map(|key| (key.channel.as_str(), 0));

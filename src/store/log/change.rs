@@ -3,10 +3,9 @@
 
 use diesel::prelude::*;
 
-use super::{Bounds, first_stored, to_i64};
+use super::{Bounds, LogConn, first_stored, to_i64};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Epoch;
-use crate::store::conn::Conn;
 use crate::store::error::Result;
 use crate::store::schema::{channels, events};
 use crate::store::types::Ts;
@@ -14,7 +13,7 @@ use crate::store::types::Ts;
 /// Gives `channel` a new epoch if its head is still below `known`: the log has lost events that
 /// were accepted, and must not count on in the history that had them.
 pub async fn renew_epoch(
-    conn: &mut Conn,
+    conn: &mut LogConn<'_>,
     channel: &ChannelName,
     known: u64,
     part: &str,
@@ -32,7 +31,7 @@ pub async fn renew_epoch(
 /// Gives `channel` a new epoch if it still has `old`: the log holds another event where one of `old`
 /// was delivered, so it is another history. Two nodes that notice it change the epoch once.
 pub async fn leave_epoch(
-    conn: &mut Conn,
+    conn: &mut LogConn<'_>,
     generation: &Epoch,
     channel: &ChannelName,
     old: &Epoch,
@@ -52,7 +51,12 @@ pub async fn leave_epoch(
 
 /// Deletes at most `batch` events of `channel` that retention no longer covers, oldest first, and
 /// says how many. The head stays where it is.
-pub async fn trim(conn: &mut Conn, channel: &ChannelName, bounds: &Bounds, batch: u32) -> Result<usize> {
+pub async fn trim(
+    conn: &mut LogConn<'_>,
+    channel: &ChannelName,
+    bounds: &Bounds,
+    batch: u32,
+) -> Result<usize> {
     let Some(first) = first_stored(conn, channel).await?.map(to_i64) else { return Ok(0) };
     let last = to_i64(bounds.before_oldest).min(first + i64::from(batch) - 1);
     if last < first {
@@ -64,6 +68,6 @@ pub async fn trim(conn: &mut Conn, channel: &ChannelName, bounds: &Bounds, batch
 
 /// Deletes all events of `channel`, whatever retention covers. The head stays where it is, so what
 /// is appended next has the next number.
-pub async fn clear(conn: &mut Conn, channel: &ChannelName) -> Result<usize> {
+pub async fn clear(conn: &mut LogConn<'_>, channel: &ChannelName) -> Result<usize> {
     conn.execute(diesel::delete(events::table.filter(events::channel.eq(channel.as_str())))).await
 }

@@ -10,10 +10,12 @@ mod change;
 mod keys;
 mod read;
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use diesel::prelude::*;
 
+use super::conn::Conn;
 use super::schema::events;
 use super::types::Id;
 use crate::domain::event::{Delta, Event};
@@ -26,6 +28,22 @@ pub use read::{
     Bounds, Page, bounds, event_id_at, first_stored, head, heads, last_stored, latest, oldest_after, page,
     read_after, recent_channels,
 };
+
+/// The connection of a transaction that may change the log: what does so takes no other.
+pub struct LogConn<'c>(pub(super) &'c mut Conn);
+
+impl Deref for LogConn<'_> {
+    type Target = Conn;
+    fn deref(&self) -> &Conn {
+        self.0
+    }
+}
+
+impl DerefMut for LogConn<'_> {
+    fn deref_mut(&mut self) -> &mut Conn {
+        self.0
+    }
+}
 
 /// A stored event as [`COLUMNS`] select it.
 #[derive(Queryable)]

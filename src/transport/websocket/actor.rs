@@ -13,11 +13,10 @@ use bytestring::ByteString;
 use futures_util::FutureExt as _;
 
 use super::incoming::{BadMessage, ClientFrame, Credit};
-use super::timer_queue::TimerKey;
-use super::{SocketClient, SocketContext, WorkerContext, disconnect_message};
-use crate::hub::fanout::Framing;
+use super::{SocketClient, SocketContext, disconnect_message};
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::{Disconnect, DisconnectCode};
+use crate::protocol::encoding::Framing;
 use crate::protocol::form::Form;
 use crate::protocol::frames::Frames;
 use crate::protocol::websocket as wire;
@@ -25,6 +24,8 @@ use crate::session::effect::Effect;
 use crate::session::{Connection, SessionMode};
 use crate::transport::connection_actor::{ActorCore, ActorEvent, ConnectionActor, now};
 use crate::transport::emulation::new_name;
+use crate::transport::timer_queue::TimerKey;
+use crate::transport::worker::WorkerContext;
 
 /// The connection actor.
 pub(super) struct WebSocketActor {

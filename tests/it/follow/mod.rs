@@ -12,11 +12,12 @@ use campanile::domain::event::NewEvent;
 use campanile::domain::options::{ChannelOptions, Namespaces, Retention};
 use campanile::domain::position::Position;
 use campanile::domain::units::Span;
-use campanile::hub::fanout::{Fanout, FanoutMessage, Framing, SubscriberOptions, SubscriptionGuard};
+use campanile::hub::fanout::{Fanout, FanoutMessage, SubscriberOptions, SubscriptionGuard};
 use campanile::hub::metrics::{Metrics, Queue};
 use campanile::hub::outbox::{ConnectionEvents, EndReason, Outbox};
 use campanile::hub::{Hub, HubOptions, Worker};
 use campanile::protocol::code::Disconnect;
+use campanile::protocol::encoding::Framing;
 use campanile::publish::{Committed, Publisher, UnitOfWork};
 use campanile::recovery;
 use campanile::store::Store;
@@ -79,7 +80,7 @@ impl Node {
         let receiver = hub.clone();
         let deliver = move |event| faults(event).into_iter().for_each(|event| receiver.deliver(event));
         bus.set_event_handler(Arc::new(deliver));
-        let (publisher, work) = Publisher::new(store_handle.clone(), bus, Arc::default());
+        let (publisher, work) = Publisher::new(store_handle.clone(), bus, Vec::new(), Arc::default());
         core.spawn(work);
         Self { store: store_handle, hub, publisher, metrics, thread, kept }
     }
@@ -421,7 +422,7 @@ async fn lose_after(store: &TestStore, offset: u64) {
     use campanile::store::schema::{channels, events};
     use diesel::prelude::*;
     store
-        .write(move |conn| {
+        .write_log(move |mut conn| {
             Box::pin(async move {
                 let gone = events::table.filter(events::offset.gt(offset as i64));
                 conn.execute(diesel::delete(gone)).await?;

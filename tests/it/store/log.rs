@@ -95,10 +95,10 @@ async fn a_rollback_gives_its_offsets_back(store: TestStore) {
     let (generation, now, lost) = (store.store.generation(), store.store.timestamp(), event(&news, "3"));
     let failed: Result<(), StoreError> = store
         .store
-        .write(move |conn| {
+        .write_log(move |mut conn| {
             async move {
                 let append = Append { events: &[&lost], ..Append::default() };
-                log::append(conn, &generation, now, &[append]).await?;
+                log::append(&mut conn, &generation, now, &[append]).await?;
                 Err(StoreError::Busy)
             }
             .boxed()
@@ -171,7 +171,7 @@ async fn a_new_generation_changes_the_epochs_of_all_channels(store: TestStore) {
     let last = store.fill(&used, 3).await.pop().unwrap();
     let before = store.head(&unused).await;
     let mut generations = store.store.generations();
-    store.write(|conn| generation::renew(conn, "another").boxed()).await;
+    store.write_log(|mut conn| async move { generation::renew(&mut conn, "another").await }.boxed()).await;
     store.store.probe().await.unwrap();
 
     assert!(generations.has_changed().unwrap());
@@ -194,7 +194,9 @@ async fn a_channel_that_lost_events_gets_a_new_epoch_and_no_other_does(store: Te
     for (name, known, part) in [(&torn, 4, "aaaa"), (&whole, 3, "bbbb"), (&unused, 1, "cccc")] {
         let name = name.clone();
         store
-            .write(move |conn| async move { log::renew_epoch(conn, &name, known, part, now).await }.boxed())
+            .write_log(move |mut conn| {
+                async move { log::renew_epoch(&mut conn, &name, known, part, now).await }.boxed()
+            })
             .await;
     }
     let generation = store.store.generation();
@@ -345,7 +347,11 @@ async fn trimming_takes_the_oldest_a_batch_at_a_time(store: TestStore) {
     let bounds = store.bounds(&news, Retention { events: 3, ..FOREVER }).await;
     let trim = async |batch| {
         let (news, bounds) = (news.clone(), bounds.clone());
-        store.write(move |conn| async move { log::trim(conn, &news, &bounds, batch).await }.boxed()).await
+        store
+            .write_log(move |mut conn| {
+                async move { log::trim(&mut conn, &news, &bounds, batch).await }.boxed()
+            })
+            .await
     };
     assert_eq!((trim(4).await, offsets(&store.stored(&news).await)[0]), (4, 5));
     assert_eq!((trim(4).await, offsets(&store.stored(&news).await)[0]), (3, 8));
@@ -358,7 +364,9 @@ async fn trimming_takes_the_oldest_a_batch_at_a_time(store: TestStore) {
 
     let all = store.bounds(&news, Retention { events: 0, ..FOREVER }).await;
     let name = news.clone();
-    store.write(move |conn| async move { log::trim(conn, &name, &all, 100).await }.boxed()).await;
+    store
+        .write_log(move |mut conn| async move { log::trim(&mut conn, &name, &all, 100).await }.boxed())
+        .await;
     assert_eq!(store.bounds(&news, FOREVER).await.oldest(), positions[9]);
     assert_eq!(store.fill(&news, 1).await[0].offset, 11, "an empty log goes on where it was");
 }

@@ -3,7 +3,7 @@
 use campanile::domain::event::Time;
 use campanile::domain::workflow::{WorkflowJob, WorkflowRun, advances, status_rank};
 use campanile::store::repos::id_of;
-use campanile::store::runs::{self, Job, Run};
+use campanile::store::runs;
 use futures_util::FutureExt as _;
 
 use crate::support::store::*;
@@ -73,7 +73,7 @@ fn permutations<T: Clone>(items: &[T], visit: &mut impl FnMut(&[T])) {
     go(&mut items.to_vec(), 0, visit);
 }
 
-async fn began_between(store: &TestStore, from: i64, to: i64) -> Vec<Run> {
+async fn began_between(store: &TestStore, from: i64, to: i64) -> Vec<WorkflowRun> {
     let repo = id_of(REPO);
     store.read(move |conn| runs::between(conn, repo, at(from), at(to), 1000).boxed()).await
 }
@@ -101,8 +101,8 @@ async fn a_run_ends_the_same_in_whatever_order_its_deliveries_come(store: TestSt
                         if furthest.is_none_or(|stored| advances(stored, state.progress())) {
                             furthest = Some(state.progress());
                         }
-                        let row = runs::newest_of(conn, &[id_of(REPO)]).await?.remove(0);
-                        let stored = (row.attempt, status_rank(&row.status), Some(row.updated_at));
+                        let row = runs::newest_of(conn, &[id_of(REPO)]).await?.remove(0).1;
+                        let stored = (row.attempt, status_rank(&row.status), row.updated_at);
                         assert_eq!((row.run_id, Some(stored)), (run_id, furthest));
                     }
                 }
@@ -130,7 +130,7 @@ async fn a_job_ends_the_same_in_whatever_order_its_deliveries_come(store: TestSt
     ];
     let mut orders = Vec::new();
     permutations(&said, &mut |order| orders.push(order.to_vec()));
-    let jobs: Vec<Job> = store
+    let jobs: Vec<WorkflowJob> = store
         .write(move |conn| {
             async move {
                 for (job_id, order) in (1..).zip(&orders) {
@@ -206,7 +206,7 @@ async fn the_newest_run_of_each_repository_is_found(store: TestStore) {
         .await;
     let asked = [1, 2, 4].map(id_of);
     let found = store.read(move |conn| async move { runs::newest_of(conn, &asked).await }.boxed()).await;
-    let mut found: Vec<_> = found.iter().map(|run| (run.run_id, run.repo_id)).collect();
+    let mut found: Vec<_> = found.iter().map(|(repo, run)| (run.run_id, *repo)).collect();
     found.sort();
     assert_eq!(found, [(5, id_of(2)), (12, id_of(1))]);
 }

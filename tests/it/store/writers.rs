@@ -3,18 +3,22 @@
 //! back, offsets stay whole, nobody fails who should not, and what each node announces is the log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use campanile::domain::channel::ChannelName;
 use campanile::domain::event::{Event, NewEvent};
-use campanile::domain::workflow::RepoUpdate;
+use campanile::domain::workflow::{RepoUpdate, StateChange};
 use campanile::publish::{Apply, Committed, Dedup, PublishError, Publisher, UnitOfWork, Verdict};
+use campanile::sources::github::WorkflowRows;
 use campanile::store::log::IdempotencyKey;
-use campanile::store::{Result, Store, Transaction};
+use campanile::store::{LockKey, Result, Store, Table, Transaction};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
+use uuid::Uuid;
 
 use crate::support::store::*;
 
@@ -26,12 +30,8 @@ const UNITS: u64 = 60;
 struct Sees(RepoUpdate);
 
 impl Apply for Sees {
-    fn order(&self) -> i64 {
-        self.0.github_id
-    }
-
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {
-        tx.upsert_repo(&self.0);
+        tx.buffer::<WorkflowRows>().add(&StateChange::RepoUpdated(self.0.clone()));
         async { Ok(Verdict::Proceed) }.boxed()
     }
 }
@@ -205,5 +205,53 @@ fn two_writers_that_meet_over_a_new_repository_both_commit() {
             }
         }
         assert_eq!(store.count("repos").await, 300);
+    });
+}
+
+/// Changes two rows in the given order, each often enough that two of these overlap.
+struct TwoRows {
+    rows: [&'static str; 2],
+    runs: Arc<AtomicUsize>,
+}
+
+impl Apply for TwoRows {
+    fn locks(&self) -> Vec<LockKey> {
+        [Table::Deliveries, Table::Builds].map(|table| LockKey::of(table, Uuid::nil())).into()
+    }
+
+    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, Result<Verdict>> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        async move {
+            for row in self.rows {
+                for _ in 0..20 {
+                    let update = format!("UPDATE meta SET value = 'changed' WHERE key = '{row}'");
+                    tx.conn.execute(diesel::sql_query(update)).await?;
+                }
+            }
+            Ok(Verdict::Proceed)
+        }
+        .boxed()
+    }
+}
+
+#[test]
+fn two_publishers_never_deadlock_on_rows_of_several_tables() {
+    on_postgres(async |store| {
+        let second = store.second().await;
+        store.execute("INSERT INTO meta (key, value) VALUES ('one', ''), ('two', '')").await;
+        let runs = Arc::new(AtomicUsize::new(0));
+        let nodes = [(store.publisher().0, ["one", "two"]), (second.publisher().0, ["two", "one"])];
+        let tasks = nodes.map(|(publisher, rows)| {
+            let runs = runs.clone();
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    let apply: Option<Box<dyn Apply>> = Some(Box::new(TwoRows { rows, runs: runs.clone() }));
+                    let unit = UnitOfWork { apply, ..UnitOfWork::of(Vec::new()) };
+                    assert_eq!(publisher.commit(unit).await.unwrap(), Committed::Done(Vec::new()));
+                }
+            })
+        });
+        futures_util::future::try_join_all(tasks).await.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 50, "no transaction was rolled back and tried again");
     });
 }

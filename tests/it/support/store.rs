@@ -13,10 +13,10 @@ use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
 use campanile::domain::event::{Event, NewEvent, Time};
 use campanile::domain::options::Retention;
 use campanile::domain::position::{Epoch, Position};
-use campanile::publish::{Apply, Committed, PublishError, Publisher, UnitOfWork, Verdict};
+use campanile::publish::{Apply, Committed, PublishError, Publisher, Reaction, UnitOfWork, Verdict};
 use campanile::store::deliveries::{NewDelivery, Payload};
-use campanile::store::log::{self, Appended, Bounds, Page};
-use campanile::store::{self, Conn, Location, Options, Store, StoreError, Transaction, Ts};
+use campanile::store::log::{self, Appended, Bounds, LogConn, Page};
+use campanile::store::{self, Conn, Location, LockKey, Options, Store, StoreError, Table, Transaction, Ts};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -170,6 +170,14 @@ impl TestStore {
         self.store.write(work).await.expect("the transaction commits")
     }
 
+    pub async fn write_log<T, W>(&self, work: W) -> T
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
+    {
+        self.store.write_log(work).await.expect("the transaction commits")
+    }
+
     /// Runs a statement that both backends understand.
     pub async fn execute(&self, statement: &'static str) -> usize {
         self.write(move |conn| conn.execute(diesel::sql_query(statement))).await
@@ -205,11 +213,11 @@ impl TestStore {
     /// Appends events to the log without a publisher.
     pub async fn append(&self, events: Vec<NewEvent>) -> Vec<Position> {
         let (generation, now) = (self.store.generation(), self.store.timestamp());
-        let append = self.write(move |conn| {
+        let append = self.write_log(move |mut conn| {
             async move {
                 let events: Vec<&NewEvent> = events.iter().collect();
                 log::append(
-                    conn,
+                    &mut conn,
                     &generation,
                     now,
                     &[log::Append { events: &events, ..log::Append::default() }],
@@ -304,11 +312,18 @@ impl TestStore {
 
     /// A publisher that takes nothing from its queue until its work is started.
     pub fn idle_publisher(&self) -> (Publisher, RecordedEvents, impl Future<Output = ()> + Send + 'static) {
+        self.reacting_publisher(Vec::new())
+    }
+
+    pub fn reacting_publisher(
+        &self,
+        reactions: Vec<Box<dyn Reaction>>,
+    ) -> (Publisher, RecordedEvents, impl Future<Output = ()> + Send + 'static) {
         let recorded = RecordedEvents::default();
         let recorder = recorded.0.clone();
         let bus = Bus::local(Uuid::nil());
         bus.set_event_handler(Arc::new(move |event| recorder.lock().expect("the lock").push(event)));
-        let (publisher, work) = Publisher::new(self.store.clone(), bus, Arc::default());
+        let (publisher, work) = Publisher::new(self.store.clone(), bus, reactions, Arc::default());
         (publisher, recorded, work)
     }
 
@@ -411,6 +426,11 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// A lock that orders the units of a transaction by `order`.
+pub fn lock(order: i64) -> LockKey {
+    LockKey::of(Table::Builds, Uuid::from_u128(order.abs_diff(i64::MIN).into()))
+}
+
 /// A change of state for tests: runs its statements, then ends as it is told.
 pub struct Change {
     pub order: i64,
@@ -447,8 +467,8 @@ impl Change {
 }
 
 impl Apply for Change {
-    fn order(&self) -> i64 {
-        self.order
+    fn locks(&self) -> Vec<LockKey> {
+        vec![lock(self.order)]
     }
 
     fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {

@@ -3,13 +3,12 @@
 
 use uuid::Uuid;
 
-use super::error::Result;
-use super::{Store, builds};
 use crate::domain::access::ResourceInfo;
 use crate::domain::channel::{ChannelKind, ChannelName};
+use crate::store::{self, Store, builds};
 
 /// The resource behind `channel`, or the id of the build that has to be read from the store.
-pub fn lookup_local(channel: &ChannelName) -> std::result::Result<ResourceInfo, Uuid> {
+pub fn lookup_local(channel: &ChannelName) -> Result<ResourceInfo, Uuid> {
     match channel.kind() {
         ChannelKind::Build(id) => Err(id),
         // Nothing creates jobs yet, so no id is known.
@@ -19,7 +18,7 @@ pub fn lookup_local(channel: &ChannelName) -> std::result::Result<ResourceInfo, 
 }
 
 /// The resource behind `channel`. Reads the store only where there may be one.
-pub async fn lookup(store: &Store, channel: &ChannelName) -> Result<ResourceInfo> {
+pub async fn lookup(store: &Store, channel: &ChannelName) -> store::Result<ResourceInfo> {
     let id = match lookup_local(channel) {
         Ok(resource) => return Ok(resource),
         Err(id) => id,

@@ -1,20 +1,13 @@
-//! `GET /api/dashboard/summary`: the numbers of the first screen. They are counted for all
-//! repositories together, at most every other second however many ask, and each caller gets the
-//! sum of what it may see; 304 while nothing has changed.
+//! The numbers of the first screen. They are counted for all repositories together, at most every other
+//! second however many ask, and each caller gets the sum of what it may see.
 
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::NaiveTime;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use super::access::Caller;
-use super::error::{ApiResult, internal};
-use super::poll::matches_tag;
 use crate::domain::access::{default_channels, is_admin, may_see_repo};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
@@ -52,11 +45,12 @@ struct Counts {
     failed_today: u64,
 }
 
-#[derive(Serialize)]
-struct Summary<'a> {
+/// What one caller sees of the numbers.
+#[derive(Debug, Serialize)]
+pub struct Summary {
     counts: Counts,
     /// What a stream of everything that the caller sees asks for.
-    channels: &'a [ChannelName],
+    channels: Vec<ChannelName>,
 }
 
 impl Counts {
@@ -84,6 +78,19 @@ impl Summaries {
     /// Nothing is counted yet. A caller is told of `max_channels` channels at most.
     pub fn new(max_channels: u32) -> Self {
         Self { last: RwLock::default(), counting: Mutex::default(), max_channels }
+    }
+
+    /// The numbers and channels of what `principal` may see.
+    pub async fn of(&self, store: &Store, principal: &Principal) -> store::Result<Summary> {
+        let counted = self.counted(store).await?;
+        let channels = if is_admin(principal) {
+            counted.channels.clone()
+        } else {
+            let mut own = default_channels(principal);
+            own.truncate(self.max_channels as usize);
+            own
+        };
+        Ok(Summary { counts: counted.counts_of(principal), channels })
     }
 
     async fn counted(&self, store: &Store) -> store::Result<Arc<Counted>> {
@@ -129,27 +136,4 @@ impl Counted {
 
 fn midnight(now: Time) -> Ts {
     now.date_naive().and_time(NaiveTime::MIN).and_utc().into()
-}
-
-/// Answers `{"counts":{…},"channels":[…]}`.
-pub async fn summary(
-    request: HttpRequest,
-    Caller(principal): Caller,
-    summaries: web::Data<Summaries>,
-    store: web::Data<Store>,
-) -> ApiResult {
-    let counted = summaries.counted(&store).await?;
-    let mut own = default_channels(&principal);
-    own.truncate(summaries.max_channels as usize);
-    let channels = if is_admin(&principal) { &counted.channels } else { &own };
-    let summary = Summary { counts: counted.counts_of(&principal), channels };
-    let body = serde_json::to_string(&summary).map_err(|error| internal(&error))?;
-    let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..12]));
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let fresh = known.is_some_and(|known| matches_tag(known, &tag));
-    let mut answer = if fresh { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    answer.insert_header((header::ETAG, tag));
-    answer.insert_header((header::CACHE_CONTROL, "private, max-age=0"));
-    answer.insert_header((header::VARY, "Authorization, Cookie"));
-    Ok(if fresh { answer.finish() } else { answer.content_type("application/json").body(body) })
 }

@@ -1,108 +1,37 @@
-//! Signing a browser in and out, and what a signed-in browser may ask for. A link is made by
-//! whoever holds the API key, or by the process itself for its terminal; it lives for ten minutes
-//! and lets one browser in. Looking at it changes nothing: only the POST of its secret uses it up.
-
-pub mod secret;
-pub mod session;
+//! The routes of signing in and out, and what a signed-in browser may ask for. A link is made by
+//! whoever holds the API key, or by the process itself for its terminal.
 
 use std::time::Duration;
 
-use actix_web::cookie::time::Duration as CookieAge;
-use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use arc_swap::ArcSwap;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::watch;
 
-use self::secret::SignInSecret;
-use super::access::{self, Access, Who};
+use super::access::{self, Access};
 use super::error::{ApiError, ApiResult, internal};
+use super::extract::Who;
 use super::server_api::Api;
+use super::session;
 use crate::auth::{NewToken, mint};
 use crate::config::Secret;
-use crate::domain::event::{Time, rfc3339};
+use crate::domain::event::rfc3339;
 use crate::domain::principal::Principal;
 use crate::http::metrics::{Metrics, SignInOutcome};
-use crate::limits::rate_limit::RateLimit;
-use crate::store::sessions::{self, Session};
-use crate::store::{self, Store};
+use crate::sign_in::{self, SCOPE, SignInSecret};
+use crate::store::Store;
 
-/// Who signs in by a link, and what that one may do.
-const OPERATOR: &str = "operator";
-const SCOPE: &str = "admin";
-/// How long a link can be used.
-pub const LINK_TTL: Duration = Duration::from_secs(600);
-/// Links that wait to be used; one more ends the oldest.
-pub const MAX_LINKS: u32 = 100;
+pub use super::session::{SignInEndpoint, Signing};
+
 /// How long a connection token of a signed-in browser is valid. It outlives a sign-out by as much.
 const TOKEN_TTL: Duration = Duration::from_secs(300);
 /// The largest body of a sign-in, and how long it may take to arrive.
 const MAX_BODY: usize = 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the endpoint needs.
-pub struct SignInEndpoint {
-    /// Where browsers reach this gateway: what a link begins with.
-    pub base: String,
-    /// Browsers come by https, so the cookie is for that alone.
-    pub secure: bool,
-    /// How long a session lasts.
-    pub session_ttl: Duration,
-    /// Sessions at once; one more ends the oldest.
-    pub max_sessions: u32,
-    /// Wrong secrets by address.
-    pub failures: RateLimit,
-    /// Makes the tokens that are handed to a signed-in browser; a reload changes it.
-    pub signing: ArcSwap<Signing>,
-    /// Tells the streams of this node that somebody signed out.
-    pub signed_out: watch::Sender<()>,
-}
-
-/// What our own tokens are signed with, and must say to be let in.
-pub struct Signing {
-    pub secret: Secret,
-    /// The `aud`.
-    pub audience: Option<String>,
-    /// The `iss`.
-    pub issuer: Option<String>,
-}
-
-impl SignInEndpoint {
-    /// Makes a link, and says when its time is over.
-    pub async fn new_link(&self, store: &Store) -> store::Result<(String, Time)> {
-        let secret = SignInSecret::generate();
-        let (hash, now) = (secret.hash(), store.timestamp());
-        let end = now.plus(LINK_TTL);
-        store
-            .write(move |conn| {
-                Box::pin(async move { sessions::add_link(conn, hash, now, end, MAX_LINKS).await })
-            })
-            .await?;
-        Ok((format!("{}/sign-in#{}", self.base, secret.expose()), end.into()))
-    }
-
-    /// A name with `__Host-` can only be set by this very host, over https and for all paths.
-    fn cookie_name(&self) -> &'static str {
-        if self.secure { "__Host-campanile" } else { "campanile" }
-    }
-
-    fn cookie<'c>(&self, value: &'c str, age: Duration) -> Cookie<'c> {
-        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        Cookie::build(self.cookie_name(), value)
-            .path("/")
-            .http_only(true)
-            .secure(self.secure)
-            .same_site(SameSite::Lax)
-            .max_age(CookieAge::seconds(seconds))
-            .finish()
-    }
-}
-
 /// `POST /api/auth/links`, with the API key: a new link for whoever asks on the operator's behalf.
 pub async fn links(_: Api, endpoint: web::Data<SignInEndpoint>, store: web::Data<Store>) -> ApiResult {
-    let (link, end) = endpoint.new_link(&store).await?;
+    let (link, end) = sign_in::new_link(&store, &endpoint.base).await?;
     Ok(no_store(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
 }
 
@@ -148,24 +77,12 @@ async fn redeem_link(
     let object = body.trim_ascii_start().starts_with(b"{");
     let SignIn { secret: given } = serde_json::from_slice(&body).ok().filter(|_| object).ok_or_else(bad)?;
 
-    let (now, most) = (store.timestamp(), endpoint.max_sessions);
-    let Some(link) = SignInSecret::parse(given.expose()).map(|secret| secret.hash()) else {
-        return Err(refused(request, access, endpoint).await);
-    };
-    // Checked by a read first, so that guesses never occupy the writer.
-    let open = store.read(move |conn| Box::pin(async move { sessions::is_open(conn, link, now).await }));
-    if !open.await? {
-        return Err(refused(request, access, endpoint).await);
+    let redeemed =
+        sign_in::redeem(store, given.expose(), endpoint.session_ttl, endpoint.max_sessions).await?;
+    match redeemed {
+        Some(secret) => Ok(secret),
+        None => Err(refused(request, access, endpoint).await),
     }
-    let secret = SignInSecret::generate();
-    let (hash, end) = (secret.hash(), now.plus(endpoint.session_ttl));
-    let session = Session { subject: OPERATOR.into(), scope: SCOPE.into(), expires_at: end.into() };
-    let redeemed = store
-        .write(move |conn| {
-            Box::pin(async move { sessions::redeem(conn, link, hash, session, now, most).await })
-        })
-        .await?;
-    if redeemed { Ok(secret) } else { Err(refused(request, access, endpoint).await) }
 }
 
 /// The error for an invalid link; counted, so that an address cannot guess for ever.
@@ -188,8 +105,7 @@ pub async fn sign_out(
     store: web::Data<Store>,
 ) -> ApiResult {
     if let Some(hash) = session::presented(&request, &endpoint)? {
-        store.write(move |conn| Box::pin(async move { sessions::end(conn, hash).await })).await?;
-        endpoint.signed_out.send_replace(());
+        sign_in::sign_out(&store, hash, &endpoint.signed_out).await?;
     }
     Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie("", Duration::ZERO)).finish())
 }

@@ -4,41 +4,79 @@
 
 use std::time::Duration;
 
+use actix_web::cookie::time::Duration as CookieAge;
+use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::header::HeaderName;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, web};
+use arc_swap::ArcSwap;
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::watch;
 
-use super::SignInEndpoint;
-use super::secret::SignInSecret;
-use crate::config::Origin;
-use crate::domain::principal::{Principal, Scopes};
-use crate::http::access::{self, Access};
-use crate::http::error::ApiError;
-use crate::http::origin;
+use super::access::{self, Access};
+use super::error::ApiError;
+use super::origin;
+use crate::config::{Origin, Secret};
+use crate::domain::principal::Principal;
+use crate::limits::rate_limit::RateLimit;
+use crate::sign_in::{self, SecretHash, SignInSecret};
 use crate::store::Store;
-use crate::store::sessions::{self, SecretHash};
 
-/// How often a stream checks whether its session was ended on another node.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What the endpoint needs.
+pub struct SignInEndpoint {
+    /// Where browsers reach this gateway: what a link begins with.
+    pub base: String,
+    /// Browsers come by https, so the cookie is for that alone.
+    pub secure: bool,
+    /// How long a session lasts.
+    pub session_ttl: Duration,
+    /// Sessions at once; one more ends the oldest.
+    pub max_sessions: u32,
+    /// Wrong secrets by address.
+    pub failures: RateLimit,
+    /// Makes the tokens that are handed to a signed-in browser; a reload changes it.
+    pub signing: ArcSwap<Signing>,
+    /// Tells the streams of this node that somebody signed out.
+    pub signed_out: watch::Sender<()>,
+}
+
+/// What our own tokens are signed with, and must say to be let in.
+pub struct Signing {
+    pub secret: Secret,
+    /// The `aud`.
+    pub audience: Option<String>,
+    /// The `iss`.
+    pub issuer: Option<String>,
+}
+
+impl SignInEndpoint {
+    /// A name with `__Host-` can only be set by this very host, over https and for all paths.
+    pub(super) fn cookie_name(&self) -> &'static str {
+        if self.secure { "__Host-campanile" } else { "campanile" }
+    }
+
+    pub(super) fn cookie<'c>(&self, value: &'c str, age: Duration) -> Cookie<'c> {
+        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        Cookie::build(self.cookie_name(), value)
+            .path("/")
+            .http_only(true)
+            .secure(self.secure)
+            .same_site(SameSite::Lax)
+            .max_age(CookieAge::seconds(seconds))
+            .finish()
+    }
+}
 
 /// The principal of the session cookie of `request`; `None` without a cookie.
 pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>, ApiError> {
     let (endpoint, store) = (endpoint(request), store(request));
     let Some(secret) = presented(request, endpoint)? else { return Ok(None) };
-    let now = store.timestamp();
-    let found = store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
-    let session = found.await?.ok_or_else(|| {
+    let principal = sign_in::principal_of(store, secret).await?.ok_or_else(|| {
         let message = "the session has ended: sign in again with a link from `campanile sign-in`";
         ApiError::new(StatusCode::UNAUTHORIZED, "session_over", message)
     })?;
-    let principal = Principal {
-        user: session.subject,
-        scopes: session.scope.split(' ').collect::<Scopes>(),
-        expires_at: Some(session.expires_at),
-        ..Principal::default()
-    };
     // A blocked user stays blocked, however it authenticates.
     access::of(request).revocations.check(&principal, chrono::Utc::now())?;
     Ok(Some((principal, secret)))
@@ -59,22 +97,10 @@ pub(super) fn presented(
     Ok(SignInSecret::parse(cookie.value()).map(|secret| secret.hash()))
 }
 
-/// Resolves when the session is over: at once if it is ended on this node, soon if on another.
-/// While the store does not answer, the time of the session alone ends what it has open.
+/// Resolves when the session is over.
 pub fn ended(request: &HttpRequest, secret: SecretHash) -> LocalBoxFuture<'static, ()> {
-    let (store, mut signed_out) = (store(request).clone(), endpoint(request).signed_out.subscribe());
-    Box::pin(async move {
-        loop {
-            // Somebody signed out here, or it is time to check again.
-            let _ = tokio::time::timeout(RECHECK_INTERVAL, signed_out.changed()).await;
-            let now = store.timestamp();
-            let found =
-                store.read(move |conn| Box::pin(async move { sessions::get(conn, secret, now).await }));
-            if matches!(found.await, Ok(None)) {
-                return;
-            }
-        }
-    })
+    let (store, signed_out) = (store(request).clone(), endpoint(request).signed_out.subscribe());
+    Box::pin(sign_in::ended(store, secret, signed_out))
 }
 
 /// The request must be addressed to a name of ours. A page that another name of this address has

@@ -1,5 +1,5 @@
-//! Presence as values. Each worker thread knows its own clients by the subscribers of its fan-out, so
-//! that joins and leaves cost no other thread anything; the channel actor asks them all.
+//! Presence: who is on a channel. Each worker thread knows its own clients by the subscribers of its
+//! fan-out, so that joins and leaves cost no other thread anything; the channel actor asks them all.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -8,8 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::principal::Principal;
-use crate::protocol::reply::ClientInfo;
+use super::principal::Principal;
 
 /// A client on a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +30,6 @@ pub fn counts(members: &[Member]) -> (u32, u32) {
     (number(members.len()), number(users.len()))
 }
 
-/// ClientInfo as JSON: what others see of a client. `chan_info` comes from its subscription.
-pub fn client_info(client: Uuid, principal: &Principal, chan_info: Option<&str>) -> Arc<str> {
-    let (user, conn_info) = (&principal.user, principal.info.as_deref());
-    ClientInfo { user, client: &client.to_string(), conn_info, chan_info }.to_json().into()
-}
-
 /// How presence shows a client on a channel. What others see is made when they ask: most never do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PresenceInfo {
@@ -50,18 +43,6 @@ pub struct PresenceInfo {
     pub listed: bool,
     /// Whether its joining and leaving is announced.
     pub announced: bool,
-}
-
-impl PresenceInfo {
-    /// What others see.
-    pub fn info(&self) -> Arc<str> {
-        client_info(self.client, &self.principal, self.chan_info.as_deref())
-    }
-
-    /// Who it is.
-    pub fn member(&self) -> Member {
-        Member { client: self.client, user: self.principal.user.as_str().into(), info: self.info() }
-    }
 }
 
 #[cfg(test)]

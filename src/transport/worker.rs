@@ -1,0 +1,117 @@
+//! What all connections of one worker thread share, whatever carries them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::metrics::Metrics;
+use super::single_flight::SingleFlight;
+use super::timer_queue::TimerQueue;
+use crate::clients::WorkerClients;
+use crate::cluster::Cluster;
+use crate::domain::position::Position;
+use crate::hub::fanout::Fanout;
+use crate::hub::outbox::SocketOptions;
+use crate::protocol::code::{Disconnect, DisconnectCode};
+use crate::protocol::websocket as wire;
+use crate::publish::Publisher;
+use crate::recovery::{RecoveryLimit, RecoveryRequest};
+use crate::session::SessionContext;
+use crate::session::effect::Replay;
+use crate::store::Store;
+use crate::supervision;
+
+/// How long the peer may take to close after we have.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How sockets behave.
+#[derive(Debug, Clone)]
+pub struct WebsocketOptions {
+    /// The largest message of a client, in bytes.
+    pub message_size: usize,
+    /// The largest message of a unidirectional client, in bytes.
+    pub uni_message_size: usize,
+    /// Bytes that may be queued for one connection.
+    pub queue: usize,
+    /// How long a client may read nothing although data is queued.
+    pub write_timeout: Duration,
+    /// The recovery limit in configured namespaces.
+    pub recovery: RecoveryLimit,
+}
+
+/// What all connections of one worker thread share.
+pub struct WorkerContext {
+    /// The context of all sessions.
+    pub session_context: Arc<SessionContext>,
+    /// The fan-out of this thread.
+    pub fanout: Rc<Fanout>,
+    pub cluster: Cluster,
+    /// For replays and history.
+    pub store: Store,
+    /// For clients that publish.
+    pub publisher: Publisher,
+    pub metrics: Arc<Metrics>,
+    /// All clients of this thread.
+    pub clients: Rc<WorkerClients>,
+    pub(super) timers: Rc<TimerQueue>,
+    /// The reads for returning clients that are under way.
+    pub(super) recoveries: Rc<SingleFlight<RecoveryRequest, Option<(Replay, Position)>>>,
+    pub(super) options: WebsocketOptions,
+    pub(super) outbox: Rc<SocketOptions>,
+    pub(super) stopping: watch::Receiver<Option<Duration>>,
+}
+
+impl WorkerContext {
+    /// A context without connections. `stopping` becomes `Some(spread)` when the process stops: all
+    /// clients are then disconnected, spread over this time.
+    pub fn start(
+        session_context: Arc<SessionContext>,
+        fanout: Rc<Fanout>,
+        clients: Rc<WorkerClients>,
+        services: (Cluster, Store, Publisher, Arc<Metrics>),
+        options: WebsocketOptions,
+        stopping: watch::Receiver<Option<Duration>>,
+    ) -> Rc<Self> {
+        let (cluster, store, publisher, metrics) = services;
+        let outbox = Rc::new(SocketOptions {
+            limit: options.queue,
+            write_timeout: options.write_timeout,
+            close_timeout: CLOSE_TIMEOUT,
+            slow: wire::close(&DisconnectCode::Slow.into()),
+        });
+        let mut stopped = stopping.clone();
+        let timers = Rc::<TimerQueue>::default();
+        actix_rt::spawn(supervision::critical(timers.clone().run()));
+        let worker = Rc::new(Self {
+            session_context,
+            fanout,
+            cluster,
+            store,
+            publisher,
+            metrics,
+            clients,
+            timers,
+            recoveries: Rc::default(),
+            options,
+            outbox,
+            stopping,
+        });
+        let weak = Rc::downgrade(&worker);
+        actix_rt::spawn(async move {
+            let spread = stopped.wait_for(Option::is_some).await.ok().and_then(|spread| *spread);
+            let Some(worker) = weak.upgrade() else { return };
+            let mut open = worker.clients.outboxes();
+            open.retain(|outbox| outbox.is_socket());
+            let pause = spread.unwrap_or_default() / u32::try_from(open.len().max(1)).unwrap_or(u32::MAX);
+            let begun = tokio::time::Instant::now();
+            let elsewhere = Disconnect::from(DisconnectCode::Shutdown);
+            for (outbox, i) in open.iter().zip(0..) {
+                tokio::time::sleep_until(begun + pause * i).await;
+                outbox.disconnect(&elsewhere);
+            }
+        });
+        worker
+    }
+}

@@ -42,7 +42,7 @@ instructions: ## count the instructions of the pure parts, and compare them with
 
 chaos: ## check the promise under faults, alone and as a cluster, for CHAOS_MINUTES (20)
 	@$(CARGO) build --release --locked --workspace
-	@$(CARGO) run --quiet --release --locked -p loadtest -- --threads 2 check \
+	@$(CARGO) run --quiet --release --locked -p checker -- \
 		--minutes $(CHAOS_MINUTES) --at-once 2 $(ARGS)
 
 hooks: ## run format and unit tests before each commit (.githooks)

@@ -16,8 +16,6 @@ pub struct Head {
     pub body: Body,
     /// The connection takes no further request.
     pub close: bool,
-    /// `ETag`, as it stands there.
-    pub etag: Option<String>,
 }
 
 /// A body on its way in.
@@ -69,7 +67,6 @@ impl Head {
         let mut length = None;
         let mut chunked = false;
         let mut close = version == "HTTP/1.0";
-        let mut etag = None;
         for line in lines {
             let (name, value) = line.split_once(':').with_context(|| format!("no header: {line:?}"))?;
             let value = value.trim();
@@ -80,8 +77,6 @@ impl Head {
                 chunked = true;
             } else if name.eq_ignore_ascii_case("connection") {
                 close = value.eq_ignore_ascii_case("close");
-            } else if name.eq_ignore_ascii_case("etag") {
-                etag = Some(value.to_owned());
             }
         }
         let empty = matches!(status, 100..=199 | 204 | 304);
@@ -92,7 +87,7 @@ impl Head {
             None => Body::UntilClose,
         };
         let close = close || body == Body::UntilClose;
-        Ok(Some((Self { status, body, close, etag }, end + 4)))
+        Ok(Some((Self { status, body, close }, end + 4)))
     }
 }
 

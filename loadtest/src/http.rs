@@ -8,12 +8,12 @@ pub mod pipeline;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use testkit::target::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::framing::{Body, Head};
-use crate::target::Target;
 
 /// How long connecting, or one whole exchange, may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,7 +24,6 @@ pub struct Connection {
     target: Target,
     stream: Option<TcpStream>,
     input: Vec<u8>,
-    etag: Option<String>,
 }
 
 /// An answer whose body goes on: server-sent events.
@@ -36,7 +35,7 @@ pub struct Stream {
 impl Connection {
     /// A connection that will go to `target`.
     pub fn to(target: &Target) -> Self {
-        Self { target: target.clone(), stream: None, input: Vec::with_capacity(READ_SIZE), etag: None }
+        Self { target: target.clone(), stream: None, input: Vec::with_capacity(READ_SIZE) }
     }
 
     /// Connects, unless it is connected.
@@ -65,7 +64,6 @@ impl Connection {
                 if head.close {
                     self.stream = None;
                 }
-                self.etag = head.etag;
                 Ok(head.status)
             }
             Err(error) => {
@@ -73,11 +71,6 @@ impl Connection {
                 Err(error)
             }
         }
-    }
-
-    /// The `ETag` of the last answer.
-    pub fn etag(&self) -> Option<&str> {
-        self.etag.as_deref()
     }
 
     /// Sends a request and leaves the body to be read as it comes.

@@ -2,7 +2,6 @@
 //! Every scenario has an invariant and a number worth printing. Breaking the invariant fails the
 //! run, however fast it was. All traffic goes to this machine, bounded in count and time.
 
-mod check;
 mod clients;
 mod compare;
 mod cores;
@@ -10,19 +9,13 @@ mod floor;
 mod framing;
 mod http;
 mod metrics;
-mod payload;
 mod port;
-mod postgres;
-mod process;
 mod progress;
-mod redis;
 mod report;
 mod scenario;
 mod server;
 mod sse;
 mod stats;
-mod target;
-mod token;
 mod ws;
 
 use std::pin::Pin;
@@ -72,7 +65,6 @@ enum Scenario {
     Cluster(scenario::cluster::Options),
     Suite(scenario::suite::Options),
     Diff(report::diff::Options),
-    Check(check::Options),
     /// The bare server that the gateway is compared with, as a process of its own.
     #[command(hide = true)]
     Floor,
@@ -128,7 +120,6 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Hostile(options) => scenario::hostile::run(options).await,
         Scenario::Cluster(options) => scenario::cluster::run(options).await,
         Scenario::Diff(options) => report::diff::run(&options),
-        Scenario::Check(options) => check::run(options).await,
         Scenario::Floor => floor::run(),
     }
 }

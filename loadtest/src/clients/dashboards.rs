@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use testkit::payload::{OWNER, Payloads};
 
 use anyhow::{Context, Result, ensure};
 use memchr::memmem;
@@ -12,7 +13,6 @@ use mio::Token;
 use super::Turns;
 use crate::compare::session::Session;
 use crate::http::pipeline::{self, Pipeline};
-use crate::payload::{OWNER, Payloads};
 use crate::stats::Histogram;
 use crate::ws::delivery_log::{DeliveryLog, Layout};
 use crate::ws::message::excerpt;

@@ -3,14 +3,14 @@
 //! connection that is lost while an answer is outstanding, fails the run.
 
 use std::time::{Duration, Instant};
+use testkit::payload::{Delivery, Payloads};
+use testkit::target::Target;
 
 use anyhow::{Result, ensure};
 use mio::{Events, Poll, Token};
 
 use super::Limit;
 use crate::http::pipeline::{BUFFER, Pipeline};
-use crate::payload::{Delivery, Payloads};
-use crate::target::Target;
 use crate::ws::message::excerpt;
 
 /// A timer may be late by as much as this, so the rest of the way is waited for without sleeping.

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::cores::{CoreChoice, Cores};
-use crate::postgres::Database;
 use crate::report::table::Side;
 use crate::report::{self, machine};
+use crate::server::Database;
 
 /// Which servers to measure, in the options of every scenario that compares.
 #[derive(Debug, Args)]

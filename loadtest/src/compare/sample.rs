@@ -2,9 +2,9 @@
 //! tool, and what else used the cores.
 
 use std::time::{Duration, Instant};
+use testkit::process;
 
 use crate::cores::Cores;
-use crate::process;
 
 /// What the measured time was, and cost.
 #[derive(Debug, Clone, Copy, PartialEq)]

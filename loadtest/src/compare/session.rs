@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::postgres::Postgres;
+use testkit::target::Target;
+use testkit::{process, token};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -15,13 +19,9 @@ use super::options::Options;
 use super::sample::Cost;
 use crate::cores::{self, Cores};
 use crate::metrics::{Metrics, PerEvent};
-use crate::postgres::Postgres;
 use crate::report::table::{Figure, Side, aside, figure};
-use crate::server::{Launch, Spawned, new_secret};
-use crate::target::Target;
 use crate::ws::publisher;
 use crate::ws::swarm::{FirstFrame, Swarm};
-use crate::{process, token};
 
 const NAMESPACE: &str = "bench";
 /// Polls a minute and user: as many as there can be.
@@ -39,7 +39,7 @@ pub struct RunningServer {
 enum Process {
     Floor(Child),
     /// With the database that it drains into.
-    Gateway(Box<(Spawned, Option<Postgres>)>),
+    Gateway(Box<(Gateway, Option<Postgres>)>),
     Existing,
 }
 
@@ -85,7 +85,7 @@ impl RunningServer {
     /// Lets it end in good order.
     pub async fn finish(self) -> Result<()> {
         match self.process {
-            Process::Gateway(mut gateway) => gateway.0.drain().await.map(drop),
+            Process::Gateway(mut gateway) => gateway.0.terminate().await.map(drop),
             Process::Floor(mut child) => Ok(child.kill().await?),
             Process::Existing => Ok(()),
         }
@@ -130,18 +130,19 @@ impl RunningServer {
         environment.extend(url.or_else(|| options.database_url.clone()).map(|url| ("DATABASE_URL", url)));
         environment.extend(options.redis_url.iter().map(|url| ("REDIS_URL", url.clone())));
         let launch = Launch {
-            binary: options.binary.as_deref(),
-            data_in: options.data_in.as_deref(),
-            config: Some(&config),
+            binary: options.binary.clone(),
+            parent: options.data_in.clone(),
+            config: Some(config),
             environment,
-            settings: &options.settings,
+            settings: options.settings.clone(),
             core,
+            ..Launch::default()
         };
         let spawned = launch.start().await?;
         let session = Session {
             side: Side::Gateway,
-            address: spawned.target.address,
-            host: spawned.target.host.clone(),
+            address: spawned.address,
+            host: spawned.address.to_string(),
             pid: spawned.id(),
             api_key,
             channel: format!("{NAMESPACE}:load"),
@@ -265,7 +266,7 @@ impl Session {
 
     /// The server's bytes in memory, if its process is known.
     pub fn resident(&self) -> Option<u64> {
-        process::resident(&self.pid?.to_string())
+        process::resident(self.pid?)
     }
 
     /// The same; an error if it is not known.

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::postgres::Postgres;
+use testkit::redis::Redis;
+use testkit::target::Target;
+use testkit::token;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::http::Connection;
-use crate::postgres::Postgres;
-use crate::redis::Redis;
-use crate::server::{Launch, Spawned, new_secret};
 use crate::stats::Histogram;
-use crate::target::Target;
-use crate::token;
 use crate::ws::wire::Wire;
 
 /// Publishers at each node, each with one event at a time.
@@ -70,7 +70,7 @@ pub struct Options {
 
 /// The nodes, and what they drain into.
 struct Cluster {
-    nodes: Vec<Spawned>,
+    nodes: Vec<Gateway>,
     jwt: String,
     api_key: String,
     _redis: Option<Redis>,
@@ -114,7 +114,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     timeout(TIMEOUT, all).await.context("a subscriber still misses something")??;
     for node in &mut cluster.nodes {
-        node.drain().await?;
+        node.terminate().await?;
     }
 
     let rate = count as f64 / took.as_secs_f64();
@@ -155,7 +155,7 @@ impl Cluster {
                 ("DATABASE_URL", url.clone()),
             ];
             environment.extend(redis.iter().map(|redis| ("REDIS_URL", format!("redis://{}", redis.address))));
-            let launch = Launch { config: Some(config), environment, ..Launch::default() };
+            let launch = Launch { config: Some(config.to_owned()), environment, ..Launch::default() };
             nodes.push(launch.start().await?);
         }
         Ok(Self { nodes, jwt, api_key, _redis: redis, _postgres: postgres })
@@ -175,7 +175,7 @@ async fn subscribe(
         let node = number % cluster.nodes.len();
         let channel = number / cluster.nodes.len() % usize::from(options.channels);
         let token = token::mint_for(&cluster.jwt, &format!("subscriber-{number}"), None);
-        let target = cluster.nodes[node].target.clone();
+        let target = cluster.nodes[node].target();
         opening.spawn(async move {
             let wire = Wire::open(&target, &token, &format!("load:{channel}")).await;
             (node, channel, wire)
@@ -252,7 +252,7 @@ async fn publish(options: &Options, cluster: &Cluster, sent: &SentLog) -> Result
         let events = Arc::new(tokio::sync::Mutex::new(events));
         queues.push(queue);
         for _ in 0..PUBLISHERS {
-            let (target, key) = (spawned.target.clone(), cluster.api_key.clone());
+            let (target, key) = (spawned.target(), cluster.api_key.clone());
             publishers.spawn(deliver(node, target, key, events.clone(), sent.clone()));
         }
     }

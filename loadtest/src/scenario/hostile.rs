@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::json;
+use testkit::target::Target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -18,7 +19,6 @@ use tokio::time::timeout;
 use super::write_json;
 use crate::http::Connection;
 use crate::server;
-use crate::target::Target;
 use crate::ws::frame::{self, Kind};
 
 /// No answer takes longer.

@@ -3,6 +3,7 @@
 //! are at the end what they were after the warm-up.
 
 use std::time::{Duration, Instant};
+use testkit::process;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -14,7 +15,6 @@ use crate::clients::pollers::Pollers;
 use crate::clients::resuming::ResumingClients;
 use crate::compare;
 use crate::compare::session::Session;
-use crate::process;
 use crate::report::table::{Figure, aside, figure};
 use crate::stats::Histogram;
 
@@ -233,7 +233,7 @@ impl Held {
     fn by(session: &Session) -> Result<Self> {
         let pid = session.pid.context("the server's process is not known: give its --pid")?;
         let resident = session.memory()? as f64;
-        let descriptors = process::descriptors(&pid.to_string()).context("the server is gone")?;
+        let descriptors = process::descriptors(pid).context("the server is gone")?;
         Ok(Self { resident, descriptors })
     }
 }

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use testkit::gateway::new_secret;
+use testkit::postgres;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::compare;
 use crate::compare::session::Session;
 use crate::http::blocking;
-use crate::postgres;
 use crate::report::table::{Figure, aside, figure};
-use crate::server::new_secret;
 use crate::stats::Latencies;
 
 /// A start that takes longer has failed.

@@ -8,9 +8,9 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
-use crate::postgres::Database;
 use crate::report::collector::Collector;
 use crate::report::{self, Report, Section, summary, text};
+use crate::server::Database;
 
 /// What is measured: everything at full size, so that three rounds of it take twenty minutes.
 /// Options that all have in common are appended.

@@ -3,6 +3,7 @@
 //! is computed once up to where they differ.
 
 use std::time::{Duration, Instant};
+use testkit::payload::Payloads;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,7 +13,6 @@ use crate::clients::Limit;
 use crate::clients::webhook_load::{Answered, WebhookLoad};
 use crate::compare;
 use crate::compare::session::Session;
-use crate::payload::Payloads;
 use crate::report::table::{Figure, Side, aside, figure};
 use crate::scenario::log_depth;
 use crate::stats::{Latencies, Timeline};

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use testkit::target::Target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::frame::{self, Kind};
 use crate::framing::Head;
-use crate::target::Target;
 
 /// How long connecting may take.
 const TIMEOUT: Duration = Duration::from_secs(10);

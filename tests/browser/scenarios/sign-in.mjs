@@ -24,7 +24,7 @@ async function a_link_works_once() {
   const second = await browser();
   const late = await open(second, url);
   await late.click('#go');
-  await words(late, 'used up');
+  await words(late, 'used before');
   check('a used link has no button left', await late.isDisabled('#go'));
   check('nobody else got a cookie', await second.cookies(), []);
   await late.goto(origin);

@@ -1,0 +1,31 @@
+//! What the integration tests, the fault checker and the load generator share: gateways, PostgreSQL,
+//! Redis and TCP proxies that are started for one run and end with it, and clients for HTTP,
+//! server-sent events and WebSocket. Everything listens on the loopback, nothing reaches a server that
+//! runs already, and whatever was started ends even if this process is killed.
+
+pub mod gateway;
+pub mod http;
+pub mod metrics;
+pub mod payload;
+pub mod port;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod random;
+pub mod redis;
+pub mod target;
+pub mod token;
+pub mod websocket;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+/// A folder of one run, below `parent` or among temporary files; removed when it is dropped.
+fn folder_in(parent: Option<&Path>, prefix: &str) -> Result<TempDir> {
+    let parent = std::path::absolute(parent.map_or_else(std::env::temp_dir, Path::to_owned))?;
+    std::fs::create_dir_all(&parent)?;
+    let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(&parent);
+    folder.with_context(|| format!("cannot create a folder in {}", parent.display()))
+}

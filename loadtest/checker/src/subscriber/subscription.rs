@@ -1,0 +1,134 @@
+//! What a subscriber follows and how far it is, what all subscribers share, and how a connection ends.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::watch;
+
+use crate::history::{Digest, Entry, Transport};
+use crate::plan::Scenario;
+
+/// A channel, and where it begins.
+#[derive(Debug, Clone)]
+pub struct Channel {
+    /// Its name.
+    pub name: String,
+    /// The epoch of its positions, until it gets another one.
+    pub epoch: String,
+    /// Configured namespaces shape their events differently from built-in ones.
+    pub built_in: bool,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// Events are being published.
+    Publishing,
+    /// No more will come: these are the epochs and heads, by channel.
+    Settling(Arc<Vec<(String, u32)>>),
+    /// Nobody waits any longer.
+    Over,
+}
+
+/// What subscribers have in common.
+#[derive(Clone)]
+pub struct Context {
+    /// Where they connect.
+    pub address: SocketAddr,
+    /// All channels.
+    pub channels: Arc<Vec<Channel>>,
+    /// How they behave.
+    pub scenario: Scenario,
+    /// How many times longer than usual their connections last.
+    pub patience: u32,
+    /// What they may use.
+    pub transports: Vec<Transport>,
+    /// Where the run is.
+    pub phase: watch::Receiver<Phase>,
+    /// What happened to them.
+    pub counters: Arc<Counters>,
+}
+
+/// What happened to subscribers, over all of them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections and polls that began.
+    pub connections: AtomicU64,
+    /// Events that came.
+    pub events: AtomicU64,
+    /// Connections that were closed as slow (3008).
+    pub slow: AtomicU64,
+}
+
+/// A cursor on one channel, and what it has passed.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Which of the channels.
+    pub channel: usize,
+    /// The epoch of its position.
+    pub epoch: String,
+    /// The last offset seen.
+    pub offset: u32,
+    /// `ETag` of the last page.
+    pub etag: Option<String>,
+    /// Left out by a signal and not read yet: the offset before, and the last.
+    pub unread: Vec<(u32, u32)>,
+    /// What it saw.
+    pub history: Vec<Entry>,
+}
+
+impl Subscription {
+    /// At the beginning of a channel.
+    pub fn new(channel: usize, epoch: &str) -> Self {
+        let (epoch, unread, history) = (epoch.to_owned(), Vec::new(), Vec::new());
+        Self { channel, epoch, offset: 0, etag: None, unread, history }
+    }
+
+    /// An event came.
+    pub fn event(&mut self, offset: u32, data: &str) {
+        self.history.push(Entry::Event { offset, digest: Digest::of(data) });
+        self.offset = self.offset.max(offset);
+    }
+
+    /// The server goes on behind `head`, wherever this was.
+    pub fn signal(&mut self, head: u32) {
+        self.history.push(Entry::Signal { head });
+        if head > self.offset {
+            self.unread.push((self.offset, head));
+        }
+        self.offset = head;
+    }
+
+    /// Everything up to `to` is gone, and nothing before it is left to be read.
+    pub fn gone(&mut self, to: u32, head: u32) {
+        self.history.extend([Entry::Signal { head: to }, Entry::Gone { to, head }]);
+        self.offset = to;
+    }
+
+    /// The channel has another history, of which nothing is known yet.
+    pub fn change_epoch(&mut self, epoch: &str) {
+        self.history.push(Entry::EpochChanged(Box::new(epoch.to_owned())));
+        epoch.clone_into(&mut self.epoch);
+        (self.offset, self.etag) = (0, None);
+        self.unread.clear();
+    }
+
+    /// The server did what it never should.
+    pub fn unexpected(&mut self, what: impl Into<String>) {
+        self.history.push(Entry::Unexpected(Box::new(what.into())));
+    }
+}
+
+/// Why a connection is over, without a violation or with one that is in the history already.
+#[derive(Debug)]
+pub struct Ended(pub &'static str);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Ended {}

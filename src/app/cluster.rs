@@ -8,13 +8,13 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use super::metrics::Metrics;
 use crate::bus::{Bus, ClusterBus, ClusterBusLoop, RedisOptions};
 use crate::cluster::Peers;
 use crate::config::{BusBackend, Config};
-use crate::limits::{SharedCounters, Timeouts};
-use crate::session::user_connections::{Confirm, UserConnections};
+use crate::limits::shared::{SharedCounters, Timeouts};
+use crate::limits::user_connections::{Confirm, UserConnections};
 use crate::store::Store;
-use crate::telemetry::Metrics;
 use crate::tls;
 
 /// The bus that is configured, and its task if it needs one.
@@ -22,14 +22,14 @@ pub(super) fn open_bus(
     config: &Config,
     uid: Uuid,
     store: &Store,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
 ) -> anyhow::Result<(Bus, Option<ClusterBusLoop>)> {
     if config.bus_backend() == BusBackend::InProcess {
-        metrics.bus_up.set(1);
+        metrics.bus.up.set(1);
         return Ok((Bus::local(uid), None));
     }
     let (cluster_bus, bus_loop) =
-        ClusterBus::new(uid, store.clone(), open_redis(config, store)?, metrics.clone());
+        ClusterBus::new(uid, store.clone(), open_redis(config, store)?, metrics.bus.clone());
     Ok((Bus::clustered(cluster_bus), Some(bus_loop)))
 }
 
@@ -38,14 +38,14 @@ pub(super) fn open_counters(
     config: &Config,
     uid: Uuid,
     store: &Store,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
     core: &Handle,
 ) -> anyhow::Result<(SharedCounters, BoxFuture<'static, ()>)> {
     let Some(RedisOptions { client, prefix }) = open_redis(config, store)? else {
         return Ok((SharedCounters::none(), std::future::ready(()).boxed()));
     };
     let (counters, work) =
-        SharedCounters::shared(&client, prefix, uid, Timeouts::default(), metrics.clone(), core)?;
+        SharedCounters::shared(&client, prefix, uid, Timeouts::default(), metrics.limits.clone(), core)?;
     Ok((counters, work.boxed()))
 }
 

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::cluster::{open_bus, open_counters};
+use super::metrics::Metrics;
 use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
 use crate::bus::{Bus, BusHandlers, ClusterBusLoop, EventHandler};
@@ -23,14 +24,13 @@ use crate::config::{Config, JwksUrl, Secrets};
 use crate::domain::options::SharedNamespaces;
 use crate::hub::Hub;
 use crate::jobs::JobsRuntime;
-use crate::limits::SharedCounters;
+use crate::limits::shared::SharedCounters;
 use crate::publish::Publisher;
 use crate::store::{self, Store};
 use crate::supervision::critical;
 use crate::tasks::leases::Lease;
 use crate::tasks::revocations::Revoker;
 use crate::tasks::{janitor, jwks, monitor};
-use crate::telemetry::Metrics;
 
 /// For sending the remaining messages to other nodes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -90,10 +90,10 @@ pub struct Core {
 
 /// Opens the store on `runtime`.
 pub async fn open_store(config: &Config, metrics: &Metrics, runtime: &Handle) -> anyhow::Result<Store> {
-    let options = store::Options { traffic: metrics.traffic.clone(), ..config.into() };
+    let options = store::Options { metrics: metrics.store.clone(), ..config.into() };
     let opening = runtime.spawn(async move { Store::open(&options).await });
     let store = opening.await.context("the store panicked while opening")??;
-    metrics.store_up.set(1);
+    metrics.store.up.set(1);
     Ok(store)
 }
 
@@ -112,7 +112,7 @@ impl OpenCore {
         let (counters, counting) = open_counters(config, uid, &store, &metrics, runtime)?;
         let identity = Identity::new(uid, config.server.name.as_deref(), address);
         Ok(Self {
-            peers: Peers::new(identity, bus.clone(), metrics.clone()),
+            peers: Peers::new(identity, bus.clone(), metrics.cluster.clone()),
             keys: KeyRing::from(config.token_keys(Some(&secrets.jwt))?),
             namespaces: config.channel.declared().shared(),
             revocations: Revocations::default(),
@@ -137,7 +137,7 @@ impl OpenCore {
         let on_event: EventHandler =
             handlers.hub.as_ref().map_or_else(|| Arc::new(|_| ()) as EventHandler, Hub::event_handler);
         let (publisher, publishing) =
-            Publisher::new(store.clone(), bus.clone(), on_event.clone(), Vec::new(), metrics.clone());
+            Publisher::new(store.clone(), bus.clone(), on_event.clone(), Vec::new(), metrics.publish.clone());
         let publisher_task = store.writing_thread().unwrap_or(&runtime).spawn(critical(publishing));
         let cluster = Cluster::new(
             peers.clone(),
@@ -173,16 +173,16 @@ impl OpenCore {
             keys.set_fetching(Fetching::UnderWay);
         }
         let intervals = jwks::FetchIntervals::default();
-        let fetching = jwks::run(keys.clone(), key_set.subscribe(), intervals, metrics.clone());
+        let fetching = jwks::run(keys.clone(), key_set.subscribe(), intervals, metrics.tasks.clone());
         let (lease, leasing) =
-            Lease::acquire(store.clone(), "janitor", peers.identity().uid, metrics.clone());
-        let sweeping = janitor::run(store.clone(), namespaces.clone(), metrics.clone(), lease.clone());
+            Lease::acquire(store.clone(), "janitor", peers.identity().uid, metrics.tasks.clone());
+        let sweeping = janitor::run(store.clone(), namespaces.clone(), metrics.tasks.clone(), lease.clone());
         let mut tasks = self.tasks;
         tasks.extend([
             runtime.spawn(critical(leasing)),
             runtime.spawn(critical(fetching)),
             runtime.spawn(critical(revoker.clone().run())),
-            runtime.spawn(critical(monitor::watch_store(store.clone(), metrics.clone()))),
+            runtime.spawn(critical(monitor::watch_store(store.clone(), metrics.store.clone()))),
             runtime.spawn(critical(peers.clone().run())),
             runtime.spawn(critical(sweeping)),
         ]);
@@ -271,7 +271,7 @@ mod tests {
             let config = Loader::new().environment([("CAMPANILE_SERVER__DATA_DIR", folder)]).load();
             let config = config.expect("the configuration is right");
             let secrets = config.resolve_secrets().expect("secrets are generated");
-            let (metrics, address) = (Arc::new(Metrics::new()), SocketAddr::from(([127, 0, 0, 1], 0)));
+            let (metrics, address) = (Arc::new(Metrics::default()), SocketAddr::from(([127, 0, 0, 1], 0)));
             let store = open_store(&config, &metrics, runtime.handle()).await.expect("the store opens");
             let core = OpenCore::new(&config, &secrets, store, metrics, address, runtime.handle());
             let core = core.expect("the parts fit").start(&config, ClientHandlers::none()).await;

@@ -7,6 +7,7 @@ use actix_web::web;
 use anyhow::Context as _;
 use tokio::sync::watch;
 
+use super::metrics::Metrics;
 use crate::config::{Config, Secrets};
 use crate::dashboard::Summaries;
 use crate::http::access::{Access, Origins};
@@ -15,16 +16,16 @@ use crate::http::builds::BuildEndpoint;
 use crate::http::client_streams::ClientStreamEndpoints;
 use crate::http::event_stream::StreamEndpoint;
 use crate::http::health::HealthEndpoint;
-use crate::http::limit::RateLimit;
 use crate::http::poll::PollEndpoint;
 use crate::http::server_api::ServerApiEndpoint;
 use crate::http::state::Budgets;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
-use crate::limits::SharedCounters;
 use crate::limits::gcra::Rate;
+use crate::limits::persistence::PersistentRates;
+use crate::limits::rate_limit::RateLimit;
+use crate::limits::shared::SharedCounters;
 use crate::session::SessionContext;
-use crate::tasks::rates;
 use crate::transport::emulation::Sessions;
 
 /// What each endpoint needs.
@@ -54,6 +55,7 @@ impl Endpoints {
         sessions: Sessions,
         bus: watch::Receiver<bool>,
         stopping: &watch::Sender<Option<Duration>>,
+        metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let limits = &config.limits;
         let rate = |name, limit: u32| RateLimit::new(name, Rate::per_minute(limit.into()), counters.clone());
@@ -92,19 +94,22 @@ impl Endpoints {
                 enabled: config.websocket.enabled,
                 uni_enabled: config.uni_websocket.enabled,
                 open: budgets.sockets.clone(),
+                metrics: metrics.http.clone(),
                 stopping: stopping.subscribe(),
             },
             health: web::Data::new(HealthEndpoint {
                 stopping: stopping.subscribe(),
                 bus,
                 limits: budgets.named(),
+                publish: metrics.publish.clone(),
+                registry: metrics.registry.clone(),
             }),
             api: web::Data::new(ServerApiEndpoint { max_publication }),
         })
     }
 
     /// The rates that a restart must not reset, by the names that they have in the store.
-    pub(super) fn rates(&self) -> rates::Rates {
+    pub(super) fn rates(&self) -> PersistentRates {
         let rates =
             [&self.polls.rate, &self.builds.rate, &self.webhooks.invalid_signatures, &self.sign_in.failures];
         rates.into_iter().map(|rate| (rate.name(), Box::new(rate.clone()) as _)).collect()

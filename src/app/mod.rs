@@ -5,6 +5,7 @@ mod cluster;
 pub mod core;
 pub mod demo;
 mod http_state;
+pub mod metrics;
 mod reload;
 mod serve;
 mod server;
@@ -21,8 +22,8 @@ use crate::config::{Config, Secrets};
 use crate::hub::Hub;
 use crate::sign_in;
 use crate::store::{self, Store};
-use crate::telemetry::Metrics;
 use core::{Core, OpenCore};
+use metrics::Metrics;
 use server::{OpenServer, Server};
 
 pub use core::core_runtime;
@@ -42,7 +43,7 @@ impl Node {
     /// Opens the store, starts everything and listens. Must be called inside an actix system;
     /// `runtime` is that of the core.
     pub async fn start(config: &Config, secrets: &Secrets, runtime: &Handle) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::default());
         let store = core::open_store(config, &metrics, runtime).await?;
         let listen = config.server.listen;
         let listener = worker::bind(listen).with_context(|| {

@@ -15,16 +15,19 @@ use tokio::task::JoinHandle;
 use super::cluster::count_users;
 use super::core::{ClientHandlers, Core, OpenCore};
 use super::http_state::Endpoints;
+use super::metrics::Metrics;
 use super::worker;
 use crate::config::{Config, Secrets};
+use crate::hub::metrics::Transport;
 use crate::hub::{Hub, HubOptions};
-use crate::limits::SharedCounters;
-use crate::session::user_connections::UserConnections;
+use crate::limits::persistence::{self, PersistentRates};
+use crate::limits::shared::SharedCounters;
+use crate::limits::user_connections::UserConnections;
 use crate::session::{ConnectionOptions, SessionContext};
 use crate::store::Store;
 use crate::supervision::{critical, mark_thread_critical};
-use crate::tasks::{monitor, rates};
-use crate::telemetry::{Metrics, TRANSPORTS, level};
+use crate::tasks::monitor;
+use crate::telemetry::metrics::Label as _;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::worker::WebsocketOptions;
 
@@ -52,7 +55,7 @@ pub struct Server {
     hub: Hub,
     hub_thread: Arbiter,
     endpoints: Endpoints,
-    rates: Arc<rates::Rates>,
+    rates: Arc<PersistentRates>,
     store: Store,
     metrics: Arc<Metrics>,
     stopping: watch::Sender<Option<Duration>>,
@@ -73,7 +76,7 @@ impl OpenServer {
             core.store.clone(),
             core.bus.clone(),
             options,
-            core.metrics.clone(),
+            core.metrics.hub.clone(),
             hub_thread.handle(),
         );
         let (users, users_task) = count_users(config, &core.counters, &core.peers);
@@ -82,7 +85,7 @@ impl OpenServer {
             revocations: core.revocations.clone(),
             namespaces: core.namespaces.clone(),
             users: users.clone(),
-            errors: core.metrics.errors.clone(),
+            metrics: core.metrics.session.clone(),
             options: ConnectionOptions::from(config),
         };
         Self {
@@ -133,12 +136,13 @@ impl OpenServer {
             self.sessions,
             live,
             &stopping,
+            &core.metrics,
         )?;
         let rates = Arc::new(endpoints.rates());
-        if let Err(error) = rates::restore(&store, &rates).await {
+        if let Err(error) = persistence::restore(&store, &rates).await {
             tracing::warn!(%error, "the saved rates cannot be read: they start empty");
         }
-        core.spawn(rates::run(store.clone(), rates.clone()));
+        core.spawn(persistence::run(store.clone(), rates.clone()));
         let in_flight = Arc::new(AtomicUsize::new(0));
         let parts = worker::WorkerParts {
             store: store.clone(),
@@ -182,7 +186,10 @@ impl Server {
     /// Not ready, no new connections, streams told and ended, requests finished. Returns the thread of
     /// the hub, which has to outlive the publisher.
     pub async fn drain(self, timeout: Duration) -> Arbiter {
-        let open = TRANSPORTS.map(|kind| level(&self.metrics.connections, kind));
+        let open: Vec<_> = Transport::USUAL
+            .iter()
+            .map(|transport| self.metrics.transport.connections.with(*transport))
+            .collect();
         let connections = || open.iter().map(|level| level.get().max(0)).sum::<i64>();
         let window = Duration::from_secs_f64(connections() as f64 / CLOSES_PER_SECOND);
         let spread = window.min(timeout.mul_f64(0.8));
@@ -209,7 +216,7 @@ impl Server {
         }
         self.handle.stop(true).await;
         let _ = self.task.await;
-        if let Err(error) = rates::write(&self.store, &self.rates).await {
+        if let Err(error) = persistence::write(&self.store, &self.rates).await {
             tracing::warn!(%error, "the rates of the last second cannot be saved");
         }
         self.hub_thread

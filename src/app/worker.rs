@@ -21,9 +21,11 @@ use tokio::sync::watch;
 
 use super::core::cores;
 use super::http_state::Endpoints;
+use super::metrics::Metrics;
 use crate::clients::{ClientRegistry, WorkerClients};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::http::metrics::PollOutcome;
 use crate::http::poll::NotModifiedFastPath;
 use crate::http::tcp::TcpHandle;
 use crate::http::{error, origin, routes, websocket};
@@ -33,7 +35,6 @@ use crate::publish::Publisher;
 use crate::session::SessionContext;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
-use crate::telemetry::{Metrics, counter};
 use crate::transport::http_stream::Streams;
 use crate::transport::worker::{WebsocketOptions, WorkerContext};
 
@@ -79,11 +80,15 @@ pub(super) fn start(
     let server = builder.listen("http", listener, move || {
         // Runs once on each worker thread.
         let (endpoints, parts, draining) = (endpoints.clone(), parts.clone(), draining.clone());
-        let fanout = Fanout::start(parts.hub.clone(), parts.metrics.clone());
+        let fanout = Fanout::start(parts.hub.clone(), parts.metrics.hub.clone());
         let clients = Rc::new(WorkerClients::default());
         parts.client_registry.register_worker(clients.clone(), fanout.clone());
-        let services =
-            (parts.cluster.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
+        let services = (
+            parts.cluster.clone(),
+            parts.store.clone(),
+            parts.publisher.clone(),
+            parts.metrics.transport.clone(),
+        );
         let (session_context, options) = (parts.session_context.clone(), parts.websocket.clone());
         let stopping = parts.stopping.clone();
         let worker = WorkerContext::start(
@@ -108,7 +113,7 @@ pub(super) fn start(
             access: endpoints.access.clone(),
             endpoint: endpoints.polls.clone(),
             store: parts.store.clone(),
-            not_modified: counter(&parts.metrics.polls, "not_modified"),
+            not_modified: parts.metrics.http.polls.with(PollOutcome("not_modified")),
         };
         let running = parts.stopping.clone();
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
@@ -120,7 +125,9 @@ pub(super) fn start(
             .app_data(web::Data::new(parts.revoker))
             .app_data(web::Data::new(parts.store.clone()))
             .app_data(web::Data::new(parts.publisher.clone()))
-            .app_data(web::Data::from(parts.metrics.clone()))
+            .app_data(web::Data::from(parts.metrics.http.clone()))
+            .app_data(web::Data::from(parts.metrics.transport.clone()))
+            .app_data(web::Data::from(parts.metrics.session.clone()))
             .app_data(web::Data::new(parts.hub))
             .app_data(endpoints.access.clone())
             .app_data(endpoints.webhooks.clone())

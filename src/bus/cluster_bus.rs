@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::announcement::{Announcement, BusHandlers, Content, HubEvent};
 use super::dedup::Dedup;
 use super::message::{BusMessage, DecodeError, Envelope};
+use super::metrics::{Carrier, Metrics};
 use super::notify::{self, NotifyQueue, Reassembler, split};
 use super::redis::{self, Events as _, QueuedMessage, Redis, RedisOptions, Topic};
 use crate::domain::channel::ChannelName;
 use crate::store::Store;
 use crate::store::listen_notify::ListenEvent;
-use crate::telemetry::{Metrics, count};
 
 /// How long a channel waits for Redis to confirm its subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -177,7 +177,7 @@ impl ClusterBus {
             message => {
                 let text = message.encode(self.0.node, number);
                 if !self.0.notify_queue.send(number, text.into()) {
-                    count(&self.0.metrics.bus_said, "dropped");
+                    self.0.metrics.messages_dropped.inc();
                 }
             }
         }
@@ -217,11 +217,11 @@ impl ClusterBus {
                     failed = true;
                     break;
                 }
-                some.iter().for_each(|_| count(&self.0.metrics.bus_said, "postgres"));
+                self.0.metrics.messages_sent.with(Carrier::Postgres).inc_by(some.len() as u64);
             }
             if failed {
                 // Checks are queued again; messages that are not in the log are dropped.
-                messages.iter().for_each(|_| count(&self.0.metrics.bus_said, "dropped"));
+                self.0.metrics.messages_dropped.inc_by(messages.len() as u64);
                 for check in checks {
                     match check {
                         BusMessage::Check(channels) => self.0.notify_queue.check(channels),
@@ -251,11 +251,11 @@ impl BusReceiver {
                     match Envelope::decode(&text) {
                         Ok(envelope) if envelope.from == self.bus.0.node => {}
                         Ok(envelope) => {
-                            count(&self.bus.0.metrics.bus_heard, "postgres");
+                            self.bus.0.metrics.messages_received.inc(Carrier::Postgres);
                             self.receive(envelope);
                         }
                         Err(error) => {
-                            count(&self.bus.0.metrics.bus_heard, "unread");
+                            self.bus.0.metrics.messages_unreadable.inc();
                             if error == DecodeError::Version {
                                 self.deliver(HubEvent::CheckAll);
                             }
@@ -309,7 +309,7 @@ impl redis::Events for BusReceiver {
     fn set_live(&self, live: bool) {
         let turned = self.bus.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
         if turned {
-            self.bus.0.metrics.bus_up.set(i64::from(live));
+            self.bus.0.metrics.up.set(i64::from(live));
             if live {
                 tracing::info!("the bus is live");
                 // Messages may have been missed before.
@@ -326,11 +326,11 @@ impl redis::Events for BusReceiver {
                 return Some(number);
             }
             Ok(envelope) => {
-                count(&self.bus.0.metrics.bus_heard, "redis");
+                self.bus.0.metrics.messages_received.inc(Carrier::Redis);
                 self.receive(envelope);
             }
             Err(error) => {
-                count(&self.bus.0.metrics.bus_heard, "unread");
+                self.bus.0.metrics.messages_unreadable.inc();
                 tracing::debug!(?error, "a message from Redis cannot be decoded");
                 if let (DecodeError::Version, Some(channel)) = (error, channel) {
                     self.deliver(HubEvent::Check(vec![channel]));
@@ -347,7 +347,7 @@ impl redis::Events for BusReceiver {
     /// Sends by NOTIFY too what was not sent, or may not be received.
     fn on_sent(&self, number: u64, message: BusMessage, sent: bool) {
         if sent {
-            count(&self.bus.0.metrics.bus_said, "redis");
+            self.bus.0.metrics.messages_sent.inc(Carrier::Redis);
         }
         if !sent || (self.bus.0.mirroring.load(Ordering::Relaxed) && !message.is_logged()) {
             self.bus.fall_back(number, message);

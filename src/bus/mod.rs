@@ -11,6 +11,7 @@ mod announcement;
 mod cluster_bus;
 mod dedup;
 mod message;
+mod metrics;
 mod notify;
 mod redis;
 mod subscriptions;
@@ -24,6 +25,7 @@ pub use announcement::{
     Announcement, BusHandlers, Content, EventHandler, HubEvent, MessageHandler, PresenceChange,
 };
 pub use cluster_bus::{ClusterBus, ClusterBusLoop};
+pub use metrics::Metrics;
 pub use redis::RedisOptions;
 
 use crate::domain::channel::ChannelName;

@@ -9,6 +9,7 @@
 
 mod membership;
 mod message;
+mod metrics;
 mod requests;
 mod rpc;
 
@@ -22,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 pub use membership::MAX_MISSED_HEARTBEATS;
+pub use metrics::Metrics;
 pub use requests::NodeInfo;
 pub use rpc::Incomplete;
 
@@ -33,7 +35,6 @@ use crate::domain::presence::Member;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
 use crate::protocol::code::Disconnect;
-use crate::telemetry::Metrics;
 use membership::Membership;
 use message::{Changed, Heartbeat, Message};
 use requests::{Channels, Command, Connected, Connections, Info, Members};

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::message::Message;
+use super::metrics::RequestOutcome;
 use super::requests::Request;
 use super::{Cluster, Peers};
-use crate::telemetry::count;
 
 /// How long a response may take.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -125,7 +125,8 @@ impl Peers {
                 }
             }
         }
-        count(&self.0.metrics.questions, if missing > 0 { "incomplete" } else { "answered" });
+        let outcome = if missing > 0 { RequestOutcome::Incomplete } else { RequestOutcome::Answered };
+        self.0.metrics.requests.inc(outcome);
         (responses, missing)
     }
 }

@@ -11,14 +11,16 @@ use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
-use super::limit::{Budget, RateLimit, with_rate};
 use super::poll::{self, PollEndpoint};
+use super::rate_headers::with_rate;
 use crate::builds::{self, Appended, BuildError, BuildEvent, BuildId};
 use crate::config::Config;
 use crate::domain::position::Position;
+use crate::http::Metrics;
+use crate::limits::budget::Budget;
+use crate::limits::rate_limit::RateLimit;
 use crate::publish::Publisher;
 use crate::store::Store;
-use crate::telemetry::Metrics;
 
 /// What a body may contain beside its data, in bytes.
 const ENVELOPE_ALLOWANCE: u64 = 1024;

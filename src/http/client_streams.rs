@@ -14,11 +14,11 @@ use tokio::sync::watch;
 
 use super::body::{self, Bounds};
 use super::error::{self, ApiError, ApiResult};
-use super::limit::Budget;
 use super::state::Budgets;
 use super::tcp::{self, TcpHandle};
 use crate::cluster::{Cluster, PostOutcome};
 use crate::config::Config;
+use crate::limits::budget::Budget;
 use crate::protocol::form::Form;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::http_stream::{StreamRequest, Streams};

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use super::access;
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
-use super::limit::Budget;
 use super::session;
 use super::tcp::{self, TcpHandle};
 use crate::clients::WorkerClients;
@@ -26,10 +25,11 @@ use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::Fanout;
+use crate::limits::budget::Budget;
+use crate::limits::user_connections::{Capacity, UserConnections};
 use crate::resources;
-use crate::session::user_connections::{Capacity, UserConnections};
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::transport::Metrics;
 use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
 
 /// What the endpoint needs.

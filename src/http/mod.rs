@@ -13,11 +13,12 @@ mod etag;
 pub mod event_stream;
 pub mod extract;
 pub mod health;
-pub mod limit;
+pub mod metrics;
 pub mod openapi;
 pub mod origin;
 pub mod page;
 pub mod poll;
+mod rate_headers;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
@@ -28,6 +29,7 @@ pub mod webhooks;
 pub mod websocket;
 
 use error::ApiError;
+pub use metrics::Metrics;
 
 /// A `limit` in a query: a number from 1 to `max`, `default` if absent.
 fn parse_limit(limit: Option<&str>, default: u32, max: u32) -> Result<u32, ApiError> {

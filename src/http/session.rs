@@ -16,10 +16,10 @@ use tokio::sync::watch;
 
 use super::access::{self, Access};
 use super::error::ApiError;
-use super::limit::RateLimit;
 use super::origin;
 use crate::config::{Config, Origin, Secret, Secrets, TokenConfig};
 use crate::domain::principal::Principal;
+use crate::limits::rate_limit::RateLimit;
 use crate::sign_in::{self, SecretHash, SignInSecret};
 use crate::store::Store;
 

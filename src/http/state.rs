@@ -1,7 +1,7 @@
 //! What the handlers of a node share.
 
-use super::limit::Budget;
 use crate::config::Config;
+use crate::limits::budget::Budget;
 
 /// What there is only so much of on this node.
 pub struct Budgets {

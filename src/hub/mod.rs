@@ -7,6 +7,7 @@
 
 mod channel;
 pub mod fanout;
+pub mod metrics;
 pub mod outbox;
 pub mod sequencer;
 
@@ -18,6 +19,8 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 
+pub use metrics::Metrics;
+
 use crate::bus::{Announcement, Bus, EventHandler, HubEvent, PresenceChange};
 use crate::config::Config;
 use crate::domain::channel::ChannelName;
@@ -25,7 +28,6 @@ use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
 use crate::domain::presence::Member;
 use crate::store::{self, Store, log};
-use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
 

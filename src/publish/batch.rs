@@ -13,6 +13,7 @@ use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 
+use super::metrics::Metrics;
 use super::{Apply, Committed, NewRow, PublishError, Request, UnitOfWork, Verdict};
 use crate::bus::{Announcement, Bus, Content, EventHandler, HubEvent};
 use crate::domain::channel::ChannelName;
@@ -21,7 +22,6 @@ use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
 use crate::store::log::{self, Append, Appended, IdempotencyKey, LogConn};
 use crate::store::{self, LockKey, Store, StoreError, Transaction, Ts};
-use crate::telemetry::Metrics;
 
 /// Units in one transaction.
 const BATCH: usize = 256;
@@ -52,7 +52,7 @@ impl BatchCommitter {
                     units += request.units.len();
                     batch.push(request);
                 }
-                self.metrics.publish_queue.dec_by(batch.len() as i64);
+                self.metrics.publish_queue_length.dec_by(batch.len() as i64);
                 self.process_batch(batch).await;
             }
         }
@@ -97,7 +97,7 @@ impl BatchCommitter {
     /// One transaction, retried while it conflicts with others.
     async fn transact(&self, units: &Arc<[Arc<UnitOfWork>]>) -> store::Result<Vec<Committed>> {
         let started = Instant::now();
-        self.metrics.commit_units.observe(units.len() as f64);
+        self.metrics.commit_batch_size.observe(units.len() as f64);
         let mut tries = 0;
         loop {
             let (work, appended, store) = (units.clone(), units.clone(), self.store.clone());

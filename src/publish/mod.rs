@@ -5,6 +5,7 @@
 //! use the store, so that ephemeral events do not depend on it.
 
 mod batch;
+mod metrics;
 mod reaction;
 mod transaction;
 
@@ -20,10 +21,10 @@ use crate::domain::position::Position;
 use crate::store::deliveries::NewDelivery;
 use crate::store::log::IdempotencyKey;
 use crate::store::{Store, StoreError, Ts};
-use crate::telemetry::Metrics;
 use batch::BatchCommitter;
 
 pub use crate::store::log::Version;
+pub use metrics::Metrics;
 pub use reaction::{NewRow, Reaction};
 pub use transaction::{Apply, Verdict};
 
@@ -151,7 +152,7 @@ impl Publisher {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,
             mpsc::error::TrySendError::Closed(_) => PublishError::Unconfirmed("shutting down".into()),
         })?;
-        self.metrics.publish_queue.inc();
+        self.metrics.publish_queue_length.inc();
         let answer = match &self.clock {
             Some(store) => {
                 store.wait_for(answer).await.map_err(|error| PublishError::Unconfirmed(error.to_string()))?

@@ -1,14 +1,15 @@
 //! What all sessions of a node share: keys, namespaces, limits and delays. Values only; the
 //! configuration sets them, and the defaults here are those of the protocol (§13) and the design (§13).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::user_connections::UserConnections;
+use super::metrics::Metrics;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
 use crate::config::{Config, PersonalChannelConfig};
 use crate::domain::options::SharedNamespaces;
-use crate::telemetry::{Code, Counter, Family};
+use crate::limits::user_connections::UserConnections;
 
 /// The context of a session. All sessions of a node share one.
 pub struct SessionContext {
@@ -21,7 +22,7 @@ pub struct SessionContext {
     /// How many connections each user has open.
     pub users: UserConnections,
     /// Counts the errors that are sent to clients.
-    pub errors: Family<Code, Counter>,
+    pub metrics: Arc<Metrics>,
     /// Limits and delays.
     pub options: ConnectionOptions,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::metrics::Metrics;
 use super::single_flight::SingleFlight;
 use super::timer_queue::TimerQueue;
 use crate::clients::WorkerClients;
@@ -22,7 +23,6 @@ use crate::session::SessionContext;
 use crate::session::effect::Replay;
 use crate::store::Store;
 use crate::supervision;
-use crate::telemetry::Metrics;
 
 /// How long the peer may take to close after we have.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -16,7 +16,7 @@ use crate::domain::access::{default_channels, is_admin};
 use crate::domain::channel::{ChannelKind, ChannelName};
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
-use crate::store::{self, Store, log};
+use crate::store::{self, ReadTx, Store, log};
 
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
@@ -47,18 +47,16 @@ pub async fn activity(
     };
     let known =
         request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let asked = store.as_ref().clone();
     let read = store
-        .read(move |conn| {
+        .read(move |tx| {
             Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
                 let channels = if admin {
                     // An event among the newest `limit` is on one of the `limit` channels that moved last.
-                    log::recent_channels(conn, "org:", limit).await?
+                    log::recent_channels(tx, "org:", limit).await?
                 } else {
                     named.into_iter().collect()
                 };
-                let heads = log::heads(conn, &generation, &channels).await?;
+                let heads = tx.heads(&channels).await?;
                 let mut ends: Vec<String> =
                     heads.iter().map(|(name, head)| format!("{name} {head}")).collect();
                 ends.sort();
@@ -69,7 +67,7 @@ pub async fn activity(
                 }
                 let live: Vec<ChannelName> =
                     channels.into_iter().filter(|channel| heads.contains_key(channel.as_str())).collect();
-                let newest = newest(conn, &live, retention, now, limit).await?;
+                let newest = newest(tx, &live, retention, limit).await?;
                 Ok((tag, Some(newest)))
             })
         })
@@ -87,15 +85,14 @@ pub async fn activity(
 /// Ids are UUID v7: their order is that of their making, and the same fact has the same id on
 /// `repo:` and on `org:`.
 async fn newest(
-    conn: &mut store::Conn,
+    tx: &mut ReadTx<'_>,
     channels: &[ChannelName],
     retention: Retention,
-    now: store::Ts,
     limit: u32,
 ) -> store::Result<Vec<Event>> {
     let mut all = Vec::new();
     for channel in channels {
-        all.extend(log::latest(conn, channel, retention, now, limit).await?);
+        all.extend(tx.latest(channel, retention, limit).await?);
     }
     all.sort_by_key(|event| std::cmp::Reverse(event.id));
     let mut seen = HashSet::new();

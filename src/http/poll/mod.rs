@@ -20,7 +20,7 @@ use crate::domain::cursor::Cursor;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::protocol::polled;
-use crate::store::log::{self, Bounds, Page};
+use crate::store::log::{Bounds, Page, PageRequest};
 use crate::store::{self, Heads, Store};
 use crate::telemetry::{Metrics, count};
 
@@ -170,10 +170,9 @@ async fn read_page(
     };
     let (tagger, start, wanted) = (tag_of.clone(), from.clone(), channel.clone());
     let found = store
-        .read(move |conn| {
+        .read(move |tx| {
             Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
-                let bounds = log::bounds(conn, &generation, &wanted, retention, now).await?;
+                let bounds = tx.bounds(&wanted, retention).await?;
                 if let (Some(heads), Some(since)) = (asked.heads(), since) {
                     heads.learn(since, &wanted, &bounds.head);
                 }
@@ -182,9 +181,8 @@ async fn read_page(
                 if !lost && known.is_some_and(|known| matches_tag(&known, &tag)) {
                     return store::Result::Ok(Found::NotModified(tag));
                 }
-                let page = log::page(conn, &generation, &wanted, retention, now, start.as_ref(), None, limit)
-                    .await?;
-                Ok(Found::Page(page))
+                let asked = PageRequest { from: start.as_ref(), until: None, limit };
+                Ok(Found::Page(tx.page(&wanted, retention, asked).await?))
             })
         })
         .await?;

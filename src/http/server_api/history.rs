@@ -60,15 +60,14 @@ async fn read(
     retention: Retention,
     asked: History,
 ) -> Result<stored::History, StoreError> {
-    let (generation, now) = (store.generation(), store.timestamp());
     // All of it, if the number is negative.
     let limit = u32::try_from(asked.limit.unwrap_or(0)).unwrap_or(u32::MAX);
     store
-        .read(move |conn| {
+        .read(move |tx| {
             async move {
                 let since = asked.since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
                 let wish = Wish { since, limit, reverse: asked.reverse == Some(true), bytes: usize::MAX };
-                stored::read(conn, &generation, &channel, retention, now, wish).await
+                tx.history(&channel, retention, wish).await
             }
             .boxed()
         })

@@ -17,6 +17,7 @@ pub mod tls;
 
 pub mod config;
 pub mod demo;
+pub mod jobs;
 pub mod limits;
 pub mod store;
 

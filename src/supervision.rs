@@ -1,7 +1,7 @@
-//! Which work is critical: the publisher, the bus, the hub, the fan-out, the tasks. A panic in it
-//! ends the process with a message, because a process that lives on without one of them would
-//! silently lose messages; the supervisor of the process restarts it, and the log is complete. A
-//! panic in one request or one connection ends only that request or connection.
+//! Which work is critical: the publisher, the bus, the hub, the fan-out, the tasks of the core, the
+//! listener. A panic in it ends the process with a message, because a process that lives on without
+//! one of them would silently lose messages; the supervisor of the process restarts it, and the log
+//! is complete. A panic in one request, connection or job ends only that.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -13,17 +13,17 @@ thread_local! {
     static CRITICAL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks everything that runs on this thread as critical.
+/// Marks everything that runs on this thread as critical: for a thread that runs one part alone.
 pub fn mark_thread_critical() {
     CRITICAL.set(true);
 }
 
-/// Marks `work` as critical on a thread that also does other things.
+/// Marks `work` as critical.
 pub async fn critical<T>(work: impl Future<Output = T>) -> T {
     poll_with_mark(true, work).await
 }
 
-/// Marks `work` as non-critical on a critical thread: its caller catches the panic.
+/// Marks `work` as non-critical within critical work: its caller catches the panic.
 pub async fn non_critical<T>(work: impl Future<Output = T>) -> T {
     poll_with_mark(false, work).await
 }
@@ -90,6 +90,24 @@ mod tests {
             (work.catch_unwind().await.is_err(), CRITICAL.get())
         });
         assert_eq!(caller.await, (true, true));
+    }
+
+    #[test]
+    fn a_panic_in_a_critical_task_ends_the_process() {
+        const INSIDE: &str = "CAMPANILE_TEST_OF_A_CRITICAL_PANIC";
+        if std::env::var_os(INSIDE).is_some() {
+            exit_on_critical_panic();
+            let runtime = tokio::runtime::Runtime::new().expect("threads");
+            let survived = runtime.block_on(async { tokio::spawn(async { panic!("not critical") }).await });
+            assert!(survived.is_err(), "a panic in another task ends only that task");
+            let _ = runtime.block_on(async { tokio::spawn(critical(async { panic!("critical") })).await });
+            return;
+        }
+        // This test again, in a process that may end.
+        let test = std::env::current_exe().expect("the tests are a program");
+        let name = "supervision::tests::a_panic_in_a_critical_task_ends_the_process";
+        let ended = std::process::Command::new(test).args(["--exact", name]).env(INSIDE, "1").output();
+        assert_eq!(ended.expect("it starts").status.code(), Some(EXIT_CODE));
     }
 
     async fn critical_task_that_waits(signal: tokio::sync::oneshot::Receiver<()>) -> (bool, bool) {

@@ -8,29 +8,29 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::bus::{Bus, ClusterBus, RedisOptions};
-use crate::cluster::Cluster;
+use super::metrics::Metrics;
+use crate::bus::{Bus, ClusterBus, ClusterBusLoop, RedisOptions};
+use crate::cluster::Peers;
 use crate::config::{BusBackend, Config};
-use crate::limits::{SharedCounters, Timeouts};
-use crate::session::user_connections::{Confirm, UserConnections};
+use crate::limits::shared::{SharedCounters, Timeouts};
+use crate::limits::user_connections::{Confirm, UserConnections};
 use crate::store::Store;
-use crate::telemetry::Metrics;
 use crate::tls;
 
-/// The bus that is configured, and its task.
+/// The bus that is configured, and its task if it needs one.
 pub(super) fn open_bus(
     config: &Config,
     uid: Uuid,
     store: &Store,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<(Bus, BoxFuture<'static, ()>)> {
+    metrics: &Metrics,
+) -> anyhow::Result<(Bus, Option<ClusterBusLoop>)> {
     if config.bus_backend() == BusBackend::InProcess {
-        metrics.bus_up.set(1);
-        return Ok((Bus::local(uid), std::future::pending().boxed()));
+        metrics.bus.up.set(1);
+        return Ok((Bus::local(uid), None));
     }
-    let (cluster_bus, work) =
-        ClusterBus::new(uid, store.clone(), open_redis(config, store)?, metrics.clone());
-    Ok((Bus::clustered(cluster_bus), work.boxed()))
+    let (cluster_bus, bus_loop) =
+        ClusterBus::new(uid, store.clone(), open_redis(config, store)?, metrics.bus.clone());
+    Ok((Bus::clustered(cluster_bus), Some(bus_loop)))
 }
 
 /// The shared counters, and their task.
@@ -38,14 +38,14 @@ pub(super) fn open_counters(
     config: &Config,
     uid: Uuid,
     store: &Store,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
     core: &Handle,
 ) -> anyhow::Result<(SharedCounters, BoxFuture<'static, ()>)> {
     let Some(RedisOptions { client, prefix }) = open_redis(config, store)? else {
         return Ok((SharedCounters::none(), std::future::ready(()).boxed()));
     };
     let (counters, work) =
-        SharedCounters::shared(&client, prefix, uid, Timeouts::default(), metrics.clone(), core)?;
+        SharedCounters::shared(&client, prefix, uid, Timeouts::default(), metrics.limits.clone(), core)?;
     Ok((counters, work.boxed()))
 }
 
@@ -53,22 +53,20 @@ pub(super) fn open_counters(
 pub(super) fn count_users(
     config: &Config,
     counters: &SharedCounters,
-    cluster: &Cluster,
+    peers: &Peers,
 ) -> (UserConnections, BoxFuture<'static, ()>) {
     let limit = config.client.user_connection_limit;
-    let (users, work) = if counters.is_shared() {
-        let asked = cluster.clone();
+    if counters.is_shared() {
+        let asked = peers.clone();
         let confirm: Confirm = Arc::new(move |nodes, user| {
             let asked = asked.clone();
             async move { asked.connections_on(&nodes, &user).await }.boxed()
         });
-        let (users, work) = UserConnections::shared(limit, counters.clone(), cluster.others(), confirm);
+        let (users, work) = UserConnections::shared(limit, counters.clone(), peers.others(), confirm);
         (users, work.boxed())
     } else {
         (UserConnections::new(limit), std::future::ready(()).boxed())
-    };
-    cluster.set_connection_counter(users.counter());
-    (users, work)
+    }
 }
 
 /// How Redis is reached, if it is configured.

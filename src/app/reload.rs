@@ -1,23 +1,12 @@
 //! What may change while a node runs: keys and namespaces. Everything is read and checked before
 //! anything is swapped, so a mistake leaves the node as it was. Connections go on; what they ask
-//! for from then on is judged by the new session_context.
+//! for from then on is judged by the new ones.
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
-use super::{Node, signing};
-use crate::auth::KeyRing;
-use crate::config::{Config, ConfigError, JwksUrl};
-use crate::domain::options::SharedNamespaces;
-
-/// The parts that a reload swaps.
-pub(super) struct Reloadable {
-    pub(super) keys: KeyRing,
-    pub(super) namespaces: SharedNamespaces,
-    /// Where the key set is fetched from; one that is sent again is fetched again.
-    pub(super) key_set: watch::Sender<Option<JwksUrl>>,
-}
+use super::Node;
+use crate::config::{Config, ConfigError};
+use crate::http::auth::Signing;
 
 impl Node {
     /// Takes keys and namespaces from `new`, the configuration as it reads now. Fails without having
@@ -29,10 +18,11 @@ impl Node {
         let secrets = found.read_secrets()?;
         let jwt = secrets.jwt()?;
         let keys = new.token_keys(Some(jwt))?;
-        self.reloadable.keys.replace(keys);
-        self.sign_in.signing.store(Arc::new(signing(new, jwt)));
-        self.reloadable.namespaces.store(new.channel.declared().into());
-        self.reloadable.key_set.send_replace(new.jwks_endpoint().cloned());
+        self.core.keys.replace(keys);
+        let signing = Signing::new(&new.client.token, jwt);
+        self.server.endpoints().sign_in.signing.store(Arc::new(signing));
+        self.core.namespaces.store(new.channel.declared().into());
+        self.core.key_set.send_replace(new.jwks_endpoint().cloned());
         Ok(())
     }
 }

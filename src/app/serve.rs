@@ -29,7 +29,6 @@ pub fn serve(
     };
     telemetry::start_logging(config.telemetry.log.as_str(), format)?;
     supervision::exit_on_critical_panic();
-    supervision::mark_thread_critical();
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     raise_file_limit();
     let core = core_runtime().context("cannot start threads")?;

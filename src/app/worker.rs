@@ -19,10 +19,13 @@ use actix_web::{App, Error, HttpResponse, middleware, web};
 use futures_util::future::{Either, TryFutureExt as _, ready};
 use tokio::sync::watch;
 
-use super::{Endpoints, cores};
+use super::core::cores;
+use super::http_state::Endpoints;
+use super::metrics::Metrics;
 use crate::clients::{ClientRegistry, WorkerClients};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::http::metrics::PollOutcome;
 use crate::http::poll::NotModifiedFastPath;
 use crate::http::tcp::TcpHandle;
 use crate::http::{error, origin, routes, websocket};
@@ -32,7 +35,6 @@ use crate::publish::Publisher;
 use crate::session::SessionContext;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
-use crate::telemetry::{Metrics, counter};
 use crate::transport::http_stream::Streams;
 use crate::transport::worker::{WebsocketOptions, WorkerContext};
 
@@ -78,11 +80,15 @@ pub(super) fn start(
     let server = builder.listen("http", listener, move || {
         // Runs once on each worker thread.
         let (endpoints, parts, draining) = (endpoints.clone(), parts.clone(), draining.clone());
-        let fanout = Fanout::start(parts.hub.clone(), parts.metrics.clone());
+        let fanout = Fanout::start(parts.hub.clone(), parts.metrics.hub.clone());
         let clients = Rc::new(WorkerClients::default());
         parts.client_registry.register_worker(clients.clone(), fanout.clone());
-        let services =
-            (parts.cluster.clone(), parts.store.clone(), parts.publisher.clone(), parts.metrics.clone());
+        let services = (
+            parts.cluster.clone(),
+            parts.store.clone(),
+            parts.publisher.clone(),
+            parts.metrics.transport.clone(),
+        );
         let (session_context, options) = (parts.session_context.clone(), parts.websocket.clone());
         let stopping = parts.stopping.clone();
         let worker = WorkerContext::start(
@@ -107,7 +113,7 @@ pub(super) fn start(
             access: endpoints.access.clone(),
             endpoint: endpoints.polls.clone(),
             store: parts.store.clone(),
-            not_modified: counter(&parts.metrics.polls, "not_modified"),
+            not_modified: parts.metrics.http.polls.with(PollOutcome("not_modified")),
         };
         let running = parts.stopping.clone();
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
@@ -119,7 +125,9 @@ pub(super) fn start(
             .app_data(web::Data::new(parts.revoker))
             .app_data(web::Data::new(parts.store.clone()))
             .app_data(web::Data::new(parts.publisher.clone()))
-            .app_data(web::Data::from(parts.metrics.clone()))
+            .app_data(web::Data::from(parts.metrics.http.clone()))
+            .app_data(web::Data::from(parts.metrics.transport.clone()))
+            .app_data(web::Data::from(parts.metrics.session.clone()))
             .app_data(web::Data::new(parts.hub))
             .app_data(endpoints.access.clone())
             .app_data(endpoints.webhooks.clone())

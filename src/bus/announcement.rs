@@ -60,3 +60,10 @@ pub type EventHandler = Arc<dyn Fn(HubEvent) + Send + Sync>;
 
 /// Handles a message of another node, whose id comes first. Must not block.
 pub type MessageHandler = Arc<dyn Fn(Uuid, &str) + Send + Sync>;
+
+/// What handles that which arrives from other nodes.
+#[derive(Clone)]
+pub struct BusHandlers {
+    pub on_event: EventHandler,
+    pub on_message: MessageHandler,
+}

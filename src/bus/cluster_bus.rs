@@ -3,23 +3,23 @@
 //! by NOTIFY. A node that receives nothing from Redis polls the log twice a second. So Redis makes
 //! delivery fast, and nothing depends on it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::announcement::{Announcement, Content, EventHandler, HubEvent, MessageHandler};
+use super::announcement::{Announcement, BusHandlers, Content, HubEvent};
 use super::dedup::Dedup;
 use super::message::{BusMessage, DecodeError, Envelope};
+use super::metrics::{Carrier, Metrics};
 use super::notify::{self, NotifyQueue, Reassembler, split};
-use super::redis::{self, Events as _, Redis, RedisOptions, Topic};
+use super::redis::{self, Events as _, QueuedMessage, Redis, RedisOptions, Topic};
 use crate::domain::channel::ChannelName;
 use crate::store::Store;
 use crate::store::listen_notify::ListenEvent;
-use crate::telemetry::{Metrics, count};
 
 /// How long a channel waits for Redis to confirm its subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -36,20 +36,50 @@ struct Inner {
     live: watch::Sender<bool>,
     mirroring: AtomicBool,
     received: Dedup,
-    on_event: OnceLock<EventHandler>,
-    on_message: OnceLock<MessageHandler>,
     metrics: Arc<Metrics>,
+}
+
+/// The task of a bus, which never ends.
+pub struct ClusterBusLoop {
+    bus: ClusterBus,
+    store: Store,
+    redis: Option<(Arc<Redis>, ::redis::Client, mpsc::Receiver<QueuedMessage>)>,
+    texts: mpsc::Receiver<notify::NumberedText>,
+}
+
+impl ClusterBusLoop {
+    /// Sends and receives. Must be called on the runtime of the store.
+    pub async fn run(self, handlers: BusHandlers) {
+        let receiver = BusReceiver { bus: self.bus.clone(), handlers };
+        let listening = receiver.listen(&self.store);
+        let notifying = self.bus.notify(&self.store, self.texts);
+        let redis = async {
+            if let Some((redis, client, messages)) = self.redis {
+                tokio::join!(
+                    redis::run(&redis, client, &receiver),
+                    redis::send_queued(&redis, messages, &receiver)
+                );
+            }
+        };
+        tokio::join!(listening, notifying, redis);
+    }
+}
+
+/// The receiving side of the bus.
+#[derive(Clone)]
+struct BusReceiver {
+    bus: ClusterBus,
+    handlers: BusHandlers,
 }
 
 impl ClusterBus {
     /// The bus of the node `node` over `redis`, or by NOTIFY alone, and its task, which never ends.
-    /// Must be called on the runtime of the store.
     pub fn new(
         node: Uuid,
         store: Store,
         redis: Option<RedisOptions>,
         metrics: Arc<Metrics>,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, ClusterBusLoop) {
         let (notify_queue, texts) = NotifyQueue::new();
         let redis = redis.map(|RedisOptions { client, prefix }| {
             let (redis, messages) = Redis::new(node, prefix, metrics.clone());
@@ -63,27 +93,9 @@ impl ClusterBus {
             live: watch::Sender::new(false),
             mirroring: AtomicBool::new(false),
             received: Dedup::default(),
-            on_event: OnceLock::new(),
-            on_message: OnceLock::new(),
             metrics,
         }));
-        let work = {
-            let bus = bus.clone();
-            async move {
-                let listening = bus.listen(&store);
-                let notifying = bus.notify(&store, texts);
-                let redis = async {
-                    if let Some((redis, client, messages)) = redis {
-                        tokio::join!(
-                            redis::run(&redis, client, &bus),
-                            redis::send_queued(&redis, messages, &bus)
-                        );
-                    }
-                };
-                tokio::join!(listening, notifying, redis);
-            }
-        };
-        (bus, work)
+        (bus.clone(), ClusterBusLoop { bus, store, redis, texts })
     }
 
     pub(super) fn node(&self) -> Uuid {
@@ -92,14 +104,6 @@ impl ClusterBus {
 
     pub(super) fn live(&self) -> watch::Receiver<bool> {
         self.0.live.subscribe()
-    }
-
-    pub(super) fn set_event_handler(&self, handler: EventHandler) {
-        let _ = self.0.on_event.set(handler);
-    }
-
-    pub(super) fn set_message_handler(&self, handler: MessageHandler) {
-        let _ = self.0.on_message.set(handler);
     }
 
     /// Waits until everything has been sent.
@@ -145,6 +149,14 @@ impl ClusterBus {
         self.enqueue(to.map_or(Topic::All, Topic::Node), message);
     }
 
+    fn take_number(&self) -> u64 {
+        self.0.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn is_live(&self) -> bool {
+        *self.0.live.borrow()
+    }
+
     fn enqueue(&self, topic: Topic, message: BusMessage) {
         let number = self.take_number();
         let refused = match self.0.redis.as_deref().filter(|_| self.is_live()) {
@@ -165,15 +177,9 @@ impl ClusterBus {
             message => {
                 let text = message.encode(self.0.node, number);
                 if !self.0.notify_queue.send(number, text.into()) {
-                    count(&self.0.metrics.bus_said, "dropped");
+                    self.0.metrics.messages_dropped.inc();
                 }
             }
-        }
-    }
-
-    fn deliver(&self, event: HubEvent) {
-        if let Some(on_event) = self.0.on_event.get() {
-            on_event(event);
         }
     }
 
@@ -188,37 +194,6 @@ impl ClusterBus {
     pub(super) fn leave(&self, channel: &ChannelName) {
         if let Some(redis) = &self.0.redis {
             redis.subscriptions.leave(channel);
-        }
-    }
-
-    /// Handles what other nodes send by NOTIFY.
-    async fn listen(&self, store: &Store) {
-        let mut events = store.listen();
-        let mut reassembler = Reassembler::default();
-        let notify_only = self.0.redis.is_none();
-        while let Some(event) = events.recv().await {
-            match event {
-                ListenEvent::Notification(notification) => {
-                    let Some(text) = reassembler.push(&notification) else { continue };
-                    match Envelope::decode(&text) {
-                        Ok(envelope) if envelope.from == self.0.node => {}
-                        Ok(envelope) => {
-                            count(&self.0.metrics.bus_heard, "postgres");
-                            self.receive(envelope);
-                        }
-                        Err(error) => {
-                            count(&self.0.metrics.bus_heard, "unread");
-                            if error == DecodeError::Version {
-                                self.deliver(HubEvent::CheckAll);
-                            }
-                        }
-                    }
-                }
-                ListenEvent::Connected if notify_only => self.set_live(true),
-                ListenEvent::Connected => self.deliver(HubEvent::CheckAll),
-                ListenEvent::Lost if notify_only => self.set_live(false),
-                ListenEvent::Lost => {}
-            }
         }
     }
 
@@ -242,11 +217,11 @@ impl ClusterBus {
                     failed = true;
                     break;
                 }
-                some.iter().for_each(|_| count(&self.0.metrics.bus_said, "postgres"));
+                self.0.metrics.messages_sent.with(Carrier::Postgres).inc_by(some.len() as u64);
             }
             if failed {
                 // Checks are queued again; messages that are not in the log are dropped.
-                messages.iter().for_each(|_| count(&self.0.metrics.bus_said, "dropped"));
+                self.0.metrics.messages_dropped.inc_by(messages.len() as u64);
                 for check in checks {
                     match check {
                         BusMessage::Check(channels) => self.0.notify_queue.check(channels),
@@ -257,10 +232,47 @@ impl ClusterBus {
             }
         }
     }
+}
+
+impl BusReceiver {
+    fn deliver(&self, event: HubEvent) {
+        (self.handlers.on_event)(event);
+    }
+
+    /// Handles what other nodes send by NOTIFY.
+    async fn listen(&self, store: &Store) {
+        let mut events = store.listen();
+        let mut reassembler = Reassembler::default();
+        let notify_only = self.bus.0.redis.is_none();
+        while let Some(event) = events.recv().await {
+            match event {
+                ListenEvent::Notification(notification) => {
+                    let Some(text) = reassembler.push(&notification) else { continue };
+                    match Envelope::decode(&text) {
+                        Ok(envelope) if envelope.from == self.bus.0.node => {}
+                        Ok(envelope) => {
+                            self.bus.0.metrics.messages_received.inc(Carrier::Postgres);
+                            self.receive(envelope);
+                        }
+                        Err(error) => {
+                            self.bus.0.metrics.messages_unreadable.inc();
+                            if error == DecodeError::Version {
+                                self.deliver(HubEvent::CheckAll);
+                            }
+                        }
+                    }
+                }
+                ListenEvent::Connected if notify_only => self.set_live(true),
+                ListenEvent::Connected => self.deliver(HubEvent::CheckAll),
+                ListenEvent::Lost if notify_only => self.set_live(false),
+                ListenEvent::Lost => {}
+            }
+        }
+    }
 
     fn receive(&self, envelope: Envelope) {
         let Envelope { from, number, message } = envelope;
-        if from == self.0.node {
+        if from == self.bus.0.node {
             return;
         }
         match message {
@@ -271,35 +283,33 @@ impl ClusterBus {
             BusMessage::Check(channels) => self.deliver(HubEvent::Check(channels)),
             BusMessage::CheckAll => self.deliver(HubEvent::CheckAll),
             BusMessage::Ping => {}
-            _ if !self.0.received.is_new(from, number) => {}
+            _ if !self.bus.0.received.is_new(from, number) => {}
             BusMessage::Appended(announcement) => self.deliver(HubEvent::Appended(vec![announcement])),
             BusMessage::PresenceChanged(channel, change) => {
                 self.deliver(HubEvent::PresenceChanged(channel, change))
             }
             BusMessage::Direct(to, text) => {
-                if to.is_none_or(|to| to == self.0.node)
-                    && let Some(on_message) = self.0.on_message.get()
-                {
-                    on_message(from, &text);
+                if to.is_none_or(|to| to == self.bus.0.node) {
+                    (self.handlers.on_message)(from, &text);
                 }
             }
         }
     }
 }
 
-impl redis::Events for ClusterBus {
+impl redis::Events for BusReceiver {
     fn take_number(&self) -> u64 {
-        self.0.next_number.fetch_add(1, Ordering::Relaxed)
+        self.bus.take_number()
     }
 
     fn is_live(&self) -> bool {
-        *self.0.live.borrow()
+        self.bus.is_live()
     }
 
     fn set_live(&self, live: bool) {
-        let turned = self.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
+        let turned = self.bus.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
         if turned {
-            self.0.metrics.bus_up.set(i64::from(live));
+            self.bus.0.metrics.up.set(i64::from(live));
             if live {
                 tracing::info!("the bus is live");
                 // Messages may have been missed before.
@@ -312,15 +322,15 @@ impl redis::Events for ClusterBus {
 
     fn on_message(&self, channel: Option<ChannelName>, text: &str) -> Option<u64> {
         match Envelope::decode(text) {
-            Ok(Envelope { from, number, message: BusMessage::Ping }) if from == self.0.node => {
+            Ok(Envelope { from, number, message: BusMessage::Ping }) if from == self.bus.0.node => {
                 return Some(number);
             }
             Ok(envelope) => {
-                count(&self.0.metrics.bus_heard, "redis");
+                self.bus.0.metrics.messages_received.inc(Carrier::Redis);
                 self.receive(envelope);
             }
             Err(error) => {
-                count(&self.0.metrics.bus_heard, "unread");
+                self.bus.0.metrics.messages_unreadable.inc();
                 tracing::debug!(?error, "a message from Redis cannot be decoded");
                 if let (DecodeError::Version, Some(channel)) = (error, channel) {
                     self.deliver(HubEvent::Check(vec![channel]));
@@ -337,10 +347,10 @@ impl redis::Events for ClusterBus {
     /// Sends by NOTIFY too what was not sent, or may not be received.
     fn on_sent(&self, number: u64, message: BusMessage, sent: bool) {
         if sent {
-            count(&self.0.metrics.bus_said, "redis");
+            self.bus.0.metrics.messages_sent.inc(Carrier::Redis);
         }
-        if !sent || (self.0.mirroring.load(Ordering::Relaxed) && !message.is_logged()) {
-            self.fall_back(number, message);
+        if !sent || (self.bus.0.mirroring.load(Ordering::Relaxed) && !message.is_logged()) {
+            self.bus.fall_back(number, message);
         }
     }
 }

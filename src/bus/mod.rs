@@ -1,7 +1,8 @@
 //! The bus: announces what was committed to the nodes that have subscribers, and carries the messages
 //! that nodes send to each other. Best effort by design: the log is the truth, and a channel that
 //! misses an announcement reads the log. It knows neither the hub nor the content of the messages;
-//! `app` sets the handlers.
+//! what arrives
+//! from other nodes goes to [`BusHandlers`], without which a bus does not run.
 //!
 //! On a single node an event is a function call. Nodes that share a PostgreSQL are connected through
 //! Redis, and by NOTIFY where Redis fails (`cluster_bus`).
@@ -10,17 +11,21 @@ mod announcement;
 mod cluster_bus;
 mod dedup;
 mod message;
+mod metrics;
 mod notify;
 mod redis;
 mod subscriptions;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use announcement::{Announcement, Content, EventHandler, HubEvent, MessageHandler, PresenceChange};
-pub use cluster_bus::ClusterBus;
+pub use announcement::{
+    Announcement, BusHandlers, Content, EventHandler, HubEvent, MessageHandler, PresenceChange,
+};
+pub use cluster_bus::{ClusterBus, ClusterBusLoop};
+pub use metrics::Metrics;
 pub use redis::RedisOptions;
 
 use crate::domain::channel::ChannelName;
@@ -31,7 +36,6 @@ pub struct Bus(Arc<Inner>);
 
 struct Inner {
     node: Uuid,
-    on_event: OnceLock<EventHandler>,
     cluster: Option<ClusterBus>,
     live: watch::Receiver<bool>,
 }
@@ -41,13 +45,13 @@ impl Bus {
     pub fn local(node: Uuid) -> Self {
         // The sender may be dropped: the value never changes.
         let live = watch::Sender::new(true).subscribe();
-        Self(Arc::new(Inner { node, on_event: OnceLock::new(), cluster: None, live }))
+        Self(Arc::new(Inner { node, cluster: None, live }))
     }
 
     /// The bus of a node in a cluster.
     pub fn clustered(cluster: ClusterBus) -> Self {
         let (node, live) = (cluster.node(), cluster.live());
-        Self(Arc::new(Inner { node, on_event: OnceLock::new(), cluster: Some(cluster), live }))
+        Self(Arc::new(Inner { node, cluster: Some(cluster), live }))
     }
 
     /// This node's id, which is new after each start.
@@ -55,28 +59,10 @@ impl Bus {
         self.0.node
     }
 
-    /// Sets the handler of hub events. To be called once.
-    pub fn set_event_handler(&self, handler: EventHandler) {
+    /// Publishes an event to the other nodes. Returns at once; delivery is best effort.
+    pub fn publish(&self, event: &HubEvent) {
         if let Some(cluster) = &self.0.cluster {
-            cluster.set_event_handler(handler.clone());
-        }
-        let _ = self.0.on_event.set(handler);
-    }
-
-    /// Sets the handler of messages from other nodes. To be called once.
-    pub fn set_message_handler(&self, handler: MessageHandler) {
-        if let Some(cluster) = &self.0.cluster {
-            cluster.set_message_handler(handler);
-        }
-    }
-
-    /// Publishes an event to all nodes, this one included. Returns at once; delivery is best effort.
-    pub fn publish(&self, event: HubEvent) {
-        if let Some(cluster) = &self.0.cluster {
-            cluster.publish(&event);
-        }
-        if let Some(on_event) = self.0.on_event.get() {
-            on_event(event);
+            cluster.publish(event);
         }
     }
 

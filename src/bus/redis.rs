@@ -18,9 +18,10 @@ use tokio::time::{MissedTickBehavior, timeout};
 use uuid::Uuid;
 
 use super::message::BusMessage;
+use super::metrics::Metrics;
 use super::subscriptions::{SubscriptionChanges, Subscriptions};
 use crate::domain::channel::ChannelName;
-use crate::telemetry::{Metrics, count};
+use crate::supervision;
 
 /// Timeout of connecting, and of a command.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -184,7 +185,7 @@ pub(super) async fn run(redis: &Arc<Redis>, client: Client, bus: &impl Events) {
                 redis.connection.store(None);
                 bus.set_live(false);
                 redis.subscriptions.disconnected();
-                count(&redis.metrics.bus_reconnects, "redis");
+                redis.metrics.redis_reconnects.inc();
                 why
             }
             Ok(Err(error)) => reason(&error),
@@ -242,7 +243,7 @@ async fn serve(
     let connection = Arc::new(Connection { publisher, failed: Notify::new() });
     redis.connection.store(Some(connection.clone()));
     let sync = sync_subscriptions(redis.clone(), bus.clone(), sink, connection.clone());
-    let _sync = AbortOnDrop(tokio::spawn(sync));
+    let _sync = AbortOnDrop(tokio::spawn(supervision::critical(sync)));
 
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,7 +258,7 @@ async fn serve(
                     && number == expected
                 {
                     let since: Instant = since;
-                    redis.metrics.bus_round_trip_seconds.observe(since.elapsed().as_secs_f64());
+                    redis.metrics.round_trip_seconds.observe(since.elapsed().as_secs_f64());
                     pending_ping = None;
                     bus.set_live(true);
                 }

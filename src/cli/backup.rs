@@ -9,8 +9,7 @@ use clap::Args;
 
 use super::ConfigArgs;
 use super::terminal::print_line;
-use crate::app::store_options;
-use crate::store::{Location, backup};
+use crate::store::{Location, Options, backup};
 
 const ABOUT: &str = "\
 Copies the SQLite database of the data folder into a new file: whole, checked and synced when the command \
@@ -44,7 +43,7 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
-        let Location::Sqlite { path } = store_options(&source.load()?).location else {
+        let Location::Sqlite { path } = Options::from(&source.load()?).location else {
             bail!(
                 "the data is on Postgres: back it up with pg_dump or pg_basebackup, and run `campanile log \
                  new-epoch` after a dump was restored"

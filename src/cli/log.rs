@@ -9,7 +9,6 @@ use futures_util::FutureExt as _;
 
 use super::terminal::{confirm, print_line};
 use super::{ConfigArgs, block_on_store};
-use crate::app::store_options;
 use crate::domain::position::Epoch;
 use crate::store::{Options, Store, generation};
 
@@ -60,7 +59,7 @@ struct NewEpoch {
 impl Log {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
         let LogCommand::NewEpoch(NewEpoch { yes }) = self.command;
-        let options = store_options(&source.load()?);
+        let options = Options::from(&source.load()?);
         let question = "Every subscriber will have to start over from the oldest retained event. Continue?";
         if !yes && !confirm(question, "--yes")? {
             eprintln!("nothing was changed");
@@ -98,7 +97,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_str().unwrap();
         let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
-        let options = store_options(&config);
+        let options = Options::from(&config);
         let (first, second) = block_on_store(renew(&options)).unwrap();
         let (again, third) = block_on_store(renew(&options)).unwrap();
         assert_eq!(second, again);
@@ -110,7 +109,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_str().unwrap();
         let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
-        let options = store_options(&config);
+        let options = Options::from(&config);
         block_on_store(async {
             let store = Store::open(&options).await?;
             let error = renew(&options).await.unwrap_err().to_string();

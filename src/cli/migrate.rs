@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::terminal::print_line;
 use super::{ConfigArgs, block_on_store};
-use crate::app::store_options;
 use crate::store;
 
 const ABOUT: &str = "\
@@ -35,7 +34,7 @@ pub(super) struct Migrate {}
 
 impl Migrate {
     pub(super) fn run(self, source: &ConfigArgs) -> anyhow::Result<ExitCode> {
-        let migrations = migrate(store_options(&source.load()?))?;
+        let migrations = migrate(store::Options::from(&source.load()?))?;
         for (name, new) in &migrations {
             print_line(format_args!("{:<8} {name}", if *new { "new" } else { "applied" }))?;
         }
@@ -60,7 +59,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().to_str().unwrap();
         let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
-        let options = store_options(&config);
+        let options = store::Options::from(&config);
         let first = migrate(options.clone()).unwrap();
         assert!(!first.is_empty() && first.iter().all(|(_, new)| *new), "{first:?}");
         assert!(migrate(options.clone()).unwrap().iter().all(|(_, new)| !new));

@@ -99,7 +99,7 @@ mod tests {
         };
         let members: <Members as Request>::Response = serde_json::from_str(response.get()).unwrap();
         assert_eq!(members, [member]);
-        request_round_trip(AnyRequest::Members(Members { channel }));
+        request_round_trip(AnyRequest::Members(Members { channel: channel.clone() }));
         round_trip(&Message::Leaving {});
     }
 

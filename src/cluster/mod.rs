@@ -9,11 +9,13 @@
 
 mod membership;
 mod message;
+mod metrics;
 mod requests;
 mod rpc;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, OnceLock, Weak};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
@@ -21,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 pub use membership::MAX_MISSED_HEARTBEATS;
+pub use metrics::Metrics;
 pub use requests::NodeInfo;
 pub use rpc::Incomplete;
 
@@ -32,7 +35,6 @@ use crate::domain::presence::Member;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
 use crate::protocol::code::Disconnect;
-use crate::telemetry::Metrics;
 use membership::Membership;
 use message::{Changed, Heartbeat, Message};
 use requests::{Channels, Command, Connected, Connections, Info, Members};
@@ -72,94 +74,63 @@ pub enum PostOutcome {
     NoResponse,
 }
 
-/// Takes a frame for a session of this node; `false` if the session's queue is full.
-type Post = Box<dyn Fn(&str, String) -> bool + Send + Sync>;
-/// How many connections a user has on this node.
-type Count = Box<dyn Fn(&str) -> u32 + Send + Sync>;
-/// Called when another node has revoked something.
-type OnRevocation = Box<dyn Fn() + Send + Sync>;
+/// What a node does for the others, each for its own clients.
+pub struct Handlers {
+    /// Who is connected here.
+    pub clients: ClientRegistry,
+    /// The channels that are followed here; `None` on a node without subscribers.
+    pub hub: Option<Hub>,
+    /// Counts the connections of a user on this node.
+    pub count_connections: Box<dyn Fn(&str) -> u32 + Send + Sync>,
+    /// Takes a frame for a session of this node; `false` if the session's queue is full.
+    pub post: Box<dyn Fn(&str, String) -> bool + Send + Sync>,
+    /// Called when another node has revoked something.
+    pub on_revocation: Box<dyn Fn() + Send + Sync>,
+}
+
+/// The other nodes: which of them are alive, and messages to them. A [`Cluster`] is this together
+/// with what this node does for them. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers(Arc<PeersInner>);
+
+struct PeersInner {
+    identity: Identity,
+    bus: Bus,
+    membership: Membership,
+    pending: PendingRequests,
+    metrics: Arc<Metrics>,
+}
 
 /// A handle on the cluster; cheap to clone.
 #[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
 
-/// A handle that does not keep the cluster alive.
-#[derive(Clone)]
-pub struct WeakCluster(Weak<Inner>);
-
-impl WeakCluster {
-    /// The cluster, if it still exists.
-    pub fn upgrade(&self) -> Option<Cluster> {
-        self.0.upgrade().map(Cluster)
-    }
-}
-
 struct Inner {
-    identity: Identity,
-    bus: Bus,
-    hub: Hub,
-    client_registry: ClientRegistry,
-    membership: Membership,
-    pending: PendingRequests,
+    peers: Peers,
+    handlers: Handlers,
     request_slots: Arc<Semaphore>,
     request_workers: Arc<Semaphore>,
-    post: OnceLock<Post>,
-    count: OnceLock<Count>,
-    on_revocation: OnceLock<OnRevocation>,
-    metrics: Arc<Metrics>,
 }
 
-impl Cluster {
-    /// This node among the others on `bus`; its own clients are behind `client_registry` and `hub`.
-    pub fn new(
-        identity: Identity,
-        bus: Bus,
-        hub: Hub,
-        client_registry: ClientRegistry,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let cluster = Self(Arc::new(Inner {
-            identity,
-            bus: bus.clone(),
-            hub,
-            client_registry,
-            membership: Membership::default(),
-            pending: PendingRequests::default(),
-            request_slots: Arc::new(Semaphore::new(MAX_QUEUED_REQUESTS)),
-            request_workers: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
-            post: OnceLock::new(),
-            count: OnceLock::new(),
-            on_revocation: OnceLock::new(),
-            metrics,
-        }));
-        cluster.0.metrics.nodes.set(1);
-        if bus.is_clustered() {
-            let weak = cluster.weak();
-            bus.set_message_handler(Arc::new(move |from, text| {
-                _ = weak.upgrade().inspect(|cluster| cluster.on_message(from, text))
-            }));
-        }
-        cluster
+impl Identity {
+    /// The node that is called `name`, or else by its host and port. Containers say by HOSTNAME where
+    /// they run, and all listen on one address.
+    pub fn new(uid: Uuid, name: Option<&str>, address: SocketAddr) -> Self {
+        let host = || std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
+        let unset = || match host() {
+            Some(host) if address.ip().is_unspecified() => format!("{host}:{}", address.port()),
+            _ => address.to_string(),
+        };
+        Self { uid, name: name.map_or_else(unset, str::to_owned), started_at: Instant::now() }
     }
+}
 
-    /// A weak handle, for parts that the cluster itself holds.
-    pub fn weak(&self) -> WeakCluster {
-        WeakCluster(Arc::downgrade(&self.0))
-    }
-
-    /// Sets the handler of posts for sessions of this node. To be called once.
-    pub fn set_post_handler(&self, post: impl Fn(&str, String) -> bool + Send + Sync + 'static) {
-        let _ = self.0.post.set(Box::new(post));
-    }
-
-    /// Sets what counts the connections of a user on this node. To be called once.
-    pub fn set_connection_counter(&self, count: impl Fn(&str) -> u32 + Send + Sync + 'static) {
-        let _ = self.0.count.set(Box::new(count));
-    }
-
-    /// Sets what is called when another node has revoked something. To be called once.
-    pub fn set_revocation_handler(&self, handler: impl Fn() + Send + Sync + 'static) {
-        let _ = self.0.on_revocation.set(Box::new(handler));
+impl Peers {
+    /// The other nodes on `bus`.
+    pub fn new(identity: Identity, bus: Bus, metrics: Arc<Metrics>) -> Self {
+        metrics.nodes.set(1);
+        let (membership, pending) = (Membership::default(), PendingRequests::default());
+        Self(Arc::new(PeersInner { identity, bus, membership, pending, metrics }))
     }
 
     /// Which node this is.
@@ -243,8 +214,37 @@ impl Cluster {
         }
     }
 
+    /// How many connections `user` has on each of `nodes`; `None` where that is not known.
+    pub async fn connections_on(&self, nodes: &[Uuid], user: &str) -> Vec<(Uuid, Option<u32>)> {
+        let (responses, _) = self.request(nodes.to_vec(), Connections { user: user.to_owned() }).await;
+        let of = |node: &Uuid| responses.iter().find(|(from, _)| from == node).map(|(_, count)| *count);
+        nodes.iter().map(|node| (*node, of(node))).collect()
+    }
+
+    /// Tells the other nodes that the revocations in the store have changed.
+    pub fn announce_revocation(&self) {
+        self.send(None, &Message::Changed { what: Changed::Revocations });
+    }
+}
+
+impl Cluster {
+    /// This node among its `peers`.
+    pub fn new(peers: Peers, handlers: Handlers) -> Self {
+        Self(Arc::new(Inner {
+            peers,
+            handlers,
+            request_slots: Arc::new(Semaphore::new(MAX_QUEUED_REQUESTS)),
+            request_workers: Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS)),
+        }))
+    }
+
+    /// Which node this is.
+    pub fn identity(&self) -> &Identity {
+        self.0.peers.identity()
+    }
+
     /// Handles a message of another node. Runs on the bus's runtime.
-    fn on_message(&self, from: Uuid, text: &str) {
+    pub fn on_message(&self, from: Uuid, text: &str) {
         let message = match serde_json::from_str(text) {
             Ok(message) => message,
             Err(error) => {
@@ -252,27 +252,26 @@ impl Cluster {
                 return;
             }
         };
+        let peers = &self.0.peers;
         match message {
             Message::Heartbeat(heartbeat) => {
                 let wants_reply = heartbeat.reply_requested;
-                let new = self.0.membership.on_heartbeat(from, &heartbeat);
-                self.update_membership();
+                let new = peers.0.membership.on_heartbeat(from, &heartbeat);
+                peers.update_membership();
                 if new {
                     tracing::info!(node = %from, name = heartbeat.name, version = heartbeat.version, "another node has joined");
                 }
                 if new || wants_reply {
-                    self.send_heartbeat(Some(from), false);
+                    peers.send_heartbeat(Some(from), false);
                 }
             }
             Message::Leaving {} => {
-                self.0.membership.on_leave(from);
-                self.update_membership();
+                peers.0.membership.on_leave(from);
+                peers.update_membership();
             }
-            Message::Response { id, response } => self.0.pending.resolve(id, from, response),
+            Message::Response { id, response } => peers.0.pending.resolve(id, from, response),
             Message::Changed { what: Changed::Revocations } => {
-                if let Some(on_revocation) = self.0.on_revocation.get() {
-                    on_revocation();
-                }
+                (self.0.handlers.on_revocation)();
             }
             Message::Request { id, request } => {
                 let Ok(slot) = self.0.request_slots.clone().try_acquire_owned() else {
@@ -285,7 +284,7 @@ impl Cluster {
                     let response = request.respond(&cluster).await;
                     drop((worker, slot));
                     match response {
-                        Ok(response) => cluster.send(Some(from), &Message::Response { id, response }),
+                        Ok(response) => cluster.0.peers.send(Some(from), &Message::Response { id, response }),
                         Err(error) => tracing::error!(%error, "a response cannot be serialized"),
                     }
                 });
@@ -294,23 +293,23 @@ impl Cluster {
     }
 
     async fn info(&self) -> NodeInfo {
-        let (counts, channels) =
-            (self.0.client_registry.counts().await, self.0.client_registry.channels().await);
+        let (identity, clients) = (self.identity(), &self.0.handlers.clients);
+        let (counts, channels) = (clients.counts().await, clients.channels().await);
         NodeInfo {
-            uid: self.0.identity.uid,
-            name: self.0.identity.name.clone(),
+            uid: identity.uid,
+            name: identity.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             num_clients: counts.clients,
             num_users: counts.users.len(),
             num_channels: channels.len(),
             num_subs: channels.values().sum(),
-            uptime: self.0.identity.started_at.elapsed().as_secs(),
+            uptime: identity.started_at.elapsed().as_secs(),
         }
     }
 
     async fn own_channels(&self, pattern: Option<&str>) -> BTreeMap<ChannelName, usize> {
         let pattern = pattern.and_then(Glob::parse);
-        let mut channels = self.0.client_registry.channels().await;
+        let mut channels = self.0.handlers.clients.channels().await;
         channels.retain(|channel, _| pattern.as_ref().is_none_or(|glob| glob.matches(channel.as_str())));
         while channels.len() > MAX_CHANNELS + 1 {
             channels.pop_last();
@@ -363,30 +362,19 @@ impl Cluster {
         responses.into_iter().flatten().filter(|member| seen.insert(member.client)).collect()
     }
 
-    /// How many connections `user` has on each of `nodes`; `None` where that is not known.
-    pub async fn connections_on(&self, nodes: &[Uuid], user: &str) -> Vec<(Uuid, Option<u32>)> {
-        let (responses, _) = self.request(nodes.to_vec(), Connections { user: user.to_owned() }).await;
-        let of = |node: &Uuid| responses.iter().find(|(from, _)| from == node).map(|(_, count)| *count);
-        nodes.iter().map(|node| (*node, of(node))).collect()
-    }
-
     /// Forwards a client's frame to the node that has its session.
     pub async fn post(&self, node: &str, session: String, frame: String) -> PostOutcome {
         let Ok(node) = Uuid::parse_str(node) else { return PostOutcome::UnknownNode };
-        if !self.0.membership.others().borrow().contains(&node) {
-            let gone = self.0.membership.is_gone(node) || !self.0.bus.is_clustered();
+        let peers = &self.0.peers;
+        if !peers.0.membership.others().borrow().contains(&node) {
+            let gone = peers.0.membership.is_gone(node) || !peers.0.bus.is_clustered();
             return if gone { PostOutcome::UnknownNode } else { PostOutcome::NoResponse };
         }
-        let (responses, _) = self.request(vec![node], requests::Post { session, frame }).await;
+        let (responses, _) = peers.request(vec![node], requests::Post { session, frame }).await;
         match responses.first() {
             Some((_, true)) => PostOutcome::Accepted,
             Some((_, false)) => PostOutcome::QueueFull,
             None => PostOutcome::NoResponse,
         }
-    }
-
-    /// Tells the other nodes that the revocations in the store have changed.
-    pub fn announce_revocation(&self) {
-        self.send(None, &Message::Changed { what: Changed::Revocations });
     }
 }

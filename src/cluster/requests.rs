@@ -78,7 +78,7 @@ impl Request for Disconnect {
     type Response = usize;
 
     async fn handle(self, cluster: &Cluster) -> usize {
-        cluster.0.client_registry.disconnect(self.target, &self.disconnect).await
+        cluster.0.handlers.clients.disconnect(self.target, &self.disconnect).await
     }
 }
 
@@ -86,7 +86,7 @@ impl Request for Command {
     type Response = ();
 
     async fn handle(self, cluster: &Cluster) {
-        cluster.0.client_registry.send_command(self.target, self.command).await;
+        cluster.0.handlers.clients.send_command(self.target, self.command).await;
     }
 }
 
@@ -110,7 +110,7 @@ impl Request for Connected {
     type Response = Vec<ConnectionInfo>;
 
     async fn handle(self, cluster: &Cluster) -> Self::Response {
-        cluster.0.client_registry.connected(self.user.as_deref(), self.limit).await
+        cluster.0.handlers.clients.connected(self.user.as_deref(), self.limit).await
     }
 }
 
@@ -118,7 +118,10 @@ impl Request for Members {
     type Response = Vec<Member>;
 
     async fn handle(self, cluster: &Cluster) -> Self::Response {
-        cluster.0.hub.members(&self.channel).await
+        match &cluster.0.handlers.hub {
+            Some(hub) => hub.members(&self.channel).await,
+            None => Vec::new(),
+        }
     }
 }
 
@@ -126,7 +129,7 @@ impl Request for Connections {
     type Response = u32;
 
     async fn handle(self, cluster: &Cluster) -> u32 {
-        cluster.0.count.get().map_or(0, |count| count(&self.user))
+        (cluster.0.handlers.count_connections)(&self.user)
     }
 }
 
@@ -134,7 +137,7 @@ impl Request for Post {
     type Response = bool;
 
     async fn handle(self, cluster: &Cluster) -> bool {
-        cluster.0.post.get().is_none_or(|post| post(&self.session, self.frame))
+        (cluster.0.handlers.post)(&self.session, self.frame)
     }
 }
 

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Cluster;
 use super::message::Message;
+use super::metrics::RequestOutcome;
 use super::requests::Request;
-use crate::telemetry::count;
+use super::{Cluster, Peers};
 
 /// How long a response may take.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -24,14 +24,11 @@ const DEADLINE: Duration = Duration::from_secs(3);
 #[error("{0} nodes have not responded")]
 pub struct Incomplete(pub usize);
 
-/// A response with the node that sent it.
-type NodeResponse = (Uuid, Box<RawValue>);
-
 /// The requests that wait for responses.
 #[derive(Default)]
 pub(super) struct PendingRequests {
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, mpsc::Sender<NodeResponse>>>,
+    waiting: Mutex<HashMap<u64, mpsc::Sender<(Uuid, Box<RawValue>)>>>,
 }
 
 impl PendingRequests {
@@ -76,18 +73,21 @@ impl<T> Responses<T> {
 impl Cluster {
     /// Sends a request to all nodes, this one included.
     pub(super) async fn request_all<R: Request>(&self, request: R) -> Responses<R::Response> {
-        let nodes = self.others().borrow().clone();
+        let peers = &self.0.peers;
+        let nodes = peers.others().borrow().clone();
         if nodes.is_empty() {
             return Responses { responses: vec![request.handle(self).await], missing: 0 };
         }
         let (own, (others, missing)) =
-            tokio::join!(request.clone().handle(self), self.request(nodes, request));
+            tokio::join!(request.clone().handle(self), peers.request(nodes, request));
         Responses {
             responses: others.into_iter().map(|(_, response)| response).chain([own]).collect(),
             missing,
         }
     }
+}
 
+impl Peers {
     /// Sends a request to `nodes`; returns the responses, and how many live nodes have not responded as
     /// they should. A node that dies meanwhile is not waited for.
     pub(super) async fn request<R: Request>(
@@ -125,7 +125,8 @@ impl Cluster {
                 }
             }
         }
-        count(&self.0.metrics.questions, if missing > 0 { "incomplete" } else { "answered" });
+        let outcome = if missing > 0 { RequestOutcome::Incomplete } else { RequestOutcome::Answered };
+        self.0.metrics.requests.inc(outcome);
         (responses, missing)
     }
 }

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use super::error::{Problem, Source};
-use super::nearest::nearest;
 use super::schema::{self, OptionPath};
-use super::settings::Settings;
+use super::settings::{Settings, nearest};
 
 /// The short names, and the options they set.
 const SHORT: [(&str, &str, &str); 10] = [

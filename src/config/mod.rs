@@ -10,7 +10,6 @@ mod environment;
 mod error;
 mod keys;
 mod load;
-mod nearest;
 mod origin;
 mod schema;
 mod secrets;

@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 
 use super::Config;
 use super::error::{Problem, Source};
-use super::nearest::nearest;
 use super::schema::{self, OptionPath, Shape, Step, shape};
 
 struct Setting {
@@ -278,4 +277,14 @@ fn put(tree: &mut Value, path: &OptionPath, value: Value, examples: Option<&Valu
     if !is_entry {
         *place = value;
     }
+}
+
+/// The known name that `word` most likely stands for, if any is close.
+pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let close_enough = (word.chars().count() / 3).max(1);
+    known
+        .map(|name| (strsim::levenshtein(&word.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(distance, _)| *distance <= close_enough)
+        .min()
+        .map(|(_, name)| name)
 }

@@ -26,6 +26,13 @@ impl Span {
     }
 }
 
+impl Size {
+    /// The number of bytes.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
 /// Splits `25s` into 25 and the factor of `s`.
 fn number_and_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();

@@ -1,6 +1,6 @@
 //! Who may do what over HTTP: keys, revocations, rules and addresses. Extractors are in `extract`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, web};
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::ApiError;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
-use crate::config::{Origin, OriginPattern, Secret};
+use crate::config::{Config, Origin, OriginPattern, Secret};
 use crate::domain::access::{self, AccessContext, Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
@@ -42,6 +42,23 @@ pub struct Origins {
 }
 
 impl Origins {
+    /// The origin of the public URL, or else those of `address` and localhost, and the configured ones.
+    pub fn new(config: &Config, address: SocketAddr) -> Self {
+        let port = address.port();
+        let own = match &config.server.public_url {
+            Some(own) => vec![own.clone()],
+            None => [
+                format!("http://{address}"),
+                format!("http://localhost:{port}"),
+                format!("http://127.0.0.1:{port}"),
+            ]
+            .iter()
+            .filter_map(|origin| origin.parse().ok())
+            .collect(),
+        };
+        Self { own, foreign: config.client.allowed_origins.clone() }
+    }
+
     /// Whether a page of `origin` (the header's text) may use this server.
     pub fn allow(&self, origin: &str) -> bool {
         origin.parse::<Origin>().is_ok_and(|origin| {

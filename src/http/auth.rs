@@ -17,9 +17,9 @@ use crate::auth::{NewToken, mint};
 use crate::config::Secret;
 use crate::domain::event::rfc3339;
 use crate::domain::principal::Principal;
+use crate::http::metrics::{Metrics, SignInOutcome};
 use crate::sign_in::{self, SCOPE, SignInSecret};
 use crate::store::Store;
-use crate::telemetry::{Metrics, count};
 
 pub use super::session::{SignInEndpoint, Signing};
 
@@ -49,7 +49,7 @@ pub async fn sign_in(
     metrics: web::Data<Metrics>,
 ) -> ApiResult {
     let done = redeem_link(&request, body, &endpoint, &store).await;
-    count(&metrics.sign_ins, done.as_ref().map_or_else(ApiError::code, |_| "ok"));
+    metrics.sign_ins.inc(SignInOutcome(done.as_ref().map_or_else(ApiError::code, |_| "ok")));
     let secret = done?;
     Ok(no_store(HttpResponse::NoContent())
         .cookie(endpoint.cookie(secret.expose(), endpoint.session_ttl))

@@ -8,7 +8,7 @@ use actix_web::web;
 use futures_util::StreamExt as _;
 
 use super::error::ApiError;
-use super::limit::Reserved;
+use crate::limits::budget::Reserved;
 
 /// The bounds of one body.
 #[derive(Debug, Clone, Copy)]

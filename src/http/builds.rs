@@ -11,13 +11,16 @@ use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
-use super::limit::{Budget, RateLimit, with_rate};
 use super::poll::{self, PollEndpoint};
+use super::rate_headers::with_rate;
 use crate::builds::{self, Appended, BuildError, BuildEvent, BuildId};
+use crate::config::Config;
 use crate::domain::position::Position;
+use crate::http::Metrics;
+use crate::limits::budget::Budget;
+use crate::limits::rate_limit::RateLimit;
 use crate::publish::Publisher;
 use crate::store::Store;
-use crate::telemetry::Metrics;
 
 /// What a body may contain beside its data, in bytes.
 const ENVELOPE_ALLOWANCE: u64 = 1024;
@@ -32,6 +35,13 @@ pub struct BuildEndpoint {
     pub in_flight: Budget,
     /// Events by user.
     pub rate: RateLimit,
+}
+
+impl BuildEndpoint {
+    pub fn new(config: &Config, in_flight: Budget, rate: RateLimit) -> Self {
+        let max_publication = config.channel.max_publication_size.bytes();
+        Self { max_publication, body_timeout: config.limits.webhook_body_timeout.0, in_flight, rate }
+    }
 }
 
 /// `POST /api/builds/{buildId}/events`: 201 when committed, 200 for an idempotency key that was used before.

@@ -14,9 +14,11 @@ use tokio::sync::watch;
 
 use super::body::{self, Bounds};
 use super::error::{self, ApiError, ApiResult};
-use super::limit::Budget;
+use super::state::Budgets;
 use super::tcp::{self, TcpHandle};
 use crate::cluster::{Cluster, PostOutcome};
+use crate::config::Config;
+use crate::limits::budget::Budget;
 use crate::protocol::form::Form;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
 use crate::transport::http_stream::{StreamRequest, Streams};
@@ -48,6 +50,41 @@ pub struct ClientStreamEndpoints {
     pub sessions: Sessions,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+impl Endpoint {
+    fn new(config: &Config, form: Form) -> Self {
+        let (enabled, largest) = match form {
+            Form::HttpStream => (config.http_stream.enabled, config.http_stream.max_request_body_size),
+            Form::Sse => (config.sse.enabled, config.sse.max_request_body_size),
+            Form::UniWebsocket => (config.uni_websocket.enabled, config.uni_websocket.message_size_limit),
+            Form::UniHttpStream => {
+                (config.uni_http_stream.enabled, config.uni_http_stream.max_request_body_size)
+            }
+            Form::UniSse => (config.uni_sse.enabled, config.uni_sse.max_request_body_size),
+        };
+        Self { enabled, largest: largest.0 }
+    }
+}
+
+impl ClientStreamEndpoints {
+    pub fn new(
+        config: &Config,
+        budgets: &Budgets,
+        sessions: Sessions,
+        stopping: watch::Receiver<Option<Duration>>,
+    ) -> Self {
+        Self {
+            endpoints: Form::ALL.map(|form| Endpoint::new(config, form)),
+            largest_post: config.emulation.max_request_body_size.0,
+            body_timeout: config.client.stale_close_delay.0,
+            in_flight: budgets.client_bytes.clone(),
+            open: budgets.sockets.clone(),
+            streams: budgets.streams.clone(),
+            sessions,
+            stopping,
+        }
+    }
 }
 
 /// The query string of a client that sends no body.

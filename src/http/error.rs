@@ -10,13 +10,15 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError, web};
 use serde_json::{Value, json};
 
+use super::metrics::{Metrics, RefusalCode};
 use crate::auth::TokenError;
 use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
 use crate::hub::SubscribeError;
 use crate::publish::PublishError;
 use crate::store::StoreError;
-use crate::telemetry::{Metrics, count};
+use crate::transport;
+use crate::transport::metrics::AttemptOutcome;
 
 /// The result of a handler.
 pub type ApiResult<T = HttpResponse> = Result<T, ApiError>;
@@ -203,22 +205,22 @@ impl From<SubscribeError> for ApiError {
 }
 
 /// Counts how the opening of a connection went.
-pub fn count_connect<T>(metrics: &Metrics, done: &Result<T, ApiError>) {
+pub fn count_connect<T>(metrics: &transport::Metrics, done: &Result<T, ApiError>) {
     let outcome = match done {
-        Ok(_) => "open",
+        Ok(_) => AttemptOutcome::Open,
         Err(error) if error.status.is_server_error() || error.status == StatusCode::TOO_MANY_REQUESTS => {
-            "failed"
+            AttemptOutcome::Failed
         }
-        Err(_) => "refused",
+        Err(_) => AttemptOutcome::Refused,
     };
-    count(&metrics.connects, outcome);
+    metrics.connection_attempts.inc(outcome);
 }
 
 /// Counts an answer that is a refusal by its code, wherever on the way it was made.
 pub fn count_refusal<B>(response: &ServiceResponse<B>) {
     let refusal = response.response().error().and_then(|error| error.as_error::<ApiError>());
     if let (Some(error), Some(metrics)) = (refusal, response.request().app_data::<web::Data<Metrics>>()) {
-        count(&metrics.refusals, error.code());
+        metrics.refusals.inc(RefusalCode(error.code()));
     }
 }
 

@@ -15,20 +15,21 @@ use tokio::sync::watch;
 use super::access;
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
-use super::limit::Budget;
 use super::session;
 use super::tcp::{self, TcpHandle};
 use crate::clients::WorkerClients;
+use crate::config::Config;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::fanout::Fanout;
+use crate::limits::budget::Budget;
+use crate::limits::user_connections::{Capacity, UserConnections};
 use crate::resources;
-use crate::session::user_connections::{Capacity, UserConnections};
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::transport::Metrics;
 use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
 
 /// What the endpoint needs.
@@ -45,6 +46,24 @@ pub struct StreamEndpoint {
     pub by_user: UserConnections,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
+}
+
+impl StreamEndpoint {
+    pub fn new(
+        config: &Config,
+        open: Budget,
+        by_user: UserConnections,
+        stopping: watch::Receiver<Option<Duration>>,
+    ) -> Self {
+        Self {
+            enabled: config.sse.enabled,
+            options: SseOptions::from(config),
+            max_channels: config.limits.stream_channels as usize,
+            open,
+            by_user,
+            stopping,
+        }
+    }
 }
 
 /// The query string.

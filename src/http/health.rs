@@ -1,16 +1,18 @@
 //! `/healthz`, `/health`, `/readyz` and `/metrics`. Ready means that this node can keep its promise; a
 //! node that is stopping or cannot reach its store is not ready.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::limit::Budget;
+use super::metrics::{Limit, Metrics};
+use crate::limits::budget::Budget;
 use crate::publish;
 use crate::store::Store;
-use crate::telemetry::{Metrics, level};
+use crate::telemetry::metrics::Registry;
 
 /// How long `/readyz` waits for the store.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,6 +25,9 @@ pub struct HealthEndpoint {
     pub bus: watch::Receiver<bool>,
     /// What there is only so much of on this node, by the names that `/metrics` gives them.
     pub limits: Vec<(&'static str, Budget)>,
+    /// Knows how many units wait for the publisher, which is a limit as well.
+    pub publish: Arc<publish::Metrics>,
+    pub registry: Arc<Registry>,
 }
 
 /// `GET /healthz`: the process lives.
@@ -59,15 +64,16 @@ pub async fn ready(endpoint: web::Data<HealthEndpoint>, store: web::Data<Store>)
 /// `GET /metrics`: OpenMetrics text.
 pub async fn metrics(endpoint: web::Data<HealthEndpoint>, metrics: web::Data<Metrics>) -> HttpResponse {
     let show = |name, used: u64, max: u64| {
-        level(&metrics.limit_used, name).set(i64::try_from(used).unwrap_or(i64::MAX));
-        level(&metrics.limit_max, name).set(i64::try_from(max).unwrap_or(i64::MAX));
+        metrics.limit_used.with(Limit(name)).set(i64::try_from(used).unwrap_or(i64::MAX));
+        metrics.limit_max.with(Limit(name)).set(i64::try_from(max).unwrap_or(i64::MAX));
     };
     for (name, budget) in &endpoint.limits {
         let (used, max) = budget.level();
         show(name, used, max);
     }
-    show("publish_queue", metrics.publish_queue.get().try_into().unwrap_or(0), publish::QUEUE as u64);
+    let queued = endpoint.publish.publish_queue_length.get().try_into().unwrap_or(0);
+    show("publish_queue", queued, publish::QUEUE as u64);
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(metrics.encode())
+        .body(endpoint.registry.encode())
 }

@@ -13,20 +13,23 @@ mod etag;
 pub mod event_stream;
 pub mod extract;
 pub mod health;
-pub mod limit;
+pub mod metrics;
 pub mod openapi;
 pub mod origin;
 pub mod page;
 pub mod poll;
+mod rate_headers;
 pub mod repos;
 pub mod routes;
 pub mod server_api;
 pub mod session;
+pub mod state;
 pub mod tcp;
 pub mod webhooks;
 pub mod websocket;
 
 use error::ApiError;
+pub use metrics::Metrics;
 
 /// A `limit` in a query: a number from 1 to `max`, `default` if absent.
 fn parse_limit(limit: Option<&str>, default: u32, max: u32) -> Result<u32, ApiError> {

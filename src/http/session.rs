@@ -2,6 +2,7 @@
 //! only where the request is our own page's: addressed to our own host (no page of another name
 //! that points here), from our own origin, and provably so where something is changed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::cookie::time::Duration as CookieAge;
@@ -15,10 +16,10 @@ use tokio::sync::watch;
 
 use super::access::{self, Access};
 use super::error::ApiError;
-use super::limit::RateLimit;
 use super::origin;
-use crate::config::{Origin, Secret};
+use crate::config::{Config, Origin, Secret, Secrets, TokenConfig};
 use crate::domain::principal::Principal;
+use crate::limits::rate_limit::RateLimit;
 use crate::sign_in::{self, SecretHash, SignInSecret};
 use crate::store::Store;
 
@@ -51,7 +52,34 @@ pub struct Signing {
     pub issuer: Option<String>,
 }
 
+impl Signing {
+    /// Signs with `secret` what `config` accepts.
+    pub fn new(config: &TokenConfig, secret: &Secret) -> Self {
+        let (audience, issuer) = (config.audience.clone(), config.issuer.clone());
+        Self { secret: secret.clone(), audience, issuer }
+    }
+}
+
 impl SignInEndpoint {
+    /// Browsers reach it at the public URL, or else at `address`.
+    pub fn new(config: &Config, secrets: &Secrets, address: SocketAddr, failures: RateLimit) -> Self {
+        let public_url = config.server.public_url.as_ref();
+        let base = match public_url {
+            Some(own) => own.to_string(),
+            None if address.ip().is_unspecified() => format!("http://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
+        Self {
+            base,
+            secure: public_url.is_some_and(|own| own.scheme() == "https"),
+            session_ttl: config.server.session_ttl.0,
+            max_sessions: config.limits.sessions,
+            failures,
+            signing: ArcSwap::from_pointee(Signing::new(&config.client.token, &secrets.jwt)),
+            signed_out: watch::Sender::new(()),
+        }
+    }
+
     /// A name with `__Host-` can only be set by this very host, over https and for all paths.
     pub(super) fn cookie_name(&self) -> &'static str {
         if self.secure { "__Host-campanile" } else { "campanile" }

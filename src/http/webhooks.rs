@@ -12,13 +12,15 @@ use serde_json::json;
 use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult, internal};
-use super::limit::{Budget, RateLimit};
+use crate::config::{Config, Secrets};
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
+use crate::http::metrics::{Metrics, WebhookOutcome};
+use crate::limits::budget::Budget;
+use crate::limits::rate_limit::RateLimit;
 use crate::publish::{Committed, Publisher};
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
-use crate::sources::github::{BadBody, Received, RepoMap, body_text, unit_of};
+use crate::sources::github::{BadBody, BadRepoMap, Received, RepoMap, body_text, unit_of};
 use crate::store::Store;
-use crate::telemetry::{Metrics, count};
 
 /// What the endpoint needs.
 pub struct WebhookEndpoint {
@@ -37,6 +39,25 @@ pub struct WebhookEndpoint {
     pub invalid_signatures: RateLimit,
 }
 
+impl WebhookEndpoint {
+    pub fn new(
+        config: &Config,
+        secrets: &Secrets,
+        in_flight: Budget,
+        invalid_signatures: RateLimit,
+    ) -> Result<Self, BadRepoMap> {
+        Ok(Self {
+            secrets: WebhookSecrets::new(secrets.github.iter().map(|secret| secret.expose())),
+            repos: RepoMap::try_from(&config.github)?,
+            allowed_addresses: config.github.allowed_addresses.clone(),
+            max_body: config.limits.webhook_body.0,
+            body_timeout: config.limits.webhook_body_timeout.0,
+            in_flight,
+            invalid_signatures,
+        })
+    }
+}
+
 /// Takes one delivery. 2xx means that it is durable.
 pub async fn receive(
     request: HttpRequest,
@@ -53,7 +74,7 @@ pub async fn receive(
         Ok(taken) => taken.status.as_str(),
         Err(error) => error.code(),
     };
-    count(&metrics.webhooks, outcome);
+    metrics.webhooks.inc(WebhookOutcome(outcome));
     let delivery = done.as_ref().ok().map(|taken| taken.id.as_str());
     tracing::debug!(delivery, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
     done.map(|taken| {

@@ -4,6 +4,7 @@
 //! comes with its first command.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_codec::Framed;
@@ -21,8 +22,9 @@ use tokio::sync::watch;
 use super::access::Access;
 use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
-use super::limit::{Budget, Reserved};
+use super::metrics::{Metrics, RefusalCode};
 use super::origin;
+use crate::limits::budget::{Budget, Reserved};
 use crate::transport::websocket::SocketClient;
 use crate::transport::worker::WorkerContext;
 
@@ -43,6 +45,7 @@ pub struct WebSocketEndpoint {
     pub uni_enabled: bool,
     /// Open sockets of this node; `None` without a limit.
     pub open: Option<Budget>,
+    pub metrics: Arc<Metrics>,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
 }
@@ -63,7 +66,7 @@ pub async fn upgrade(
     let (answer, held) = match admitted {
         Ok(held) => (accepted(&request), Some(held)),
         Err(error) => {
-            crate::telemetry::count(&worker.metrics.refusals, error.code());
+            endpoint.metrics.refusals.inc(RefusalCode(error.code()));
             (refused(error), None)
         }
     };

@@ -7,6 +7,7 @@
 
 mod channel;
 pub mod fanout;
+pub mod metrics;
 pub mod outbox;
 pub mod sequencer;
 
@@ -18,13 +19,15 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 
+pub use metrics::Metrics;
+
 use crate::bus::{Announcement, Bus, EventHandler, HubEvent, PresenceChange};
+use crate::config::Config;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
 use crate::domain::presence::Member;
 use crate::store::{self, Store, log};
-use crate::telemetry::Metrics;
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
 
@@ -49,6 +52,17 @@ pub struct HubOptions {
     pub inbox: usize,
     /// Let deliveries share system calls where the system allows it.
     pub io_uring: bool,
+}
+
+impl From<&Config> for HubOptions {
+    fn from(config: &Config) -> Self {
+        Self {
+            namespaces: config.channel.declared().shared(),
+            linger: config.channel.linger.0,
+            io_uring: config.server.io_uring,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for HubOptions {
@@ -93,8 +107,8 @@ pub struct Worker {
 pub struct SubscribeError(pub String);
 
 impl Hub {
-    /// A hub whose channel actors live on the thread of `arbiter`, and which takes its events from
-    /// `bus`.
+    /// A hub whose channel actors live on the thread of `arbiter`. Its events come by
+    /// [`event_handler`](Self::event_handler).
     pub fn new(
         store: Store,
         bus: Bus,
@@ -106,14 +120,10 @@ impl Hub {
         Self(Arc::new(HubInner { channels, store, bus, options, metrics, arbiter, check_wanted }))
     }
 
-    /// The handler for events of the bus. It holds a weak reference, because the hub holds the bus.
+    /// The handler for events of the bus and the publisher.
     pub fn event_handler(&self) -> EventHandler {
-        let inner = Arc::downgrade(&self.0);
-        Arc::new(move |event| {
-            if let Some(inner) = inner.upgrade() {
-                Self(inner).deliver(event);
-            }
-        })
+        let hub = self.clone();
+        Arc::new(move |event| hub.deliver(event))
     }
 
     /// Handles an event of the bus. Never blocks.

@@ -13,15 +13,15 @@ use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use tokio::sync::mpsc;
 
+use super::metrics::Metrics;
 use super::{Apply, Committed, NewRow, PublishError, Request, UnitOfWork, Verdict};
-use crate::bus::{Announcement, Bus, Content, HubEvent};
+use crate::bus::{Announcement, Bus, Content, EventHandler, HubEvent};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
 use crate::store::log::{self, Append, Appended, IdempotencyKey, LogConn};
 use crate::store::{self, LockKey, Store, StoreError, Transaction, Ts};
-use crate::telemetry::Metrics;
 
 /// Units in one transaction.
 const BATCH: usize = 256;
@@ -31,6 +31,7 @@ const RETRIES: u32 = 5;
 pub(super) struct BatchCommitter {
     pub store: Store,
     pub bus: Bus,
+    pub on_event: EventHandler,
     pub metrics: Arc<Metrics>,
 }
 
@@ -51,7 +52,7 @@ impl BatchCommitter {
                     units += request.units.len();
                     batch.push(request);
                 }
-                self.metrics.publish_queue.dec_by(batch.len() as i64);
+                self.metrics.publish_queue_length.dec_by(batch.len() as i64);
                 self.process_batch(batch).await;
             }
         }
@@ -96,7 +97,7 @@ impl BatchCommitter {
     /// One transaction, retried while it conflicts with others.
     async fn transact(&self, units: &Arc<[Arc<UnitOfWork>]>) -> store::Result<Vec<Committed>> {
         let started = Instant::now();
-        self.metrics.commit_units.observe(units.len() as f64);
+        self.metrics.commit_batch_size.observe(units.len() as f64);
         let mut tries = 0;
         loop {
             let (work, appended, store) = (units.clone(), units.clone(), self.store.clone());
@@ -131,7 +132,7 @@ impl BatchCommitter {
         let mut channels: Vec<ChannelName> = touched.map(|event| event.channel.clone()).collect();
         channels.sort();
         channels.dedup();
-        self.bus.publish(HubEvent::Check(channels));
+        self.publish(HubEvent::Check(channels));
         for request in batch {
             let _ = request.reply.send(Err(PublishError::Unconfirmed(reason.to_owned())));
         }
@@ -165,8 +166,14 @@ impl BatchCommitter {
             accepted: Some(accepted),
         }));
         if !announcements.is_empty() {
-            self.bus.publish(HubEvent::Appended(announcements));
+            self.publish(HubEvent::Appended(announcements));
         }
+    }
+
+    /// To all nodes, this one included.
+    fn publish(&self, event: HubEvent) {
+        self.bus.publish(&event);
+        (self.on_event)(event);
     }
 }
 

@@ -5,6 +5,7 @@
 //! use the store, so that ephemeral events do not depend on it.
 
 mod batch;
+mod metrics;
 mod reaction;
 mod transaction;
 
@@ -13,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, EventHandler};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{NewEvent, Time};
 use crate::domain::position::Position;
 use crate::store::deliveries::NewDelivery;
 use crate::store::log::IdempotencyKey;
 use crate::store::{Store, StoreError, Ts};
-use crate::telemetry::Metrics;
 use batch::BatchCommitter;
 
 pub use crate::store::log::Version;
+pub use metrics::Metrics;
 pub use reaction::{NewRow, Reaction};
 pub use transaction::{Apply, Verdict};
 
@@ -114,15 +115,17 @@ pub struct Publisher {
 
 impl Publisher {
     /// A publisher and its task, which ends when the last handle is dropped and the queue is empty.
+    /// `on_event` gets what was committed, for this node; `bus` carries it to the others.
     pub fn new(
         store: Store,
         bus: Bus,
+        on_event: EventHandler,
         reactions: Vec<Box<dyn Reaction>>,
         metrics: Arc<Metrics>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let clock = store.writing_thread().is_some().then(|| store.clone());
-        let committer = BatchCommitter { store, bus, metrics: metrics.clone() };
+        let committer = BatchCommitter { store, bus, on_event, metrics: metrics.clone() };
         (Self { queue, reactions: reactions.into(), metrics, clock }, committer.run(requests))
     }
 
@@ -149,7 +152,7 @@ impl Publisher {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,
             mpsc::error::TrySendError::Closed(_) => PublishError::Unconfirmed("shutting down".into()),
         })?;
-        self.metrics.publish_queue.inc();
+        self.metrics.publish_queue_length.inc();
         let answer = match &self.clock {
             Some(store) => {
                 store.wait_for(answer).await.map_err(|error| PublishError::Unconfirmed(error.to_string()))?

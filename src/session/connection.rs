@@ -13,19 +13,19 @@ use uuid::Uuid;
 
 use super::context::SessionContext;
 use super::effect::{Effect, LookedUp, Outcome};
+use super::metrics::Code;
 use super::pending::Pending;
 use super::state::{CommandResult, Frame, Lookups, Phase, QueuedInput, SessionMode};
 use super::subscriptions::Subscriptions;
 use super::timers::{Now, Timers};
-use super::user_connections::OpenConnection;
 use crate::domain::access::{AccessContext, Action, Denied, Principal, ResourceInfo, may};
 use crate::domain::channel::ChannelName;
+use crate::limits::user_connections::OpenConnection;
 use crate::protocol::code::{DisconnectCode, ErrorCode, Refusal, UnsubscribeCode};
 use crate::protocol::command::{BadFrame, Command, Method};
 use crate::protocol::presence::client_info;
 use crate::protocol::push::{ChannelPush, Push};
 use crate::protocol::reply::Reply;
-use crate::telemetry::Code;
 
 /// The version that replies name.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -264,7 +264,7 @@ impl Connection {
         match refusal {
             Refusal::Disconnect(code) => self.close(code, effects),
             Refusal::Error(code) => {
-                self.context.errors.get_or_create(&Code { code: code.code().into() }).inc();
+                self.context.metrics.errors.inc(Code(code.code().into()));
                 if self.is_uni() {
                     return self.close(code.for_uni(), effects);
                 }

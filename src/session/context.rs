@@ -1,13 +1,15 @@
 //! What all sessions of a node share: keys, namespaces, limits and delays. Values only; the
 //! configuration sets them, and the defaults here are those of the protocol (§13) and the design (§13).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::user_connections::UserConnections;
+use super::metrics::Metrics;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
+use crate::config::{Config, PersonalChannelConfig};
 use crate::domain::options::SharedNamespaces;
-use crate::telemetry::{Code, Counter, Family};
+use crate::limits::user_connections::UserConnections;
 
 /// The context of a session. All sessions of a node share one.
 pub struct SessionContext {
@@ -20,7 +22,7 @@ pub struct SessionContext {
     /// How many connections each user has open.
     pub users: UserConnections,
     /// Counts the errors that are sent to clients.
-    pub errors: Family<Code, Counter>,
+    pub metrics: Arc<Metrics>,
     /// Limits and delays.
     pub options: ConnectionOptions,
 }
@@ -59,6 +61,33 @@ pub struct Personal {
     pub namespace: Option<String>,
     /// A new connection ends the older ones of the user (3504).
     pub single: bool,
+}
+
+impl From<&Config> for ConnectionOptions {
+    fn from(config: &Config) -> Self {
+        let client = &config.client;
+        let personal = &client.subscribe_to_user_personal_channel;
+        Self {
+            ping_interval: client.ping_interval.0,
+            pong_timeout: client.pong_timeout.0,
+            stale_close_delay: client.stale_close_delay.0,
+            expired_close_delay: client.expired_close_delay.0,
+            expired_sub_close_delay: client.expired_sub_close_delay.0,
+            channel_limit: client.channel_limit as usize,
+            history_limit: client.history_max_publication_limit,
+            max_publication: config.channel.max_publication_size.bytes(),
+            insecure: client.insecure,
+            allow_anonymous_connect_without_token: client.allow_anonymous_connect_without_token,
+            personal: personal.enabled.then(|| Personal::from(personal)),
+        }
+    }
+}
+
+impl From<&PersonalChannelConfig> for Personal {
+    fn from(config: &PersonalChannelConfig) -> Self {
+        let namespace = Some(&config.personal_channel_namespace).filter(|name| !name.is_empty()).cloned();
+        Self { namespace, single: config.single_connection }
+    }
 }
 
 impl Default for ConnectionOptions {

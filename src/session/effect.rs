@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::user_connections::{Capacity, SlotClaim};
 use crate::domain::access::ResourceInfo;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::Position;
 use crate::domain::presence::{Member, PresenceInfo};
+use crate::limits::user_connections::{Capacity, SlotClaim};
 use crate::protocol::code::Disconnect;
 use crate::protocol::filter::Filter;
 

@@ -7,6 +7,7 @@ mod connection;
 mod context;
 pub mod effect;
 mod keep_alive;
+pub mod metrics;
 mod mode;
 mod pending;
 mod refresh;
@@ -17,9 +18,9 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod timers;
-pub mod user_connections;
 
 pub use connection::Connection;
 pub use context::{ConnectionOptions, Personal, SessionContext};
+pub use metrics::Metrics;
 pub use state::SessionMode;
 pub use timers::Now;

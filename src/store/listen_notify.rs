@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::conn::Conn;
 use super::error::{Result, StoreError};
 use super::{Backend, Store};
+use crate::supervision::critical;
 
 /// The most notifications queued for a listener; more are dropped, and the listener learns of it.
 const QUEUE: usize = 1024;
@@ -69,7 +70,7 @@ impl Store {
     pub fn listen(&self) -> mpsc::Receiver<ListenEvent> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         match &self.state.listen_connector {
-            Some(connector) => drop(connector.runtime.spawn(listen(connector.clone(), sender))),
+            Some(connector) => drop(connector.runtime.spawn(critical(listen(connector.clone(), sender)))),
             None => drop(tokio::spawn(async move { sender.closed().await })),
         }
         receiver

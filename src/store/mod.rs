@@ -19,6 +19,7 @@ pub mod leases;
 pub mod listen_notify;
 mod locks;
 pub mod log;
+mod metrics;
 mod migrate;
 pub mod overview;
 mod postgres;
@@ -29,7 +30,6 @@ pub mod runs;
 pub mod schema;
 pub mod sessions;
 mod sqlite;
-mod traffic;
 mod transaction;
 mod types;
 
@@ -51,20 +51,21 @@ pub use error::{Result, StoreError};
 pub use heads::Heads;
 pub use listen_notify::{ListenEvent, MAX_LENGTH as MAX_NOTIFICATION_LENGTH};
 pub use locks::{LockKey, Table};
+pub use metrics::Metrics;
 pub use migrate::{OpenError, applied as migrations_applied};
 pub use transaction::{Transaction, WriteBuffer};
 pub use types::{Id, SqlId, SqlTs, Ts};
 
+use crate::config::{self, Config};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Time;
 use crate::domain::position::{Epoch, Position};
 use crate::supervision;
-use crate::telemetry::Traffic;
 use generation::Probe;
 use listen_notify::ListenConnector;
 use log::LogConn;
+use metrics::Meter;
 use sqlite::{Side, Threads};
-use traffic::Meter;
 
 /// Where the data is.
 #[derive(Debug, Clone)]
@@ -96,7 +97,28 @@ pub struct Options {
     /// Accept a Postgres that forgets commits when it crashes.
     pub allow_data_loss: bool,
     /// Counts what is sent to the database.
-    pub traffic: Traffic,
+    pub metrics: Arc<Metrics>,
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        let location = match config.backend() {
+            config::Backend::Sqlite { path } => Location::Sqlite { path },
+            config::Backend::Postgres { url, direct_url } => Location::Postgres {
+                url: url.expose().to_owned(),
+                direct_url: direct_url.map(|url| url.expose().to_owned()),
+            },
+        };
+        let store = &config.store;
+        Self {
+            location,
+            readers: store.readers,
+            pool_size: store.pool_size,
+            deadline: store.deadline.0,
+            allow_data_loss: store.allow_data_loss,
+            metrics: Arc::default(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -159,14 +181,14 @@ impl Store {
         let backend = match &options.location {
             Location::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
-                let threads = Threads::start(path, options.readers, lock, options.traffic.clone());
+                let threads = Threads::start(path, options.readers, lock, options.metrics.clone());
                 Backend::Sqlite(threads.map_err(OpenError::unreachable)?)
             }
             Location::Postgres { url, .. } => {
-                let (learner, traffic) = (state.clone(), options.traffic.clone());
+                let (learner, metrics) = (state.clone(), options.metrics.clone());
                 let on_connect: postgres::OnConnect = Arc::new(move |conn| {
                     let state = learner.clone();
-                    conn.set_instrumentation(Meter(traffic.clone()));
+                    conn.set_instrumentation(Meter(metrics.clone()));
                     Box::pin(async move {
                         let sent = Ts::from(chrono::Utc::now());
                         state.learn(&generation::probe_postgres(conn).await?, sent);

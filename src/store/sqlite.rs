@@ -17,8 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
-use super::traffic::Meter;
-use crate::telemetry::Traffic;
+use super::metrics::{Meter, Metrics};
 
 /// The most work items queued for the writer, and for all readers together.
 const QUEUE: usize = 1024;
@@ -58,14 +57,14 @@ impl Drop for Running {
 /// The file, for as long as it is open.
 struct DatabaseFile {
     path: PathBuf,
-    traffic: Traffic,
+    metrics: Arc<Metrics>,
     _lock: File,
 }
 
 impl DatabaseFile {
     fn open(&self, side: Side) -> Result<SqliteConnection, diesel::ConnectionError> {
         let mut conn = open(&self.path, side)?;
-        conn.set_instrumentation(Meter(self.traffic.clone()));
+        conn.set_instrumentation(Meter(self.metrics.clone()));
         Ok(conn)
     }
 }
@@ -84,9 +83,9 @@ impl Threads {
         path: &Path,
         readers: u32,
         lock: File,
-        traffic: Traffic,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, diesel::ConnectionError> {
-        let file = Arc::new(DatabaseFile { path: path.to_path_buf(), traffic, _lock: lock });
+        let file = Arc::new(DatabaseFile { path: path.to_path_buf(), metrics, _lock: lock });
         let mut threads = Vec::new();
         let runtime = runtime::Builder::new_current_thread()
             .enable_time()

@@ -9,10 +9,10 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::leases::Lease;
+use super::metrics::{Metrics, Table};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::{Namespaces, Retention, SharedNamespaces};
 use crate::store::{self, Conn, Store, Ts, builds, deliveries, log, rate_limits, revocations, sessions};
-use crate::telemetry::{Kind, Metrics};
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(60);
@@ -74,19 +74,19 @@ struct Round<'r> {
 }
 
 impl Round<'_> {
-    fn count(&self, kind: &'static str, rows: u64) {
-        self.metrics.trimmed.get_or_create(&Kind { kind }).inc_by(rows);
+    fn count(&self, table: &'static str, rows: u64) {
+        self.metrics.rows_removed.with(Table(table)).inc_by(rows);
     }
 
-    /// Removes batches of a kind until one is not full.
-    async fn remove_batches<W>(&self, kind: &'static str, batch: W) -> store::Result<()>
+    /// Removes batches from a table until one is not full.
+    async fn remove_batches<W>(&self, table: &'static str, batch: W) -> store::Result<()>
     where
         W: for<'c> FnOnce(&'c mut Conn, Ts) -> BoxFuture<'c, store::Result<usize>> + Copy + Send + 'static,
     {
         while self.lease.is_held() {
             let now = self.store.timestamp();
             let rows = self.store.write(move |conn| batch(conn, now)).await?;
-            self.count(kind, rows as u64);
+            self.count(table, rows as u64);
             if rows < BATCH as usize {
                 break;
             }

@@ -10,10 +10,10 @@ use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::metrics::{FetchOutcome, Metrics};
 use crate::auth::{BadKeySet, Fetching, KeyRing, KeySet, MAX_KEY_SET};
 use crate::config::JwksUrl;
 use crate::supervision;
-use crate::telemetry::{Metrics, count};
 
 /// How often the key set is fetched, and how long a fetch may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ async fn keep(
         let mut rests = Instant::now() < rested_at;
         let next = match fetched {
             Ok(set) => {
-                count(&metrics.jwks_fetches, "ok");
+                metrics.jwks_fetches.inc(FetchOutcome("ok"));
                 if std::mem::take(&mut failed) || asked {
                     tracing::info!(keys = set.len(), skipped = set.skipped(), "the key set was fetched");
                 }
@@ -128,7 +128,7 @@ async fn keep(
                 began + intervals.refresh
             }
             Err(failure) => {
-                count(&metrics.jwks_fetches, failure.kind());
+                metrics.jwks_fetches.inc(FetchOutcome(failure.kind()));
                 failed = true;
                 tracing::warn!(
                     option = "client.token.jwks_public_endpoint",

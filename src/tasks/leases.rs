@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use uuid::Uuid;
 
+use super::metrics::{LeaseName, Metrics};
 use crate::store::{Store, leases};
-use crate::telemetry::{Metrics, Name};
 
 /// Between two attempts to acquire or renew.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Lease {
         let lease = if store.id().is_some() { Self(Some(shared.clone())) } else { Self::always_held() };
         let is_shared = lease.0.is_some();
         let work = async move {
-            let level = metrics.leases_held.get_or_create(&Name { name }).clone();
+            let level = metrics.lease_held.with(LeaseName(name));
             if is_shared {
                 shared.keep(&store, name, node, |held| _ = level.set(held.into())).await;
             } else {

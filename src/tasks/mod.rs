@@ -3,6 +3,8 @@
 pub mod janitor;
 pub mod jwks;
 pub mod leases;
+pub mod metrics;
 pub mod monitor;
-pub mod rates;
 pub mod revocations;
+
+pub use metrics::Metrics;

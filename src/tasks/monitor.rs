@@ -9,8 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::hub::Hub;
-use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::store::{self, Store};
 
 /// Between two probes while the store answers.
 const HEALTHY_INTERVAL: Duration = Duration::from_secs(5);
@@ -20,11 +19,11 @@ const UNHEALTHY_INTERVAL: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Keeps `campanile_store_up` and the store's generation and clock up to date.
-pub async fn watch_store(store: Store, metrics: Arc<Metrics>) {
+pub async fn watch_store(store: Store, metrics: Arc<store::Metrics>) {
     let mut health = store.health();
     loop {
         let healthy = *health.borrow_and_update();
-        metrics.store_up.set(i64::from(healthy));
+        metrics.up.set(i64::from(healthy));
         let pause = if healthy { HEALTHY_INTERVAL } else { UNHEALTHY_INTERVAL };
         // A failed call elsewhere ends the pause.
         let changed = tokio::time::timeout(pause, health.changed()).await;

@@ -73,13 +73,18 @@ impl Revoker {
         Ok(())
     }
 
+    /// Copies the list where nobody waits for it: a failure is logged.
+    pub async fn sync_or_warn(&self) {
+        if let Err(error) = self.sync().await {
+            tracing::warn!(%error, "the revocations could not be read");
+        }
+    }
+
     /// Synchronizes periodically. Never returns.
     pub async fn run(self) {
         loop {
             tokio::time::sleep(SYNC_INTERVAL).await;
-            if let Err(error) = self.sync().await {
-                tracing::warn!(%error, "the revocations could not be read");
-            }
+            self.sync_or_warn().await;
         }
     }
 }

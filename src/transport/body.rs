@@ -3,15 +3,15 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix::{Message, Recipient};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
+use crate::hub::metrics::{Metrics, Transport};
 use crate::hub::outbox::Outbox;
-use crate::telemetry::{Kind, Metrics};
+use crate::telemetry::metrics::{Counter, Histogram};
 
 /// The dispatcher dropped the body: the peer has gone, or the stream has ended.
 #[derive(Message)]
@@ -22,19 +22,20 @@ pub(super) struct BodyDropped;
 pub struct StreamBody {
     outbox: Rc<Outbox>,
     owner: Recipient<BodyDropped>,
-    kind: &'static str,
-    metrics: Arc<Metrics>,
+    sent_bytes: Counter,
+    latency: Histogram,
 }
 
 impl StreamBody {
-    /// The body that drains `outbox`; `kind` is the name of the transport in metrics.
+    /// The body that drains `outbox`; `transport` is its name in metrics.
     pub(super) fn new(
         outbox: Rc<Outbox>,
         owner: Recipient<BodyDropped>,
-        kind: &'static str,
-        metrics: Arc<Metrics>,
+        transport: &'static str,
+        metrics: &Metrics,
     ) -> Self {
-        Self { outbox, owner, kind, metrics }
+        let sent_bytes = metrics.sent_bytes.with(Transport(transport));
+        Self { outbox, owner, sent_bytes, latency: metrics.event_latency_seconds.clone() }
     }
 }
 
@@ -48,10 +49,9 @@ impl MessageBody for StreamBody {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         self.outbox.poll_chunk(cx).map(|chunk| {
             let chunk = chunk?;
-            let sent = self.metrics.delivered_bytes.get_or_create(&Kind { kind: self.kind });
-            sent.inc_by(chunk.bytes.len() as u64);
+            self.sent_bytes.inc_by(chunk.bytes.len() as u64);
             if let Some(accepted) = chunk.accepted {
-                self.metrics.event_latency_seconds.observe(accepted.elapsed().as_secs_f64());
+                self.latency.observe(accepted.elapsed().as_secs_f64());
             }
             Some(Ok(chunk.bytes))
         })

@@ -17,13 +17,14 @@ use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::fanout::Resume;
+use crate::hub::metrics::SlowReason;
 use crate::hub::outbox::{ConnectionEvents, EndReason, Outbox};
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::encoding::Framing;
 use crate::recovery;
 use crate::session::effect::{Effect, Join, Joined, Outcome};
 use crate::session::{Connection, Now, SessionMode};
-use crate::telemetry::{Code, count};
+use crate::transport::metrics::{AttemptOutcome, DisconnectedWith};
 
 /// Codes that end a connection attempt without being the client's fault.
 const FAILURES: [u16; 4] = [
@@ -128,7 +129,7 @@ impl ActorCore {
         act(&mut self.session, &mut effects);
         if !self.opened && self.session.is_open() {
             self.opened = true;
-            count(&self.worker.metrics.connects, "open");
+            self.worker.metrics.connection_attempts.inc(AttemptOutcome::Open);
         }
         if !Rc::ptr_eq(&self.principal, self.session.principal()) {
             self.principal = self.session.principal().clone();
@@ -177,23 +178,25 @@ impl ActorCore {
         self.follows.clear();
         let metrics = &self.worker.metrics;
         if !std::mem::replace(&mut self.opened, true) {
-            count(&metrics.connects, if FAILURES.contains(&code) { "failed" } else { "refused" });
+            let failed = FAILURES.contains(&code);
+            let outcome = if failed { AttemptOutcome::Failed } else { AttemptOutcome::Refused };
+            metrics.connection_attempts.inc(outcome);
         }
-        metrics.disconnects.get_or_create(&Code { code: code.into() }).inc();
+        metrics.disconnects.inc(DisconnectedWith(code.into()));
         tracing::debug!(connection = %self.session.id(), code, "a connection has ended");
     }
 
     /// The disconnect code for the reason why the outbox ended.
     pub(super) fn end_of(&self, why: EndReason) -> DisconnectCode {
-        let slow = &self.worker.metrics.slow_disconnects;
+        let slow = &self.worker.fanout.metrics().slow_disconnects;
         match why {
             EndReason::Slow => {
                 tracing::info!(connection = %self.session.id(), "a client reads too slowly and was disconnected");
-                count(slow, "queue");
+                slow.inc(SlowReason::Queue);
                 DisconnectCode::Slow
             }
             EndReason::Stalled => {
-                count(slow, "write_timeout");
+                slow.inc(SlowReason::WriteTimeout);
                 DisconnectCode::WriteError
             }
             EndReason::Broken => DisconnectCode::Closed,

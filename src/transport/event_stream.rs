@@ -15,19 +15,22 @@ use tokio::sync::watch;
 
 use super::body::{BodyDropped, StreamBody};
 use crate::clients::{Registration, WorkerClients};
+use crate::config::Config;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::hub::SubscribeError;
 use crate::hub::fanout::{Fanout, SubscriberOptions, SubscriptionGuard};
+use crate::hub::metrics::{SlowReason, Transport};
 use crate::hub::outbox::{ConnectionEvents, EndReason, Outbox};
 use crate::protocol::code::Disconnect;
 use crate::protocol::encoding::{Cursors, Framing};
 use crate::protocol::sse;
 use crate::recovery;
 use crate::store::Store;
-use crate::telemetry::{Metrics, count, level};
+use crate::telemetry::metrics::Gauge;
+use crate::transport::Metrics;
 
 /// How streams behave.
 #[derive(Debug, Clone)]
@@ -38,6 +41,16 @@ pub struct SseOptions {
     pub write_timeout: Duration,
     /// Bytes that may wait for a reader.
     pub queue: usize,
+}
+
+impl From<&Config> for SseOptions {
+    fn from(config: &Config) -> Self {
+        Self {
+            ping_interval: config.sse.ping_interval.0,
+            write_timeout: config.client.write_timeout.0,
+            queue: config.client.queue_max_size.bytes(),
+        }
+    }
 }
 
 /// One channel of a stream.
@@ -104,6 +117,7 @@ pub async fn open(
     // Spread over a second, so that a restart is not answered by all at once.
     let retry = rand::random_range(500..1500);
     let _ = outbox.push(Bytes::from(sse::opening(retry, id.as_deref())), None);
+    let open_streams = context.metrics.connections.with(Transport("sse"));
     let connection = EventStreamActor {
         _registration: registration,
         outbox: outbox.clone(),
@@ -113,12 +127,13 @@ pub async fn open(
         lifetime,
         revoked: context.revoked,
         stopping: context.stopping,
-        metrics: context.metrics.clone(),
+        fanout: context.fanout.clone(),
+        open_streams: open_streams.clone(),
         closed: Some(context.closed),
         _held: context.held,
     };
-    level(&context.metrics.connections, "sse").inc();
-    Ok(StreamBody::new(outbox, connection.start().recipient(), "sse", context.metrics))
+    open_streams.inc();
+    Ok(StreamBody::new(outbox, connection.start().recipient(), "sse", context.fanout.metrics()))
 }
 
 struct Follow {
@@ -138,7 +153,8 @@ struct EventStreamActor {
     lifetime: Option<Duration>,
     revoked: Option<LocalBoxFuture<'static, ()>>,
     stopping: watch::Receiver<Option<Duration>>,
-    metrics: Arc<Metrics>,
+    fanout: Rc<Fanout>,
+    open_streams: Gauge,
     closed: Option<LocalBoxFuture<'static, ()>>,
     _held: Box<dyn Any>,
 }
@@ -192,7 +208,7 @@ impl Actor for EventStreamActor {
 /// Even after a panic, the client is never left waiting on a stream that nothing writes to.
 impl Drop for EventStreamActor {
     fn drop(&mut self) {
-        level(&self.metrics.connections, "sse").dec();
+        self.open_streams.dec();
         if !self.outbox.is_closed() {
             self.outbox.abort();
         }
@@ -206,7 +222,7 @@ impl EventStreamActor {
 
     fn check_progress(&self) {
         if self.outbox.stalled_for().is_some_and(|stalled| stalled > self.options.write_timeout) {
-            count(&self.metrics.slow_disconnects, "write_timeout");
+            self.fanout.metrics().slow_disconnects.inc(SlowReason::WriteTimeout);
             self.outbox.abort();
         }
     }

@@ -18,13 +18,13 @@ use super::body::{BodyDropped, StreamBody};
 use super::connection_actor::{ActorCore, ActorEvent, ConnectionActor, now};
 use super::emulation::{Session, SessionInput, Sessions};
 use super::worker::WorkerContext;
+use crate::hub::metrics::{SlowReason, Transport};
 use crate::hub::outbox::Outbox;
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::encoding::Framing;
 use crate::protocol::form::Form;
 use crate::session::effect::Effect;
 use crate::session::{Connection, SessionMode};
-use crate::telemetry::{count, level};
 
 /// Opens the streams of one worker thread.
 pub struct Streams {
@@ -49,11 +49,10 @@ pub struct StreamRequest {
 impl Streams {
     /// Opens a stream and returns its response body. `first` is the first frame of the client.
     pub fn open(self: &Rc<Self>, form: Form, first: ByteString, request: StreamRequest) -> StreamBody {
-        let metrics = self.worker.metrics.clone();
         let outbox = Rc::new(Outbox::new(self.worker.options.queue, request.abort));
         // An empty piece is none, and a new queue takes anything.
         let _ = outbox.push(Bytes::from_static(form.opening()), None);
-        level(&metrics.connections, form.name()).inc();
+        self.worker.metrics.connections.with(Transport(form.name())).inc();
         let (streams, bytes) = (self.clone(), outbox.clone());
         let actor = HttpStreamActor::create(move |ctx| {
             let session = streams.sessions.open(ctx.address().recipient(), first.len());
@@ -76,7 +75,7 @@ impl Streams {
                 _held: request.held,
             }
         });
-        StreamBody::new(outbox, actor.recipient(), form.name(), metrics)
+        StreamBody::new(outbox, actor.recipient(), form.name(), self.worker.fanout.metrics())
     }
 }
 
@@ -104,7 +103,8 @@ impl Actor for HttpStreamActor {
         let write_timeout = self.streams.worker.options.write_timeout;
         ctx.run_interval(write_timeout / 4, move |actor, _| {
             if actor.core.outbox.stalled_for().is_some_and(|stalled| stalled > write_timeout) {
-                count(&actor.streams.worker.metrics.slow_disconnects, "write_timeout");
+                let slow = &actor.streams.worker.fanout.metrics().slow_disconnects;
+                slow.inc(SlowReason::WriteTimeout);
                 actor.close(DisconnectCode::WriteError.code());
                 actor.core.outbox.abort();
             }
@@ -124,7 +124,7 @@ impl Actor for HttpStreamActor {
 /// Even after a panic, the client is never left waiting on a stream that nothing writes to.
 impl Drop for HttpStreamActor {
     fn drop(&mut self) {
-        level(&self.streams.worker.metrics.connections, self.form.name()).dec();
+        self.streams.worker.metrics.connections.with(Transport(self.form.name())).dec();
         if !self.core.outbox.is_closed() {
             self.core.outbox.abort();
         }

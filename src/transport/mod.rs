@@ -10,7 +10,10 @@ mod effects;
 pub mod emulation;
 pub mod event_stream;
 pub mod http_stream;
+pub mod metrics;
 mod single_flight;
 mod timer_queue;
 pub mod websocket;
 pub mod worker;
+
+pub use metrics::Metrics;

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::metrics::Metrics;
 use super::single_flight::SingleFlight;
 use super::timer_queue::TimerQueue;
 use crate::clients::WorkerClients;
 use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::SocketOptions;
@@ -21,10 +23,12 @@ use crate::session::SessionContext;
 use crate::session::effect::Replay;
 use crate::store::Store;
 use crate::supervision;
-use crate::telemetry::Metrics;
 
 /// How long the peer may take to close after we have.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of events that a returning client may always recover.
+const MIN_RECOVERY_BYTES: usize = 4 << 20;
 
 /// How sockets behave.
 #[derive(Debug, Clone)]
@@ -39,6 +43,22 @@ pub struct WebsocketOptions {
     pub write_timeout: Duration,
     /// The recovery limit in configured namespaces.
     pub recovery: RecoveryLimit,
+}
+
+impl From<&Config> for WebsocketOptions {
+    fn from(config: &Config) -> Self {
+        let (client, queue) = (&config.client, config.client.queue_max_size.bytes());
+        Self {
+            message_size: config.websocket.message_size_limit.bytes(),
+            uni_message_size: config.uni_websocket.message_size_limit.bytes(),
+            queue,
+            write_timeout: client.write_timeout.0,
+            recovery: RecoveryLimit {
+                events: client.recovery_max_publication_limit.into(),
+                bytes: queue.max(MIN_RECOVERY_BYTES),
+            },
+        }
+    }
 }
 
 /// What all connections of one worker thread share.

@@ -8,8 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use campanile::auth::{KeyRing, Keys, TokenError};
 use campanile::config::JwksUrl;
+use campanile::tasks::Metrics;
 use campanile::tasks::jwks::{self, FetchIntervals};
-use campanile::telemetry::{Kind, Metrics};
+use campanile::tasks::metrics::FetchOutcome;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -41,7 +42,7 @@ struct Fetcher {
 impl Fetcher {
     fn start(url: &str, pace: FetchIntervals) -> Self {
         let keys = KeyRing::from(Keys::hmac([""; 0], None, None));
-        let (source, metrics) = (watch::Sender::new(Some(place(url))), Arc::new(Metrics::new()));
+        let (source, metrics) = (watch::Sender::new(Some(place(url))), Arc::<Metrics>::default());
         let task = jwks::run(keys.clone(), source.subscribe(), pace, metrics.clone());
         Self { keys, metrics, source, task: tokio::spawn(task) }
     }
@@ -61,18 +62,18 @@ impl Fetcher {
         assert!(reached.is_ok(), "{} stays {:?}", pair.kid, self.read(pair));
     }
 
-    fn fetches(&self, kind: &'static str) -> u64 {
-        self.metrics.jwks_fetches.get_or_create(&Kind { kind }).get()
+    fn fetches(&self, outcome: &'static str) -> u64 {
+        self.metrics.jwks_fetches.with(FetchOutcome(outcome)).get()
     }
 
-    async fn until_fetched(&self, kind: &'static str, times: u64) {
+    async fn until_fetched(&self, outcome: &'static str, times: u64) {
         let reached = async {
-            while self.fetches(kind) < times {
+            while self.fetches(outcome) < times {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
         let reached = tokio::time::timeout(DEADLINE, reached).await;
-        assert!(reached.is_ok(), "no fetch ends as {kind}: {}", self.metrics.encode());
+        assert!(reached.is_ok(), "no fetch ends as {outcome}: {:?}", self.metrics);
     }
 }
 

@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::http::limit::RateLimit;
 use campanile::limits::gcra::Rate;
-use campanile::limits::{SharedCounters, Timeouts};
-use campanile::session::user_connections::{Capacity, Confirm, OpenConnection, UserConnections};
-use campanile::telemetry::Metrics;
+use campanile::limits::rate_limit::RateLimit;
+use campanile::limits::shared::{SharedCounters, Timeouts};
+use campanile::limits::user_connections::{Capacity, Confirm, OpenConnection, UserConnections};
 use futures_util::FutureExt as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -37,9 +36,14 @@ const LONG: Timeouts = Timeouts { rate: Duration::from_secs(10), connection: Dur
 
 async fn counters_at(url: &str, prefix: &str, node: Uuid, timeouts: Timeouts) -> SharedCounters {
     let client = redis::Client::open(url).expect("an address of Redis");
-    let metrics = Arc::new(Metrics::new());
-    let shared =
-        SharedCounters::shared(&client, prefix.to_owned(), node, timeouts, metrics, &Handle::current());
+    let shared = SharedCounters::shared(
+        &client,
+        prefix.to_owned(),
+        node,
+        timeouts,
+        Arc::default(),
+        &Handle::current(),
+    );
     let (counters, work) = shared.expect("a way to Redis");
     tokio::spawn(work);
     counters.status().wait_for(|status| status.up).await.expect("Redis is there");

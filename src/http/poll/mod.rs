@@ -12,7 +12,7 @@ use super::access::{self, Access};
 use super::error::{ApiError, ApiResult};
 use super::etag;
 use super::extract::Caller;
-use super::limit::{RateLimit, add_rate, with_rate};
+use super::rate_headers::{add_rate, with_rate};
 use crate::domain::access::{Action, Denied, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -20,10 +20,11 @@ use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::history::{self, Bounds, Found, Page, PageRequest};
+use crate::http::metrics::{Metrics, PollOutcome};
+use crate::limits::rate_limit::RateLimit;
 use crate::protocol::polled;
 use crate::resources;
 use crate::store::Store;
-use crate::telemetry::{Metrics, count};
 
 pub use not_modified_fast_path::NotModifiedFastPath;
 
@@ -82,20 +83,17 @@ pub(super) async fn rate_limited(
 ) -> ApiResult {
     let decision = endpoint.rate.check(&access::of(request).rate_key(request, principal)).await;
     if !decision.allowed {
-        count(&metrics.polls, "limited");
+        metrics.polls.inc(PollOutcome("limited"));
         let message = "too many polls: wait, or use the event stream";
         let error = ApiError::too_many("rate_limited", message, decision.retry_secs());
         return Err(with_rate(error, &decision));
     }
     let done = poll.await;
-    count(
-        &metrics.polls,
-        match &done {
-            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => "not_modified",
-            Ok(_) => "ok",
-            Err(error) => error.code(),
-        },
-    );
+    metrics.polls.inc(PollOutcome(match &done {
+        Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => "not_modified",
+        Ok(_) => "ok",
+        Err(error) => error.code(),
+    }));
     match done {
         Ok(mut answer) => {
             add_rate(answer.headers_mut(), &decision);

@@ -11,11 +11,11 @@ use super::{PATH, PageQuery, PollEndpoint, Query, etag_at_end, judge_poll};
 use crate::auth;
 use crate::domain::channel::ChannelName;
 use crate::http::access::Access;
-use crate::http::limit::add_rate;
+use crate::http::rate_headers::add_rate;
 use crate::http::{etag, origin};
 use crate::resources;
 use crate::store::Store;
-use crate::telemetry::Counter;
+use crate::telemetry::metrics::Counter;
 
 /// Answers such polls.
 #[derive(Clone)]

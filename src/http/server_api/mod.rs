@@ -29,8 +29,9 @@ use crate::auth::same_secret;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::{ChannelOptions, Namespaces};
 use crate::protocol::code::ErrorCode;
+use crate::session;
+use crate::session::metrics::Code;
 use crate::store::StoreError;
-use crate::telemetry::{Code, Metrics};
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 4 << 20;
@@ -170,7 +171,7 @@ impl Api {
     }
 
     fn count(&self, code: ErrorCode) {
-        self.state::<Metrics>().errors.get_or_create(&Code { code: code.code().into() }).inc();
+        self.state::<session::Metrics>().errors.inc(Code(code.code().into()));
     }
 }
 

@@ -26,9 +26,9 @@ use crate::domain::event::Event;
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
 use crate::domain::presence::Member;
+use crate::hub::metrics::{Metrics, Queue};
 use crate::store::Store;
 use crate::store::log::Bounds;
-use crate::telemetry::{Metrics, count};
 
 /// How long a gap waits for the announcement that is missing before the log is read.
 const GAP_TIMEOUT: Duration = Duration::from_millis(10);
@@ -123,7 +123,7 @@ impl ChannelHandle {
     /// `CatchUp` goes beyond the bound.
     pub(super) fn announce(&self, announcement: Announcement, metrics: &Metrics) {
         if let Err(SendError::Full(_)) = self.addr.try_send(Announced(announcement)) {
-            count(&metrics.behind, "channel");
+            metrics.queue_overflows.inc(Queue::Channel);
             if !self.state.behind.swap(true, Ordering::SeqCst) {
                 self.addr.do_send(CatchUp);
             }
@@ -430,7 +430,7 @@ impl ChannelActor {
         if gap && self.gap_timer.is_none() && !self.reading {
             self.gap_timer = Some(ctx.run_later(GAP_TIMEOUT, |actor, ctx| {
                 actor.gap_timer = None;
-                actor.metrics().gaps_healed.inc();
+                actor.metrics().gaps_filled.inc();
                 actor.read_log(ctx);
             }));
         }
@@ -438,7 +438,7 @@ impl ChannelActor {
 
     /// Continues after the head, and tells all workers.
     fn reset(&mut self, bounds: Bounds, ctx: &mut Context<Self>) {
-        self.metrics().resets.inc();
+        self.metrics().channel_resets.inc();
         let Some(mut sequencer) = self.sequencer.take() else { return };
         (self.last, self.previous) = (None, None);
         let ready = sequencer.reset(bounds.head.clone());

@@ -11,9 +11,9 @@ use super::catch_up::read_page;
 use super::{ChannelActor, RETRY_DELAY};
 use crate::domain::position::Position;
 use crate::hub::fanout::{Batch, FanoutMessage};
+use crate::hub::metrics::Queue;
 use crate::store;
 use crate::store::log::{Bounds, Page};
-use crate::telemetry::count;
 
 /// A subscribed worker thread.
 pub(super) struct WorkerFeed {
@@ -51,7 +51,7 @@ impl ChannelActor {
             }
         });
         for id in full {
-            count(&self.metrics().behind, "worker");
+            self.metrics().queue_overflows.inc(Queue::Worker);
             self.await_capacity(id, ctx);
         }
     }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Once};
 
 use super::batch::MergedBatch;
 use super::subscriber::Subscriber;
+use crate::hub::Metrics;
 use crate::hub::outbox::io_uring::{self, SocketWrite, UringQueue};
-use crate::telemetry::Metrics;
 
 /// Subscribers whose memory is touched together before each gets its bytes: a system call, or the work
 /// between two events, leaves little of the cache, so the memory is fetched at once and not one by one.

@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crate::hub::metrics::{Metrics, Transport};
 use crate::protocol::encoding::Framing;
-use crate::telemetry::{Counter, Metrics, counter};
+use crate::telemetry::metrics::Counter;
 
 pub(super) struct DeliveryCounters {
     pub(super) metrics: Arc<Metrics>,
@@ -35,7 +36,7 @@ impl DeliveryCounters {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let counters = Framing::names().map(|name| {
             let [events, bytes] =
-                [&metrics.deliveries, &metrics.delivered_bytes].map(|all| counter(all, name));
+                [&metrics.messages_sent, &metrics.sent_bytes].map(|all| all.with(Transport(name)));
             (LocalCounter::new(events), LocalCounter::new(bytes))
         });
         Self { metrics, counters }

@@ -27,9 +27,9 @@ use super::{Hub, SubscribeError, Worker};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::domain::presence::PresenceInfo;
+use crate::hub::Metrics;
 use crate::protocol::encoding::Framing;
 use crate::supervision;
-use crate::telemetry::Metrics;
 use batch::MergedBatch;
 pub use batch::{Batch, FanoutMessage};
 use batch_writer::BatchWriter;
@@ -76,6 +76,10 @@ impl Fanout {
         let fanout = Rc::new(Self { worker, hub, routes: RefCell::default(), counters });
         actix_rt::spawn(supervision::critical(fanout.clone().run(DrainScheduler::new(messages), writer)));
         fanout
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.counters.metrics
     }
 
     async fn run(self: Rc<Self>, mut scheduler: DrainScheduler<FanoutMessage>, mut writer: BatchWriter) {

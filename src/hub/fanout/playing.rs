@@ -12,11 +12,10 @@ use crate::domain::channel::ChannelName;
 use crate::hub::outbox::Outbox;
 use crate::protocol::encoding::Framing;
 use crate::store::log::Bounds;
-use crate::telemetry::Metrics;
 
 impl Subscriber {
     pub(crate) fn for_test(channel: ChannelName, outbox: Rc<Outbox>) -> Rc<Self> {
-        let counters = Rc::new(DeliveryCounters::new(Arc::new(Metrics::new())));
+        let counters = Rc::new(DeliveryCounters::new(Arc::default()));
         Rc::new(Self::new(channel, outbox, Framing::WebSocket, SubscriberOptions::default(), counters))
     }
 

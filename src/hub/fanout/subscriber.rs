@@ -20,11 +20,11 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::position::{Epoch, Position};
 use crate::domain::presence::{Member, PresenceInfo};
+use crate::hub::metrics::SlowReason;
 use crate::hub::outbox::{Outbox, PushError};
 use crate::protocol::encoding::Framing;
 use crate::protocol::presence::{info_of, member};
 use crate::store::log::Bounds;
-use crate::telemetry::count;
 
 /// One connection's subscription to one channel. What a delivery reads stands first.
 #[repr(C)]
@@ -389,7 +389,7 @@ impl Subscriber {
         let done = self.outbox.push_shared(bytes, accepted);
         // The listener of a socket counts, because replies overflow too.
         if done == Err(PushError::Overflow) && !self.listener_reports_loss() {
-            count(&self.counters.metrics.slow_disconnects, "queue");
+            self.counters.metrics.slow_disconnects.inc(SlowReason::Queue);
             tracing::info!(channel = %self.channel, "a client was too slow and was disconnected");
         }
         done

@@ -11,6 +11,7 @@ use super::*;
 use crate::domain::cursor::Cursor;
 use crate::domain::event::Event;
 use crate::domain::position::Epoch;
+use crate::hub::metrics::SlowReason;
 use crate::store::log::Bounds;
 use futures_util::task::noop_waker_ref;
 use std::cell::Cell;
@@ -70,7 +71,7 @@ impl Reader {
 
     fn with(framing: Framing, outbox: Outbox) -> Self {
         let outbox = Rc::new(outbox);
-        let counters = Rc::new(DeliveryCounters::new(Arc::new(Metrics::new())));
+        let counters = Rc::new(DeliveryCounters::new(Arc::default()));
         let options = SubscriberOptions { receives_join_leave: true, ..SubscriberOptions::default() };
         let subscriber = Subscriber::new(news(), outbox.clone(), framing, options, counters);
         Self { subscriber: Rc::new(subscriber), outbox }
@@ -283,8 +284,8 @@ fn a_reader_that_is_too_slow_is_cut_once_and_counted() {
     }
     assert!(reader.outbox.is_closed());
     assert_eq!(cuts.get(), 1);
-    let slow = crate::telemetry::Kind { kind: "queue" };
-    assert_eq!(reader.subscriber.counters.metrics.slow_disconnects.get_or_create(&slow).get(), 1);
+    let slow = &reader.subscriber.counters.metrics.slow_disconnects;
+    assert_eq!(slow.with(SlowReason::Queue).get(), 1);
 }
 
 // ---- at random

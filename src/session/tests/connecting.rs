@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::support::*;
-use crate::limits::SharedCounters;
+use crate::limits::shared::SharedCounters;
+use crate::limits::user_connections::{Capacity, Confirm, UserConnections};
 use crate::protocol::presence::info_of;
 use crate::session::effect::{Effect, Joined, Outcome, Replay, Since};
-use crate::session::user_connections::{Capacity, Confirm, UserConnections};
 use crate::session::{ConnectionOptions, effect::Join};
 
 fn insecure() -> ConnectionOptions {

@@ -15,10 +15,9 @@ use crate::domain::event::{Event, Time};
 use crate::domain::options::{ChannelOptions, Namespaces};
 use crate::domain::position::{Epoch, Position};
 use crate::domain::units::Span;
+use crate::limits::user_connections::UserConnections;
 use crate::session::effect::{Effect, Join, Joined, LookedUp, Outcome, Replay};
-use crate::session::user_connections::UserConnections;
 use crate::session::{Connection, ConnectionOptions, Now, SessionContext};
-use crate::telemetry::Family;
 
 pub(super) const SECRET: &str = "a secret of the tests";
 /// When the stories begin, in seconds since 1970.
@@ -118,7 +117,7 @@ pub(super) fn context_with(users: UserConnections, options: ConnectionOptions) -
         revocations: Revocations::default(),
         namespaces: namespaces().shared(),
         users,
-        errors: Family::default(),
+        metrics: Arc::default(),
         options,
     })
 }

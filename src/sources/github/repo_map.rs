@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{GithubConfig, RepoConfig};
 use crate::domain::channel::{is_owner, is_repo_name};
 use crate::domain::workflow::RepoUpdate;
 
@@ -48,6 +49,24 @@ pub enum BadRepoMap {
     /// Two entries for one repository, or two repositories under one name.
     #[error("`{0}` is in the repository map twice")]
     Twice(String),
+}
+
+impl TryFrom<&GithubConfig> for RepoMap {
+    type Error = BadRepoMap;
+
+    fn try_from(config: &GithubConfig) -> Result<Self, BadRepoMap> {
+        Self::new(config.repos.iter().map(|(from, repo)| (from.as_str().to_owned(), repo.into())))
+    }
+}
+
+impl From<&RepoConfig> for RepoMapEntry {
+    fn from(config: &RepoConfig) -> Self {
+        match &config.name {
+            _ if config.ignore => Self::Keep(false),
+            Some(name) => Self::Rename(name.as_str().to_owned()),
+            None => Self::Keep(true),
+        }
+    }
 }
 
 impl RepoMap {

@@ -16,11 +16,11 @@ use bytestring::ByteString;
 use futures_util::FutureExt as _;
 
 use super::worker::{CLOSE_TIMEOUT, WorkerContext};
+use crate::hub::metrics::Transport;
 use crate::hub::outbox::{Outbox, UpgradedSocket};
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::form::Form;
 use crate::protocol::websocket as wire;
-use crate::telemetry::level;
 use actor::WebSocketActor;
 use incoming::{Credit, Incoming};
 
@@ -54,9 +54,9 @@ impl WorkerContext {
         held: impl Sized,
     ) -> impl Future<Output = ()> {
         let form = client.form();
-        let kind = form.map_or("websocket", Form::name);
+        let transport = Transport(form.map_or("websocket", Form::name));
         let largest = if form.is_some() { self.options.uni_message_size } else { self.options.message_size };
-        level(&self.metrics.connections, kind).inc();
+        self.metrics.connections.with(transport).inc();
         let outbox = Rc::new(Outbox::for_socket(UpgradedSocket::Plain(stream), self.outbox.clone()));
         let credit = Credit::new(largest);
         let incoming = Incoming::new(outbox.clone(), first, credit.clone(), largest);
@@ -72,7 +72,7 @@ impl WorkerContext {
             drop(actor);
             Box::pin(linger(&outbox)).await;
             outbox.abort_unless_closed();
-            level(&self.metrics.connections, kind).dec();
+            self.metrics.connections.with(transport).dec();
             drop(held);
         }
     }

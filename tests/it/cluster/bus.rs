@@ -79,10 +79,10 @@ fn events_go_on_while_redis_is_away_and_when_it_comes_back() {
             nodes.cut_redis(Mode::Pass);
             all_hear_all(&nodes, &mut clients, 40, 10).await;
             nodes.know_each_other().await;
-            let said = nodes.metric(0, "campanile_bus_said_total{kind=\"redis\"}").await;
+            let said = nodes.metric(0, "campanile_bus_messages_sent_total{carrier=\"redis\"}").await;
             all_hear_all(&nodes, &mut clients, 50, 10).await;
             eventually("Redis carries again", async || {
-                nodes.metric(0, "campanile_bus_said_total{kind=\"redis\"}").await >= said + 5
+                nodes.metric(0, "campanile_bus_messages_sent_total{carrier=\"redis\"}").await >= said + 5
             })
             .await;
         });
@@ -111,7 +111,7 @@ fn a_node_that_alone_does_not_hear_redis_misses_nothing() {
             .await;
             // And they still know of each other.
             for node in 0..3 {
-                assert_eq!(nodes.metric(node, "campanile_nodes").await, 3);
+                assert_eq!(nodes.metric(node, "campanile_cluster_nodes").await, 3);
             }
             nodes.ways[2].set(Mode::Pass);
             nodes.know_each_other().await;
@@ -130,7 +130,7 @@ fn a_node_that_was_frozen_catches_up() {
             nodes.publish(0, "news:a", json!(number)).await;
         }
         // So long that it counts as gone.
-        nodes.until(0, "campanile_nodes", 1).await;
+        nodes.until(0, "campanile_cluster_nodes", 1).await;
         nodes.nodes[1].signal("CONT");
         for client in &mut clients {
             for number in 10..20 {
@@ -167,7 +167,7 @@ fn what_a_newer_version_says_makes_a_node_look_into_the_log() {
         nodes.publish(0, "news:a", json!(2)).await;
         assert_eq!(next(&mut client).await, json!(2));
         eventually("it has seen them", async || {
-            nodes.metric(1, "campanile_bus_heard_total{kind=\"unread\"}").await >= 4
+            nodes.metric(1, "campanile_bus_messages_unreadable_total").await >= 4
         })
         .await;
     });

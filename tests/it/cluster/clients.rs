@@ -131,7 +131,7 @@ fn a_node_that_was_killed_takes_its_clients_with_it() {
         let killed: Gateway<'_> = nodes.nodes.pop().expect("two nodes");
         killed.kill9().await;
         eventually("its clients are gone", async || presence(&nodes, 0).await == 1).await;
-        nodes.until(0, "campanile_nodes", 1).await;
+        nodes.until(0, "campanile_cluster_nodes", 1).await;
     });
 }
 
@@ -140,8 +140,8 @@ fn a_node_that_stops_says_goodbye() {
     with_nodes(Joined::ByRedis, 2, async |mut nodes| {
         let stopped = nodes.nodes.pop().expect("two nodes");
         assert_eq!(stopped.terminate().await.0, Some(0));
-        nodes.until(0, "campanile_nodes", 1).await;
-        assert_eq!(nodes.metric(0, "campanile_questions_total{kind=\"incomplete\"}").await, 0);
+        nodes.until(0, "campanile_cluster_nodes", 1).await;
+        assert_eq!(nodes.metric(0, "campanile_cluster_requests_total{outcome=\"incomplete\"}").await, 0);
     });
 }
 

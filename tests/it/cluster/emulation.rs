@@ -55,10 +55,10 @@ fn a_node_that_fell_silent_is_not_said_to_be_gone() {
             Request::post("/emulation").json(&body)
         };
         nodes.nodes[0].signal("STOP");
-        nodes.until(1, "campanile_nodes", 1).await;
+        nodes.until(1, "campanile_cluster_nodes", 1).await;
         post("{}").send(nodes.address(1)).await.refused(503, "node_silent");
         nodes.nodes[0].signal("CONT");
-        nodes.until(1, "campanile_nodes", 2).await;
+        nodes.until(1, "campanile_cluster_nodes", 2).await;
         let subscribe = json!({ "id": 2, "subscribe": { "channel": "news:a" } }).to_string();
         post(&subscribe).send(nodes.address(1)).await.expect(204);
         let reply = lines.message().await;

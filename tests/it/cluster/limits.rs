@@ -43,7 +43,7 @@ impl Nodes<'_> {
 
     async fn count_together(&self) {
         for node in 0..self.nodes.len() {
-            self.until(node, "campanile_counts_shared", 1).await;
+            self.until(node, "campanile_limits_redis_up", 1).await;
         }
     }
 }

@@ -97,7 +97,7 @@ impl Nodes<'_> {
     /// Waits until each node counts all of them and hears them at once.
     async fn know_each_other(&self) {
         for node in 0..self.nodes.len() {
-            self.until(node, "campanile_nodes", self.nodes.len() as i64).await;
+            self.until(node, "campanile_cluster_nodes", self.nodes.len() as i64).await;
             self.until(node, "campanile_bus_up", 1).await;
         }
     }

@@ -135,10 +135,13 @@ async fn prometheus_loads_the_alerts_and_answers_the_dashboard() {
         let answer = prometheus.ask(&question).await.expect("an answer").json();
         assert_eq!(answer["status"], "success", "{question}: {answer}");
     }
-    let events = prometheus.scalar("sum(campanile_webhooks_total{kind=\"processed\"})").await;
+    let events = prometheus.scalar("sum(campanile_webhooks_total{outcome=\"processed\"})").await;
     assert_eq!(events.as_deref(), Some("3"));
-    assert_eq!(prometheus.scalar("campanile_connects_total{kind=\"open\"}").await.as_deref(), Some("1"));
-    assert_eq!(prometheus.scalar("campanile_limit_used{kind=\"streams\"}").await.as_deref(), Some("1"));
+    assert_eq!(
+        prometheus.scalar("campanile_connection_attempts_total{outcome=\"open\"}").await.as_deref(),
+        Some("1")
+    );
+    assert_eq!(prometheus.scalar("campanile_limit_used{limit=\"streams\"}").await.as_deref(), Some("1"));
     let loaded = prometheus.get("/api/v1/rules").await.expect("an answer").json();
     let loaded = loaded["data"]["groups"][0]["rules"].as_array().unwrap().clone();
     assert!(loaded.len() >= 10);

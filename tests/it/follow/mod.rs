@@ -13,6 +13,7 @@ use campanile::domain::options::{ChannelOptions, Namespaces, Retention};
 use campanile::domain::position::Position;
 use campanile::domain::units::Span;
 use campanile::hub::fanout::{Fanout, FanoutMessage, SubscriberOptions, SubscriptionGuard};
+use campanile::hub::metrics::{Metrics, Queue};
 use campanile::hub::outbox::{ConnectionEvents, EndReason, Outbox};
 use campanile::hub::{Hub, HubOptions, Worker};
 use campanile::protocol::code::Disconnect;
@@ -20,7 +21,6 @@ use campanile::protocol::encoding::Framing;
 use campanile::publish::{Committed, Publisher, UnitOfWork};
 use campanile::recovery;
 use campanile::store::Store;
-use campanile::telemetry::{Kind, Metrics};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{Notify, mpsc, watch};
@@ -72,15 +72,16 @@ where
 
 impl Node {
     fn start(store: &TestStore, options: HubOptions, faults: Faults, core: &tokio::runtime::Handle) -> Self {
-        let (thread, metrics) = (actix::Arbiter::new(), Arc::new(Metrics::new()));
+        let (thread, metrics) = (actix::Arbiter::new(), Arc::<Metrics>::default());
         let kept = options.namespaces.load().retention_of(&channel("news")).expect("its events are kept");
         let store_handle = store.store.clone();
         let bus = Bus::local(uuid::Uuid::nil());
         let hub = Hub::new(store_handle.clone(), bus.clone(), options, metrics.clone(), thread.handle());
         let receiver = hub.clone();
         let deliver = move |event| faults(event).into_iter().for_each(|event| receiver.deliver(event));
-        bus.set_event_handler(Arc::new(deliver));
-        let (publisher, work) = Publisher::new(store_handle.clone(), bus, Vec::new(), metrics.clone());
+        let deliver = Arc::new(deliver);
+        let (publisher, work) =
+            Publisher::new(store_handle.clone(), bus, deliver, Vec::new(), Arc::default());
         core.spawn(work);
         Self { store: store_handle, hub, publisher, metrics, thread, kept }
     }
@@ -96,8 +97,8 @@ impl Node {
         }
     }
 
-    fn behind(&self, kind: &'static str) -> u64 {
-        self.metrics.behind.get_or_create(&Kind { kind }).get()
+    fn overflows(&self, queue: Queue) -> u64 {
+        self.metrics.queue_overflows.with(queue).get()
     }
 }
 
@@ -314,9 +315,9 @@ async fn whatever_the_bus_does_every_reader_gets_every_event_once_and_in_order(s
         }
         let mut last = Reader::follow(node, &fanouts[0], &names[0], from).await;
         assert_eq!(last.reaches(&head).await.resets, 0);
-        assert!(node.behind("channel") > 0, "the mailbox was full at times");
-        assert!(node.behind("worker") > 0, "the inbox was full at times");
-        assert_eq!(node.metrics.resets.get(), 0);
+        assert!(node.overflows(Queue::Channel) > 0, "the mailbox was full at times");
+        assert!(node.overflows(Queue::Worker) > 0, "the inbox was full at times");
+        assert_eq!(node.metrics.channel_resets.get(), 0);
     })
     .await;
 }
@@ -465,7 +466,7 @@ async fn a_history_that_lost_events_is_told_to_every_follower(store: TestStore) 
             assert_eq!(seen.resets, 1);
         }
         node.hub.check_all().await;
-        assert_eq!(node.metrics.resets.get(), 1);
+        assert_eq!(node.metrics.channel_resets.get(), 1);
     })
     .await;
 }
@@ -496,7 +497,7 @@ async fn a_history_with_another_event_at_a_known_place_is_told(store: TestStore)
         // The new epoch is left alone.
         node.hub.recheck_all().await;
         assert_eq!(store.head(&news).await, next);
-        assert_eq!(node.metrics.resets.get(), 1);
+        assert_eq!(node.metrics.channel_resets.get(), 1);
     })
     .await;
 }
@@ -522,7 +523,7 @@ async fn announced_events_that_the_log_lost_are_a_new_history_and_not_a_busy_loo
         let head = store.head(&news).await;
         let seen = reader.reaches(&head).await;
         assert_eq!((seen.resets, head.offset), (1, 2));
-        assert_eq!(node.metrics.resets.get(), 1);
+        assert_eq!(node.metrics.channel_resets.get(), 1);
     })
     .await;
 }

@@ -65,7 +65,7 @@ async fn a_worker_that_was_full_gets_the_rest_from_the_log_and_nothing_twice(sto
         }
         assert_eq!(quick.up_to(600).await, (1..=600).collect::<Vec<_>>());
         assert_eq!(slow.up_to(600).await, (1..=600).collect::<Vec<_>>(), "over several pages");
-        assert!(node.behind("worker") > 0);
+        assert!(node.overflows(Queue::Worker) > 0);
 
         // What is not kept finds no room and is gone; that is no reason to read the log.
         let last = node.publish(&news, "1").await;

@@ -110,8 +110,8 @@ allow_publish_for_client = true";
     let publish = |length| json!({ "publish": { "channel": "chat:a", "data": "x".repeat(length) } });
     assert_eq!(client.error(publish(1023)).await, 107);
     assert!(client.ask(publish(1022)).await["publish"].is_object());
-    let counted = [app.metric("errors", "106").await, app.metric("errors", "107").await];
-    assert_eq!((counted, app.metric("errors", "").await), ([1, 1], 2));
+    let counted = [app.metric("protocol_errors", "106").await, app.metric("protocol_errors", "107").await];
+    assert_eq!((counted, app.metric("protocol_errors", "").await), ([1, 1], 2));
 
     let many = app.token(json!({ "sub": "ben", "channels": ["chat:a", "chat:b", "chat:c"] }));
     let _second = Client::connected(&app, &app.ana()).await;
@@ -123,7 +123,7 @@ allow_publish_for_client = true";
     }
     let too_large = app.publish(json!({ "channel": "chat:a", "data": "x".repeat(1023) })).await.expect(200);
     assert_eq!(too_large.json()["error"]["code"], 107);
-    assert_eq!(app.metric("errors", "107").await, 2);
+    assert_eq!(app.metric("protocol_errors", "107").await, 2);
 }
 
 async fn a_stream_carries_so_many_channels(backend: Backend) {

@@ -30,7 +30,7 @@ async fn a_stream_begins_with_its_cursor_and_carries_what_comes(backend: Backend
     assert_eq!((first.name(), first.run()), ("workflow:started", 1));
     assert_eq!(first.json()["repo"], "acme/api");
     assert_eq!(stream.runs(2).await, [2, 3]);
-    assert_eq!(app.metric("deliveries", "sse").await, 3);
+    assert_eq!(app.metric("messages_sent", "sse").await, 3);
 }
 
 async fn a_returning_reader_gets_what_it_missed_exactly_once(backend: Backend) {

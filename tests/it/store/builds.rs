@@ -8,7 +8,7 @@ use campanile::store::Ts;
 use campanile::store::builds::{self, Build};
 use campanile::tasks::janitor;
 use campanile::tasks::leases::Lease;
-use campanile::telemetry::{Kind, Metrics};
+use campanile::tasks::metrics::{Metrics, Table};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
@@ -37,11 +37,11 @@ async fn get(store: &TestStore, id: Uuid) -> Option<Build> {
 
 /// A round of the janitor; how many builds it removed.
 async fn sweep(store: &TestStore) -> u64 {
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     janitor::sweep(&store.store, &Namespaces::default(), &metrics, &Lease::always_held(), &mut Uuid::nil())
         .await
         .unwrap();
-    metrics.trimmed.get_or_create(&Kind { kind: "builds" }).get()
+    metrics.rows_removed.with(Table("builds")).get()
 }
 
 async fn a_build_stays_whose_it_is(store: TestStore) {

@@ -7,7 +7,7 @@ use campanile::domain::options::Namespaces;
 use campanile::store::{Location, leases};
 use campanile::tasks::janitor;
 use campanile::tasks::leases::Lease;
-use campanile::telemetry::{Metrics, Name};
+use campanile::tasks::metrics::{LeaseName, Metrics};
 use uuid::Uuid;
 
 use crate::support::database::Database;
@@ -55,7 +55,7 @@ fn the_janitor_leaves_all_to_the_node_that_has_the_lease() {
             let namespaces = Namespaces::default();
             janitor::sweep(&store.store, &namespaces, metrics, lease, &mut Uuid::nil()).await.unwrap();
         };
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::<Metrics>::default();
         let (lease, work) = Lease::acquire(store.store.clone(), "janitor", Uuid::nil(), metrics.clone());
         sweep(&metrics, &lease).await;
         assert_eq!(store.count("events").await, 3);
@@ -100,7 +100,7 @@ async fn held(nodes: &[&Gateway<'_>]) -> Vec<bool> {
     let mut held = Vec::new();
     for node in nodes {
         let text = node.get("/metrics").await.body;
-        held.push(text.contains("campanile_lease_held{name=\"janitor\"} 1"));
+        held.push(text.contains("campanile_lease_held{lease=\"janitor\"} 1"));
     }
     held
 }
@@ -134,11 +134,11 @@ fn the_lease_moves_when_its_node_is_killed_or_stopped() {
 #[test]
 fn the_only_node_of_sqlite_does_everything_and_writes_nothing_down() {
     on_sqlite(async |store| {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::<Metrics>::default();
         let (lease, work) = Lease::acquire(store.store.clone(), "work", Uuid::new_v4(), metrics.clone());
         work.await;
         assert!(lease.is_held());
-        assert_eq!(metrics.leases_held.get_or_create(&Name { name: "work" }).get(), 1);
+        assert_eq!(metrics.lease_held.with(LeaseName("work")).get(), 1);
         lease.release();
         lease.released().await;
         assert_eq!(store.count("leases").await, 0);

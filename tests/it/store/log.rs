@@ -12,7 +12,7 @@ use campanile::store::log::{self, Append, IdempotencyKey};
 use campanile::store::{StoreError, generation};
 use campanile::tasks::janitor;
 use campanile::tasks::leases::Lease;
-use campanile::telemetry::{Kind, Metrics};
+use campanile::tasks::metrics::{Metrics, Table};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
@@ -384,11 +384,11 @@ async fn a_round_trims_what_is_too_much_or_too_old_of_many_channels(store: TestS
         store.fill(name, count).await;
     }
     store.age(&old, 2, Duration::from_secs(2 * 3600)).await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let sweep = async || {
         let lease = Lease::always_held();
         janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.unwrap();
-        metrics.trimmed.get_or_create(&Kind { kind: "events" }).get()
+        metrics.rows_removed.with(Table("events")).get()
     };
     assert_eq!(sweep().await, 60 * 2 + 597 + 2);
     for name in busy.iter().chain([&long, &fresh]) {

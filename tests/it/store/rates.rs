@@ -6,7 +6,7 @@ use campanile::domain::options::Namespaces;
 use campanile::store::{Ts, rate_limits};
 use campanile::tasks::janitor;
 use campanile::tasks::leases::Lease;
-use campanile::telemetry::{Kind, Metrics};
+use campanile::tasks::metrics::{Metrics, Table};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
@@ -44,11 +44,11 @@ async fn what_is_over_goes(store: TestStore) {
     let old = (0..1100).map(|n| (format!("u:{n}"), past)).collect();
     record(&store, "polls", old).await;
     record(&store, "polls", keys(&[("u:ana", future)])).await;
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     janitor::sweep(&store.store, &Namespaces::default(), &metrics, &Lease::always_held(), &mut Uuid::nil())
         .await
         .unwrap();
-    assert_eq!(metrics.trimmed.get_or_create(&Kind { kind: "rate_limits" }).get(), 1100);
+    assert_eq!(metrics.rows_removed.with(Table("rate_limits")).get(), 1100);
     assert_eq!(store.count("rate_limits").await, 1);
 }
 

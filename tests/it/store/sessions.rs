@@ -6,9 +6,10 @@ use std::time::Duration;
 use campanile::domain::options::Namespaces;
 use campanile::store::Ts;
 use campanile::store::sessions::{self, SecretHash, Session};
+use campanile::tasks::Metrics;
 use campanile::tasks::janitor;
 use campanile::tasks::leases::Lease;
-use campanile::telemetry::Metrics;
+use campanile::telemetry::metrics::Registry;
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
@@ -36,12 +37,13 @@ async fn the_janitor_takes_what_is_over(store: TestStore) {
     let hour = Duration::from_secs(3600);
     add(&store, 1, now.minus(hour), now.minus(Duration::from_secs(1))).await;
     add(&store, 2, now, now.plus(hour)).await;
-    let metrics = Arc::new(Metrics::new());
+    let mut registry = Registry::default();
+    let metrics: Arc<Metrics> = registry.add();
     janitor::sweep(&store.store, &Namespaces::default(), &metrics, &Lease::always_held(), &mut Uuid::nil())
         .await
         .expect("a round");
     assert_eq!((store.count("sign_in_links").await, store.count("sessions").await), (1, 1));
-    assert!(metrics.encode().contains("campanile_trimmed_total{kind=\"sessions\"} 2"));
+    assert!(registry.encode().contains("campanile_rows_removed_total{table=\"sessions\"} 2"));
     let kept = store.read(move |conn| sessions::get(conn, SecretHash([102; 32]), now).boxed()).await;
     assert_eq!(kept.map(|session| session.subject).as_deref(), Some("ana"));
 }

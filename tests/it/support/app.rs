@@ -192,29 +192,28 @@ impl TestApp {
         self.database.sql()
     }
 
-    /// The value of a metric without its prefix; of all kinds (or codes) if `kind` is empty.
-    pub async fn metric(&self, name: &str, kind: &str) -> u64 {
+    /// The value of a metric without its prefix; of all values of its label if `label` is empty.
+    pub async fn metric(&self, name: &str, label: &str) -> u64 {
         let text = self.get("/metrics", "").await.expect(200);
         let values = text.text().lines().filter_map(|line| {
             let (series, value) = line.strip_prefix("campanile_")?.rsplit_once(' ')?;
             let (metric, labels) = series.split_once('{').unwrap_or((series, ""));
             let same = metric.strip_suffix("_total").unwrap_or(metric) == name;
-            let fits = kind.is_empty()
-                || ["kind", "code", "name"].iter().any(|l| labels == format!("{l}=\"{kind}\"}}"));
+            let fits = label.is_empty() || labels.ends_with(&format!("=\"{label}\"}}"));
             (same && fits).then(|| value.parse::<u64>().expect("a whole number"))
         });
         values.sum()
     }
 
     /// Asks until the metric has this value; for what happens shortly after an answer.
-    pub async fn until_metric(&self, name: &str, kind: &str, value: u64) {
+    pub async fn until_metric(&self, name: &str, label: &str, value: u64) {
         let reached = async {
-            while self.metric(name, kind).await != value {
+            while self.metric(name, label).await != value {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
         let reached = tokio::time::timeout(super::client::DEADLINE, reached).await;
-        assert!(reached.is_ok(), "campanile_{name} of `{kind}` does not become {value}");
+        assert!(reached.is_ok(), "campanile_{name} of `{label}` does not become {value}");
     }
 }
 

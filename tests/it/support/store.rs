@@ -17,7 +17,6 @@ use campanile::publish::{Apply, Committed, PublishError, Publisher, Reaction, Un
 use campanile::store::deliveries::{NewDelivery, Payload};
 use campanile::store::log::{self, Appended, Bounds, LogConn, Page};
 use campanile::store::{self, Conn, Location, LockKey, Options, Store, StoreError, Table, Transaction, Ts};
-use campanile::telemetry::{Metrics, Traffic};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -98,7 +97,7 @@ pub fn options(location: Location) -> Options {
         pool_size: 8,
         deadline: Duration::from_secs(5),
         allow_data_loss: false,
-        traffic: Traffic::default(),
+        metrics: Arc::default(),
     }
 }
 
@@ -323,8 +322,8 @@ impl TestStore {
         let recorded = RecordedEvents::default();
         let recorder = recorded.0.clone();
         let bus = Bus::local(Uuid::nil());
-        bus.set_event_handler(Arc::new(move |event| recorder.lock().expect("the lock").push(event)));
-        let (publisher, work) = Publisher::new(self.store.clone(), bus, reactions, Arc::new(Metrics::new()));
+        let record = Arc::new(move |event| recorder.lock().expect("the lock").push(event));
+        let (publisher, work) = Publisher::new(self.store.clone(), bus, record, reactions, Arc::default());
         (publisher, recorded, work)
     }
 

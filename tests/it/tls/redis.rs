@@ -90,7 +90,7 @@ fn nodes_are_joined_by_a_redis_that_knows_a_user_of_ours_alone() {
         for node in [&here, &there] {
             eventually("the nodes hear each other", async || {
                 let metrics = node.get("/metrics").await.body;
-                metrics.contains("campanile_bus_up 1\n") && metrics.contains("campanile_nodes 2\n")
+                metrics.contains("campanile_bus_up 1\n") && metrics.contains("campanile_cluster_nodes 2\n")
             })
             .await;
         }
@@ -103,6 +103,6 @@ fn nodes_are_joined_by_a_redis_that_knows_a_user_of_ours_alone() {
         assert!(client.push().await.to_string().contains("build:done"));
         // Counted when Redis has confirmed it.
         let metrics = here.get("/metrics").await.body;
-        assert!(!metrics.contains("campanile_bus_said_total{kind=\"redis\"} 0\n"), "{metrics}");
+        assert!(!metrics.contains("campanile_bus_messages_sent_total{carrier=\"redis\"} 0\n"), "{metrics}");
     });
 }

@@ -96,8 +96,8 @@ async fn pushes_stand_bare(transport: &str) {
     let publication = json!({ "channel": "news:x", "pub": { "data": { "n": 1 }, "offset": 1 } });
     assert_eq!(ana.message().await, publication);
     app.until_metric("connections", transport, 1).await;
-    assert!(app.metric("deliveries", transport).await >= 1);
-    assert!(app.metric("delivered_bytes", transport).await >= publication.to_string().len() as u64);
+    assert!(app.metric("messages_sent", transport).await >= 1);
+    assert!(app.metric("sent_bytes", transport).await >= publication.to_string().len() as u64);
     let listed = app.call("connections", json!({})).await.expect(200).json();
     assert_eq!(listed["result"]["connections"][client.as_str().expect("an id")]["transport"], transport);
     app.call("disconnect", json!({ "user": "ana" })).await.expect(200);
@@ -146,7 +146,13 @@ async fn errors_are_ends(transport: &str) {
     }
     app.until_metric("connections", transport, 0).await;
     // 3004 says that the fault is ours.
-    assert_eq!((app.metric("connects", "refused").await, app.metric("connects", "failed").await), (6, 1));
+    assert_eq!(
+        (
+            app.metric("connection_attempts", "refused").await,
+            app.metric("connection_attempts", "failed").await
+        ),
+        (6, 1)
+    );
 }
 
 over_each!(pushes_stand_bare, who_returns_gets_what_it_missed, errors_are_ends);

@@ -80,7 +80,7 @@ pub(super) async fn a_replaced_history_ends_who_follows_it(backend: Backend) {
     assert_eq!(server_side.closed().await, (3010, "insufficient state".to_owned()));
     // Who never asked for positions hears nothing, and goes on.
     lose_after(&app, "loose:x", 2).await;
-    let metric = app.until_metric("resets", "", 2);
+    let metric = app.until_metric("channel_resets", "", 2);
     metric.await;
     publish(&app, "loose:x", 6).await;
     publish(&app, "kept:x", 7).await;

@@ -34,7 +34,7 @@ impl SharedCounters {
         let mut check = CHECK.key(shared.name(&format!("rate:{name}"), key));
         check.arg(rate.cost_us()).arg(rate.period_us);
         let judged = shared.query(shared.timeouts.rate, async |conn| check.invoke_async(conn).await).await;
-        shared.count(if judged.is_some() { "shared" } else { "alone" });
+        shared.count(judged.is_some());
         judged.map(|(allowed, used, now): (bool, u64, u64)| (rate.decision(allowed, used), now))
     }
 }

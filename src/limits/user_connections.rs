@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use crate::limits::{ClaimResult, SharedCounters, UserCount};
+use super::shared::{ClaimResult, SharedCounters, UserCount};
 
 /// Changes that may wait to be written; if there are more, all counts are written again.
 const QUEUE: usize = 4096;

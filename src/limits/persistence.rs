@@ -29,10 +29,10 @@ pub trait PersistentRate: Send + Sync {
 }
 
 /// The rates to save, by their names in the store.
-pub type Rates = Vec<(&'static str, Box<dyn PersistentRate>)>;
+pub type PersistentRates = Vec<(&'static str, Box<dyn PersistentRate>)>;
 
 /// Restores what was saved before the process started.
-pub async fn restore(store: &Store, rates: &Rates) -> store::Result<()> {
+pub async fn restore(store: &Store, rates: &PersistentRates) -> store::Result<()> {
     for (name, rate) in rates {
         let (name, now): (&'static str, _) = (name, store.timestamp());
         let keys = store
@@ -46,7 +46,7 @@ pub async fn restore(store: &Store, rates: &Rates) -> store::Result<()> {
 }
 
 /// Saves periodically. Never returns.
-pub async fn run(store: Store, rates: Arc<Rates>) {
+pub async fn run(store: Store, rates: Arc<PersistentRates>) {
     let mut ticks = tokio::time::interval(ROUND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -58,7 +58,7 @@ pub async fn run(store: Store, rates: Arc<Rates>) {
 }
 
 /// Saves all keys that changed and have not recovered.
-pub async fn write(store: &Store, rates: &Rates) -> store::Result<()> {
+pub async fn write(store: &Store, rates: &PersistentRates) -> store::Result<()> {
     for (name, rate) in rates {
         let name: &'static str = name;
         while let Some(changed) = rate.take_changed(BATCH, ROUND) {

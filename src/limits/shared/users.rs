@@ -77,7 +77,7 @@ impl SharedCounters {
         others.iter().for_each(|other| _ = claim.arg(other.to_string()));
         let fits =
             shared.query(shared.timeouts.connection, async |conn| claim.invoke_async(conn).await).await;
-        shared.count(if fits.is_some() { "shared" } else { "alone" });
+        shared.count(fits.is_some());
         fits.map(|fits: bool| if fits { ClaimResult::Accepted } else { ClaimResult::LimitExceeded })
     }
 

@@ -1,0 +1,47 @@
+//! The metrics of HTTP requests.
+
+use crate::telemetry::metrics::{Counter, Family, Gauge, label, metrics};
+
+label! {
+    /// A status of a stored webhook, or the code of its refusal.
+    WebhookOutcome("outcome"): &'static str =
+        ["processed", "ignored", "failed", "duplicate", "overloaded", "unconfirmed"]
+}
+
+label! {
+    /// How a poll was answered, or the code of its refusal.
+    PollOutcome("outcome"): &'static str = ["ok", "not_modified", "limited"]
+}
+
+label! {
+    /// How a sign-in ended, or the code of its refusal.
+    SignInOutcome("outcome"): &'static str = ["ok", "link_invalid", "too_many_sign_ins"]
+}
+
+label! {
+    /// The stable code of an error.
+    RefusalCode("code"): &'static str =
+        ["rate_limited", "connection_limit", "overloaded", "store_unavailable"]
+}
+
+label! {
+    /// A limit of this node.
+    Limit("limit"): &'static str = []
+}
+
+metrics! {
+    Metrics("") {
+        /// Webhooks by outcome.
+        webhooks: Family<WebhookOutcome, Counter>,
+        /// Polls by outcome.
+        polls: Family<PollOutcome, Counter>,
+        /// Browsers that tried to sign in by outcome.
+        sign_ins: Family<SignInOutcome, Counter>,
+        /// Requests refused by code.
+        refusals: Family<RefusalCode, Counter>,
+        /// How much of a limit is in use.
+        limit_used: Family<Limit, Gauge>,
+        /// How much of a limit there is.
+        limit_max: Family<Limit, Gauge>,
+    }
+}

@@ -1,0 +1,46 @@
+//! What the handlers of a node share.
+
+use crate::config::Config;
+use crate::limits::budget::Budget;
+
+/// What there is only so much of on this node.
+pub struct Budgets {
+    /// Bodies of webhooks, in bytes.
+    pub webhook_bytes: Budget,
+    /// Bodies of build events, in bytes.
+    pub build_bytes: Budget,
+    /// First commands and posts of clients over HTTP, in bytes.
+    pub client_bytes: Budget,
+    /// Open streams.
+    pub streams: Budget,
+    /// Open connections; `None` without a limit.
+    pub sockets: Option<Budget>,
+}
+
+impl From<&Config> for Budgets {
+    fn from(config: &Config) -> Self {
+        let limits = &config.limits;
+        let sockets = Some(config.client.connection_limit).filter(|limit| *limit > 0);
+        Self {
+            webhook_bytes: Budget::new(limits.webhook_in_flight.0),
+            build_bytes: Budget::new(limits.build_events_in_flight.0),
+            client_bytes: Budget::new(limits.client_bodies_in_flight.0),
+            streams: Budget::new(limits.sse_connections.into()),
+            sockets: sockets.map(|limit| Budget::new(limit.into())),
+        }
+    }
+}
+
+impl Budgets {
+    /// All of them, by the names that `/metrics` gives them.
+    pub fn named(&self) -> Vec<(&'static str, Budget)> {
+        let mut named = vec![
+            ("webhook_bytes", self.webhook_bytes.clone()),
+            ("build_bytes", self.build_bytes.clone()),
+            ("client_bytes", self.client_bytes.clone()),
+            ("streams", self.streams.clone()),
+        ];
+        named.extend(self.sockets.clone().map(|sockets| ("sockets", sockets)));
+        named
+    }
+}

@@ -1,0 +1,31 @@
+//! The metrics of connections.
+
+use crate::hub::metrics::Transport;
+use crate::telemetry::metrics::{Counter, Family, Gauge, label, metrics};
+
+label! {
+    /// How the opening of a connection ended.
+    enum AttemptOutcome("outcome") {
+        Open = "open",
+        /// By a fault of the client.
+        Refused = "refused",
+        /// By a fault of this node, or because a limit was reached.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// The code with which a connection ended.
+    DisconnectedWith("code"): u32 = [3000]
+}
+
+metrics! {
+    Metrics("") {
+        /// Open connections by transport.
+        connections: Family<Transport, Gauge>,
+        /// Connections by how their opening ended.
+        connection_attempts: Family<AttemptOutcome, Counter>,
+        /// Connections of the client protocol that ended, by code.
+        disconnects: Family<DisconnectedWith, Counter>,
+    }
+}

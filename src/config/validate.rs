@@ -9,7 +9,7 @@ use super::values::{Secret, StoreUrl, is_postgres};
 use super::{Config, Source};
 use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
-use crate::tls::{self, Trust};
+use crate::net::tls::{self, Trust};
 
 /// Longer than anyone means, and short enough to be added to any clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);

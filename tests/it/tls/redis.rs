@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use campanile::tls;
+use campanile::net::tls;
 use serde_json::json;
 
 use crate::support::certificates::Authority;

@@ -4,6 +4,7 @@
 //! Must hold: no error repeats a URL or a header, since both may contain secrets.
 
 use std::error::Error;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -158,17 +159,16 @@ impl Response {
 impl From<reqwest::Error> for HttpError {
     fn from(error: reqwest::Error) -> Self {
         let (is_timeout, is_connect) = (error.is_timeout(), error.is_connect());
-        // The cause says what went wrong; the errors around it repeat the URL.
-        let (mut cause, mut is_tls): (&dyn Error, _) = (&error.without_url(), false);
-        while let Some(source) = cause.source() {
-            if let Some(NotPublic(address)) = source.downcast_ref() {
+        // The first cause says what went wrong; the errors around it repeat the URL.
+        let error = error.without_url();
+        let mut cause: &(dyn Error + 'static) = &error;
+        while let Some(next) = cause_of(cause) {
+            if let Some(NotPublic(address)) = next.downcast_ref() {
                 return Self::Refused(*address);
             }
-            // rustls::Error is not the source of the io::Error that contains it.
-            let inner = source.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            is_tls |= inner.is_some_and(|inner| inner.is::<rustls::Error>());
-            cause = source;
+            cause = next;
         }
+        let is_tls = cause.is::<rustls::Error>();
         let cause = cause.to_string();
         match (is_timeout, is_tls, is_connect) {
             (true, ..) => Self::Timeout,
@@ -176,6 +176,14 @@ impl From<reqwest::Error> for HttpError {
             (.., true) => Self::Connect(cause),
             _ => Self::Exchange(cause),
         }
+    }
+}
+
+/// What caused `error`. The source of an io::Error is that of the error in it, which would be left out.
+fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
 }
 

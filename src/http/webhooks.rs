@@ -9,18 +9,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult, internal};
+use super::{HttpState, State};
 use crate::config::{Config, Secrets};
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
-use crate::http::metrics::{Metrics, WebhookOutcome};
+use crate::http::metrics::WebhookOutcome;
 use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
-use crate::publish::{Committed, Publisher};
+use crate::publish::Committed;
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
 use crate::sources::github::{BadBody, BadRepoMap, Received, RepoMap, body_text, unit_of};
-use crate::store::Store;
 
 /// What the endpoint needs.
 pub struct WebhookEndpoint {
@@ -59,22 +58,15 @@ impl WebhookEndpoint {
 }
 
 /// Takes one delivery. 2xx means that it is durable.
-pub async fn receive(
-    request: HttpRequest,
-    body: web::Payload,
-    endpoint: web::Data<WebhookEndpoint>,
-    publisher: web::Data<Publisher>,
-    store: web::Data<Store>,
-    metrics: web::Data<Metrics>,
-) -> ApiResult {
+pub async fn receive(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let accepted = Instant::now();
-    let done = take(&request, body, &endpoint, &publisher, &store, accepted).await;
+    let done = take(&request, body, &state, accepted).await;
     let outcome = match &done {
         Ok(taken) if taken.duplicate => "duplicate",
         Ok(taken) => taken.status.as_str(),
         Err(error) => error.code(),
     };
-    metrics.webhooks.inc(WebhookOutcome(outcome));
+    state.metrics.webhooks.inc(WebhookOutcome(outcome));
     let delivery = done.as_ref().ok().map(|taken| taken.id.as_str());
     tracing::debug!(delivery, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
     done.map(|taken| {
@@ -96,12 +88,11 @@ struct Taken {
 async fn take(
     request: &HttpRequest,
     body: web::Payload,
-    endpoint: &WebhookEndpoint,
-    publisher: &Publisher,
-    store: &Store,
+    state: &State,
     accepted: Instant,
 ) -> Result<Taken, ApiError> {
-    let address = access::of(request).address_of(request);
+    let HttpState { access, webhooks: endpoint, publisher, store, .. } = &**state;
+    let address = access.address_of(request);
     if !endpoint.allowed_addresses.is_empty()
         && !endpoint.allowed_addresses.iter().any(|net| net.contains(&address))
     {

@@ -90,9 +90,9 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// The state of one subscription.
-#[derive(Default)]
+/// One connection, and how far the subscription on it has come.
 struct Progress {
+    client: Client,
     /// The id of the `subscribe` whose reply is awaited; nothing is shown before it.
     subscribing: Option<u32>,
     /// Whether there was a subscription on this connection before.
@@ -106,6 +106,20 @@ struct Progress {
     /// The gateway has events up to here. What lies between the cursor and this is read from the
     /// history, and live events wait there too.
     head: u64,
+}
+
+impl Progress {
+    fn of(client: Client) -> Self {
+        Self {
+            client,
+            subscribing: None,
+            was_subscribed: false,
+            made_progress: false,
+            reading: None,
+            answer_by: None,
+            head: 0,
+        }
+    }
 }
 
 /// Why a history is read.
@@ -152,12 +166,12 @@ impl ChannelReader<'_> {
             // The token subscribed without a position; subscribe again with one.
             client.send("unsubscribe", json!({ "channel": self.channel.as_str() })).await?;
         }
-        let mut progress = Progress::default();
-        self.subscribe(&mut client, &mut progress).await?;
+        let mut progress = Progress::of(client);
+        self.subscribe(&mut progress).await?;
         loop {
-            match client.next(progress.answer_by).await? {
+            match progress.client.next(progress.answer_by).await? {
                 Incoming::Push(push) if push.channel == self.channel.as_str() => {
-                    self.handle_push(push, &mut client, &mut progress).await?;
+                    self.handle_push(push, &mut progress).await?;
                 }
                 Incoming::Push(_) => {}
                 Incoming::Reply(id, reply) if progress.subscribing == Some(id) => {
@@ -165,80 +179,56 @@ impl ChannelReader<'_> {
                     if std::mem::replace(was_subscribed, true) && !progress.was_subscribed {
                         self.report("reconnected")?;
                     }
-                    self.backoff.reset();
-                    (progress.subscribing, progress.answer_by) = (None, None);
-                    (progress.was_subscribed, progress.made_progress) = (true, false);
-                    if let Reply::Subscribed(subscribed) = reply {
-                        self.handle_subscribed(subscribed, &mut client, &mut progress).await?;
-                    }
+                    self.handle_subscribed(reply, &mut progress).await?;
                 }
-                Incoming::Reply(id, reply) => {
-                    let Some((_, reading)) = progress.reading.take_if(|(reading, _)| *reading == id) else {
-                        continue;
-                    };
-                    progress.answer_by = None;
-                    let history = reply.map(|reply| match reply {
-                        Reply::History(history) => history,
-                        _ => History::default(),
-                    });
-                    match reading {
-                        Reading::Missed => self.handle_missed(history, &mut progress)?,
-                        Reading::Oldest(begun) => self.handle_oldest(history.ok(), begun)?,
-                    }
-                }
+                Incoming::Reply(id, reply) => self.handle_history(id, reply, &mut progress)?,
             }
-            self.read_missed(&mut client, &mut progress).await?;
+            self.read_missed(&mut progress).await?;
         }
     }
 
-    async fn subscribe(&mut self, client: &mut Client, progress: &mut Progress) -> Result<(), Disconnected> {
+    async fn subscribe(&self, progress: &mut Progress) -> Result<(), Disconnected> {
         let mut about = json!({ "channel": self.channel.as_str(), "positioned": true, "recoverable": true });
         if let Some(Position { epoch, offset }) = &self.cursor {
             about["recover"] = true.into();
             about["epoch"] = epoch.as_str().into();
             about["offset"] = (*offset).into();
         }
-        progress.subscribing = Some(client.send("subscribe", about).await?);
+        progress.subscribing = Some(progress.client.send("subscribe", about).await?);
         progress.reading = None;
         progress.answer_by = Some(Instant::now() + RESPONSE_TIMEOUT);
         progress.head = 0;
         Ok(())
     }
 
-    async fn request_history(
-        &self,
-        reading: Reading,
-        client: &mut Client,
-        progress: &mut Progress,
-    ) -> Result<(), Disconnected> {
+    async fn request_history(&self, reading: Reading, progress: &mut Progress) -> Result<(), Disconnected> {
         let mut about = json!({ "channel": self.channel.as_str(), "limit": 1 });
         if let (Reading::Missed, Some(Position { epoch, offset })) = (&reading, &self.cursor) {
             about["limit"] = PAGE.into();
             about["since"] = json!({ "epoch": epoch.as_str(), "offset": offset });
         }
-        progress.reading = Some((client.send("history", about).await?, reading));
+        progress.reading = Some((progress.client.send("history", about).await?, reading));
         progress.answer_by = Some(Instant::now() + RESPONSE_TIMEOUT);
         Ok(())
     }
 
     /// Reads on if events are known that have not been shown.
-    async fn read_missed(&self, client: &mut Client, progress: &mut Progress) -> Result<(), Disconnected> {
+    async fn read_missed(&self, progress: &mut Progress) -> Result<(), Disconnected> {
         let busy = progress.subscribing.is_some() || progress.reading.is_some();
         match &self.cursor {
             Some(cursor) if !busy && cursor.offset < progress.head => {
-                self.request_history(Reading::Missed, client, progress).await
+                self.request_history(Reading::Missed, progress).await
             }
             _ => Ok(()),
         }
     }
 
     /// Decides where to read on, from what the subscription recovered (protocol §7.3).
-    async fn handle_subscribed(
-        &mut self,
-        subscribed: Subscribed,
-        client: &mut Client,
-        progress: &mut Progress,
-    ) -> Result<(), Stop> {
+    async fn handle_subscribed(&mut self, reply: Reply, progress: &mut Progress) -> Result<(), Stop> {
+        self.backoff.reset();
+        (progress.subscribing, progress.answer_by) = (None, None);
+        (progress.was_subscribed, progress.made_progress) = (true, false);
+        let Reply::Subscribed(subscribed) = reply else { return Ok(()) };
         let Subscribed { recoverable, positioned, epoch, offset, recovered, publications } = subscribed;
         let epoch = Epoch::parse(&epoch).filter(|_| recoverable || positioned);
         let begun = epoch.map(|epoch| Position::new(epoch, offset));
@@ -262,18 +252,13 @@ impl ChannelReader<'_> {
             }
             (Some(old), Some(begun)) => {
                 self.cursor = Some(old);
-                self.request_history(Reading::Oldest(begun), client, progress).await?;
+                self.request_history(Reading::Oldest(begun), progress).await?;
             }
         }
         Ok(())
     }
 
-    async fn handle_push(
-        &mut self,
-        push: Push,
-        client: &mut Client,
-        progress: &mut Progress,
-    ) -> Result<(), Stop> {
+    async fn handle_push(&mut self, push: Push, progress: &mut Progress) -> Result<(), Stop> {
         if progress.subscribing.is_some() {
             // The recovery contains it again.
             return Ok(());
@@ -294,7 +279,7 @@ impl ChannelReader<'_> {
             // Subscribing again without a pause could go on forever.
             return Err(Disconnected::Retry(anyhow!(message)).into());
         }
-        Ok(self.subscribe(client, progress).await?)
+        Ok(self.subscribe(progress).await?)
     }
 
     /// Shows an event if it is the next one.
@@ -306,14 +291,14 @@ impl ChannelReader<'_> {
             progress.head = progress.head.max(publication.offset);
             return Ok(());
         }
-        if publication.offset <= cursor.offset {
-            return Ok(());
+        match publication.offset.checked_sub(cursor.offset) {
+            None | Some(0) => Ok(()),
+            Some(1) => self.show(publication, progress),
+            Some(_) => {
+                progress.head = progress.head.max(publication.offset);
+                Ok(())
+            }
         }
-        if publication.offset > cursor.offset + 1 {
-            progress.head = progress.head.max(publication.offset);
-            return Ok(());
-        }
-        self.show(publication, progress)
     }
 
     fn show(&mut self, publication: &Publication, progress: &mut Progress) -> Result<(), Stop> {
@@ -328,6 +313,26 @@ impl ChannelReader<'_> {
         progress.made_progress = true;
         self.left = self.left.map(|left| left.saturating_sub(1));
         if self.left == Some(0) { Err(Stop::LimitReached) } else { Ok(()) }
+    }
+
+    fn handle_history(
+        &mut self,
+        id: u32,
+        reply: Result<Reply, Failure>,
+        progress: &mut Progress,
+    ) -> Result<(), Stop> {
+        let Some((_, reading)) = progress.reading.take_if(|(reading, _)| *reading == id) else {
+            return Ok(());
+        };
+        progress.answer_by = None;
+        let history = reply.map(|reply| match reply {
+            Reply::History(history) => history,
+            _ => History::default(),
+        });
+        match reading {
+            Reading::Missed => self.handle_missed(history, progress),
+            Reading::Oldest(begun) => self.handle_oldest(history.ok(), begun),
+        }
     }
 
     /// Shows what the history has, or reports that it has been removed.

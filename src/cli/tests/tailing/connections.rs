@@ -1,7 +1,8 @@
 //! Connections that break or end: when the reader comes back, and from where it reads on.
 
-use actix_http::ws::Item;
-use bytes::Bytes;
+use tokio_tungstenite::tungstenite::Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::*;
 
@@ -19,7 +20,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
             );
             peer.push(2);
             // Half a frame.
-            peer.stream.write_all(b"\x81\x7d{\"push\":").unwrap();
+            peer.0.get_mut().write_all(b"\x81\x7d{\"push\":").unwrap();
         }),
         turn(|peer| {
             peer.receive();
@@ -66,9 +67,9 @@ fn pings_are_answered_and_messages_may_come_in_pieces_and_together() {
             json!({ "push": { "channel": "repo:acme/api", "pub": publication(offset) } }).to_string()
         };
         peer.send_text(format!("{}\n{}\n", push(1), push(2)));
-        let (first, last) = (Bytes::from(push(3)[..9].to_owned()), Bytes::from(push(3)[9..].to_owned()));
-        peer.write(Message::Continuation(Item::FirstText(first)));
-        peer.write(Message::Continuation(Item::Last(last)));
+        let (first, last) = (push(3)[..9].to_owned(), push(3)[9..].to_owned());
+        peer.write(Message::Frame(Frame::message(first, OpCode::Data(Data::Text), false)));
+        peer.write(Message::Frame(Frame::message(last, OpCode::Data(Data::Continue), true)));
     })]);
     assert_eq!(gateway.tail(own(), None, Some(3)).shown, "1\n2\n3\n");
 }

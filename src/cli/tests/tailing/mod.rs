@@ -1,12 +1,14 @@
 //! `campanile tail` against a gateway whose behaviour each test writes down.
 
-use std::net::TcpStream;
+use std::io::Read as _;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use actix_codec::{Decoder as _, Encoder as _};
-use actix_http::ws::{CloseReason, Codec, Frame, Message, hash_key};
-use bytes::BytesMut;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::http::Version;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, accept_hdr};
 
 use super::*;
 use crate::domain::position::Position;
@@ -19,65 +21,53 @@ mod refusals;
 type Turn = Box<dyn FnOnce(&mut Peer) + Send>;
 
 /// The gateway's end of one connection, which breaks when this is dropped.
-struct Peer {
-    stream: TcpStream,
-    codec: Codec,
-    bytes: BytesMut,
-}
+struct Peer(WebSocket<TcpStream>);
 
 /// Whoever closes a socket with bytes unread resets the connection, and what the client has not
 /// read yet would be lost: so this reads until the client has noticed.
 impl Drop for Peer {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
-        while std::io::Read::read(&mut self.stream, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
+        let stream = self.0.get_mut();
+        let _ = stream.shutdown(Shutdown::Write);
+        while stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
     }
 }
 
 impl Peer {
-    fn accept(mut stream: TcpStream) -> Self {
+    fn accept(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let request = read_request(&mut stream);
-        assert!(request.starts_with("GET /connection/websocket HTTP/1.1\r\n"), "{request}");
-        let key = |line: &str| Some(line.split_once(": ")?.1.trim().to_owned());
-        let is_key = |line: &&str| line.to_lowercase().starts_with("sec-websocket-key:");
-        let key = request.lines().find(is_key).and_then(key).expect("a key");
-        let accept = String::from_utf8(hash_key(key.as_bytes()).to_vec()).unwrap();
-        let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade";
-        write!(stream, "{head}\r\nsec-websocket-accept: {accept}\r\n\r\n").unwrap();
-        Self { stream, codec: Codec::new(), bytes: BytesMut::new() }
+        let check = |request: &Request, response: Response| {
+            assert_eq!(
+                (request.uri().path(), request.version()),
+                ("/connection/websocket", Version::HTTP_11)
+            );
+            Ok(response)
+        };
+        Self(accept_hdr(stream, check).expect("a client that speaks WebSocket"))
     }
 
     /// The next message; `Null` if the client has left.
     fn receive(&mut self) -> Value {
-        let mut piece = [0; 4096];
-        loop {
-            match self.codec.decode(&mut self.bytes).expect("a frame") {
-                Some(Frame::Text(text)) => return serde_json::from_slice(&text).expect("JSON"),
-                Some(other) => panic!("unexpected {other:?}"),
-                None => match std::io::Read::read(&mut self.stream, &mut piece) {
-                    Ok(0) => return Value::Null,
-                    Ok(n) => self.bytes.extend_from_slice(&piece[..n]),
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Value::Null,
-                    Err(error) => panic!("the client says nothing: {error}"),
-                },
-            }
+        match self.0.read() {
+            Ok(Message::Text(text)) => serde_json::from_str(&text).expect("JSON"),
+            Ok(other) => panic!("unexpected {other:?}"),
+            Err(Error::ConnectionClosed | Error::Protocol(_)) => Value::Null,
+            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => Value::Null,
+            Err(error) => panic!("the client says nothing: {error}"),
         }
     }
 
     fn write(&mut self, message: Message) {
-        let mut bytes = BytesMut::new();
-        self.codec.encode(message, &mut bytes).unwrap();
         // The client may have closed the connection.
-        let _ = self.stream.write_all(&bytes);
+        let _ = self.0.send(message);
     }
 
     fn send_text(&mut self, message: impl ToString) {
-        self.write(Message::Text(message.to_string().into()));
+        self.write(Message::text(message.to_string()));
     }
 
     fn close(&mut self, code: u16, why: &str) {
-        self.write(Message::Close(Some(CloseReason { code: code.into(), description: Some(why.into()) })));
+        self.write(Message::Close(Some(CloseFrame { code: code.into(), reason: why.into() })));
     }
 
     /// Lets the client in; gives what it said.

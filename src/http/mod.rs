@@ -40,6 +40,7 @@ use actix_web::{FromRequest, HttpRequest};
 use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
 use crate::publish::Publisher;
+use crate::sign_in::OpenSessions;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
 use crate::transport::http_stream::Streams;
@@ -52,6 +53,7 @@ pub struct HttpState {
     pub publisher: Publisher,
     pub cluster: Cluster,
     pub revoker: Revoker,
+    pub sessions: OpenSessions,
     pub metrics: Arc<Metrics>,
     pub access: access::Access,
     pub summaries: Summaries,

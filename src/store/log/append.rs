@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use diesel::upsert::excluded;
 
 use super::keys::remember;
+use super::known_heads::Head;
 use super::{IdempotencyKey, LogTx, epoch, known_keys, to_u64};
 use crate::domain::event::NewEvent;
 use crate::domain::position::{Epoch, Position};
@@ -37,8 +38,7 @@ pub struct Append<'a> {
     pub version: Option<&'a Version>,
 }
 
-/// The channel's part of the epoch and its head, by its name.
-type Heads = HashMap<String, (String, i64)>;
+type Heads = HashMap<String, Head>;
 
 /// What became of one unit's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +191,7 @@ async fn versions_of(conn: &mut Conn, units: &[Append<'_>]) -> Result<HashMap<St
 async fn move_heads(conn: &mut Conn, moves: &[(&str, i64)], now: Ts) -> Result<Heads> {
     let mut heads = Heads::with_capacity(moves.len());
     let rest = move_many_heads(conn, moves, now, &mut heads).await?;
+    let rest = move_known_heads(conn, rest, now, &mut heads).await?;
     let row = |(name, by): &(&str, i64)| {
         (channels::name.eq((*name).to_owned()), channels::head.eq(*by), channels::updated_at.eq(now))
     };
@@ -207,7 +208,36 @@ async fn move_heads(conn: &mut Conn, moves: &[(&str, i64)], now: Ts) -> Result<H
             .returning((channels::name, channels::epoch, channels::head))
     });
     heads.extend(moved.into_iter().map(|(name, part, head)| (name, (part, head))));
+    if let Some(known) = conn.known_heads() {
+        heads.iter().for_each(|(name, head)| known.learn(name, head.clone()));
+    }
     Ok(heads)
+}
+
+/// Moves the heads that the connection knows, which need not be read. Answers the moves that are left.
+async fn move_known_heads<'m>(
+    conn: &mut Conn,
+    moves: Vec<(&'m str, i64)>,
+    now: Ts,
+    heads: &mut Heads,
+) -> Result<Vec<(&'m str, i64)>> {
+    struct KnownHead;
+    let mut rest = Vec::new();
+    for (name, by) in moves {
+        let known = conn.known_heads().and_then(|known| known.of(name));
+        if let Some((part, head)) = known.cloned() {
+            // It is no longer there if another process was here.
+            let row =
+                channels::table.find(name).filter(channels::head.eq(head)).filter(channels::epoch.eq(&part));
+            let moved = (channels::head.eq(head + by), channels::updated_at.eq(now));
+            if conn.execute(Fixed::new::<KnownHead>(diesel::update(row).set(moved))).await? == 1 {
+                heads.insert(name.to_owned(), (part, head + by));
+                continue;
+            }
+        }
+        rest.push((name, by));
+    }
+    Ok(rest)
 }
 
 /// On SQLite, where an upsert takes one row: moves the heads of [`MANY_ROWS`] channels at a time, and

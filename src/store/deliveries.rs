@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zstd::bulk::Compressor;
 
 use super::conn::Conn;
-use super::dialect::{Fixed, write_rows};
+use super::dialect::write_rows;
 use super::error::{Result, StoreError};
 use super::schema::webhook_deliveries as table;
 use super::types::{Id, Ts};
@@ -155,20 +155,6 @@ pub async fn insert_new(conn: &mut Conn, deliveries: &[&NewDelivery]) -> Result<
     let mut rows: Vec<NewRow<'_>> = rows.collect();
     // Two nodes that insert the same ids must do it in the same order.
     rows.sort_by_key(|row| row.delivery_id);
-    if !conn.is_postgres() {
-        struct OneDelivery;
-        let mut new = HashSet::new();
-        for row in rows {
-            let id = row.delivery_id;
-            let insert =
-                diesel::insert_into(table::table).values(row).on_conflict(table::delivery_id).do_nothing();
-            // Cheaper than RETURNING, for which SQLite opens a table in memory.
-            if conn.execute(Fixed::new::<OneDelivery>(insert)).await? == 1 {
-                new.insert(id.to_owned());
-            }
-        }
-        return Ok(new);
-    }
     let inserted = write_rows!(conn, rows, String, |values| {
         diesel::insert_into(table::table)
             .values(values)

@@ -25,7 +25,11 @@ pub enum Conn {
     /// From the pool of Postgres connections.
     Pg(PooledConn),
     /// On one of SQLite's threads.
-    Sqlite { conn: SqliteConnection, heads: KnownHeads },
+    Sqlite {
+        conn: SqliteConnection,
+        /// Those that it moved.
+        heads: KnownHeads,
+    },
 }
 
 /// A query whose rows both backends can load into `T`.
@@ -64,11 +68,10 @@ impl Conn {
         Self::Sqlite { conn, heads: KnownHeads::default() }
     }
 
-    /// The heads that this connection has moved, if nobody else moves any.
-    pub(super) fn known_heads(&mut self) -> Option<&mut KnownHeads> {
-        match self {
-            Self::Pg(_) => None,
-            Self::Sqlite { heads, .. } => Some(heads),
+    /// Heads may no longer be where this connection moved them.
+    pub(super) fn forget_heads(&mut self) {
+        if let Self::Sqlite { heads, .. } = self {
+            heads.clear();
         }
     }
 

@@ -67,7 +67,7 @@ use crate::domain::position::{Epoch, Position};
 use crate::supervision;
 use generation::Probe;
 use listen_notify::ListenConnector;
-use log::{KnownHeads, LogTx};
+use log::LogTx;
 use metrics::Meter;
 use sqlite::{Side, Threads};
 
@@ -268,7 +268,7 @@ impl Store {
             move |conn| {
                 Box::pin(async move {
                     let done = work(LogTx(state.read_tx(conn))).await;
-                    conn.known_heads().map(KnownHeads::clear);
+                    conn.forget_heads();
                     done
                 })
             },
@@ -434,7 +434,7 @@ where
         },
         Err(error) => Err(error),
     };
-    conn.known_heads().map(KnownHeads::clear);
+    conn.forget_heads();
     if conn.rollback().await {
         finish(conn);
         return done;

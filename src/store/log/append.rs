@@ -41,6 +41,7 @@ pub struct Append<'a> {
     pub version: Option<&'a Version>,
 }
 
+/// By the name of the channel.
 type Heads = HashMap<String, Head>;
 
 /// What became of one unit's events.
@@ -211,7 +212,7 @@ async fn move_heads(conn: &mut Conn, moves: &[(&str, i64)], now: Ts) -> Result<H
             .returning((channels::name, channels::epoch, channels::head))
     });
     heads.extend(moved.into_iter().map(|(name, part, head)| (name, (part, head))));
-    if let Some(known) = conn.known_heads() {
+    if let Conn::Sqlite { heads: known, .. } = conn {
         heads.iter().for_each(|(name, head)| known.learn(name, head.clone()));
     }
     Ok(heads)
@@ -220,13 +221,13 @@ async fn move_heads(conn: &mut Conn, moves: &[(&str, i64)], now: Ts) -> Result<H
 /// Moves the heads that the connection knows, which need not be read. Answers the moves that are left.
 fn move_known_heads<'m>(
     conn: &mut Conn,
-    mut moves: Vec<(&'m str, i64)>,
+    moves: Vec<(&'m str, i64)>,
     now: Ts,
     moved: &mut Heads,
 ) -> Result<Vec<(&'m str, i64)>> {
     let Conn::Sqlite { conn, heads } = conn else { return Ok(moves) };
     let mut rest = Vec::new();
-    for (name, by) in moves.drain(..) {
+    for (name, by) in moves {
         match heads.of(name) {
             // It is no longer there if another process was here.
             Some((part, head)) if MoveHead { name, part, head: *head, by, now }.execute(conn)? == 1 => {

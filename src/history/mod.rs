@@ -90,7 +90,9 @@ pub async fn read(
 
 /// Removes what `channel` holds; its position stays.
 pub async fn remove(store: &Store, channel: ChannelName) -> Result<(), StoreError> {
-    store
-        .write_log(move |mut tx| Box::pin(async move { log::clear(&mut tx, &channel).await.map(drop) }))
-        .await
+    store::retry_conflicts(|| {
+        let channel = channel.clone();
+        store.write_log(move |mut tx| Box::pin(async move { log::clear(&mut tx, &channel).await.map(drop) }))
+    })
+    .await
 }

@@ -7,10 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
-use rand::RngExt as _;
 use tokio::sync::mpsc;
 
 use super::metrics::Metrics;
@@ -25,8 +24,6 @@ use crate::store::{self, LockKey, Store, StoreError, Transaction};
 
 /// Units in one transaction.
 const BATCH: usize = 256;
-/// How often a transaction that conflicted with another is retried.
-const RETRIES: u32 = 5;
 
 pub(super) struct BatchCommitter {
     pub store: Store,
@@ -98,25 +95,16 @@ impl BatchCommitter {
     async fn transact(&self, units: &Arc<[Arc<UnitOfWork>]>) -> store::Result<Vec<Committed>> {
         let started = Instant::now();
         self.metrics.commit_batch_size.observe(units.len() as f64);
-        let mut tries = 0;
-        loop {
+        let done = store::retry_conflicts(|| {
             let (work, appended) = (units.clone(), units.clone());
-            let done = self
-                .store
-                .append(
-                    move |tx| async move { commit(tx, &work).await }.boxed(),
-                    move |outcomes| heads(&appended, outcomes),
-                )
-                .await;
-            if matches!(done, Err(StoreError::Contended)) && tries < RETRIES {
-                tries += 1;
-                let pause = rand::rng().random_range(1..=4u64 << tries);
-                tokio::time::sleep(Duration::from_millis(pause)).await;
-                continue;
-            }
-            self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
-            return done;
-        }
+            self.store.append(
+                move |tx| async move { commit(tx, &work).await }.boxed(),
+                move |outcomes| heads(&appended, outcomes),
+            )
+        });
+        let done = done.await;
+        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        done
     }
 
     /// It is unknown whether the batch was committed: its channels are compared with the log.

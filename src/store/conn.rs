@@ -13,6 +13,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager as _};
 use futures_util::future::BoxFuture;
 
 use super::error::Result;
+use super::log::KnownHeads;
 use super::postgres::PooledConn;
 
 /// A connection for one piece of work.
@@ -24,7 +25,11 @@ pub enum Conn {
     /// From the pool of Postgres connections.
     Pg(PooledConn),
     /// On one of SQLite's threads.
-    Sqlite(SqliteConnection),
+    Sqlite {
+        conn: SqliteConnection,
+        /// Those that it moved.
+        heads: KnownHeads,
+    },
 }
 
 /// A query whose rows both backends can load into `T`.
@@ -59,6 +64,17 @@ impl<Q> Statement for Q where
 // The futures are boxed so that a caller's future does not carry the query's type: the compiler
 // cannot show that such a future is `Send` when the query borrows what it binds.
 impl Conn {
+    pub(super) fn sqlite(conn: SqliteConnection) -> Self {
+        Self::Sqlite { conn, heads: KnownHeads::default() }
+    }
+
+    /// Heads may no longer be where this connection moved them.
+    pub(super) fn forget_heads(&mut self) {
+        if let Self::Sqlite { heads, .. } = self {
+            heads.clear();
+        }
+    }
+
     /// Whether statements go to a server.
     pub(super) fn is_postgres(&self) -> bool {
         matches!(self, Self::Pg(_))
@@ -72,7 +88,7 @@ impl Conn {
             Self::Pg(conn) => {
                 Box::pin(async move { Ok(diesel_async::RunQueryDsl::load(query, &mut **conn).await?) })
             }
-            Self::Sqlite(conn) => at_once(diesel::RunQueryDsl::load(query, conn)),
+            Self::Sqlite { conn, .. } => at_once(diesel::RunQueryDsl::load(query, conn)),
         }
     }
 
@@ -85,7 +101,7 @@ impl Conn {
             Self::Pg(conn) => Box::pin(async move {
                 Ok(diesel_async::RunQueryDsl::get_result(query, &mut **conn).await.optional()?)
             }),
-            Self::Sqlite(conn) => at_once(diesel::RunQueryDsl::get_result(query, conn).optional()),
+            Self::Sqlite { conn, .. } => at_once(diesel::RunQueryDsl::get_result(query, conn).optional()),
         }
     }
 
@@ -101,7 +117,7 @@ impl Conn {
             Self::Pg(conn) => {
                 Box::pin(async move { Ok(diesel_async::RunQueryDsl::execute(statement, &mut **conn).await?) })
             }
-            Self::Sqlite(conn) => at_once(sync_dsl::ExecuteDsl::execute(statement, conn)),
+            Self::Sqlite { conn, .. } => at_once(sync_dsl::ExecuteDsl::execute(statement, conn)),
         }
     }
 
@@ -110,7 +126,7 @@ impl Conn {
     pub(super) async fn begin(&mut self) -> Result<()> {
         match self {
             Self::Pg(conn) => PgTransactions::begin_transaction(&mut **conn).await?,
-            Self::Sqlite(conn) => SqliteTransactions::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?,
+            Self::Sqlite { conn, .. } => SqliteTransactions::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?,
         }
         Ok(())
     }
@@ -119,7 +135,7 @@ impl Conn {
         use diesel::connection::TransactionManager as _;
         match self {
             Self::Pg(conn) => PgTransactions::commit_transaction(&mut **conn).await?,
-            Self::Sqlite(conn) => SqliteTransactions::commit_transaction(conn)?,
+            Self::Sqlite { conn, .. } => SqliteTransactions::commit_transaction(conn)?,
         }
         Ok(())
     }
@@ -129,7 +145,7 @@ impl Conn {
         use diesel::connection::TransactionManager as _;
         match self {
             Self::Pg(_) => true,
-            Self::Sqlite(conn) => {
+            Self::Sqlite { conn, .. } => {
                 matches!(
                     SqliteTransactions::transaction_manager_status_mut(conn).transaction_depth(),
                     Ok(None)
@@ -143,7 +159,7 @@ impl Conn {
         use diesel::connection::TransactionManager as _;
         let done = match self {
             Self::Pg(conn) => PgTransactions::rollback_transaction(&mut **conn).await,
-            Self::Sqlite(conn) => SqliteTransactions::rollback_transaction(conn),
+            Self::Sqlite { conn, .. } => SqliteTransactions::rollback_transaction(conn),
         };
         if let Err(error) = &done {
             tracing::debug!(%error, "rollback failed");

@@ -7,15 +7,18 @@ use std::marker::PhantomData;
 
 use diesel::RunQueryDsl;
 use diesel::backend::Backend;
+use diesel::connection::{DefaultLoadingMode, LoadConnection};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::sql_types::Untyped;
+use diesel::sqlite::Sqlite;
 
 /// Runs a statement that writes `$rows` (a `Vec`) and answers all that it returns, as a `Vec<$T>`;
 /// without a `$T` it returns nothing. `$statement` is written once, over `$values`: some rows on
 /// Postgres, one on SQLite. Rows are written, and so locked, in their order.
 macro_rules! write_rows {
     ($conn:expr, $rows:expr, |$values:ident| $statement:expr) => {{
-        use $crate::store::dialect::{FEW_ROWS, Fixed, Prepared, ROWS};
+        use $crate::store::dialect::{FEW_ROWS, Prepared, ROWS};
         let mut rows = $rows;
         match &mut *$conn {
             $crate::store::conn::Conn::Pg(conn) => {
@@ -28,10 +31,10 @@ macro_rules! write_rows {
                     rows = rest;
                 }
             }
-            conn => {
+            $crate::store::conn::Conn::Sqlite { conn, .. } => {
                 struct OneRow;
                 for $values in rows {
-                    conn.execute(Fixed::new::<OneRow>($statement)).await?;
+                    $crate::store::dialect::run_fixed::<OneRow>(conn, $statement)?;
                 }
             }
         }
@@ -154,3 +157,34 @@ impl<Q: Query, Name> Query for Fixed<Q, Name> {
 }
 
 impl<Q, Name, Conn> RunQueryDsl<Conn> for Fixed<Q, Name> {}
+
+/// Runs a [`Fixed`] statement that returns no rows, on SQLite. Diesel's `execute` passes a reference
+/// on, which does not say that the statement may stay prepared.
+pub(super) fn run_fixed<Name: 'static>(
+    conn: &mut SqliteConnection,
+    query: impl QueryFragment<Sqlite>,
+) -> QueryResult<()> {
+    let statement = NoRows(Fixed::new::<Name>(query));
+    LoadConnection::<DefaultLoadingMode>::load(conn, statement)?.try_for_each(|row| row.map(drop))
+}
+
+struct NoRows<Q>(Q);
+
+impl<Q: QueryFragment<Sqlite>> QueryFragment<Sqlite> for NoRows<Q> {
+    fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        self.0.walk_ast(pass)
+    }
+
+    fn is_safe_to_cache_prepared(&self, backend: &Sqlite) -> QueryResult<bool> {
+        self.0.is_safe_to_cache_prepared(backend)
+    }
+}
+
+impl<Q: QueryId> QueryId for NoRows<Q> {
+    type QueryId = Q::QueryId;
+    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
+}
+
+impl<Q> Query for NoRows<Q> {
+    type SqlType = Untyped;
+}

@@ -30,7 +30,7 @@ pub(super) struct Probe {
 pub(super) async fn probe(conn: &mut Conn) -> Result<Probe> {
     match conn {
         Conn::Pg(conn) => probe_postgres(conn).await,
-        Conn::Sqlite(_) => {
+        Conn::Sqlite { .. } => {
             let marker = conn.one(meta::table.find(MARKER).select(meta::value)).await?;
             Ok(Probe { generation: name(&[marker])?, clock: None })
         }

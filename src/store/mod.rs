@@ -26,6 +26,7 @@ mod postgres;
 pub mod rate_limits;
 mod read;
 pub mod repos;
+mod retry;
 pub mod revocations;
 pub mod runs;
 pub mod schema;
@@ -55,6 +56,7 @@ pub use locks::{LockKey, Table};
 pub use metrics::Metrics;
 pub use migrate::{OpenError, applied as migrations_applied};
 pub use read::ReadTx;
+pub use retry::retry_conflicts;
 pub use transaction::{Transaction, WriteBuffer};
 pub use types::{Id, SqlId, SqlTs, Ts};
 
@@ -262,7 +264,17 @@ impl Store {
         W: for<'c> FnOnce(LogTx<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         let state = self.state.clone();
-        self.transact(move |conn| work(LogTx(state.read_tx(conn))), |heads, _| heads.forget()).await
+        self.transact(
+            move |conn| {
+                Box::pin(async move {
+                    let done = work(LogTx(state.read_tx(conn))).await;
+                    conn.forget_heads();
+                    done
+                })
+            },
+            |heads, _| heads.forget(),
+        )
+        .await
     }
 
     /// Like [`Store::write_log`], for work that appends to the log and changes nothing else there:
@@ -422,6 +434,7 @@ where
         },
         Err(error) => Err(error),
     };
+    conn.forget_heads();
     if conn.rollback().await {
         finish(conn);
         return done;

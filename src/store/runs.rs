@@ -77,7 +77,7 @@ pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, WorkflowRu
         }
     };
     let rows: Vec<RunRow> = all.map(row).collect();
-    write_rows!(conn, rows, i64, |values| {
+    write_rows!(conn, rows, |values| {
         use diesel::query_dsl::methods::FilterDsl as _; // DO UPDATE … WHERE
         let same_attempt = excluded(runs::attempt).eq(runs::attempt);
         let same_rank = excluded(runs::status_rank).eq(runs::status_rank);
@@ -106,7 +106,6 @@ pub async fn record(conn: &mut Conn, all: impl Iterator<Item = (Uuid, WorkflowRu
                 runs::updated_at.eq(excluded(runs::updated_at)),
             ))
             .filter(advances)
-            .returning(runs::run_id)
     });
     Ok(())
 }
@@ -130,7 +129,7 @@ pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, Workf
         completed_at: job.completed_at.map(Ts::from),
     };
     let rows: Vec<JobRow> = all.map(row).collect();
-    write_rows!(conn, rows, i64, |values| {
+    write_rows!(conn, rows, |values| {
         use diesel::query_dsl::methods::FilterDsl as _; // DO UPDATE … WHERE
         let same_attempt = excluded(jobs::attempt).eq(jobs::attempt);
         let advances = excluded(jobs::attempt)
@@ -152,7 +151,6 @@ pub async fn record_jobs(conn: &mut Conn, all: impl Iterator<Item = (Uuid, Workf
                 jobs::completed_at.eq(excluded(jobs::completed_at)),
             ))
             .filter(advances)
-            .returning(jobs::job_id)
     });
     Ok(())
 }

@@ -153,7 +153,7 @@ fn spawn_writer(
 ) -> mpsc::Sender<WorkItem> {
     let (sender, mut items) = mpsc::channel(QUEUE);
     let mut thread =
-        ConnectionThread { conn: Conn::Sqlite(conn), file: file.clone(), side: Side::Write, broken: false };
+        ConnectionThread { conn: Conn::sqlite(conn), file: file.clone(), side: Side::Write, broken: false };
     threads.push(start("store-write", move || {
         runtime.block_on(async {
             while let Some(item) = items.recv().await {
@@ -175,7 +175,7 @@ fn spawn_readers(
     for conn in connections {
         let items = items.clone();
         let mut thread = ConnectionThread {
-            conn: Conn::Sqlite(conn),
+            conn: Conn::sqlite(conn),
             file: file.clone(),
             side: Side::Read,
             broken: false,
@@ -224,6 +224,6 @@ impl ConnectionThread {
         let fresh = self.file.open(self.side).inspect_err(|error| {
             tracing::error!(%error, "cannot reopen the database");
         });
-        self.broken = fresh.map(|fresh| self.conn = Conn::Sqlite(fresh)).is_err();
+        self.broken = fresh.map(|fresh| self.conn = Conn::sqlite(fresh)).is_err();
     }
 }

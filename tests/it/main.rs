@@ -32,6 +32,7 @@ mod store {
     mod leases;
     mod listen_notify;
     mod log;
+    mod moved_heads;
     mod rates;
     mod repos;
     mod runs;

@@ -4,9 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::sql_types::{BigInt, Text};
+use diesel::sqlite::Sqlite;
 use diesel::upsert::excluded;
 
 use super::keys::remember;
+use super::known_heads::Head;
 use super::{IdempotencyKey, LogTx, epoch, known_keys, to_u64};
 use crate::domain::event::NewEvent;
 use crate::domain::position::{Epoch, Position};
@@ -15,7 +19,7 @@ use crate::store::dialect::{Fixed, MANY_ROWS, insert_rows, write_rows};
 use crate::store::error::Result;
 use crate::store::read::ReadTx;
 use crate::store::schema::{channels, events};
-use crate::store::types::{Id, Ts};
+use crate::store::types::{Id, SqlTs, Ts};
 
 /// Which state of its channel an event shows: one that is not newer than what is known is dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +41,8 @@ pub struct Append<'a> {
     pub version: Option<&'a Version>,
 }
 
-/// The channel's part of the epoch and its head, by its name.
-type Heads = HashMap<String, (String, i64)>;
+/// By the name of the channel.
+type Heads = HashMap<String, Head>;
 
 /// What became of one unit's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +195,7 @@ async fn versions_of(conn: &mut Conn, units: &[Append<'_>]) -> Result<HashMap<St
 async fn move_heads(conn: &mut Conn, moves: &[(&str, i64)], now: Ts) -> Result<Heads> {
     let mut heads = Heads::with_capacity(moves.len());
     let rest = move_many_heads(conn, moves, now, &mut heads).await?;
+    let rest = move_known_heads(conn, rest, now, &mut heads)?;
     let row = |(name, by): &(&str, i64)| {
         (channels::name.eq((*name).to_owned()), channels::head.eq(*by), channels::updated_at.eq(now))
     };
@@ -207,8 +212,63 @@ async fn move_heads(conn: &mut Conn, moves: &[(&str, i64)], now: Ts) -> Result<H
             .returning((channels::name, channels::epoch, channels::head))
     });
     heads.extend(moved.into_iter().map(|(name, part, head)| (name, (part, head))));
+    if let Conn::Sqlite { heads: known, .. } = conn {
+        heads.iter().for_each(|(name, head)| known.learn(name, head.clone()));
+    }
     Ok(heads)
 }
+
+/// Moves the heads that the connection knows, which need not be read. Answers the moves that are left.
+fn move_known_heads<'m>(
+    conn: &mut Conn,
+    moves: Vec<(&'m str, i64)>,
+    now: Ts,
+    moved: &mut Heads,
+) -> Result<Vec<(&'m str, i64)>> {
+    let Conn::Sqlite { conn, heads } = conn else { return Ok(moves) };
+    let mut rest = Vec::new();
+    for (name, by) in moves {
+        match heads.of(name) {
+            // It is no longer there if another process was here.
+            Some((part, head)) if MoveHead { name, part, head: *head, by, now }.execute(conn)? == 1 => {
+                moved.insert(name.to_owned(), (part.clone(), head + by));
+            }
+            _ => rest.push((name, by)),
+        }
+    }
+    Ok(rest)
+}
+
+/// Moves a head that is where it is known to be. Diesel would have its own UPDATE parsed each time.
+struct MoveHead<'a> {
+    name: &'a str,
+    part: &'a str,
+    head: i64,
+    by: i64,
+    now: Ts,
+}
+
+impl QueryFragment<Sqlite> for MoveHead<'_> {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        pass.push_sql("UPDATE channels SET head = head + ");
+        pass.push_bind_param::<BigInt, _>(&self.by)?;
+        pass.push_sql(", updated_at = ");
+        pass.push_bind_param::<SqlTs, _>(&self.now)?;
+        pass.push_sql(" WHERE name = ");
+        pass.push_bind_param::<Text, _>(self.name)?;
+        pass.push_sql(" AND epoch = ");
+        pass.push_bind_param::<Text, _>(self.part)?;
+        pass.push_sql(" AND head = ");
+        pass.push_bind_param::<BigInt, _>(&self.head)
+    }
+}
+
+impl QueryId for MoveHead<'_> {
+    type QueryId = MoveHead<'static>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl RunQueryDsl<SqliteConnection> for MoveHead<'_> {}
 
 /// On SQLite, where an upsert takes one row: moves the heads of [`MANY_ROWS`] channels at a time, and
 /// creates as many. Nobody else writes there, so a channel that is not found stays missing. Answers

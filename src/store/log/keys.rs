@@ -9,7 +9,7 @@ use super::{to_i64, to_u64};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::{Epoch, Position};
 use crate::store::conn::Conn;
-use crate::store::dialect::{FEW_ROWS, Prepared};
+use crate::store::dialect::{FEW_ROWS, Prepared, write_rows};
 use crate::store::error::Result;
 use crate::store::schema::idempotency;
 use crate::store::types::Ts;
@@ -56,23 +56,24 @@ pub async fn known_keys<'a>(
 }
 
 pub(super) async fn remember(conn: &mut Conn, key: &IdempotencyKey, position: &Position) -> Result<()> {
-    let values = (
+    let row = (
         idempotency::channel.eq(key.channel.as_str()),
         idempotency::key.eq(&key.key),
         idempotency::epoch.eq(position.epoch.as_str()),
         idempotency::offset.eq(to_i64(position.offset)),
         idempotency::expires_at.eq(key.expires_at),
     );
-    let statement = diesel::insert_into(idempotency::table)
-        .values(values)
-        .on_conflict((idempotency::channel, idempotency::key))
-        .do_update()
-        .set((
-            idempotency::epoch.eq(excluded(idempotency::epoch)),
-            idempotency::offset.eq(excluded(idempotency::offset)),
-            idempotency::expires_at.eq(excluded(idempotency::expires_at)),
-        ));
-    conn.execute(Prepared { query: statement, keep: true }).await?;
+    write_rows!(conn, vec![row], |values| {
+        diesel::insert_into(idempotency::table)
+            .values(values)
+            .on_conflict((idempotency::channel, idempotency::key))
+            .do_update()
+            .set((
+                idempotency::epoch.eq(excluded(idempotency::epoch)),
+                idempotency::offset.eq(excluded(idempotency::offset)),
+                idempotency::expires_at.eq(excluded(idempotency::expires_at)),
+            ))
+    });
     Ok(())
 }
 

@@ -6,19 +6,15 @@ mod clients;
 mod compare;
 mod cores;
 mod floor;
-mod framing;
-mod http;
 mod metrics;
+mod pipeline;
 mod port;
 mod progress;
 mod report;
 mod scenario;
-mod server;
-mod sse;
 mod stats;
 mod ws;
 
-use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -102,7 +98,7 @@ fn load(cli: Cli) -> Result<()> {
 
 async fn run(scenario: Scenario) -> Result<()> {
     match scenario {
-        Scenario::Suite(options) => scenario::suite::run(options, start).await,
+        Scenario::Suite(options) => scenario::suite::run(options).await,
         Scenario::Webhooks(options) => scenario::webhooks::run(options).await,
         Scenario::Latency(options) => scenario::latency::run(options).await,
         Scenario::Fanout(options) => scenario::fanout::run(options).await,
@@ -122,11 +118,6 @@ async fn run(scenario: Scenario) -> Result<()> {
         Scenario::Diff(options) => report::diff::run(&options),
         Scenario::Floor => floor::run(),
     }
-}
-
-/// A scenario of the suite, by its command line.
-fn start(words: Vec<String>) -> Result<Pin<Box<dyn Future<Output = Result<()>>>>> {
-    Ok(Box::pin(run(Cli::try_parse_from(words)?.scenario)))
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ use crate::{folder_in, port};
 
 /// How long it may take to be ready, and to end, on a machine that has much to do at once.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at a process that starts.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Between two looks at a process that starts: how exactly it is known how long that took.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How to start a gateway.
 #[derive(Default)]

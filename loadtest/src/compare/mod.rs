@@ -2,10 +2,10 @@
 //! figure of one alone says as much about the machine as about the gateway. Starts each anew for
 //! every round, takes medians, and prints the ratio.
 
+pub mod database;
 pub mod meter;
 mod options;
 pub mod sample;
-mod screen;
 pub mod session;
 mod warnings;
 
@@ -16,13 +16,12 @@ use tokio::sync::oneshot;
 
 use crate::cores::{self, Cores};
 use crate::report::table::{self, Figure, Side, Table, aside};
-use crate::report::{Latency, Section, Throughput, collector, text};
+use crate::report::{Latency, Report, Section, Throughput, command, text};
 use crate::stats::Histogram;
-use meter::{Meter, Seen};
+use meter::Seen;
 use options::Against;
 pub use options::Options;
 use sample::Sample;
-use screen::Screen;
 use session::{RunningServer, Session};
 
 impl Options {
@@ -41,7 +40,7 @@ impl Options {
         let cores = self.cores.cores()?;
         let mut section = Section {
             title: title.to_owned(),
-            command: collector::command(),
+            command: command::shown(),
             conditions: self.conditions(cores, &sides),
             sides: sides.iter().map(|side| side.name().to_owned()).collect(),
             ..Section::default()
@@ -49,10 +48,9 @@ impl Options {
         warnings::check_setting(&mut section, cores.is_some(), self.binary.as_deref());
         let mut rounds = Rounds::of(section, &sides);
         let outcome = rounds.run(self, connections, cores, Arc::new(measure)).await;
-        rounds.screen.clear();
         let section = rounds.close(cores.is_some(), outcome.as_ref().err());
         print!("{}", text::section(&section));
-        collector::submit(section, &self.report).and(outcome)
+        Report::new(vec![section]).submit(&self.report).and(outcome)
     }
 }
 
@@ -60,7 +58,6 @@ impl Options {
 struct Rounds {
     section: Section,
     table: Table,
-    screen: Screen,
     /// By name and side.
     latencies: Vec<(String, Side, Histogram)>,
     /// By side, with whether the client spun.
@@ -69,8 +66,7 @@ struct Rounds {
 
 impl Rounds {
     fn of(section: Section, sides: &[Side]) -> Self {
-        let (table, screen) = (Table::new(sides), Screen::new());
-        Self { section, table, screen, latencies: Vec::new(), samples: Vec::new() }
+        Self { section, table: Table::new(sides), latencies: Vec::new(), samples: Vec::new() }
     }
 
     async fn run<M>(
@@ -87,38 +83,21 @@ impl Rounds {
         for round in 1..=options.repeats {
             for side in &sides {
                 let label = format!("round {round} of {}, {}", options.repeats, side.name());
-                self.screen.draw(&format!("{}\n{}{label}: starting", self.section.title, self.table));
                 let server =
                     RunningServer::start(options, *side, cores).await.with_context(|| label.clone())?;
                 let name = side.name();
                 warnings::check_files(&mut self.section, name, server.session.pid, connections);
                 let meter = server.session.meter.clone();
-                let measuring = on_a_thread(server.session.clone(), cores, measure.clone());
-                let mut figures =
-                    self.watch(measuring, &meter, &label).await.with_context(|| label.clone())?;
+                let measured = on_a_thread(server.session.clone(), cores, measure.clone()).await;
+                let mut figures = measured.with_context(|| label.clone())?;
                 figures.extend(meter.database_percent().map(|share| aside("database CPU, %", share)));
                 server.finish().await.with_context(|| label.clone())?;
-                self.screen.note(&format!("{label}: {}", table::line(&figures)));
+                eprintln!("{label}: {}", table::line(&figures));
                 self.table.add(*side, &figures);
                 self.keep(*side, round, meter.seen(), meter.spins());
             }
         }
         Ok(())
-    }
-
-    /// Draws until it is done.
-    async fn watch<T>(&mut self, measuring: impl Future<Output = T>, meter: &Meter, label: &str) -> T {
-        let mut frames = tokio::time::interval(screen::FRAME);
-        let mut measuring = std::pin::pin!(measuring);
-        loop {
-            tokio::select! {
-                outcome = &mut measuring => return outcome,
-                _ = frames.tick() => {
-                    let (title, progress) = (&self.section.title, meter.progress());
-                    self.screen.draw(&format!("{title}\n{}{label}: {progress}", self.table));
-                }
-            }
-        }
     }
 
     fn keep(&mut self, side: Side, round: u8, seen: Seen, spins: bool) {

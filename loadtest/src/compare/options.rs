@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use super::database::Database;
 use crate::cores::{CoreChoice, Cores};
 use crate::report::table::Side;
 use crate::report::{self, machine};
-use crate::server::Database;
 
 /// Which servers to measure, in the options of every scenario that compares.
 #[derive(Debug, Args)]

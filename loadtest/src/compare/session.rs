@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::metrics::Metrics;
 use testkit::postgres::Postgres;
 use testkit::target::Target;
 use testkit::{process, token};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
+use tokio::runtime::Handle;
 
 use super::meter::Meter;
 use super::options::Options;
 use super::sample::Cost;
-use crate::cores::{self, Cores};
-use crate::metrics::{Metrics, PerEvent};
+use crate::cores::Cores;
+use crate::metrics::PerEvent;
 use crate::report::table::{Figure, Side, aside, figure};
 use crate::ws::publisher;
 use crate::ws::swarm::{FirstFrame, Swarm};
@@ -56,6 +58,8 @@ pub struct Session {
     pub pid: Option<u32>,
     /// The PostgreSQL that was started for the run, to make more databases in.
     pub postgres: Option<String>,
+    /// For what is asked outside the measured time.
+    pub runtime: Handle,
     api_key: String,
     channel: String,
     tokens: Tokens,
@@ -92,12 +96,12 @@ impl RunningServer {
     }
 
     async fn floor(options: &Options, cores: Option<Cores>) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let core = cores.map(|cores| cores.server);
+        let mut command = process::command(&std::env::current_exe()?, "KILL", core, &[]);
         // It writes what it makes durable where the gateway does.
         command.arg("floor").current_dir(options.data_in.clone().unwrap_or_else(std::env::temp_dir));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child =
-            cores::start_on(cores.map(|cores| cores.server), command).context("cannot start the floor")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start the floor")?;
         let mut line = String::new();
         let out = child.stdout.as_mut().context("the floor has no output")?;
         BufReader::new(out).read_line(&mut line).await?;
@@ -113,6 +117,7 @@ impl RunningServer {
             webhook_secret: Some(new_secret()),
             meter: Arc::new(Meter::new(child.id(), cores)),
             postgres: None,
+            runtime: Handle::current(),
         };
         Ok(Self { session, process: Process::Floor(child) })
     }
@@ -150,6 +155,7 @@ impl RunningServer {
             webhook_secret: Some(webhook_secret),
             meter: Arc::new(Meter::new(spawned.id(), cores).beside(postgres.as_ref().and_then(Postgres::id))),
             postgres: postgres.as_ref().map(|postgres| postgres.url("postgres")),
+            runtime: Handle::current(),
         };
         Ok(Self { session, process: Process::Gateway(Box::new((spawned, postgres))) })
     }
@@ -172,6 +178,7 @@ impl RunningServer {
             webhook_secret: options.webhook_secret(),
             meter: Arc::new(Meter::new(options.pid, cores)),
             postgres: None,
+            runtime: Handle::current(),
         };
         Ok(Self { session, process: Process::Existing })
     }
@@ -229,7 +236,7 @@ impl Session {
 
     /// The server's metrics.
     pub fn metrics(&self) -> Result<Metrics> {
-        Metrics::scrape(self.address, &self.host)
+        self.runtime.block_on(Metrics::scrape(self.address))
     }
 
     /// The processor time that the server has used, if its process is known.

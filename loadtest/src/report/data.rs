@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+use super::number::{number, percent};
 use crate::stats::{Histogram, SLICE, Spread, Timeline};
 
 /// The percentiles that reports show.
@@ -127,6 +128,15 @@ impl Section {
     /// The name of the scenario: what stands before the colon of the title.
     pub fn name(&self) -> &str {
         self.title.split(':').next().unwrap_or(&self.title)
+    }
+
+    /// A figure in a summary: ours, the floor's, the ratio, and how far our rounds lie apart.
+    pub fn brief(&self, row: &Row) -> [String; 4] {
+        let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
+        let ours = self.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
+        let ratio = row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median));
+        let width = row.cell("gateway").and_then(Cell::width).map(percent);
+        [ours, median("floor"), ratio, width].map(Option::unwrap_or_default)
     }
 
     /// A warning, once.

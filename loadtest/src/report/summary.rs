@@ -3,8 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::data::{Cell, Report, Row, Section};
-use super::number::{number, percent};
+use super::data::{Report, Row, Section};
 
 const HEADS: [&str; 7] = ["scenario", "figure", "ours", "floor", "ratio", "spread", "command"];
 
@@ -39,18 +38,8 @@ fn section(section: &Section) -> Vec<[String; 7]> {
     let compared = section.figures.iter().filter(|row| row.compared);
     let line = |(index, row): (usize, &Row)| {
         let [name, command] = if index == 0 { first.clone() } else { Default::default() };
-        let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
-        let ours = section.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
-        let width = row.cell("gateway").and_then(Cell::width).map(percent);
-        [
-            name,
-            row.name.clone(),
-            ours.unwrap_or_default(),
-            median("floor").unwrap_or_default(),
-            row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median)).unwrap_or_default(),
-            width.unwrap_or_default(),
-            command,
-        ]
+        let [ours, floor, ratio, spread] = section.brief(row);
+        [name, row.name.clone(), ours, floor, ratio, spread, command]
     };
     compared.enumerate().map(line).collect()
 }

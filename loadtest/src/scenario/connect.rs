@@ -95,9 +95,7 @@ impl Load {
         let mut swarm = session.swarm()?;
         swarm.open(session.first_frames(0..FIRST, self.channels), self.window)?;
         let frames = session.first_frames(FIRST..FIRST + self.connections, self.channels);
-        session.meter.stage("connecting", None);
         let (_, cost) = session.measure(|| swarm.open(frames, self.window))?;
-        session.meter.stage("staying", None);
         swarm.listen(Duration::from_millis(200), false)?;
         Ok(self.figures(session, &cost))
     }
@@ -116,7 +114,6 @@ impl Load {
         live.take();
         live.run_for(BEFORE)?;
         let before = live.take().latencies;
-        session.meter.stage("connecting", None);
         let (_, cost) = session.measure(|| live.connect(last, self.window))?;
         let meanwhile = live.take().latencies;
         session.meter.observe("live before they connect", &before);

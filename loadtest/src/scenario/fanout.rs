@@ -2,10 +2,10 @@
 //! schedule. Invariant: every subscriber receives the same messages in the same order, without gap or
 //! repeat.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::Period;
+use super::{Period, percentile};
 use crate::clients::Limit;
 use crate::clients::broadcast::{self, Broadcast};
 use crate::compare;
@@ -102,37 +102,31 @@ impl Load {
         if self.broadcast.spin {
             session.meter.spin();
         }
-        session.meter.stage("connecting", None);
         let mut swarm = session.swarm()?;
         swarm.open(session.first_frames(0..self.broadcast.subscribers, 1), super::WINDOW)?;
         let mut broadcast = Broadcast::open(session, swarm, &self.broadcast)?;
         if let Some(warmup) = self.warmup {
-            session.meter.stage("warming up", warmup.time());
-            broadcast.run(warmup, |_| ())?;
+            broadcast.run(warmup)?;
         }
-        session.meter.stage("measuring", self.measured.time());
         let published = broadcast.published();
         broadcast.take();
-        let ((), cost, stored) =
-            session.measure_stored(|| broadcast.run(self.measured, |count| session.meter.count(count)))?;
+        let ((), cost, stored) = session.measure_stored(|| broadcast.run(self.measured))?;
         let published = (broadcast.published() - published) as f64;
         let measured = broadcast.take();
         session.meter.observe("delivery", &measured.latencies);
         session.meter.observe_over_time("deliveries", measured.timeline);
-        session.meter.stage("waiting for what must not arrive", None);
         broadcast.finish()?;
 
         let deliveries = measured.latencies.count() as f64;
         ensure!(deliveries > 0.0, "nothing was delivered within the measured time");
-        let percentile = |percent| measured.latencies.percentile(percent).context("nothing was delivered");
         let mut figures = vec![figure("deliveries/s", deliveries / cost.took)];
         figures.extend(session.cost_figures(&cost, "server CPU per delivery, µs", deliveries));
         // The figure to look at comes first.
         if !self.saturate && cost.server.is_some() {
             figures.swap(0, 1);
         }
-        figures.push(figure("latency p50, ms", percentile(50)?));
-        figures.push(figure("latency p99, ms", percentile(99)?));
+        figures.push(figure("latency p50, ms", percentile(&measured.latencies, 50)?));
+        figures.push(figure("latency p99, ms", percentile(&measured.latencies, 99)?));
         figures.push(aside("messages/s", published / cost.took));
         figures.extend(stored.iter().flat_map(PerEvent::figures));
         if let Some(rate) = self.broadcast.rate {

@@ -62,14 +62,12 @@ fn measure(
     if spin {
         session.meter.spin();
     }
-    session.meter.stage("connecting, and waiting until memory has settled", None);
     let mut swarm = session.swarm()?;
     swarm.open(session.first_frames(0..FIRST, channels), super::WINDOW)?;
     let before = settled(&mut swarm, session)?;
     swarm.open(session.first_frames(FIRST..FIRST + connections, channels), super::WINDOW)?;
     let after = settled(&mut swarm, session)?;
 
-    session.meter.stage("idling", Some(idle));
     let ((), cost) = session.measure(|| swarm.listen(idle, spin))?;
     let cpu = cost.server_percent().context("the server's process is not known, or gone")?;
     let grown = after as f64 - before as f64;

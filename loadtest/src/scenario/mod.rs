@@ -19,12 +19,10 @@ pub mod start;
 pub mod suite;
 pub mod webhooks;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::Value;
 
 use crate::compare::session::Session;
 use crate::stats::Histogram;
@@ -76,10 +74,4 @@ fn warn_if_missed(session: &Session, requested: f64, reached: f64) {
     if reached < requested * RATE_KEPT {
         session.meter.warn("rate_missed", format!("{reached:.0} of {requested} a second were reached"));
     }
-}
-
-/// Writes the outcome, if a file was named.
-pub fn write_json(file: Option<&PathBuf>, outcome: &Value) -> Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    std::fs::write(file, format!("{outcome:#}\n")).with_context(|| format!("cannot write {}", file.display()))
 }

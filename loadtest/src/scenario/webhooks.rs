@@ -5,17 +5,17 @@
 use std::time::{Duration, Instant};
 use testkit::payload::Payloads;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::{Period, Shape};
+use super::{Period, Shape, percentile};
 use crate::clients::Limit;
 use crate::clients::webhook_load::{Answered, WebhookLoad};
 use crate::compare;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, Side, aside, figure};
 use crate::scenario::log_depth;
-use crate::stats::{Latencies, Timeline};
+use crate::stats::{Histogram, Timeline};
 
 /// Posts webhooks as fast as they are answered, or at a rate; every answer must be 202.
 ///
@@ -103,31 +103,27 @@ impl Work {
             session.meter.spin();
         }
         if let Some(warmup) = self.warmup {
-            session.meter.stage("warming up", Some(warmup));
             load.run(Limit::Time(warmup), self.rate, |_| ())?;
         }
-        session.meter.stage("measuring", self.limit.time());
-        let (mut latencies, mut late) = (Latencies::default(), Latencies::default());
-        let (mut timeline, mut count) = (Timeline::since(Instant::now()), 0);
+        let (mut latencies, mut late) = (Histogram::new(), Histogram::new());
+        let mut timeline = Timeline::since(Instant::now());
         let ((), cost, stored) = session.measure_stored(|| {
             load.run(self.limit, self.rate, |Answered { due, sent, at }| {
                 latencies.record(at - due.unwrap_or(sent));
                 due.into_iter().for_each(|due| late.record(sent - due));
                 timeline.count(at, 1);
-                count += 1;
-                session.meter.count(count);
             })
         })?;
-        session.meter.observe("from post to 202", &latencies.histogram());
+        session.meter.observe("from post to 202", &latencies);
         session.meter.observe_over_time("webhooks", timeline);
-        let latency = latencies.summary().context("nothing was answered within the measured time")?;
+        ensure!(latencies.count() > 0, "nothing was answered within the measured time");
 
-        let reached = latency.count as f64 / cost.took;
+        let reached = latencies.count() as f64 / cost.took;
         let mut figures = vec![figure("webhooks/s", reached)];
-        figures.extend(session.cost_figures(&cost, "server CPU per webhook, µs", latency.count as f64));
-        figures.push(figure("latency p50, ms", latency.p50));
-        figures.push(figure("latency p99, ms", latency.p99));
-        figures.extend(late.summary().map(|late| aside("behind schedule p99, ms", late.p99)));
+        figures.extend(session.cost_figures(&cost, "server CPU per webhook, µs", latencies.count() as f64));
+        figures.push(figure("latency p50, ms", percentile(&latencies, 50)?));
+        figures.push(figure("latency p99, ms", percentile(&latencies, 99)?));
+        figures.extend(late.percentile(99).map(|late| aside("behind schedule p99, ms", late)));
         figures.extend(stored.into_iter().flat_map(|stored| stored.figures()));
         figures.push(aside("body, bytes", load.body_size() as f64));
         figures.extend(depth.map(|events| aside("events in the log", events as f64)));

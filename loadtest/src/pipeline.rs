@@ -226,6 +226,7 @@ fn join_chunks(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
     let (mut body, mut used) = (Vec::new(), 0);
     loop {
         let Ok(size) = httparse::parse_chunk_size(&input[used..]) else { bail!("a chunk without a size") };
+        ensure!(!input[used..].starts_with(b"\r\n"), "a chunk without a size");
         let Status::Complete((start, size)) = size else { return Ok(None) };
         let (start, size) = (used + start, usize::try_from(size)?);
         let chunk = size.checked_add(2).and_then(|length| input[start..].get(..length));

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testkit::proxy::{Link, Proxy};
 use tokio::time::timeout;
 
 use crate::support::app::{self, Backend, TestApp, on_both, token_by};
 use crate::support::client::Request;
 use crate::support::process::{self, Gateway, Home};
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::script::Script;
 
 /// No story takes longer.
@@ -109,7 +109,7 @@ const NEWS: &str = r#"[{ "name": "news", "history_size": 100, "history_ttl": "5m
 /// What the clients talk to.
 enum Server<'h> {
     Inside(Box<TestApp>),
-    Process(&'h Home, Option<Gateway<'h>>),
+    Process(&'h Home, Option<Gateway>),
 }
 
 impl Server<'_> {
@@ -155,9 +155,9 @@ impl Server<'_> {
 
 /// Plays a scenario to its good end.
 async fn play(mut server: Server<'_>, transport: &str, scenario: &str) {
-    let proxy = Proxy::to(server.address()).await;
+    let proxy = Proxy::to(server.address()).await.expect("a proxy");
     let stage = json!({
-        "proxy": proxy.address().to_string(), "direct": server.address().to_string(), "transport": transport,
+        "proxy": proxy.address.to_string(), "direct": server.address().to_string(), "transport": transport,
     });
     let mut script = match transport {
         PYTHON => Script::start_python(scenario, &stage),
@@ -192,10 +192,10 @@ async fn perform(request: &Value, server: &mut Server<'_>, proxy: &Proxy) -> Val
             let Server::Inside(app) = server else { panic!("no webhooks there") };
             app.post_runs(number("from")..=number("to")).await;
         }
-        "cut" => proxy.set(Mode::Cut),
+        "cut" => proxy.set(Link::Refused),
         "cut_after" => proxy.cut_after(u32::try_from(number("bytes")).expect("a few bytes")),
-        "silence" => proxy.set(Mode::Silent),
-        "mend" => proxy.set(Mode::Pass),
+        "silence" => proxy.set(Link::Stalled),
+        "mend" => proxy.set(Link::Open),
         "restart" => {
             server.restart().await;
             proxy.lead_to(server.address());

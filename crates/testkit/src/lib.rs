@@ -13,6 +13,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod redis;
+pub mod server;
 pub mod sse;
 pub mod target;
 pub mod token;

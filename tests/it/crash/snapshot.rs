@@ -9,7 +9,8 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 
 use super::flood::{self, Book};
-use crate::support::process::{Home, session};
+use crate::support::process::Home;
+use crate::support::store::session;
 
 /// One snapshot.
 pub struct Snapshot {
@@ -71,7 +72,7 @@ impl Snapshot {
         assert_eq!(there.len(), self.deliveries.len(), "no delivery is there twice");
         for (number, sent) in sent.iter() {
             assert!(
-                !sent.answered || there.contains(&*flood::id(*number)),
+                !sent.answered || there.contains(&*flood::id(*number).to_string()),
                 "{number} was answered, and is gone"
             );
         }
@@ -79,7 +80,7 @@ impl Snapshot {
         let per_run = self.events_by_run();
         for number in sent.keys() {
             let events = per_run.get(number).map(Vec::as_slice).unwrap_or_default();
-            if !there.contains(&*flood::id(*number)) {
+            if !there.contains(&*flood::id(*number).to_string()) {
                 assert!(events.is_empty(), "{number} has events but no delivery: {events:?}");
                 assert!(!self.runs.contains(number), "{number} has a run but no delivery");
                 continue;

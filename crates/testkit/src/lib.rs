@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod random;
 pub mod redis;
 pub mod server;
+pub mod sql;
 pub mod sse;
 pub mod target;
 pub mod token;

@@ -17,11 +17,11 @@ impl Events {
         Self(SseStream::new(answer.into_body()))
     }
 
-    /// The next event; whatever has no data, such as a comment, is left out. None after a proper end.
+    /// The next event; whatever has neither data nor an id is left out. None after a proper end.
     pub async fn next(&mut self) -> Result<Option<Sse>> {
         loop {
             let next = self.0.try_next().await.context("the stream broke off")?;
-            if next.as_ref().is_none_or(|event| event.data.is_some()) {
+            if next.as_ref().is_none_or(|event| event.data.is_some() || event.id.is_some()) {
                 return Ok(next);
             }
         }

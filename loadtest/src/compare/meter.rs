@@ -105,6 +105,14 @@ impl Meter {
         self.spins.store(true, Ordering::Relaxed);
     }
 
+    /// The same if it has a core of its own; gives whether it has.
+    pub fn spin_on_own_core(&self) -> bool {
+        if self.cores.is_some() {
+            self.spin();
+        }
+        self.cores.is_some()
+    }
+
     /// See [`Self::spin`].
     pub fn spins(&self) -> bool {
         self.spins.load(Ordering::Relaxed)

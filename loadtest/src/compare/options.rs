@@ -93,18 +93,6 @@ fn setting(text: &str) -> Result<(String, String)> {
 }
 
 impl Options {
-    /// For work that a bare server cannot do.
-    pub fn gateway_alone(mut self) -> Result<Self> {
-        ensure!(self.against != Against::Floor, "only the gateway can do this work");
-        self.against = Against::Gateway;
-        Ok(self)
-    }
-
-    /// Whether server and client have a core each.
-    pub fn has_cores(&self) -> Result<bool> {
-        Ok(self.cores.cores()?.is_some())
-    }
-
     /// The first of the secrets of a gateway that runs already.
     pub(super) fn webhook_secret(&self) -> Option<String> {
         let first = self.secret.as_deref()?.split(',').next()?.trim();

@@ -106,19 +106,7 @@ impl RunningServer {
         let out = child.stdout.as_mut().context("the floor has no output")?;
         BufReader::new(out).read_line(&mut line).await?;
         let address: SocketAddr = line.trim().parse().context("the floor does not start")?;
-        let session = Session {
-            side: Side::Floor,
-            address,
-            host: address.to_string(),
-            pid: child.id(),
-            api_key: new_secret(),
-            channel: format!("{NAMESPACE}:load"),
-            tokens: Tokens::Minted(new_secret()),
-            webhook_secret: Some(new_secret()),
-            meter: Arc::new(Meter::new(child.id(), cores)),
-            postgres: None,
-            runtime: Handle::current(),
-        };
+        let session = Session::of(Side::Floor, address, child.id(), cores);
         Ok(Self { session, process: Process::Floor(child) })
     }
 
@@ -144,18 +132,14 @@ impl RunningServer {
             ..Launch::default()
         };
         let spawned = launch.start().await?;
+        let session = Session::of(Side::Gateway, spawned.address, spawned.id(), cores);
         let session = Session {
-            side: Side::Gateway,
-            address: spawned.address,
-            host: spawned.address.to_string(),
-            pid: spawned.id(),
             api_key,
-            channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(jwt_secret),
             webhook_secret: Some(webhook_secret),
             meter: Arc::new(Meter::new(spawned.id(), cores).beside(postgres.as_ref().and_then(Postgres::id))),
             postgres: postgres.as_ref().map(|postgres| postgres.url("postgres")),
-            runtime: Handle::current(),
+            ..session
         };
         Ok(Self { session, process: Process::Gateway(Box::new((spawned, postgres))) })
     }
@@ -168,23 +152,35 @@ impl RunningServer {
             (None, None) => bail!("--url needs --jwt-secret or --token"),
         };
         let session = Session {
-            side: Side::Gateway,
-            address,
             host,
-            pid: options.pid,
             api_key: options.api_key.clone().unwrap_or_default(),
             channel: options.channel.clone(),
             tokens,
             webhook_secret: options.webhook_secret(),
-            meter: Arc::new(Meter::new(options.pid, cores)),
-            postgres: None,
-            runtime: Handle::current(),
+            ..Session::of(Side::Gateway, address, options.pid, cores)
         };
         Ok(Self { session, process: Process::Existing })
     }
 }
 
 impl Session {
+    /// One with secrets of its own.
+    fn of(side: Side, address: SocketAddr, pid: Option<u32>, cores: Option<Cores>) -> Self {
+        Self {
+            side,
+            address,
+            host: address.to_string(),
+            pid,
+            postgres: None,
+            runtime: Handle::current(),
+            api_key: new_secret(),
+            channel: format!("{NAMESPACE}:load"),
+            tokens: Tokens::Minted(new_secret()),
+            webhook_secret: Some(new_secret()),
+            meter: Arc::new(Meter::new(pid, cores)),
+        }
+    }
+
     /// Clients of this server; no connections yet.
     pub fn swarm(&self) -> Result<Swarm> {
         Swarm::new(self.address, &self.host)
@@ -284,9 +280,9 @@ impl Session {
 
 /// Raises the limit of open files; an error if it is too low.
 pub fn ensure_files(connections: usize) -> Result<()> {
-    let most = most_connections()?;
+    let most = most_connections();
     ensure!(
-        connections as u64 <= most,
+        connections <= most,
         "{connections} connections are more than the {most} for which files may be open: \
          raise the hard limit (ulimit -Hn) or ask for fewer"
     );
@@ -294,8 +290,9 @@ pub fn ensure_files(connections: usize) -> Result<()> {
 }
 
 /// How many connections there may be after the limit of open files was raised.
-pub fn most_connections() -> Result<u64> {
-    Ok(rlimit::increase_nofile_limit(u64::MAX)?.saturating_sub(OTHER_FILES))
+pub fn most_connections() -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
+    files.saturating_sub(OTHER_FILES) as usize
 }
 
 fn config(history: bool) -> String {

@@ -47,20 +47,15 @@ fn section(section: &Section) -> Vec<[String; 7]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::table::{Side, Table, aside, figure};
+    use crate::report::table::{Side, aside, figure};
 
     #[test]
     fn a_line_for_each_figure_worth_comparing() {
-        let mut table = Table::new(&[Side::Floor, Side::Gateway]);
-        table.add(Side::Floor, &[figure("x/s", 200.0), aside("%", 1.0)]);
-        table.add(Side::Gateway, &[figure("x/s", 100.0), aside("%", 1.0)]);
-        let done = Section {
-            title: "fanout: 3".into(),
-            command: "loadtest fanout".into(),
-            sides: vec!["floor".into(), "gateway".into()],
-            figures: table.rows(),
-            ..Section::default()
-        };
+        let mut done = Section::new("fanout: 3", &[Side::Floor, Side::Gateway]);
+        done.command = "loadtest fanout".into();
+        done.add(Side::Floor, &[figure("x/s", 200.0), aside("%", 1.0)]);
+        done.add(Side::Gateway, &[figure("x/s", 100.0), aside("%", 1.0)]);
+        done.conclude();
         let broken = Section { title: "idle: 1".into(), failed: Some("a | b".into()), ..Section::default() };
         let text = super::table(&Report::new(vec![done, broken]));
         let lines: Vec<Vec<&str>> =

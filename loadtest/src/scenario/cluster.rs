@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::count;
 use crate::stats::Histogram;
 
 /// Publishers at each node, each with one event at a time.
@@ -42,17 +43,17 @@ const WINDOW: usize = 32;
 #[group(skip)]
 pub struct Options {
     /// Nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=5))]
-    nodes: u8,
+    #[arg(long, default_value_t = 3, value_parser = count(2..=5))]
+    nodes: usize,
     /// Subscribers of each node.
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=5000))]
-    subscribers: u16,
+    #[arg(long, default_value_t = 300, value_parser = count(1..=5000))]
+    subscribers: usize,
     /// Channels.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    channels: u16,
+    #[arg(long, default_value_t = 50, value_parser = count(1..=1000))]
+    channels: usize,
     /// Events a second.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    rate: u32,
+    #[arg(long, default_value_t = 500, value_parser = count(1..=20_000))]
+    rate: usize,
     /// Measured seconds.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -100,7 +101,7 @@ pub async fn run(options: Options) -> Result<()> {
     eprintln!("{} subscribers are there", subscribers.len());
 
     let (published, took) = publish(&options, &cluster, &sent).await?;
-    let count: u64 = published.iter().sum();
+    let events: u64 = published.iter().sum();
     heads.send_replace(Some(published));
     let (mut here, mut elsewhere) = (Histogram::new(), Histogram::new());
     let all = async {
@@ -116,10 +117,10 @@ pub async fn run(options: Options) -> Result<()> {
         node.terminate().await?;
     }
 
-    let rate = count as f64 / took.as_secs_f64();
-    println!("published    {count} events, {rate:.0} a second, over {} nodes", options.nodes);
+    let rate = events as f64 / took.as_secs_f64();
+    println!("published    {events} events, {rate:.0} a second, over {} nodes", options.nodes);
     println!("received     {} deliveries measured, none missing", here.count() + elsewhere.count());
-    let mut figures = json!({ "scenario": "cluster", "events": count, "rate": rate });
+    let mut figures = json!({ "scenario": "cluster", "events": events, "rate": rate });
     let mut times = Vec::new();
     for (name, histogram) in [("same node", &here), ("other nodes", &elsewhere)] {
         let [p50, p99] = [50, 99].map(|percent| histogram.percentile(percent));
@@ -172,9 +173,9 @@ async fn subscribe(
     heads: &watch::Sender<Option<Vec<u64>>>,
 ) -> Result<JoinSet<Result<Heard>>> {
     let (mut opening, mut listening) = (JoinSet::new(), JoinSet::new());
-    for number in 0..usize::from(options.subscribers) * cluster.nodes.len() {
+    for number in 0..options.subscribers * cluster.nodes.len() {
         let node = number % cluster.nodes.len();
-        let channel = number / cluster.nodes.len() % usize::from(options.channels);
+        let channel = number / cluster.nodes.len() % options.channels;
         let token = token::mint_for(&cluster.jwt, &format!("subscriber-{number}"), None);
         let address = cluster.nodes[node].address;
         opening.spawn(async move {
@@ -257,11 +258,11 @@ async fn publish(options: &Options, cluster: &Cluster, sent: &SentLog) -> Result
             publishers.spawn(deliver(node, client, key, events.clone(), sent.clone()));
         }
     }
-    let mut counts = vec![0; options.channels.into()];
-    let events = (options.seconds + options.warmup) * u64::from(options.rate);
-    let (mut ticks, began) = (interval(Duration::from_secs(1) / options.rate), Instant::now());
+    let mut counts = vec![0; options.channels];
+    let events = (options.seconds + options.warmup) as usize * options.rate;
+    let (mut ticks, began) = (interval(Duration::from_secs(1) / options.rate as u32), Instant::now());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for number in 0..events as usize {
+    for number in 0..events {
         ticks.tick().await;
         let (channel, node) = (number % counts.len(), number % queues.len());
         // The entry is added in order, and corrected by the publisher that sends it.

@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::MEBI;
-use crate::compare;
+use super::{MEBI, count};
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::ws::frame::{self, Kind};
@@ -35,16 +35,14 @@ const SETTLING: Duration = Duration::from_secs(20);
 #[group(skip)]
 pub struct Options {
     /// Bad connections.
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
-    connections: u32,
+    #[arg(long, default_value_t = 200_000, value_parser = count(100..=1_000_000))]
+    connections: usize,
     /// Connections under way at once.
-    #[arg(long, default_value_t = super::WINDOW as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    window: u16,
+    #[arg(long, default_value_t = super::WINDOW, value_parser = count(1..=1024))]
+    window: usize,
     /// MiB that the server may grow by after the first tenth, if its process is known.
     #[arg(long, default_value_t = 32)]
     growth: u64,
-    #[command(flatten)]
-    servers: compare::Options,
 }
 
 /// One kind: what is sent, and what must be answered.
@@ -55,14 +53,21 @@ struct BadConnection {
     answer: &'static [u8],
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { connections, window, growth, servers } = options;
-    let title = format!("hostile: {connections} bad connections, {window} under way");
-    let measure = move |session: &Session| {
+impl Scenario for Options {
+    const GATEWAY_ALONE: bool = true;
+
+    fn title(&self) -> String {
+        format!("hostile: {} bad connections, {} under way", self.connections, self.window)
+    }
+
+    fn connections(&self) -> usize {
+        self.window
+    }
+
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(measure(session, connections as usize, window.into(), growth))
-    };
-    servers.gateway_alone()?.run(&title, window.into(), measure).await
+        runtime.block_on(measure(session, self.connections, self.window, self.growth))
+    }
 }
 
 async fn measure(session: &Session, total: usize, window: usize, growth: u64) -> Result<Vec<Figure>> {

@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 
-use super::{Shape, percentile};
-use crate::compare;
+use super::{Shape, count, percentile};
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::stats::{Histogram, Timeline};
@@ -41,38 +41,25 @@ const TIMER: Duration = Duration::from_millis(2);
 #[group(skip)]
 pub struct Options {
     /// Webhooks a second.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rate: u32,
+    #[arg(long, default_value_t = 200, value_parser = count(1..=10_000))]
+    rate: usize,
     /// For how long.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
-    seconds: u32,
+    #[arg(long, default_value_t = 10, value_parser = count(1..=600))]
+    seconds: usize,
     /// Instead of --seconds: this many webhooks.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    events: Option<u32>,
+    #[arg(long, value_parser = count(1..=1_000_000))]
+    events: Option<usize>,
     /// Seconds before them that are checked but not counted.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=60))]
-    warmup: u32,
+    #[arg(long, default_value_t = 1, value_parser = count(0..=60))]
+    warmup: usize,
     /// Connections that take turns in posting.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    connections: u16,
+    #[arg(long, default_value_t = 8, value_parser = count(1..=256))]
+    connections: usize,
     /// Seconds to wait for the last events.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     grace: u64,
     #[command(flatten)]
     shape: Shape,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-/// What one round does.
-struct Work {
-    rate: u32,
-    /// The first of them warm up.
-    warmup: usize,
-    count: usize,
-    connections: usize,
-    grace: Duration,
-    size: usize,
 }
 
 /// A run that was posted and accepted.
@@ -98,30 +85,32 @@ struct Arrival {
     position: Position,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { rate, seconds, events, warmup, connections, grace, shape, servers } = options;
-    let warmup = if events.is_some() { 0 } else { warmup * rate };
-    let work = Work {
-        rate,
-        warmup: warmup as usize,
-        count: events.unwrap_or(rate * seconds) as usize,
-        connections: connections.into(),
-        grace: Duration::from_secs(grace),
-        size: shape.size as usize,
-    };
-    let title = format!(
-        "latency: {} webhooks a round, {rate} /s over {connections} connections, {} bytes",
-        work.count, shape.size
-    );
-    servers.run(&title, connections.into(), move |session| work.measure(session)).await
-}
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { rate, connections, shape, .. } = self;
+        format!(
+            "latency: {} webhooks a round, {rate} /s over {connections} connections, {} bytes",
+            self.count(),
+            shape.size
+        )
+    }
 
-impl Work {
+    fn connections(&self) -> usize {
+        self.connections
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         // The posters wait for the moment that is due without sleeping.
         session.meter.spin();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.post_and_listen(session))
+    }
+}
+
+impl Options {
+    /// How many webhooks are counted.
+    fn count(&self) -> usize {
+        self.events.unwrap_or(self.rate * self.seconds)
     }
 
     async fn post_and_listen(&self, session: &Session) -> Result<Vec<Figure>> {
@@ -131,10 +120,11 @@ impl Work {
         let watch = session.meter.start();
         let posted = self.post(session).await?;
         let cost = session.meter.finish(watch);
+        let grace = Duration::from_secs(self.grace);
         let mut arrivals = Vec::with_capacity(posted.len());
         let mut runs = 0;
         while runs < posted.len() {
-            match timeout(self.grace, arrived.recv()).await {
+            match timeout(grace, arrived.recv()).await {
                 Ok(Some(arrival)) => {
                     runs += usize::from(arrival.run.is_some());
                     arrivals.push(arrival);
@@ -160,8 +150,9 @@ impl Work {
     /// Posts all runs on their schedule.
     async fn post(&self, session: &Session) -> Result<Vec<Posted>> {
         let target = session.target();
-        let payloads = Arc::new(Payloads::new(&target, session.webhook_secret()?, 1, self.size)?);
-        let count = self.warmup + self.count;
+        let payloads = Arc::new(Payloads::new(&target, session.webhook_secret()?, 1, self.shape.size)?);
+        let warmup = if self.events.is_some() { 0 } else { self.warmup * self.rate };
+        let count = warmup + self.count();
         let connections = self.connections.min(count);
         let mut ready = Vec::new();
         for _ in 0..connections {
@@ -170,10 +161,9 @@ impl Work {
         let start = Instant::now() + Duration::from_millis(20);
         let mut posters = JoinSet::new();
         for (turn, client) in ready.into_iter().enumerate() {
-            let rate = f64::from(self.rate);
+            let rate = self.rate as f64;
             let due = move |number: usize| start + Duration::from_secs_f64(number as f64 / rate);
-            let turns =
-                (turn..count).step_by(connections).map(move |number| (due(number), number >= self.warmup));
+            let turns = (turn..count).step_by(connections).map(move |number| (due(number), number >= warmup));
             posters.spawn(post_in_turn(client, payloads.clone(), turns.collect()));
         }
         let mut posted = Vec::with_capacity(count);
@@ -202,15 +192,14 @@ impl Work {
         session.meter.observe("from due to event", &from_due);
         session.meter.observe_over_time("events", timeline);
         let finished = counted().map(|posted| posted.answered).max().unwrap_or(began);
-        let reached = self.count as f64
-            / (finished - began).as_secs_f64().max(self.count as f64 / f64::from(self.rate));
-        super::warn_if_missed(session, self.rate.into(), reached);
+        let (count, rate) = (self.count() as f64, self.rate as f64);
+        super::warn_if_missed(session, rate, count / (finished - began).as_secs_f64().max(count / rate));
         Ok(vec![
             figure("latency p50, ms", percentile(&from_due, 50)?),
             figure("latency p99, ms", percentile(&from_due, 99)?),
             aside("latency max, ms", percentile(&from_due, 100)?),
             aside("from 202 p99, ms", percentile(&from_answered, 99)?),
-            aside("before their 202, %", overtook as f64 * 100.0 / self.count as f64),
+            aside("before their 202, %", overtook as f64 * 100.0 / count),
             aside("behind schedule p99, ms", percentile(&late, 99)?),
         ])
     }
@@ -232,7 +221,8 @@ async fn subscribe(session: &Session) -> Result<Events> {
 
 async fn read(mut events: Events, arrive: mpsc::UnboundedSender<Arrival>) -> Result<()> {
     while let Some(event) = events.next().await? {
-        if arrive.send(Arrival::read(event, Instant::now())?).is_err() {
+        // What only says where the stream begins has no data.
+        if event.data.is_some() && arrive.send(Arrival::read(event, Instant::now())?).is_err() {
             return Ok(());
         }
     }

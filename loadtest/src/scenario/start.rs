@@ -6,8 +6,8 @@ use clap::Args;
 use testkit::gateway::{Launch, new_secret};
 use testkit::postgres;
 
-use super::percentile;
-use crate::compare;
+use super::{count, percentile};
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::stats::Histogram;
@@ -26,47 +26,51 @@ use crate::stats::Histogram;
 #[group(skip)]
 pub struct Options {
     /// Starts of each kind in a round.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    starts: u16,
-    #[command(flatten)]
-    servers: compare::Options,
+    #[arg(long, default_value_t = 10, value_parser = count(1..=1000))]
+    starts: usize,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { starts, servers } = options;
-    let title = format!("start: {starts} cold starts, and {starts} after a kill");
-    servers.gateway_alone()?.run(&title, 1, move |session| measure(session, starts)).await
-}
+impl Scenario for Options {
+    const GATEWAY_ALONE: bool = true;
 
-fn measure(session: &Session, starts: u16) -> Result<Vec<Figure>> {
-    let pid = session.pid.context("the gateway's process is not known: give its --pid")?;
-    let binary = std::fs::read_link(format!("/proc/{pid}/exe")).context("the gateway is gone")?;
-    let (mut cold, mut again) = (Histogram::new(), Histogram::new());
-    for number in 0..starts {
-        session.runtime.block_on(async {
-            let environment = match &session.postgres {
-                Some(url) => environment(url, number).await?,
-                None => Vec::new(),
-            };
-            let launch = Launch { binary: Some(binary.clone()), environment, ..Launch::default() };
-            let mut gateway = launch.start().await?;
-            cold.record(gateway.ready_after);
-            gateway.kill().await?;
-            gateway.start().await?;
-            again.record(gateway.ready_after);
-            gateway.kill().await
-        })?;
+    fn title(&self) -> String {
+        format!("start: {0} cold starts, and {0} after a kill", self.starts)
     }
-    Ok(vec![
-        figure("cold start to ready p50, ms", percentile(&cold, 50)?),
-        aside("cold start to ready longest, ms", percentile(&cold, 100)?),
-        figure("start after a kill p50, ms", percentile(&again, 50)?),
-        aside("start after a kill longest, ms", percentile(&again, 100)?),
-    ])
+
+    fn connections(&self) -> usize {
+        1
+    }
+
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let pid = session.pid.context("the gateway's process is not known: give its --pid")?;
+        let binary = std::fs::read_link(format!("/proc/{pid}/exe")).context("the gateway is gone")?;
+        let (mut cold, mut again) = (Histogram::new(), Histogram::new());
+        for number in 0..self.starts {
+            session.runtime.block_on(async {
+                let environment = match &session.postgres {
+                    Some(url) => environment(url, number).await?,
+                    None => Vec::new(),
+                };
+                let launch = Launch { binary: Some(binary.clone()), environment, ..Launch::default() };
+                let mut gateway = launch.start().await?;
+                cold.record(gateway.ready_after);
+                gateway.kill().await?;
+                gateway.start().await?;
+                again.record(gateway.ready_after);
+                gateway.kill().await
+            })?;
+        }
+        Ok(vec![
+            figure("cold start to ready p50, ms", percentile(&cold, 50)?),
+            aside("cold start to ready longest, ms", percentile(&cold, 100)?),
+            figure("start after a kill p50, ms", percentile(&again, 50)?),
+            aside("start after a kill longest, ms", percentile(&again, 100)?),
+        ])
+    }
 }
 
 /// What a gateway on an empty database needs. On SQLite it makes its secrets itself.
-async fn environment(url: &str, number: u16) -> Result<Vec<(&'static str, String)>> {
+async fn environment(url: &str, number: usize) -> Result<Vec<(&'static str, String)>> {
     let name = format!("start_{number}");
     let session = postgres::session(url).await?;
     session.batch_execute(&format!("CREATE DATABASE {name}")).await?;

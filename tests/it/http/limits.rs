@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use testkit::proxy::{Link, Proxy};
+use testkit::sql::Source;
 
 use crate::support::app::{Backend, TestApp, on_both, signature};
 use crate::support::client::Request;
@@ -65,7 +66,7 @@ fn a_kill_gives_back_no_more_than_what_was_not_written_yet() {
         }
         assert_eq!(gateway.get(POLL).await.status, 429);
         // Two polls are earned in a minute, one in half of it.
-        let sql = Sql::Sqlite(home.data().join("campanile.db"));
+        let sql = Sql(Source::Sqlite(home.data().join("campanile.db")));
         let whole = format!("rate_limits WHERE free_at > {}", began + 50_000_000);
         eventually("both are written", async || sql.count(&whole).await == 1).await;
         gateway.kill9().await;

@@ -70,7 +70,7 @@ impl Node {
 
     /// A link that signs one browser in.
     pub async fn sign_in_link(&self) -> store::Result<String> {
-        Ok(sign_in::new_link(&self.core.store, &self.server.endpoints().sign_in.base).await?.0)
+        Ok(sign_in::new_link(&self.core.store, &self.server.state().sign_in.base).await?.0)
     }
 
     pub fn hub(&self) -> &Hub {

@@ -20,7 +20,7 @@ impl Node {
         let keys = new.token_keys(Some(jwt))?;
         self.core.keys.replace(keys);
         let signing = Signing::new(&new.client.token, jwt);
-        self.server.endpoints().sign_in.signing.store(Arc::new(signing));
+        self.server.state().sign_in.signing.store(Arc::new(signing));
         self.core.namespaces.store(new.channel.declared().into());
         self.core.key_set.send_replace(new.jwks_endpoint().cloned());
         Ok(())

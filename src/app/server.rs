@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 
 use super::cluster::count_users;
 use super::core::{ClientHandlers, Core, OpenCore};
-use super::http_state::Endpoints;
+use super::http_state::{self, ServerParts};
 use super::metrics::Metrics;
 use super::worker;
+use crate::clients::ClientRegistry;
 use crate::config::{Config, Secrets};
+use crate::http::HttpState;
 use crate::hub::metrics::Transport;
 use crate::hub::{Hub, HubOptions};
 use crate::limits::persistence::{self, PersistentRates};
-use crate::limits::shared::SharedCounters;
 use crate::limits::user_connections::UserConnections;
 use crate::session::{ConnectionOptions, SessionContext};
-use crate::store::Store;
 use crate::supervision::{critical, mark_thread_critical};
 use crate::tasks::monitor;
 use crate::telemetry::metrics::Label as _;
@@ -42,21 +42,16 @@ pub struct OpenServer {
     hub_thread: Arbiter,
     users: UserConnections,
     users_task: BoxFuture<'static, ()>,
-    sessions: Sessions,
-    session_context: Arc<SessionContext>,
-    counters: SharedCounters,
-    clients: crate::clients::ClientRegistry,
-    /// Whether messages of other nodes arrive without delay.
-    bus_live: watch::Receiver<bool>,
+    clients: ClientRegistry,
+    parts: ServerParts,
 }
 
 /// A running server.
 pub struct Server {
     hub: Hub,
     hub_thread: Arbiter,
-    endpoints: Endpoints,
+    state: Arc<HttpState>,
     rates: Arc<PersistentRates>,
-    store: Store,
     metrics: Arc<Metrics>,
     stopping: watch::Sender<Option<Duration>>,
     in_flight: Arc<AtomicUsize>,
@@ -93,17 +88,19 @@ impl OpenServer {
             hub_thread,
             users,
             users_task,
-            sessions: Sessions::new(core.peers.identity().uid, config.emulation.queue_max_size.bytes()),
-            session_context: Arc::new(session_context),
-            counters: core.counters.clone(),
             clients: core.clients.clone(),
-            bus_live: core.bus.live(),
+            parts: ServerParts {
+                sessions: Sessions::new(core.peers.identity().uid, config.emulation.queue_max_size.bytes()),
+                session_context: Arc::new(session_context),
+                counters: core.counters.clone(),
+                bus_live: core.bus.live(),
+            },
         }
     }
 
     /// What the core needs of it.
     pub fn handlers(&self) -> ClientHandlers {
-        let (users, sessions) = (self.users.clone(), self.sessions.clone());
+        let (users, sessions) = (self.users.clone(), self.parts.sessions.clone());
         ClientHandlers {
             hub: Some(self.hub.clone()),
             count_connections: Box::new(move |user| users.count(user)),
@@ -123,47 +120,35 @@ impl OpenServer {
     ) -> anyhow::Result<Server> {
         let store = core.store.clone();
         let interval = config.channel.position_check_interval.0;
-        let live = self.bus_live.clone();
-        core.spawn(monitor::check_positions(store.clone(), self.hub.clone(), live.clone(), interval));
-        core.spawn(self.users_task);
+        let ServerParts { sessions, session_context, bus_live, .. } = &self.parts;
+        let live = bus_live.clone();
+        core.spawn(monitor::check_positions(store.clone(), self.hub.clone(), live, interval));
         let stopping = watch::Sender::new(None);
-        let endpoints = Endpoints::new(
-            config,
-            secrets,
-            listener.local_addr()?,
-            &self.counters,
-            &self.session_context,
-            self.sessions,
-            live,
-            &stopping,
-            &core.metrics,
-        )?;
-        let rates = Arc::new(endpoints.rates());
+        let state = http_state::new(config, secrets, listener.local_addr()?, core, &self.parts, &stopping)?;
+        core.spawn(self.users_task);
+        let (rates, state) = (Arc::new(http_state::persistent_rates(&state)), Arc::new(state));
         if let Err(error) = persistence::restore(&store, &rates).await {
             tracing::warn!(%error, "the saved rates cannot be read: they start empty");
         }
-        core.spawn(persistence::run(store.clone(), rates.clone()));
+        core.spawn(persistence::run(store, rates.clone()));
         let in_flight = Arc::new(AtomicUsize::new(0));
         let parts = worker::WorkerParts {
-            store: store.clone(),
+            state: state.clone(),
             hub: self.hub.clone(),
-            publisher: core.publisher.clone(),
             metrics: core.metrics.clone(),
-            cluster: core.cluster.clone(),
-            client_registry: self.clients,
-            revoker: core.revoker.clone(),
+            clients: self.clients,
+            sessions: sessions.clone(),
             in_flight: in_flight.clone(),
-            session_context: self.session_context,
+            session_context: session_context.clone(),
             websocket: WebsocketOptions::from(config),
             stopping: stopping.subscribe(),
         };
-        let server = worker::start(config, listener.try_clone()?, endpoints.clone(), parts)?;
+        let server = worker::start(config, listener.try_clone()?, parts)?;
         Ok(Server {
             hub: self.hub,
             hub_thread: self.hub_thread,
-            endpoints,
+            state,
             rates,
-            store,
             metrics: core.metrics.clone(),
             stopping,
             in_flight,
@@ -179,8 +164,8 @@ impl Server {
         &self.hub
     }
 
-    pub(super) fn endpoints(&self) -> &Endpoints {
-        &self.endpoints
+    pub(super) fn state(&self) -> &HttpState {
+        &self.state
     }
 
     /// Not ready, no new connections, streams told and ended, requests finished. Returns the thread of
@@ -216,7 +201,7 @@ impl Server {
         }
         self.handle.stop(true).await;
         let _ = self.task.await;
-        if let Err(error) = persistence::write(&self.store, &self.rates).await {
+        if let Err(error) = persistence::write(&self.state.store, &self.rates).await {
             tracing::warn!(%error, "the rates of the last second cannot be saved");
         }
         self.hub_thread

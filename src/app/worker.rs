@@ -15,26 +15,22 @@ use actix_service::{
 use actix_web::body::EitherBody;
 use actix_web::dev::{AppConfig, Extensions, ServiceResponse};
 use actix_web::http::ConnectionType;
-use actix_web::{App, Error, HttpResponse, middleware, web};
+use actix_web::{App, Error, HttpResponse, middleware};
 use futures_util::future::{Either, TryFutureExt as _, ready};
 use tokio::sync::watch;
 
 use super::core::cores;
-use super::http_state::Endpoints;
 use super::metrics::Metrics;
 use crate::clients::{ClientRegistry, WorkerClients};
-use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::http::metrics::PollOutcome;
 use crate::http::poll::NotModifiedFastPath;
 use crate::http::tcp::TcpHandle;
-use crate::http::{error, origin, routes, websocket};
+use crate::http::{HttpState, State, error, origin, routes, websocket};
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
-use crate::publish::Publisher;
 use crate::session::SessionContext;
-use crate::store::Store;
-use crate::tasks::revocations::Revoker;
+use crate::transport::emulation::Sessions;
 use crate::transport::http_stream::Streams;
 use crate::transport::worker::{WebsocketOptions, WorkerContext};
 
@@ -49,26 +45,45 @@ const SHUTDOWN_TIMEOUT_SECS: u64 = 1;
 /// What the worker threads share.
 #[derive(Clone)]
 pub(super) struct WorkerParts {
-    pub(super) store: Store,
+    pub(super) state: Arc<HttpState>,
     pub(super) hub: Hub,
-    pub(super) publisher: Publisher,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) cluster: Cluster,
-    pub(super) client_registry: ClientRegistry,
-    pub(super) revoker: Revoker,
+    pub(super) clients: ClientRegistry,
+    pub(super) sessions: Sessions,
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) session_context: Arc<SessionContext>,
     pub(super) websocket: WebsocketOptions,
     pub(super) stopping: watch::Receiver<Option<Duration>>,
 }
 
+impl WorkerParts {
+    /// What the app of one worker thread shares. Runs on that thread.
+    fn start(self) -> State {
+        let node = self.state;
+        let fanout = Fanout::start(self.hub, self.metrics.hub.clone());
+        let clients = Rc::new(WorkerClients::default());
+        self.clients.register_worker(clients.clone(), fanout.clone());
+        let services = (
+            node.cluster.clone(),
+            node.store.clone(),
+            node.publisher.clone(),
+            self.metrics.transport.clone(),
+        );
+        let worker = WorkerContext::start(
+            self.session_context,
+            fanout,
+            clients,
+            services,
+            self.websocket,
+            self.stopping.clone(),
+        );
+        let streams = Streams { worker, sessions: self.sessions, stopping: self.stopping };
+        State { node, streams: Rc::new(streams) }
+    }
+}
+
 /// Starts the worker threads on `listener`.
-pub(super) fn start(
-    config: &Config,
-    listener: TcpListener,
-    endpoints: Endpoints,
-    parts: WorkerParts,
-) -> anyhow::Result<Server> {
+pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) -> anyhow::Result<Server> {
     let workers = config.server.workers.map_or_else(cores, |workers| workers as usize);
     let builder = Server::build()
         .workers(workers)
@@ -79,66 +94,19 @@ pub(super) fn start(
     let draining = builder.graceful_shutdown_signal();
     let server = builder.listen("http", listener, move || {
         // Runs once on each worker thread.
-        let (endpoints, parts, draining) = (endpoints.clone(), parts.clone(), draining.clone());
-        let fanout = Fanout::start(parts.hub.clone(), parts.metrics.hub.clone());
-        let clients = Rc::new(WorkerClients::default());
-        parts.client_registry.register_worker(clients.clone(), fanout.clone());
-        let services = (
-            parts.cluster.clone(),
-            parts.store.clone(),
-            parts.publisher.clone(),
-            parts.metrics.transport.clone(),
-        );
-        let (session_context, options) = (parts.session_context.clone(), parts.websocket.clone());
-        let stopping = parts.stopping.clone();
-        let worker = WorkerContext::start(
-            session_context,
-            fanout.clone(),
-            clients.clone(),
-            services,
-            options,
-            stopping,
-        );
-        let streams = Rc::new(Streams {
-            worker: worker.clone(),
-            sessions: endpoints.transports.sessions.clone(),
-            stopping: parts.stopping.clone(),
-        });
-        let (websocket_endpoint, access) = (endpoints.sockets.clone(), endpoints.access.clone());
-        let upgrade = fn_service(move |(request, framed)| {
-            let (endpoint, access, worker) = (websocket_endpoint.clone(), access.clone(), worker.clone());
-            async move { websocket::upgrade(request, framed, &endpoint, &access, worker).await }
-        });
-        let fast_path = NotModifiedFastPath {
-            access: endpoints.access.clone(),
-            endpoint: endpoints.polls.clone(),
-            store: parts.store.clone(),
-            not_modified: parts.metrics.http.polls.with(PollOutcome("not_modified")),
-        };
-        let running = parts.stopping.clone();
+        let (parts, draining) = (parts.clone(), draining.clone());
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
+        let running = stopping.clone();
+        let state = parts.start();
+        let upgraded = state.clone();
+        let upgrade =
+            fn_service(move |(request, framed)| websocket::upgrade(request, framed, upgraded.clone()));
+        let fast_path = NotModifiedFastPath {
+            not_modified: state.metrics.polls.with(PollOutcome("not_modified")),
+            state: state.node.clone(),
+        };
         let app = App::new()
-            .app_data(fanout)
-            .app_data(clients)
-            .app_data(streams)
-            .app_data(web::Data::new(parts.cluster))
-            .app_data(web::Data::new(parts.revoker))
-            .app_data(web::Data::new(parts.store.clone()))
-            .app_data(web::Data::new(parts.publisher.clone()))
-            .app_data(web::Data::from(parts.metrics.http.clone()))
-            .app_data(web::Data::from(parts.metrics.transport.clone()))
-            .app_data(web::Data::from(parts.metrics.session.clone()))
-            .app_data(web::Data::new(parts.hub))
-            .app_data(endpoints.access.clone())
-            .app_data(endpoints.webhooks.clone())
-            .app_data(endpoints.polls.clone())
-            .app_data(endpoints.builds.clone())
-            .app_data(endpoints.streams.clone())
-            .app_data(endpoints.transports.clone())
-            .app_data(endpoints.sign_in.clone())
-            .app_data(endpoints.summaries.clone())
-            .app_data(endpoints.health.clone())
-            .app_data(endpoints.api)
+            .app_data(state)
             .wrap(middleware::from_fn(move |request, next| {
                 let (in_flight, stopping) = (InFlight::new(&in_flight), stopping.clone());
                 async move {

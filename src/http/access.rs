@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use actix_web::{HttpRequest, web};
+use actix_web::HttpRequest;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
@@ -130,9 +130,4 @@ impl Access {
         }
         address
     }
-}
-
-/// The access rules of the app that serves `request`.
-pub fn of(request: &HttpRequest) -> &Access {
-    request.app_data::<web::Data<Access>>().expect("every app is built with its access rules")
 }

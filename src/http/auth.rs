@@ -8,18 +8,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::access::{self, Access};
+use super::access::Access;
 use super::error::{ApiError, ApiResult, internal};
 use super::extract::Who;
 use super::server_api::Api;
-use super::session;
+use super::{HttpState, State, session};
 use crate::auth::{NewToken, mint};
 use crate::config::Secret;
 use crate::domain::event::rfc3339;
 use crate::domain::principal::Principal;
-use crate::http::metrics::{Metrics, SignInOutcome};
+use crate::http::metrics::SignInOutcome;
 use crate::sign_in::{self, SCOPE, SignInSecret};
-use crate::store::Store;
 
 pub use super::session::{SignInEndpoint, Signing};
 
@@ -30,8 +29,8 @@ const MAX_BODY: usize = 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `POST /api/auth/links`, with the API key: a new link for whoever asks on the operator's behalf.
-pub async fn links(_: Api, endpoint: web::Data<SignInEndpoint>, store: web::Data<Store>) -> ApiResult {
-    let (link, end) = sign_in::new_link(&store, &endpoint.base).await?;
+pub async fn links(_: Api, state: State) -> ApiResult {
+    let (link, end) = sign_in::new_link(&state.store, &state.sign_in.base).await?;
     Ok(no_store(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
 }
 
@@ -41,15 +40,10 @@ struct SignIn {
 }
 
 /// `POST /api/auth/sign-in`: uses a link up. 204 with the cookie of a new session.
-pub async fn sign_in(
-    request: HttpRequest,
-    body: web::Payload,
-    endpoint: web::Data<SignInEndpoint>,
-    store: web::Data<Store>,
-    metrics: web::Data<Metrics>,
-) -> ApiResult {
-    let done = redeem_link(&request, body, &endpoint, &store).await;
-    metrics.sign_ins.inc(SignInOutcome(done.as_ref().map_or_else(ApiError::code, |_| "ok")));
+pub async fn sign_in(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    let endpoint = &state.sign_in;
+    let done = redeem_link(&request, body, &state).await;
+    state.metrics.sign_ins.inc(SignInOutcome(done.as_ref().map_or_else(ApiError::code, |_| "ok")));
     let secret = done?;
     Ok(no_store(HttpResponse::NoContent())
         .cookie(endpoint.cookie(secret.expose(), endpoint.session_ttl))
@@ -60,10 +54,9 @@ pub async fn sign_in(
 async fn redeem_link(
     request: &HttpRequest,
     body: web::Payload,
-    endpoint: &SignInEndpoint,
-    store: &Store,
+    state: &State,
 ) -> Result<SignInSecret, ApiError> {
-    let access = access::of(request);
+    let HttpState { access, sign_in: endpoint, store, .. } = &**state;
     session::check_host(request, access)?;
     session::check_origin(request, access)?;
     let bad =
@@ -99,13 +92,10 @@ async fn refused(request: &HttpRequest, access: &Access, endpoint: &SignInEndpoi
 
 /// `DELETE /api/auth/session`: signs the browser out, and ends what it has open. 204 also if it
 /// was not signed in.
-pub async fn sign_out(
-    request: HttpRequest,
-    endpoint: web::Data<SignInEndpoint>,
-    store: web::Data<Store>,
-) -> ApiResult {
-    if let Some(hash) = session::presented(&request, &endpoint)? {
-        sign_in::sign_out(&store, hash, &endpoint.signed_out).await?;
+pub async fn sign_out(request: HttpRequest, state: State) -> ApiResult {
+    let endpoint = &state.sign_in;
+    if let Some(hash) = session::presented(&request)? {
+        state.sessions.end(hash).await?;
     }
     Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie("", Duration::ZERO)).finish())
 }
@@ -123,7 +113,7 @@ pub async fn me(who: Who) -> ApiResult {
 
 /// `POST /api/auth/token`: a short-lived connection token for the signed-in browser, because
 /// sockets do not take the cookie.
-pub async fn token(who: Who, endpoint: web::Data<SignInEndpoint>) -> ApiResult {
+pub async fn token(who: Who, state: State) -> ApiResult {
     if who.session.is_none() {
         let message = "only signed-in browsers get a token here: sign in first (`campanile sign-in`)";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "session_needed", message));
@@ -131,7 +121,7 @@ pub async fn token(who: Who, endpoint: web::Data<SignInEndpoint>) -> ApiResult {
     let now = chrono::Utc::now();
     let left = who.principal.expires_at.and_then(|end| (end - now).to_std().ok());
     let ttl = left.map_or(TOKEN_TTL, |left| left.min(TOKEN_TTL));
-    let signing = endpoint.signing.load();
+    let signing = state.sign_in.signing.load();
     let claims = NewToken {
         user: who.principal.user.clone(),
         scopes: vec![SCOPE.to_owned()],

@@ -7,28 +7,23 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
-use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
-use super::poll::{self, PollEndpoint};
+use super::poll;
 use super::rate_headers::with_rate;
+use super::{HttpState, State};
 use crate::builds::{self, Appended, BuildError, BuildEvent, BuildId};
 use crate::config::Config;
 use crate::domain::position::Position;
-use crate::http::Metrics;
 use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
-use crate::publish::Publisher;
-use crate::store::Store;
 
 /// What a body may contain beside its data, in bytes.
 const ENVELOPE_ALLOWANCE: u64 = 1024;
 
 /// What the endpoint needs.
 pub struct BuildEndpoint {
-    /// The largest event, in bytes of its data.
-    pub max_publication: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
     /// Bodies in memory at once.
@@ -39,8 +34,7 @@ pub struct BuildEndpoint {
 
 impl BuildEndpoint {
     pub fn new(config: &Config, in_flight: Budget, rate: RateLimit) -> Self {
-        let max_publication = config.channel.max_publication_size.bytes();
-        Self { max_publication, body_timeout: config.limits.webhook_body_timeout.0, in_flight, rate }
+        Self { body_timeout: config.limits.webhook_body_timeout.0, in_flight, rate }
     }
 }
 
@@ -50,13 +44,13 @@ pub async fn append(
     Caller(principal): Caller,
     id: web::Path<String>,
     body: web::Payload,
-    endpoint: web::Data<BuildEndpoint>,
-    (publisher, store): (web::Data<Publisher>, web::Data<Store>),
+    state: State,
 ) -> ApiResult {
+    let HttpState { access, builds: endpoint, publisher, store, max_publication, .. } = &*state;
     let accepted = Instant::now();
     let build = BuildId::parse(&id)?;
     builds::check_owner(&principal)?;
-    let decision = endpoint.rate.check(&access::of(&request).rate_key(&request, &principal)).await;
+    let decision = endpoint.rate.check(&access.rate_key(&request, &principal)).await;
     if !decision.allowed {
         let message = "too many build events: wait, or put more into one event";
         let error = ApiError::too_many("rate_limited", message, decision.retry_secs());
@@ -65,13 +59,11 @@ pub async fn append(
     let key = request.headers().get("idempotency-key");
     let key = key.map(|key| builds::user_key(&principal, key.as_bytes())).transpose()?;
     let mut reserved = endpoint.in_flight.reserve();
-    let bounds = body::Bounds {
-        bytes: endpoint.max_publication as u64 + ENVELOPE_ALLOWANCE,
-        time: endpoint.body_timeout,
-    };
+    let bounds =
+        body::Bounds { bytes: *max_publication as u64 + ENVELOPE_ALLOWANCE, time: endpoint.body_timeout };
     let body = body::read(request.headers(), body, bounds, &mut reserved, |_| {}).await?;
-    let event = BuildEvent::parse(&body, endpoint.max_publication)?;
-    let appended = builds::append(&publisher, &store, &principal, &build, event, key, accepted).await?;
+    let event = BuildEvent::parse(&body, *max_publication)?;
+    let appended = builds::append(publisher, store, &principal, &build, event, key, accepted).await?;
     let BuildId { id, channel } = build;
     let cursor = |position: Option<Position>| position.as_ref().map(ToString::to_string);
     Ok(match appended {
@@ -96,14 +88,13 @@ pub async fn events(
     caller: Caller,
     id: web::Path<String>,
     query: web::Query<poll::PageQuery>,
-    endpoint: web::Data<PollEndpoint>,
-    (store, metrics): (web::Data<Store>, web::Data<Metrics>),
+    state: State,
 ) -> ApiResult {
     let channel = BuildId::parse(&id).map(|build| build.channel);
     let hidden =
         |error: ApiError| if error.code() == "forbidden" { BuildError::Missing.into() } else { error };
-    poll::rate_limited(&request, &caller, &endpoint, &metrics, async {
-        poll::page(&request, &caller, channel?, &query, &store, hidden).await
+    poll::rate_limited(&request, &caller, &state, async {
+        poll::page(&request, &caller, channel?, &query, &state, hidden).await
     })
     .await
 }

@@ -3,7 +3,6 @@
 //! clients of the first two (protocol §3.3 to §3.6). The client authenticates with its first command;
 //! an endpoint looks only at the request. Origins are judged by `origin`, for all routes.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
@@ -16,12 +15,13 @@ use super::body::{self, Bounds};
 use super::error::{self, ApiError, ApiResult};
 use super::state::Budgets;
 use super::tcp::{self, TcpHandle};
-use crate::cluster::{Cluster, PostOutcome};
+use super::{HttpState, State};
+use crate::cluster::PostOutcome;
 use crate::config::Config;
 use crate::limits::budget::Budget;
 use crate::protocol::form::Form;
 use crate::transport::emulation::{LocalPostOutcome, Sessions};
-use crate::transport::http_stream::{StreamRequest, Streams};
+use crate::transport::http_stream::StreamRequest;
 
 /// The options of one transport.
 #[derive(Debug, Clone, Copy)]
@@ -94,41 +94,39 @@ pub struct Query {
     pub cf_connect: Option<String>,
 }
 
-type Endpoints = web::Data<ClientStreamEndpoints>;
-
 /// `POST /connection/http_stream`
-pub async fn http_stream(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
-    open_with_body(Form::HttpStream, request, body, endpoints).await
+pub async fn http_stream(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    open_with_body(Form::HttpStream, request, body, state).await
 }
 
 /// `POST /connection/sse`
-pub async fn sse_by_body(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
-    open_with_body(Form::Sse, request, body, endpoints).await
+pub async fn sse_by_body(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    open_with_body(Form::Sse, request, body, state).await
 }
 
 /// `GET /connection/sse`
-pub async fn sse(request: HttpRequest, query: web::Query<Query>, endpoints: Endpoints) -> ApiResult {
+pub async fn sse(request: HttpRequest, query: web::Query<Query>, state: State) -> ApiResult {
     let Some(first) = query.into_inner().cf_connect else {
         let message = "the parameter cf_connect is missing: pass ?cf_connect=COMMANDS";
         return Err(ApiError::bad_request("cf_connect_missing", message));
     };
-    open(Form::Sse, &request, first.into(), &endpoints)
+    open(Form::Sse, &request, first.into(), &state)
 }
 
 /// `POST /connection/uni_http_stream`
-pub async fn uni_http_stream(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
-    open_with_body(Form::UniHttpStream, request, body, endpoints).await
+pub async fn uni_http_stream(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    open_with_body(Form::UniHttpStream, request, body, state).await
 }
 
 /// `POST /connection/uni_sse`
-pub async fn uni_sse_by_body(request: HttpRequest, body: web::Payload, endpoints: Endpoints) -> ApiResult {
-    open_with_body(Form::UniSse, request, body, endpoints).await
+pub async fn uni_sse_by_body(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    open_with_body(Form::UniSse, request, body, state).await
 }
 
 /// `GET /connection/uni_sse`: without a parameter it is an empty request.
-pub async fn uni_sse(request: HttpRequest, query: web::Query<Query>, endpoints: Endpoints) -> ApiResult {
+pub async fn uni_sse(request: HttpRequest, query: web::Query<Query>, state: State) -> ApiResult {
     let first = query.into_inner().cf_connect.unwrap_or_else(|| "{}".to_owned());
-    open(Form::UniSse, &request, first.into(), &endpoints)
+    open(Form::UniSse, &request, first.into(), &state)
 }
 
 /// Commands that a client sends after its stream has opened.
@@ -140,16 +138,12 @@ struct Post {
 }
 
 /// `POST /emulation`
-pub async fn emulate(
-    request: HttpRequest,
-    body: web::Payload,
-    endpoints: Endpoints,
-    cluster: web::Data<Cluster>,
-) -> ApiResult {
+pub async fn emulate(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    let HttpState { client_streams: endpoints, cluster, .. } = &*state;
     if ![Form::HttpStream, Form::Sse].iter().any(|form| endpoints.endpoints[form.index()].enabled) {
         return Err(disabled("http_stream, sse"));
     }
-    let text = read(&request, body, &endpoints, endpoints.largest_post).await?;
+    let text = read(&request, body, endpoints, endpoints.largest_post).await?;
     let post: Post = serde_json::from_str(&text).map_err(|_| {
         ApiError::bad_request("bad_post", "the body must be {\"session\":…,\"node\":…,\"data\":…}")
     })?;
@@ -172,39 +166,25 @@ pub async fn emulate(
     }
 }
 
-async fn open_with_body(
-    form: Form,
-    request: HttpRequest,
-    body: web::Payload,
-    endpoints: Endpoints,
-) -> ApiResult {
-    check(form, &endpoints)?;
-    let first = read(&request, body, &endpoints, endpoints.endpoints[form.index()].largest).await?;
-    open(form, &request, first, &endpoints)
+async fn open_with_body(form: Form, request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    let endpoints = &state.client_streams;
+    check(form, endpoints)?;
+    let first = read(&request, body, endpoints, endpoints.endpoints[form.index()].largest).await?;
+    open(form, &request, first, &state)
 }
 
-fn open(
-    form: Form,
-    request: &HttpRequest,
-    first: ByteString,
-    endpoints: &ClientStreamEndpoints,
-) -> ApiResult {
-    let app = request.app_data::<Rc<Streams>>().expect("every worker is built with its streams");
-    let admitted = admit(form, first, endpoints, request, app);
+fn open(form: Form, request: &HttpRequest, first: ByteString, state: &State) -> ApiResult {
+    let admitted = admit(form, first, request, state);
     // An admitted one is counted when its session is open, or when it ends before that.
     if admitted.is_err() {
-        error::count_connect(&app.worker.metrics, &admitted);
+        error::count_connect(&state.streams.worker.metrics, &admitted);
     }
     admitted
 }
 
-fn admit(
-    form: Form,
-    first: ByteString,
-    endpoints: &ClientStreamEndpoints,
-    request: &HttpRequest,
-    streams: &Rc<Streams>,
-) -> ApiResult {
+fn admit(form: Form, first: ByteString, request: &HttpRequest, state: &State) -> ApiResult {
+    let State { node, streams } = state;
+    let endpoints = &node.client_streams;
     check(form, endpoints)?;
     let largest = endpoints.endpoints[form.index()].largest;
     if first.len() as u64 > largest {

@@ -4,12 +4,11 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
-use super::access;
+use super::State;
 use super::error::{ApiResult, internal};
 use super::etag;
 use super::extract::Caller;
-use crate::dashboard::{self, Summaries};
-use crate::store::Store;
+use crate::dashboard;
 
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
@@ -25,14 +24,14 @@ pub async fn activity(
     request: HttpRequest,
     Caller(principal): Caller,
     query: web::Query<Query>,
-    store: web::Data<Store>,
+    state: State,
 ) -> ApiResult {
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
-    let namespaces = access::of(&request).namespaces.load_full();
+    let namespaces = state.access.namespaces.load_full();
     let known = etag::known(request.headers()).map(str::to_owned);
     let is_known =
         move |version: &str| known.is_some_and(|known| etag::matches(&known, &etag::of(&(limit, version))));
-    let activity = dashboard::activity(&store, &namespaces, &principal, limit, is_known).await?;
+    let activity = dashboard::activity(&state.store, &namespaces, &principal, limit, is_known).await?;
     let Some(activity) = activity else {
         return Ok(HttpResponse::Ok().json(serde_json::json!({ "events": [] })));
     };
@@ -43,13 +42,8 @@ pub async fn activity(
 }
 
 /// `GET /api/dashboard/summary`: `{"counts":{…},"channels":[…]}`.
-pub async fn summary(
-    request: HttpRequest,
-    Caller(principal): Caller,
-    summaries: web::Data<Summaries>,
-    store: web::Data<Store>,
-) -> ApiResult {
-    let summary = summaries.of(&store, &principal).await?;
+pub async fn summary(request: HttpRequest, Caller(principal): Caller, state: State) -> ApiResult {
+    let summary = state.summaries.of(&state.store, &principal).await?;
     let body = serde_json::to_string(&summary).map_err(|error| internal(&error))?;
     let tag = etag::of(&body);
     let is_known = etag::known(request.headers()).is_some_and(|known| etag::matches(known, &tag));

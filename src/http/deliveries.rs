@@ -9,11 +9,9 @@ use uuid::Uuid;
 
 use super::error::{ApiError, ApiResult, internal};
 use super::extract::Admin;
-use super::webhooks::WebhookEndpoint;
+use super::{HttpState, State};
 use crate::deliveries::{self, Delivery, DeliveryError};
 use crate::domain::event::rfc3339;
-use crate::publish::Publisher;
-use crate::store::Store;
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
@@ -60,18 +58,18 @@ pub struct Query {
 }
 
 /// `GET /api/deliveries`: newest first; `cursor` is null at the end.
-pub async fn list(_: Admin, query: web::Query<Query>, store: web::Data<Store>) -> ApiResult {
+pub async fn list(_: Admin, query: web::Query<Query>, state: State) -> ApiResult {
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let bad = |_| ApiError::bad_request("bad_cursor", "`cursor` must be one that this list returned");
     let before = query.cursor.as_deref().map(Uuid::try_parse).transpose().map_err(bad)?;
-    let (found, cursor) = deliveries::list(&store, before, limit).await?;
+    let (found, cursor) = deliveries::list(&state.store, before, limit).await?;
     let found: Vec<DeliveryOut> = found.into_iter().map(DeliveryOut::from).collect();
     Ok(HttpResponse::Ok().json(json!({ "deliveries": found, "cursor": cursor })))
 }
 
 /// `GET /api/deliveries/{id}`: one, with its payload.
-pub async fn get(_: Admin, id: web::Path<String>, store: web::Data<Store>) -> ApiResult {
-    let (delivery, payload) = deliveries::get(&store, &id).await?;
+pub async fn get(_: Admin, id: web::Path<String>, state: State) -> ApiResult {
+    let (delivery, payload) = deliveries::get(&state.store, &id).await?;
     let mut out = DeliveryOut::from(delivery);
     let text = payload.unwrap_or_else(|| "null".to_owned());
     out.payload = Some(RawValue::from_string(text).map_err(|error| internal(&error))?);
@@ -79,14 +77,9 @@ pub async fn get(_: Admin, id: web::Path<String>, store: web::Data<Store>) -> Ap
 }
 
 /// `POST /api/deliveries/{id}/process`: processes a delivery again that failed or was ignored.
-pub async fn process(
-    _: Admin,
-    id: web::Path<String>,
-    endpoint: web::Data<WebhookEndpoint>,
-    publisher: web::Data<Publisher>,
-    store: web::Data<Store>,
-) -> ApiResult {
-    let delivery = deliveries::process(&publisher, &store, &endpoint.repos, &id).await?;
+pub async fn process(_: Admin, id: web::Path<String>, state: State) -> ApiResult {
+    let HttpState { publisher, store, webhooks, .. } = &*state;
+    let delivery = deliveries::process(publisher, store, &webhooks.repos, &id).await?;
     Ok(HttpResponse::Ok().json(DeliveryOut::from(delivery)))
 }
 

@@ -7,10 +7,11 @@ use std::fmt;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::{HttpResponse, ResponseError, web};
+use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
-use super::metrics::{Metrics, RefusalCode};
+use super::State;
+use super::metrics::RefusalCode;
 use crate::auth::TokenError;
 use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
@@ -219,8 +220,8 @@ pub fn count_connect<T>(metrics: &transport::Metrics, done: &Result<T, ApiError>
 /// Counts an answer that is a refusal by its code, wherever on the way it was made.
 pub fn count_refusal<B>(response: &ServiceResponse<B>) {
     let refusal = response.response().error().and_then(|error| error.as_error::<ApiError>());
-    if let (Some(error), Some(metrics)) = (refusal, response.request().app_data::<web::Data<Metrics>>()) {
-        metrics.refusals.inc(RefusalCode(error.code()));
+    if let Some(error) = refusal {
+        State::of(response.request()).metrics.refusals.inc(RefusalCode(error.code()));
     }
 }
 

@@ -2,7 +2,6 @@
 //! `Last-Event-ID` or `cursor`; one forbidden channel refuses all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,24 +11,19 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::access;
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
-use super::session;
 use super::tcp::{self, TcpHandle};
-use crate::clients::WorkerClients;
+use super::{HttpState, State};
 use crate::config::Config;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
-use crate::hub::fanout::Fanout;
 use crate::limits::budget::Budget;
 use crate::limits::user_connections::{Capacity, UserConnections};
 use crate::resources;
-use crate::store::Store;
-use crate::transport::Metrics;
 use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
 
 /// What the endpoint needs.
@@ -75,35 +69,23 @@ pub struct Query {
 }
 
 /// Opens a stream.
-pub async fn open(
-    request: HttpRequest,
-    query: web::Query<Query>,
-    endpoint: web::Data<StreamEndpoint>,
-    store: web::Data<Store>,
-    metrics: web::Data<Metrics>,
-) -> ApiResult {
-    let done = try_open(request, query, endpoint, store, metrics.clone()).await;
-    error::count_connect(&metrics, &done);
+pub async fn open(request: HttpRequest, query: web::Query<Query>, state: State) -> ApiResult {
+    let done = try_open(request, query, &state).await;
+    error::count_connect(&state.streams.worker.metrics, &done);
     done
 }
 
-async fn try_open(
-    request: HttpRequest,
-    query: web::Query<Query>,
-    endpoint: web::Data<StreamEndpoint>,
-    store: web::Data<Store>,
-    metrics: web::Data<Metrics>,
-) -> ApiResult {
+async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State) -> ApiResult {
+    let HttpState { access, event_streams: endpoint, store, .. } = &**state;
     if !endpoint.enabled {
         let message = "event streams are disabled (sse.enabled): poll GET /api/events";
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
-    let access = access::of(&request);
     let who = extract::identify(&request, query.token.as_deref()).await?;
     let principal = who.principal;
     let channels = channels(&principal, query.channels.as_deref(), endpoint.max_channels)?;
     for channel in &channels {
-        let resource = resources::lookup(&store, channel).await?;
+        let resource = resources::lookup(store, channel).await?;
         access.check(&principal, Action::Subscribe, channel, &resource)?;
     }
     let mut positions = positions(&request, &query, &channels)?;
@@ -136,21 +118,19 @@ async fn try_open(
         from: positions.remove(&channel),
         channel,
     });
-    let fanout = request.app_data::<Rc<Fanout>>().expect("every worker is built with a fan-out").clone();
-    let clients =
-        request.app_data::<Rc<WorkerClients>>().expect("every worker is built with its clients").clone();
+    let worker = &state.streams.worker;
     let (abort, closed) = TcpHandle::of(&request);
     let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let context = EventStreamContext {
-        fanout,
-        store: store.as_ref().clone(),
-        metrics: metrics.into_inner(),
+        fanout: worker.fanout.clone(),
+        store: store.clone(),
+        metrics: worker.metrics.clone(),
         options: endpoint.options.clone(),
         stopping: endpoint.stopping.clone(),
         abort,
         closed,
-        revoked: who.session.map(|secret| session::ended(&request, secret)),
-        clients,
+        revoked: who.session.map(|session| Box::pin(state.sessions.ended(session)) as _),
+        clients: worker.clients.clone(),
         principal: Arc::unwrap_or_clone(principal),
         held: Box::new((counted, by_user)),
     };

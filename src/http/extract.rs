@@ -8,9 +8,8 @@ use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::future::{Either, LocalBoxFuture};
 
-use super::access;
 use super::error::ApiError;
-use super::session;
+use super::{State, session};
 use crate::auth::{self, TokenError};
 use crate::domain::access::is_admin;
 use crate::domain::principal::Principal;
@@ -66,7 +65,7 @@ fn by_token(request: &HttpRequest, token: Option<&str>) -> Result<Option<Arc<Pri
         Some(header) => Some(auth::bearer(header).ok_or(TokenError::Invalid)?),
         None => token,
     };
-    token.map(|token| access::of(request).authenticate(token)).transpose()
+    token.map(|token| State::of(request).access.authenticate(token)).transpose()
 }
 
 /// The caller by the session cookie.

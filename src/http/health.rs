@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::HttpResponse;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::metrics::{Limit, Metrics};
+use super::metrics::Limit;
+use super::{HttpState, State};
 use crate::limits::budget::Budget;
 use crate::publish;
-use crate::store::Store;
 use crate::telemetry::metrics::Registry;
 
 /// How long `/readyz` waits for the store.
@@ -41,7 +41,8 @@ pub async fn health() -> HttpResponse {
 }
 
 /// `GET /readyz`: 200 when this node can keep its promise, 503 otherwise.
-pub async fn ready(endpoint: web::Data<HealthEndpoint>, store: web::Data<Store>) -> HttpResponse {
+pub async fn ready(state: State) -> HttpResponse {
+    let HttpState { health: endpoint, store, .. } = &*state;
     let probed = tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await;
     // After the probe, so that a node that began to stop meanwhile does not call itself ready.
     if endpoint.stopping.borrow().is_some() {
@@ -62,7 +63,8 @@ pub async fn ready(endpoint: web::Data<HealthEndpoint>, store: web::Data<Store>)
 }
 
 /// `GET /metrics`: OpenMetrics text.
-pub async fn metrics(endpoint: web::Data<HealthEndpoint>, metrics: web::Data<Metrics>) -> HttpResponse {
+pub async fn metrics(state: State) -> HttpResponse {
+    let HttpState { health: endpoint, metrics, .. } = &*state;
     let show = |name, used: u64, max: u64| {
         metrics.limit_used.with(Limit(name)).set(i64::try_from(used).unwrap_or(i64::MAX));
         metrics.limit_max.with(Limit(name)).set(i64::try_from(max).unwrap_or(i64::MAX));

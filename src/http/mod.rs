@@ -28,8 +28,79 @@ pub mod tcp;
 pub mod webhooks;
 pub mod websocket;
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
+
+use crate::cluster::Cluster;
+use crate::dashboard::Summaries;
+use crate::publish::Publisher;
+use crate::sign_in::OpenSessions;
+use crate::store::Store;
+use crate::tasks::revocations::Revoker;
+use crate::transport::http_stream::Streams;
 use error::ApiError;
 pub use metrics::Metrics;
+
+/// What the handlers of a node share.
+pub struct HttpState {
+    pub store: Store,
+    pub publisher: Publisher,
+    pub cluster: Cluster,
+    pub revoker: Revoker,
+    pub sessions: OpenSessions,
+    pub metrics: Arc<Metrics>,
+    pub access: access::Access,
+    pub summaries: Summaries,
+    /// The largest event, in bytes of its data.
+    pub max_publication: usize,
+    pub webhooks: webhooks::WebhookEndpoint,
+    pub polls: poll::PollEndpoint,
+    pub builds: builds::BuildEndpoint,
+    pub event_streams: event_stream::StreamEndpoint,
+    pub client_streams: client_streams::ClientStreamEndpoints,
+    pub websocket: websocket::WebSocketEndpoint,
+    pub sign_in: session::SignInEndpoint,
+    pub health: health::HealthEndpoint,
+}
+
+/// The state of the app on one worker thread, and its only application data. Handlers take it as an
+/// extractor.
+#[derive(Clone)]
+pub struct State {
+    pub node: Arc<HttpState>,
+    /// Opens client streams on this thread.
+    pub streams: Rc<Streams>,
+}
+
+impl State {
+    /// The state of the app that serves `request`.
+    pub fn of(request: &HttpRequest) -> &Self {
+        request.app_data().expect("every app is built with its state")
+    }
+}
+
+impl Deref for State {
+    type Target = HttpState;
+
+    fn deref(&self) -> &HttpState {
+        &self.node
+    }
+}
+
+impl FromRequest for State {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self::of(request).clone()))
+    }
+}
 
 /// A `limit` in a query: a number from 1 to `max`, `default` if absent.
 fn parse_limit(limit: Option<&str>, default: u32, max: u32) -> Result<u32, ApiError> {

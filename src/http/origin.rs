@@ -8,7 +8,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
 
-use super::access;
+use super::State;
 use super::error::ApiError;
 
 /// Headers for every answer, and the judgement on `Origin`.
@@ -18,7 +18,7 @@ pub async fn guard(
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let allowed = origin.as_ref().is_some_and(|origin| {
-        origin.to_str().is_ok_and(|text| access::of(request.request()).origins.allow(text))
+        origin.to_str().is_ok_and(|text| State::of(request.request()).access.origins.allow(text))
     });
     let preflight = *request.method() == Method::OPTIONS;
     // As the router sees it, so that no escape in the path leads past this.

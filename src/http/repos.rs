@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::State;
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
 use crate::domain::event::rfc3339;
 use crate::domain::workflow::{WorkflowJob, WorkflowRun};
 use crate::repos::{self, ListRequest, Listed, Repo, RepoCursor};
-use crate::store::Store;
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
@@ -69,18 +69,15 @@ pub struct ListQuery {
 }
 
 /// `GET /api/repos`: by owner and name; `cursor` is null at the end.
-pub async fn list(
-    Caller(principal): Caller,
-    query: web::Query<ListQuery>,
-    store: web::Data<Store>,
-) -> ApiResult {
+pub async fn list(Caller(principal): Caller, query: web::Query<ListQuery>, state: State) -> ApiResult {
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let ListQuery { org, q, status, cursor, .. } = query.into_inner();
     if [&org, &q, &status].into_iter().flatten().any(|text| text.contains('\0')) {
         return Err(ApiError::bad_request("bad_query", "the query must not contain NUL"));
     }
     let after = cursor.as_deref().map(parse_cursor).transpose()?;
-    let listed = repos::list(&store, &principal, ListRequest { owner: org, text: q, status, after, limit });
+    let listed =
+        repos::list(&state.store, &principal, ListRequest { owner: org, text: q, status, after, limit });
     let Listed { repos, next } = listed.await?;
     let repos: Vec<RepoOut> = repos.into_iter().map(|(repo, run)| RepoOut::new(repo, run)).collect();
     let cursor = next.as_ref().map(ToString::to_string);
@@ -97,8 +94,8 @@ fn missing() -> ApiError {
 }
 
 /// `GET /api/repos/{id}`, where the id is our UUID or `owner%2Fname`.
-pub async fn get(Caller(principal): Caller, id: web::Path<String>, store: web::Data<Store>) -> ApiResult {
-    let (repo, run) = repos::get(&store, &principal, &id).await?.ok_or_else(missing)?;
+pub async fn get(Caller(principal): Caller, id: web::Path<String>, state: State) -> ApiResult {
+    let (repo, run) = repos::get(&state.store, &principal, &id).await?.ok_or_else(missing)?;
     Ok(HttpResponse::Ok().json(RepoOut::new(repo, run)))
 }
 
@@ -114,7 +111,7 @@ pub async fn runs(
     Caller(principal): Caller,
     id: web::Path<String>,
     query: web::Query<RunsQuery>,
-    store: web::Data<Store>,
+    state: State,
 ) -> ApiResult {
     let day = match &query.date {
         None => Utc::now().date_naive(),
@@ -124,7 +121,7 @@ pub async fn runs(
             .filter(|_| text.len() == 10)
             .ok_or_else(|| ApiError::bad_request("bad_date", "`date` must be a day such as 2026-11-21"))?,
     };
-    let runs = repos::runs_of_day(&store, &principal, &id, day).await?.ok_or_else(missing)?;
+    let runs = repos::runs_of_day(&state.store, &principal, &id, day).await?.ok_or_else(missing)?;
     let runs: Vec<RunOut> = runs.into_iter().map(|(run, jobs)| RunOut { run, jobs }).collect();
     Ok(HttpResponse::Ok().json(json!({ "date": day.to_string(), "runs": runs })))
 }

@@ -5,23 +5,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use actix_web::HttpRequest;
 use actix_web::cookie::time::Duration as CookieAge;
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::header::HeaderName;
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, web};
 use arc_swap::ArcSwap;
-use futures_util::future::LocalBoxFuture;
-use tokio::sync::watch;
 
-use super::access::{self, Access};
+use super::access::Access;
 use super::error::ApiError;
-use super::origin;
+use super::{HttpState, State, origin};
 use crate::config::{Config, Origin, Secret, Secrets, TokenConfig};
 use crate::domain::principal::Principal;
 use crate::limits::rate_limit::RateLimit;
 use crate::sign_in::{self, SecretHash, SignInSecret};
-use crate::store::Store;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -39,8 +36,6 @@ pub struct SignInEndpoint {
     pub failures: RateLimit,
     /// Makes the tokens that are handed to a signed-in browser; a reload changes it.
     pub signing: ArcSwap<Signing>,
-    /// Tells the streams of this node that somebody signed out.
-    pub signed_out: watch::Sender<()>,
 }
 
 /// What our own tokens are signed with, and must say to be let in.
@@ -76,7 +71,6 @@ impl SignInEndpoint {
             max_sessions: config.limits.sessions,
             failures,
             signing: ArcSwap::from_pointee(Signing::new(&config.client.token, &secrets.jwt)),
-            signed_out: watch::Sender::new(()),
         }
     }
 
@@ -99,36 +93,27 @@ impl SignInEndpoint {
 
 /// The principal of the session cookie of `request`; `None` without a cookie.
 pub async fn of(request: &HttpRequest) -> Result<Option<(Principal, SecretHash)>, ApiError> {
-    let (endpoint, store) = (endpoint(request), store(request));
-    let Some(secret) = presented(request, endpoint)? else { return Ok(None) };
-    let principal = sign_in::principal_of(store, secret).await?.ok_or_else(|| {
+    let state = State::of(request);
+    let Some(secret) = presented(request)? else { return Ok(None) };
+    let principal = sign_in::principal_of(&state.store, secret).await?.ok_or_else(|| {
         let message = "the session has ended: sign in again with a link from `campanile sign-in`";
         ApiError::new(StatusCode::UNAUTHORIZED, "session_over", message)
     })?;
     // A blocked user stays blocked, however it authenticates.
-    access::of(request).revocations.check(&principal, chrono::Utc::now())?;
+    state.access.revocations.check(&principal, chrono::Utc::now())?;
     Ok(Some((principal, secret)))
 }
 
 /// The secret that `request` presents, if the request comes from our own page.
-pub(super) fn presented(
-    request: &HttpRequest,
-    endpoint: &SignInEndpoint,
-) -> Result<Option<SecretHash>, ApiError> {
-    let Some(cookie) = request.cookie(endpoint.cookie_name()) else { return Ok(None) };
-    let access = access::of(request);
+pub(super) fn presented(request: &HttpRequest) -> Result<Option<SecretHash>, ApiError> {
+    let HttpState { sign_in, access, .. } = &**State::of(request);
+    let Some(cookie) = request.cookie(sign_in.cookie_name()) else { return Ok(None) };
     check_host(request, access)?;
     check_origin(request, access)?;
     if !request.method().is_safe() && !is_proven(request) {
         return Err(origin::forbidden());
     }
     Ok(SignInSecret::parse(cookie.value()).map(|secret| secret.hash()))
-}
-
-/// Resolves when the session is over.
-pub fn ended(request: &HttpRequest, secret: SecretHash) -> LocalBoxFuture<'static, ()> {
-    let (store, signed_out) = (store(request).clone(), endpoint(request).signed_out.subscribe());
-    Box::pin(sign_in::ended(store, secret, signed_out))
 }
 
 /// The request must be addressed to a name of ours. A page that another name of this address has
@@ -172,12 +157,4 @@ pub(super) fn check_origin(request: &HttpRequest, access: &Access) -> Result<(),
 fn is_proven(request: &HttpRequest) -> bool {
     let headers = request.headers();
     headers.contains_key(header::ORIGIN) || headers.get(&FETCH_SITE).is_some_and(|site| site == "same-origin")
-}
-
-fn endpoint(request: &HttpRequest) -> &SignInEndpoint {
-    request.app_data::<web::Data<SignInEndpoint>>().expect("every app is built with its sign-in endpoint")
-}
-
-fn store(request: &HttpRequest) -> &Store {
-    request.app_data::<web::Data<Store>>().expect("every app is built with its store")
 }

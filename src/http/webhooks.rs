@@ -9,18 +9,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::access;
 use super::body;
 use super::error::{ApiError, ApiResult, internal};
+use super::{HttpState, State};
 use crate::config::{Config, Secrets};
-use crate::domain::delivery::{DeliveryId, DeliveryStatus};
-use crate::http::metrics::{Metrics, WebhookOutcome};
+use crate::deliveries::{self, AcceptError, Accepted, Incoming};
+use crate::domain::delivery::DeliveryId;
+use crate::http::metrics::WebhookOutcome;
 use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
-use crate::publish::{Committed, Publisher};
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
-use crate::sources::github::{BadBody, BadRepoMap, Received, RepoMap, body_text, unit_of};
-use crate::store::Store;
+use crate::sources::github::{BadBody, BadRepoMap, RepoMap};
 
 /// What the endpoint needs.
 pub struct WebhookEndpoint {
@@ -59,49 +58,35 @@ impl WebhookEndpoint {
 }
 
 /// Takes one delivery. 2xx means that it is durable.
-pub async fn receive(
-    request: HttpRequest,
-    body: web::Payload,
-    endpoint: web::Data<WebhookEndpoint>,
-    publisher: web::Data<Publisher>,
-    store: web::Data<Store>,
-    metrics: web::Data<Metrics>,
-) -> ApiResult {
+pub async fn receive(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let accepted = Instant::now();
-    let done = take(&request, body, &endpoint, &publisher, &store, accepted).await;
+    let done = take(&request, body, &state, accepted).await;
     let outcome = match &done {
-        Ok(taken) if taken.duplicate => "duplicate",
-        Ok(taken) => taken.status.as_str(),
+        Ok((_, Accepted::Duplicate)) => "duplicate",
+        Ok((_, Accepted::New(status))) => status.as_str(),
         Err(error) => error.code(),
     };
-    metrics.webhooks.inc(WebhookOutcome(outcome));
-    let delivery = done.as_ref().ok().map(|taken| taken.id.as_str());
-    tracing::debug!(delivery, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
-    done.map(|taken| {
-        if taken.duplicate {
-            HttpResponse::Ok()
-                .json(json!({ "received": true, "deliveryId": taken.id.as_str(), "duplicate": true }))
-        } else {
-            HttpResponse::Accepted().json(json!({ "received": true, "deliveryId": taken.id.as_str() }))
+    state.metrics.webhooks.inc(WebhookOutcome(outcome));
+    let id = done.as_ref().ok().map(|(id, _)| id.as_str());
+    tracing::debug!(delivery = id, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
+    done.map(|(id, accepted)| match accepted {
+        Accepted::Duplicate => {
+            HttpResponse::Ok().json(json!({ "received": true, "deliveryId": id.as_str(), "duplicate": true }))
+        }
+        Accepted::New(_) => {
+            HttpResponse::Accepted().json(json!({ "received": true, "deliveryId": id.as_str() }))
         }
     })
-}
-
-struct Taken {
-    id: DeliveryId,
-    status: DeliveryStatus,
-    duplicate: bool,
 }
 
 async fn take(
     request: &HttpRequest,
     body: web::Payload,
-    endpoint: &WebhookEndpoint,
-    publisher: &Publisher,
-    store: &Store,
+    state: &State,
     accepted: Instant,
-) -> Result<Taken, ApiError> {
-    let address = access::of(request).address_of(request);
+) -> Result<(DeliveryId, Accepted), ApiError> {
+    let HttpState { access, webhooks: endpoint, publisher, store, .. } = &**state;
+    let address = access.address_of(request);
     if !endpoint.allowed_addresses.is_empty()
         && !endpoint.allowed_addresses.iter().any(|net| net.contains(&address))
     {
@@ -129,20 +114,11 @@ async fn take(
             "the signature is invalid: check that GitHub has the same secret",
         ));
     }
-    let payload = body_text(text(headers, "content-type"), &body).map_err(bad_body)?;
-    let received = Received {
-        delivery_id: delivery_id.clone(),
-        event,
-        payload: &payload,
-        received_at: store.now(),
-        accepted,
-    };
-    let (unit, status) = unit_of(received, &endpoint.repos).map_err(|error| internal(&error))?;
-    // The payload lives on in the unit, compressed; the reservation covers it until it is stored.
-    drop(payload);
-    drop(body);
-    let duplicate = matches!(publisher.commit(unit).await?, Committed::Duplicate(_));
-    Ok(Taken { id: delivery_id, status, duplicate })
+    let content_type = text(headers, "content-type");
+    let incoming = Incoming { id: delivery_id.clone(), event, content_type, body, accepted };
+    // The reservation covers the payload until it is stored.
+    let accepted = deliveries::accept(publisher, store, &endpoint.repos, incoming).await?;
+    Ok((delivery_id, accepted))
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
@@ -180,12 +156,20 @@ fn event_name(headers: &HeaderMap) -> Result<&str, ApiError> {
     })
 }
 
-fn bad_body(error: BadBody) -> ApiError {
-    let code = match error {
-        BadBody::Empty => "body_empty",
-        BadBody::NotUtf8 => "body_not_utf8",
-        BadBody::NotJson => "body_not_json",
-        BadBody::NoPayload => "form_without_payload",
-    };
-    ApiError::bad_request(code, error.to_string())
+impl From<AcceptError> for ApiError {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::Pack(error) => internal(&error),
+            AcceptError::Publish(error) => error.into(),
+            AcceptError::BadBody(error) => {
+                let code = match error {
+                    BadBody::Empty => "body_empty",
+                    BadBody::NotUtf8 => "body_not_utf8",
+                    BadBody::NotJson => "body_not_json",
+                    BadBody::NoPayload => "form_without_payload",
+                };
+                Self::bad_request(code, error.to_string())
+            }
+        }
+    }
 }

@@ -3,8 +3,6 @@
 //! checks itself what those check elsewhere: path, method, version, origin, limits. Who the client is
 //! comes with its first command.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_codec::Framed;
@@ -19,14 +17,12 @@ use bytestring::ByteString;
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
-use super::access::Access;
 use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
-use super::metrics::{Metrics, RefusalCode};
-use super::origin;
+use super::metrics::RefusalCode;
+use super::{HttpState, State, origin};
 use crate::limits::budget::{Budget, Reserved};
 use crate::transport::websocket::SocketClient;
-use crate::transport::worker::WorkerContext;
 
 pub const PATH: &str = "/connection/websocket";
 /// The path of clients that only listen.
@@ -45,7 +41,6 @@ pub struct WebSocketEndpoint {
     pub uni_enabled: bool,
     /// Open sockets of this node; `None` without a limit.
     pub open: Option<Budget>,
-    pub metrics: Arc<Metrics>,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
 }
@@ -54,11 +49,10 @@ pub struct WebSocketEndpoint {
 pub async fn upgrade(
     request: Request,
     mut framed: Framed<TcpStream, h1::Codec>,
-    endpoint: &WebSocketEndpoint,
-    access: &Access,
-    worker: Rc<WorkerContext>,
+    state: State,
 ) -> Result<(), actix_web::Error> {
-    let admitted = admit(&request, endpoint, access);
+    let worker = &state.streams.worker;
+    let admitted = admit(&request, &state);
     // An admitted one is counted when its session is open, or when it ends before that.
     if admitted.is_err() {
         error::count_connect(&worker.metrics, &admitted);
@@ -66,7 +60,7 @@ pub async fn upgrade(
     let (answer, held) = match admitted {
         Ok(held) => (accepted(&request), Some(held)),
         Err(error) => {
-            endpoint.metrics.refusals.inc(RefusalCode(error.code()));
+            state.metrics.refusals.inc(RefusalCode(error.code()));
             (refused(error), None)
         }
     };
@@ -81,14 +75,13 @@ pub async fn upgrade(
     let parts = framed.into_parts();
     // A copy, because the dispatcher's buffer is large and would live as long as the socket.
     let first = BytesMut::from(&parts.read_buf[..]);
-    actix_rt::spawn(worker.serve(parts.io, first, client, held));
+    actix_rt::spawn(worker.clone().serve(parts.io, first, client, held));
     Ok(())
 }
 
 fn admit(
     request: &Request,
-    endpoint: &WebSocketEndpoint,
-    access: &Access,
+    HttpState { websocket: endpoint, access, .. }: &HttpState,
 ) -> Result<Option<Reserved>, ApiError> {
     let (enabled, section) = match request.path() {
         PATH => (endpoint.enabled, "websocket"),

@@ -8,11 +8,12 @@ use actix_web::{HttpRequest, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::access::{self, Access};
+use super::access::Access;
 use super::error::{ApiError, ApiResult};
 use super::etag;
 use super::extract::Caller;
 use super::rate_headers::{add_rate, with_rate};
+use super::{HttpState, State};
 use crate::domain::access::{Action, Denied, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -20,7 +21,7 @@ use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::history::{self, Bounds, Found, Page, PageRequest};
-use crate::http::metrics::{Metrics, PollOutcome};
+use crate::http::metrics::PollOutcome;
 use crate::limits::rate_limit::RateLimit;
 use crate::protocol::polled;
 use crate::resources;
@@ -59,16 +60,14 @@ pub async fn events(
     request: HttpRequest,
     caller: Caller,
     query: web::Query<Query>,
-    endpoint: web::Data<PollEndpoint>,
-    store: web::Data<Store>,
-    metrics: web::Data<Metrics>,
+    state: State,
 ) -> ApiResult {
     let Query { channel, cursor, limit } = query.into_inner();
     let query = PageQuery { cursor, limit };
-    rate_limited(&request, &caller, &endpoint, &metrics, async {
+    rate_limited(&request, &caller, &state, async {
         let channel = ChannelName::parse(channel.as_deref().unwrap_or_default())
             .map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))?;
-        page(&request, &caller, channel, &query, &store, |error| error).await
+        page(&request, &caller, channel, &query, &state, |error| error).await
     })
     .await
 }
@@ -77,11 +76,10 @@ pub async fn events(
 pub(super) async fn rate_limited(
     request: &HttpRequest,
     Caller(principal): &Caller,
-    endpoint: &PollEndpoint,
-    metrics: &Metrics,
+    HttpState { access, polls, metrics, .. }: &HttpState,
     poll: impl Future<Output = ApiResult>,
 ) -> ApiResult {
-    let decision = endpoint.rate.check(&access::of(request).rate_key(request, principal)).await;
+    let decision = polls.rate.check(&access.rate_key(request, principal)).await;
     if !decision.allowed {
         metrics.polls.inc(PollOutcome("limited"));
         let message = "too many polls: wait, or use the event stream";
@@ -150,10 +148,9 @@ pub(super) async fn page(
     Caller(principal): &Caller,
     channel: ChannelName,
     query: &PageQuery,
-    store: &Store,
+    HttpState { access, store, .. }: &HttpState,
     hidden: impl FnOnce(ApiError) -> ApiError,
 ) -> ApiResult {
-    let access = access::of(request);
     let resource = resources::lookup(store, &channel).await?;
     let judged = judge_poll(access, principal, &channel, &resource, query).map_err(hidden)?;
     let known = etag::known(request.headers());

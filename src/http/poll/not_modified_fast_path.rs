@@ -2,30 +2,26 @@
 //! tag of that end. Most polls are like that, and nothing about them has to wait. Every other request goes
 //! on to the routes, and nothing was counted or changed on the way.
 
+use std::sync::Arc;
+
 use actix_http::Request;
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, web};
 
-use super::{PATH, PageQuery, PollEndpoint, Query, etag_at_end, judge_poll};
+use super::{PATH, PageQuery, Query, etag_at_end, judge_poll};
 use crate::auth;
 use crate::domain::channel::ChannelName;
 use crate::http::access::Access;
 use crate::http::rate_headers::add_rate;
-use crate::http::{etag, origin};
+use crate::http::{HttpState, etag, origin};
 use crate::resources;
-use crate::store::Store;
 use crate::telemetry::metrics::Counter;
 
 /// Answers such polls.
 #[derive(Clone)]
 pub struct NotModifiedFastPath {
-    /// Who may what.
-    pub access: web::Data<Access>,
-    /// The rate of polls.
-    pub endpoint: web::Data<PollEndpoint>,
-    /// Knows the heads of the channels if this process is the only writer.
-    pub store: Store,
+    pub state: Arc<HttpState>,
     /// Counts such polls.
     pub not_modified: Counter,
 }
@@ -41,10 +37,12 @@ impl NotModifiedFastPath {
         if !is_poll || headers.contains_key(header::ORIGIN) {
             return None;
         }
-        self.store.heads()?;
+        let HttpState { access, store, polls, .. } = &*self.state;
+        // They are known if this process is the only writer.
+        store.heads()?;
         let known = text(headers.get(header::IF_NONE_MATCH)?)?;
         let token = auth::bearer(text(headers.get(header::AUTHORIZATION)?)?)?;
-        let principal = self.access.authenticate_from_cache(token)?;
+        let principal = access.authenticate_from_cache(token)?;
         let Query { channel, cursor, limit } =
             web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
         let channel = ChannelName::parse(&channel?).ok()?;
@@ -52,10 +50,10 @@ impl NotModifiedFastPath {
 
         let resource = resources::lookup_local(&channel).ok()?;
         let query = PageQuery { cursor, limit };
-        let judged = judge_poll(&self.access, &principal, &channel, &resource, &query).ok()?;
+        let judged = judge_poll(access, &principal, &channel, &resource, &query).ok()?;
         // Only now: how long an answer takes must not tell an unauthorised caller anything about a channel.
-        let tag = etag_at_end(&self.store, &channel, &judged.from?, judged.limit, known)?;
-        let decision = self.endpoint.rate.check_here(&Access::user_key(&principal)?)?;
+        let tag = etag_at_end(store, &channel, &judged.from?, judged.limit, known)?;
+        let decision = polls.rate.check_here(&Access::user_key(&principal)?)?;
 
         self.not_modified.inc();
         let mut answer = etag::not_modified(&tag);

@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt as _};
 use super::publish::{Publish, PublishRequest, result};
 use super::{Api, Failure, MethodResult, error_of};
 use crate::protocol::code::ErrorCode;
-use crate::publish::{PublishError, Publisher, UnitOfWork};
+use crate::publish::{PublishError, UnitOfWork};
 
 /// Channels of one broadcast; more are error 106.
 const MAX_CHANNELS: usize = 10_000;
@@ -68,7 +68,7 @@ async fn publish(
     channels: &[&str],
 ) -> Result<Vec<Result<String, ErrorCode>>, PublishError> {
     let (units, indices): (Vec<UnitOfWork>, Vec<Result<(), ErrorCode>>) = {
-        let namespaces = api.access().namespaces.load();
+        let namespaces = api.state().access.namespaces.load();
         let mut units = Vec::with_capacity(channels.len());
         let indices = channels
             .iter()
@@ -76,7 +76,7 @@ async fn publish(
             .collect();
         (units, indices)
     };
-    let committed = match api.state::<Publisher>().commit_all(units).await {
+    let committed = match api.state().publisher.commit_all(units).await {
         Ok(committed) => committed,
         Err(PublishError::Failed(_)) => {
             return Ok(indices.into_iter().map(|index| index.and(Err(ErrorCode::Internal))).collect());

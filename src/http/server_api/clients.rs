@@ -11,11 +11,10 @@ use super::{Api, Failure, MethodResult, channel_of, empty_result};
 use crate::auth::revocations::{Revocation, Subject};
 use crate::auth::sub_claim;
 use crate::clients::{ConnectionInfo, Target};
-use crate::cluster::{Cluster, Incomplete};
+use crate::cluster::Incomplete;
 use crate::domain::event::Time;
 use crate::domain::server_command::{Admission, Expiry, ServerCommand};
 use crate::protocol::code::{Disconnect, DisconnectCode, ErrorCode};
-use crate::tasks::revocations::Revoker;
 
 /// Clients in one answer, unless fewer are asked for.
 const LISTED: usize = 100;
@@ -36,7 +35,7 @@ pub(super) async fn connections(api: &Api, asked: Connections) -> MethodResult {
     if limit > MAX_LISTED {
         return Err(ErrorCode::BadRequest.into());
     }
-    let found = api.state::<Cluster>().connected(asked.user.as_deref(), limit).await;
+    let found = api.state().cluster.connected(asked.user.as_deref(), limit).await;
     let found: Map<String, Value> =
         found.iter().map(|client| (client.client.to_string(), described(client))).collect();
     Ok(json!({ "connections": found }).to_string())
@@ -103,7 +102,7 @@ struct Since {
 /// `POST /api/subscribe`: connections that are subscribed already stay subscribed. `body` has the same
 /// fields as a subscription token.
 pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> MethodResult {
-    let (channel, _) = channel_of(&api.access().namespaces.load(), &asked.channel)?;
+    let (channel, _) = channel_of(&api.state().access.namespaces.load(), &asked.channel)?;
     let claim = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?;
     let admission = Admission {
         channel,
@@ -113,7 +112,8 @@ pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Metho
     };
     let target_connections = target(asked.user, &asked.client, asked.session, &[]);
     from_all_nodes(
-        api.state::<Cluster>()
+        api.state()
+            .cluster
             .send_command(target_connections, ServerCommand::Subscribe(Box::new(admission)))
             .await,
     )
@@ -134,11 +134,11 @@ pub(super) struct Unsubscribe {
 pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> MethodResult {
     let channel = match asked.channel.as_str() {
         "" => None,
-        name => Some(channel_of(&api.access().namespaces.load(), name)?.0),
+        name => Some(channel_of(&api.state().access.namespaces.load(), name)?.0),
     };
     let target_connections = target(asked.user, &asked.client, asked.session, &[]);
     from_all_nodes(
-        api.state::<Cluster>().send_command(target_connections, ServerCommand::Unsubscribe(channel)).await,
+        api.state().cluster.send_command(target_connections, ServerCommand::Unsubscribe(channel)).await,
     )
 }
 
@@ -166,9 +166,7 @@ pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> MethodRes
     let info = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?.info;
     let target_connections = target(asked.user, &asked.client, asked.session, &[]);
     from_all_nodes(
-        api.state::<Cluster>()
-            .send_command(target_connections, ServerCommand::Refresh { expiry, info })
-            .await,
+        api.state().cluster.send_command(target_connections, ServerCommand::Refresh { expiry, info }).await,
     )
 }
 
@@ -202,7 +200,7 @@ pub(super) async fn disconnect(api: &Api, asked: DisconnectRequest) -> MethodRes
         }
     };
     let target_connections = target(asked.user, &asked.client, asked.session, &asked.whitelist);
-    from_all_nodes(api.state::<Cluster>().disconnect(target_connections, &disconnect).await)
+    from_all_nodes(api.state().cluster.disconnect(target_connections, &disconnect).await)
 }
 
 #[derive(Deserialize)]
@@ -240,7 +238,7 @@ pub(super) async fn unblock_user(api: &Api, asked: UnblockUser) -> MethodResult 
     if !is_name(&asked.user) {
         return Err(ErrorCode::BadRequest.into());
     }
-    let restored = api.state::<Revoker>().restore(Subject::User(asked.user)).await;
+    let restored = api.state().revoker.restore(Subject::User(asked.user)).await;
     restored.map_err(|error| Failure::Refused(error.into()))?;
     empty_result()
 }
@@ -250,7 +248,7 @@ async fn revoke_subject(api: &Api, subject: Subject, expire_at: i64) -> MethodRe
     let (Subject::Token(name) | Subject::User(name)) = &subject;
     let named = is_name(name);
     let until = until(expire_at).filter(|_| named).ok_or(ErrorCode::BadRequest)?;
-    let revoked = api.state::<Revoker>().revoke(Revocation { subject, until }).await;
+    let revoked = api.state().revoker.revoke(Revocation { subject, until }).await;
     match revoked.map_err(|error| Failure::Refused(error.into()))? {
         true => empty_result(),
         false => Err(ErrorCode::LimitExceeded.into()),

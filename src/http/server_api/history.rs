@@ -42,7 +42,7 @@ pub(super) async fn history(api: &Api, asked: History) -> MethodResult {
         limit: u32::try_from(asked.limit.unwrap_or(0)).unwrap_or(u32::MAX),
         reverse: asked.reverse == Some(true),
     };
-    match history::read(api.state(), channel, retention, wanted).await? {
+    match history::read(&api.state().store, channel, retention, wanted).await? {
         Found::Events { events, head } => {
             Ok(Reply::History { publications: &events, position: &head }.result())
         }
@@ -52,7 +52,7 @@ pub(super) async fn history(api: &Api, asked: History) -> MethodResult {
 
 /// A channel that has a history.
 fn readable(api: &Api, name: &str) -> Result<(ChannelName, Retention), ErrorCode> {
-    let namespaces = api.access().namespaces.load();
+    let namespaces = api.state().access.namespaces.load();
     let (channel, _) = channel_of(&namespaces, name)?;
     let retention = namespaces.retention_of(&channel).ok_or(ErrorCode::NotAvailable)?;
     Ok((channel, retention))
@@ -67,6 +67,6 @@ pub(super) struct HistoryRemove {
 /// `POST /api/history_remove`: what is kept goes, the position stays.
 pub(super) async fn remove(api: &Api, asked: HistoryRemove) -> MethodResult {
     let (channel, _) = readable(api, &asked.channel)?;
-    history::remove(api.state(), channel).await?;
+    history::remove(&api.state().store, channel).await?;
     empty_result()
 }

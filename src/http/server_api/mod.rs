@@ -23,13 +23,13 @@ use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::access::{self, Access};
+use super::State;
+use super::access::Access;
 use super::error::{ApiError, ApiResult};
 use crate::auth::same_secret;
 use crate::domain::channel::ChannelName;
 use crate::domain::options::{ChannelOptions, Namespaces};
 use crate::protocol::code::ErrorCode;
-use crate::session;
 use crate::session::metrics::Code;
 use crate::store::StoreError;
 
@@ -37,12 +37,6 @@ use crate::store::StoreError;
 const MAX_BODY: usize = 4 << 20;
 /// Asks for errors as statuses when it says `transport`.
 const ERROR_MODE: &str = "x-centrifugo-error-mode";
-
-/// What the endpoint needs.
-pub struct ServerApiEndpoint {
-    /// The largest event, in bytes of its data.
-    pub max_publication: usize,
-}
 
 /// The methods, each under `/api/` and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,22 +150,17 @@ impl FromRequest for Api {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authorise(request, access::of(request)).map(|()| Self(request.clone())))
+        ready(authorise(request, &State::of(request).access).map(|()| Self(request.clone())))
     }
 }
 
 impl Api {
-    /// The part of the application state that has this type.
-    fn state<T: 'static>(&self) -> &T {
-        self.0.app_data::<web::Data<T>>().expect("app gives the handlers all of their state")
-    }
-
-    fn access(&self) -> &Access {
-        access::of(&self.0)
+    fn state(&self) -> &State {
+        State::of(&self.0)
     }
 
     fn count(&self, code: ErrorCode) {
-        self.state::<session::Metrics>().errors.inc(Code(code.code().into()));
+        self.state().streams.worker.session_context.metrics.errors.inc(Code(code.code().into()));
     }
 }
 

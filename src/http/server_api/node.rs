@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Api, MethodResult};
-use crate::cluster::{Cluster, MAX_CHANNELS};
+use crate::cluster::MAX_CHANNELS;
 use crate::domain::pattern::Glob;
 use crate::protocol::code::ErrorCode;
 
@@ -25,7 +25,7 @@ pub(super) async fn channels(api: &Api, asked: Channels) -> MethodResult {
     if pattern.as_deref().is_some_and(|text| Glob::parse(text).is_none()) {
         return Err(ErrorCode::BadRequest.into());
     }
-    let active = api.state::<Cluster>().channels(pattern.as_deref()).await;
+    let active = api.state().cluster.channels(pattern.as_deref()).await;
     if active.len() > MAX_CHANNELS {
         return Err(ErrorCode::LimitExceeded.into());
     }
@@ -38,5 +38,5 @@ pub(super) async fn channels(api: &Api, asked: Channels) -> MethodResult {
 
 /// `POST /api/info`: all nodes that answer.
 pub(super) async fn info(api: &Api) -> MethodResult {
-    Ok(json!({ "nodes": api.state::<Cluster>().nodes().await }).to_string())
+    Ok(json!({ "nodes": api.state().cluster.nodes().await }).to_string())
 }

@@ -4,7 +4,6 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{Api, MethodResult, channel_of};
-use crate::cluster::Cluster;
 use crate::domain::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
@@ -31,12 +30,12 @@ pub(super) async fn presence_stats(api: &Api, asked: Presence) -> MethodResult {
 /// Of a channel whose presence is kept.
 async fn members_of(api: &Api, asked: &Presence) -> Result<Vec<Member>, ErrorCode> {
     let channel = {
-        let namespaces = api.access().namespaces.load();
+        let namespaces = api.state().access.namespaces.load();
         let (channel, options) = channel_of(&namespaces, &asked.channel)?;
         if !options.is_some_and(|options| options.presence) {
             return Err(ErrorCode::NotAvailable);
         }
         channel
     };
-    Ok(api.state::<Cluster>().members(&channel).await)
+    Ok(api.state().cluster.members(&channel).await)
 }

@@ -10,14 +10,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Api, Failure, MethodResult, ServerApiEndpoint, channel_of};
+use super::{Api, Failure, MethodResult, channel_of};
 use crate::domain::channel::{ChannelKind, ChannelName};
 use crate::domain::event::{NewEvent, Time, envelope, is_event_type};
 use crate::domain::options::Namespaces;
 use crate::domain::position::Position;
 use crate::protocol::code::ErrorCode;
-use crate::publish::{Committed, Dedup, MAX_KEY, PublishError, Publisher, UnitOfWork, Version};
-use crate::store::Store;
+use crate::publish::{Committed, Dedup, MAX_KEY, PublishError, UnitOfWork, Version};
 
 /// A request of `publish` or of `broadcast`.
 #[derive(Deserialize)]
@@ -47,8 +46,8 @@ pub(super) struct Publish<'a> {
 /// `POST /api/publish`.
 pub(super) async fn publish(api: &Api, asked: Publish<'_>) -> MethodResult {
     let channel = asked.channel.clone();
-    let unit = PublishRequest::read(api, asked)?.to(&api.access().namespaces.load(), &channel)?;
-    match api.state::<Publisher>().commit(unit).await {
+    let unit = PublishRequest::read(api, asked)?.to(&api.state().access.namespaces.load(), &channel)?;
+    match api.state().publisher.commit(unit).await {
         Ok(committed) => Ok(result(&committed)?),
         Err(error @ (PublishError::Busy | PublishError::Unconfirmed(_))) => {
             Err(Failure::Refused(error.into()))
@@ -95,7 +94,7 @@ impl PublishRequest {
             (Some(data), None) => data.to_owned(),
             (None, None) => return Err(ErrorCode::BadRequest),
         };
-        if data.get().len() > api.state::<ServerApiEndpoint>().max_publication {
+        if data.get().len() > api.state().max_publication {
             return Err(ErrorCode::BadRequest);
         }
         let key = asked.idempotency_key.filter(|key| !key.is_empty());
@@ -110,7 +109,6 @@ impl PublishRequest {
         let number = number.map(i64::try_from).transpose().map_err(|_| ErrorCode::BadRequest)?;
         let tags = asked.tags.filter(|tags| !tags.is_empty());
         let tags = tags.map(|tags| serde_json::to_string(&tags)).transpose();
-        let store = api.state::<Store>();
         Ok(Self {
             // A line feed would end the frame; outside of strings JSON does not need it, inside it
             // is escaped.
@@ -120,7 +118,7 @@ impl PublishRequest {
             delta: asked.delta,
             key,
             version: number.map(|number| Version { number, epoch }),
-            now: store.now(),
+            now: api.state().store.now(),
         })
     }
 

@@ -151,16 +151,18 @@ impl Pipeline {
         let answer = if input.starts_with(NOT_MODIFIED) {
             // A hundred thousand a second: they have no body, and their end is all there is to know.
             let Some(end) = memmem::find(input, END) else { return Ok(None) };
-            Whole { status: 304, head: end + END.len(), body: Vec::new(), length: end + END.len() }
+            let length = end + END.len();
+            Whole { status: 304, closes: false, head: length, body: Vec::new(), length }
         } else {
             let Some(answer) = Whole::read(input)? else { return Ok(None) };
             if answer.status == TOO_IDLE && self.outstanding == 0 {
                 self.closed = true;
                 return Ok(Some(answer.length));
             }
+            ensure!(!answer.closes, "the server does not keep the connection: {}", answer.status);
             answer
         };
-        let Whole { status, head, body, length } = answer;
+        let Whole { status, head, body, length, .. } = answer;
         ensure!(self.outstanding > 0, "an answer {status} to nothing");
         self.outstanding -= 1;
         each(Answer { status, head: &input[..head], body: &body })?;
@@ -184,6 +186,8 @@ impl Pipeline {
 /// The first answer in what has come.
 struct Whole {
     status: u16,
+    /// The connection takes no further request.
+    closes: bool,
     /// The length of its head.
     head: usize,
     body: Vec<u8>,
@@ -204,8 +208,7 @@ impl Whole {
             let field = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
             std::str::from_utf8(field.value).ok()
         };
-        let keeps = field("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close"));
-        ensure!(keeps, "the server does not keep the connection: {status}");
+        let closes = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let rest = &input[head..];
         let body = match (field("content-length"), field("transfer-encoding")) {
             _ if matches!(status, 204 | 304) => Some((Vec::new(), 0)),
@@ -216,7 +219,7 @@ impl Whole {
             }
             (None, None) => bail!("an answer {status} without a length"),
         };
-        Ok(body.map(|(body, length)| Self { status, head, body, length: head + length }))
+        Ok(body.map(|(body, length)| Self { status, closes, head, body, length: head + length }))
     }
 }
 
@@ -350,7 +353,8 @@ mod tests {
         let mut poll = Poll::new().unwrap();
         let mut pipeline = Pipeline::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        server.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").unwrap();
+        let idle = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        server.write_all(idle.as_bytes()).unwrap();
         drop(server);
         let mut events = Events::with_capacity(4);
         while !pipeline.closed {

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod certificates;
+pub mod change;
 pub mod client;
 pub mod database;
 pub mod issuer;

@@ -12,7 +12,7 @@ use crate::domain::position::Position;
 use crate::hub::fanout::{Resume, Subscriber};
 use crate::hub::outbox::PushError;
 use crate::session::effect::{Replay, Since};
-use crate::store::log::{self, Page};
+use crate::store::log::{self, Page, PageRequest};
 use crate::store::{self, Store};
 
 /// The number of events in one read.
@@ -119,12 +119,12 @@ async fn read(
     retention: Retention,
     from: Position,
 ) -> store::Result<Page> {
-    let (asked, channel) = (store.clone(), subscriber.channel().clone());
+    let channel = subscriber.channel().clone();
     store
-        .read(move |conn| {
+        .read(move |tx| {
             Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
-                log::page(conn, &generation, &channel, retention, now, Some(&from), None, PAGE).await
+                let asked = PageRequest { from: Some(&from), until: None, limit: PAGE };
+                tx.page(&channel, retention, asked).await
             })
         })
         .await
@@ -171,12 +171,11 @@ async fn recover(
     since: Since,
     limit: RecoveryLimit,
 ) -> store::Result<(Replay, Position)> {
-    let (asked, channel) = (store.clone(), channel.clone());
+    let channel = channel.clone();
     store
-        .read(move |conn| {
+        .read(move |tx| {
             Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
-                let bounds = log::bounds(conn, &generation, &channel, retention, now).await?;
+                let bounds = tx.bounds(&channel, retention).await?;
                 let epoch = bounds.head.epoch.clone();
                 let known = since.epoch.is_empty() || since.epoch == epoch.as_str();
                 let start = Position::new(epoch, since.offset);
@@ -186,7 +185,7 @@ async fn recover(
                 let (mut missed, mut bytes) = (Vec::new(), 0);
                 let mut after = start.offset;
                 while after < bounds.head.offset {
-                    let page = log::read_after(conn, &channel, after, bounds.head.offset, PAGE).await?;
+                    let page = log::read_after(tx, &channel, after, bounds.head.offset, PAGE).await?;
                     bytes += page.iter().map(|event| event.data.len()).sum::<usize>();
                     // The janitor may have trimmed since the bounds were read.
                     let whole = page.iter().zip(after + 1..).all(|(event, offset)| event.offset == offset);
@@ -209,16 +208,15 @@ async fn recover_latest(
     retention: Retention,
     since: Since,
 ) -> store::Result<(Replay, Position)> {
-    let (asked, channel) = (store.clone(), channel.clone());
+    let channel = channel.clone();
     store
-        .read(move |conn| {
+        .read(move |tx| {
             Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
-                let head = log::head(conn, &generation, &channel).await?;
+                let head = tx.head(&channel).await?;
                 if since.offset > 0 && since.offset == head.offset && since.epoch == head.epoch.as_str() {
                     return Ok((Replay::Found(head.clone(), Vec::new()), head));
                 }
-                let mut latest = log::latest(conn, &channel, retention, now, 1).await?;
+                let mut latest = tx.latest(&channel, retention, 1).await?;
                 // One that was appended since the head was read comes live.
                 latest.retain(|event| event.offset >= head.offset);
                 let replay = latest.pop().map_or(Replay::Lost, |event| {

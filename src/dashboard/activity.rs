@@ -8,7 +8,7 @@ use crate::domain::channel::{ChannelKind, ChannelName};
 use crate::domain::event::Event;
 use crate::domain::options::{Namespaces, Retention};
 use crate::domain::principal::Principal;
-use crate::store::{self, Store, log};
+use crate::store::{self, ReadTx, Store, log};
 
 /// The newest events.
 #[derive(Debug, Default)]
@@ -35,17 +35,15 @@ pub async fn activity(
         .into_iter()
         .filter(|channel| matches!(channel.kind(), ChannelKind::Org { .. } | ChannelKind::Repo { .. }))
         .collect();
-    let asked = store.clone();
-    let read = store.read(move |conn| {
+    let read = store.read(move |tx| {
         Box::pin(async move {
-            let (generation, now) = (asked.generation(), asked.timestamp());
             let channels = if admin {
                 // An event among the newest `limit` is on one of the `limit` channels that moved last.
-                log::recent_channels(conn, "org:", limit).await?
+                log::recent_channels(tx, "org:", limit).await?
             } else {
                 named.into_iter().collect()
             };
-            let heads = log::heads(conn, &generation, &channels).await?;
+            let heads = tx.heads(&channels).await?;
             let mut ends: Vec<String> = heads.iter().map(|(name, head)| format!("{name} {head}")).collect();
             ends.sort();
             let version = ends.join("\n");
@@ -54,7 +52,7 @@ pub async fn activity(
             }
             let live: Vec<ChannelName> =
                 channels.into_iter().filter(|channel| heads.contains_key(channel.as_str())).collect();
-            let events = newest(conn, &live, retention, now, limit).await?;
+            let events = newest(tx, &live, retention, limit).await?;
             Ok(Some(Activity { version, events: Some(events) }))
         })
     });
@@ -64,15 +62,14 @@ pub async fn activity(
 /// Ids are UUID v7: their order is that of their making, and the same fact has the same id on
 /// `repo:` and on `org:`.
 async fn newest(
-    conn: &mut store::Conn,
+    tx: &mut ReadTx<'_>,
     channels: &[ChannelName],
     retention: Retention,
-    now: store::Ts,
     limit: u32,
 ) -> store::Result<Vec<Event>> {
     let mut all = Vec::new();
     for channel in channels {
-        all.extend(log::latest(conn, channel, retention, now, limit).await?);
+        all.extend(tx.latest(channel, retention, limit).await?);
     }
     all.sort_by_key(|event| std::cmp::Reverse(event.id));
     let mut seen = HashSet::new();

@@ -4,8 +4,8 @@
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
-use crate::store::history::{self as stored, Wish};
-use crate::store::{self, Heads, Store, StoreError, log};
+use crate::store::history::Wish;
+use crate::store::{self, Store, StoreError, log};
 
 pub use crate::store::history::History;
 pub use crate::store::log::{Bounds, Page};
@@ -39,23 +39,21 @@ pub async fn page(
     request: PageRequest,
     is_known: impl FnOnce(&Bounds) -> bool + Send + 'static,
 ) -> store::Result<Found> {
-    let since = store.heads().map(Heads::version);
-    let asked = store.clone();
-    let read = store.read(move |conn| {
+    let cache = store.clone();
+    let read = store.read(move |tx| {
         Box::pin(async move {
             let PageRequest { channel, retention, from, limit } = request;
-            let (generation, now) = (asked.generation(), asked.timestamp());
-            let bounds = log::bounds(conn, &generation, &channel, retention, now).await?;
-            if let (Some(heads), Some(since)) = (asked.heads(), since) {
+            let heads = cache.heads().map(|heads| (heads, heads.version()));
+            let bounds = tx.bounds(&channel, retention).await?;
+            if let Some((heads, since)) = heads {
                 heads.learn(since, &channel, &bounds.head);
             }
             let lost = from.as_ref().is_some_and(|from| !bounds.covers(from));
             if !lost && is_known(&bounds) {
                 return Ok(Found::Known(bounds));
             }
-            let page =
-                log::page(conn, &generation, &channel, retention, now, from.as_ref(), None, limit).await?;
-            Ok(Found::Page(page))
+            let asked = log::PageRequest { from: from.as_ref(), until: None, limit };
+            Ok(Found::Page(tx.page(&channel, retention, asked).await?))
         })
     });
     read.await
@@ -79,13 +77,12 @@ pub async fn read(
     retention: Retention,
     wanted: Wanted,
 ) -> store::Result<History> {
-    let (generation, now) = (store.generation(), store.timestamp());
-    let read = store.read(move |conn| {
+    let read = store.read(move |tx| {
         Box::pin(async move {
             let Wanted { since, limit, reverse } = wanted;
             let since = since.as_ref().map(|(epoch, offset)| (epoch.as_str(), *offset));
             let wish = Wish { since, limit, reverse, bytes: usize::MAX };
-            stored::read(conn, &generation, &channel, retention, now, wish).await
+            tx.history(&channel, retention, wish).await
         })
     });
     read.await
@@ -94,6 +91,6 @@ pub async fn read(
 /// Removes what `channel` holds; its position stays.
 pub async fn remove(store: &Store, channel: ChannelName) -> Result<(), StoreError> {
     store
-        .write_log(move |mut conn| Box::pin(async move { log::clear(&mut conn, &channel).await.map(drop) }))
+        .write_log(move |mut tx| Box::pin(async move { log::clear(&mut tx, &channel).await.map(drop) }))
         .await
 }

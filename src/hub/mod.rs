@@ -27,7 +27,7 @@ use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::position::Position;
 use crate::domain::presence::Member;
-use crate::store::{self, Store, log};
+use crate::store::{self, Store};
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
 
@@ -250,11 +250,7 @@ impl Hub {
     }
 
     async fn read_heads(&self, names: Vec<ChannelName>) -> store::Result<HashMap<String, Position>> {
-        let store = self.0.store.clone();
-        self.0
-            .store
-            .read(move |conn| Box::pin(async move { log::heads(conn, &store.generation(), &names).await }))
-            .await
+        self.0.store.read(move |tx| Box::pin(async move { tx.heads(&names).await })).await
     }
 
     /// How many channels have an actor here.

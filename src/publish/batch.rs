@@ -20,8 +20,8 @@ use crate::domain::channel::ChannelName;
 use crate::domain::event::{Event, NewEvent};
 use crate::domain::position::{Epoch, Position};
 use crate::store::deliveries::{self, NewDelivery};
-use crate::store::log::{self, Append, Appended, IdempotencyKey, LogConn};
-use crate::store::{self, LockKey, Store, StoreError, Transaction, Ts};
+use crate::store::log::{self, Append, Appended, IdempotencyKey, LogTx};
+use crate::store::{self, LockKey, Store, StoreError, Transaction};
 
 /// Units in one transaction.
 const BATCH: usize = 256;
@@ -100,16 +100,11 @@ impl BatchCommitter {
         self.metrics.commit_batch_size.observe(units.len() as f64);
         let mut tries = 0;
         loop {
-            let (work, appended, store) = (units.clone(), units.clone(), self.store.clone());
-            // The generation is asked for when the connection is there: a new one may have found
-            // that the server is another one now.
+            let (work, appended) = (units.clone(), units.clone());
             let done = self
                 .store
                 .append(
-                    move |conn| {
-                        async move { commit(conn, &work, &store.generation(), store.timestamp()).await }
-                            .boxed()
-                    },
+                    move |tx| async move { commit(tx, &work).await }.boxed(),
                     move |outcomes| heads(&appended, outcomes),
                 )
                 .await;
@@ -191,12 +186,8 @@ fn heads(units: &[Arc<UnitOfWork>], outcomes: &[Committed]) -> Vec<(ChannelName,
 }
 
 /// The body of the transaction.
-async fn commit(
-    mut conn: LogConn<'_>,
-    units: &[Arc<UnitOfWork>],
-    generation: &Epoch,
-    now: Ts,
-) -> store::Result<Vec<Committed>> {
+async fn commit(mut conn: LogTx<'_>, units: &[Arc<UnitOfWork>]) -> store::Result<Vec<Committed>> {
+    let now = conn.now;
     let mut outcomes: Vec<Option<Committed>> = units.iter().map(|_| None).collect();
 
     let delivered: Vec<&NewDelivery> = units.iter().filter_map(|unit| unit.delivery()).collect();
@@ -248,7 +239,7 @@ async fn commit(
     let appended = if appends.iter().all(|append| append.events.is_empty() && append.key.is_none()) {
         Vec::new()
     } else {
-        log::append(&mut conn, generation, now, &appends).await?
+        log::append(&mut conn, &appends).await?
     };
     let mut appended = appended.into_iter();
     for i in open {

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
-use super::log::LogConn;
+use super::log::LogTx;
 use super::schema::meta;
 use super::types::{SqlTs, Ts};
 use crate::domain::position::Epoch;
@@ -68,7 +68,7 @@ pub fn new_marker() -> String {
 }
 
 /// Makes the epochs of all channels differ from what they were.
-pub async fn renew(conn: &mut LogConn<'_>, marker: &str) -> Result<()> {
+pub async fn renew(conn: &mut LogTx<'_>, marker: &str) -> Result<()> {
     conn.execute(diesel::update(meta::table.find(MARKER)).set(meta::value.eq(marker))).await?;
     Ok(())
 }

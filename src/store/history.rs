@@ -9,13 +9,13 @@ use diesel::prelude::*;
 
 use super::conn::Conn;
 use super::error::Result;
-use super::log::{self, COLUMNS, Row, to_i64};
+use super::log::{COLUMNS, Row, to_i64};
+use super::read::ReadTx;
 use super::schema::events;
-use super::types::Ts;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
-use crate::domain::position::{Epoch, Position};
+use crate::domain::position::Position;
 
 /// Events of one answer at most, whatever was asked for.
 pub const MAX_EVENTS: u32 = 10_000;
@@ -52,39 +52,39 @@ pub enum History {
     OtherEpoch(Position),
 }
 
-/// Reads what `wish` names of `channel`, as far as `retention` covers it.
-pub async fn read(
-    conn: &mut Conn,
-    generation: &Epoch,
-    channel: &ChannelName,
-    retention: Retention,
-    now: Ts,
-    wish: Wish<'_>,
-) -> Result<History> {
-    let other = |head: &Position| {
-        wish.since.is_some_and(|(epoch, _)| !epoch.is_empty() && epoch != head.epoch.as_str())
-    };
-    if wish.limit == 0 {
-        let head = log::head(conn, generation, channel).await?;
-        return Ok(if other(&head) {
-            History::OtherEpoch(head)
-        } else {
-            History::Events { events: Vec::new(), head }
-        });
+impl ReadTx<'_> {
+    /// Reads what `wish` names of `channel`, as far as `retention` covers it.
+    pub async fn history(
+        &mut self,
+        channel: &ChannelName,
+        retention: Retention,
+        wish: Wish<'_>,
+    ) -> Result<History> {
+        let other = |head: &Position| {
+            wish.since.is_some_and(|(epoch, _)| !epoch.is_empty() && epoch != head.epoch.as_str())
+        };
+        if wish.limit == 0 {
+            let head = self.head(channel).await?;
+            return Ok(if other(&head) {
+                History::OtherEpoch(head)
+            } else {
+                History::Events { events: Vec::new(), head }
+            });
+        }
+        let bounds = self.bounds(channel, retention).await?;
+        let (oldest, head) = (bounds.before_oldest, bounds.head);
+        if other(&head) {
+            return Ok(History::OtherEpoch(head));
+        }
+        // Wanted is after < offset ≤ until.
+        let (after, until) = match wish.since {
+            None => (oldest, head.offset),
+            Some((_, offset)) if wish.reverse => (oldest, head.offset.min(offset.saturating_sub(1))),
+            Some((_, offset)) => (oldest.max(offset), head.offset),
+        };
+        let events = piece(self, channel, after, until, wish).await?;
+        Ok(History::Events { events, head })
     }
-    let bounds = log::bounds(conn, generation, channel, retention, now).await?;
-    let (oldest, head) = (bounds.before_oldest, bounds.head);
-    if other(&head) {
-        return Ok(History::OtherEpoch(head));
-    }
-    // Wanted is after < offset ≤ until.
-    let (after, until) = match wish.since {
-        None => (oldest, head.offset),
-        Some((_, offset)) if wish.reverse => (oldest, head.offset.min(offset.saturating_sub(1))),
-        Some((_, offset)) => (oldest.max(offset), head.offset),
-    };
-    let events = piece(conn, channel, after, until, wish).await?;
-    Ok(History::Events { events, head })
 }
 
 async fn piece(

@@ -24,9 +24,9 @@ pub async fn hold(store: &Store, name: &'static str, holder: Uuid, ttl: Duration
         WHERE leases.holder = excluded.holder OR leases.expires_at <= clock_timestamp()";
     let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
     // One statement that commits by itself, so no transaction of ours.
-    let held = store.read(move |conn| {
+    let held = store.read(move |tx| {
         Box::pin(async move {
-            let Conn::Pg(conn) = conn else { return Ok(1) };
+            let Conn::Pg(conn) = &mut *tx.conn else { return Ok(1) };
             let hold = diesel::sql_query(query)
                 .bind::<Text, _>(name)
                 .bind::<SqlId, _>(Id(holder))
@@ -39,9 +39,9 @@ pub async fn hold(store: &Store, name: &'static str, holder: Uuid, ttl: Duration
 
 /// Gives a lease back, if `holder` has it: it is anybody's at once.
 pub async fn release(store: &Store, name: &'static str, holder: Uuid) -> Result<()> {
-    let released = store.read(move |conn| {
+    let released = store.read(move |tx| {
         Box::pin(async move {
-            let Conn::Pg(conn) = conn else { return Ok(0) };
+            let Conn::Pg(conn) = &mut *tx.conn else { return Ok(0) };
             let release = diesel::sql_query("DELETE FROM leases WHERE name = $1 AND holder = $2")
                 .bind::<Text, _>(name)
                 .bind::<SqlId, _>(Id(holder));

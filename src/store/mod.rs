@@ -24,6 +24,7 @@ mod migrate;
 pub mod overview;
 mod postgres;
 pub mod rate_limits;
+mod read;
 pub mod repos;
 pub mod revocations;
 pub mod runs;
@@ -53,6 +54,7 @@ pub use listen_notify::{ListenEvent, MAX_LENGTH as MAX_NOTIFICATION_LENGTH};
 pub use locks::{LockKey, Table};
 pub use metrics::Metrics;
 pub use migrate::{OpenError, applied as migrations_applied};
+pub use read::ReadTx;
 pub use transaction::{Transaction, WriteBuffer};
 pub use types::{Id, SqlId, SqlTs, Ts};
 
@@ -63,7 +65,7 @@ use crate::domain::position::{Epoch, Position};
 use crate::supervision;
 use generation::Probe;
 use listen_notify::ListenConnector;
-use log::LogConn;
+use log::LogTx;
 use metrics::Meter;
 use sqlite::{Side, Threads};
 
@@ -149,6 +151,14 @@ struct State {
 }
 
 impl State {
+    fn read_tx<'c>(&self, conn: &'c mut Conn) -> ReadTx<'c> {
+        ReadTx { conn, generation: self.generation.borrow().clone(), now: self.now() }
+    }
+
+    fn now(&self) -> Ts {
+        Ts(chrono::Utc::now().timestamp_micros() + self.clock_offset.load(Ordering::Relaxed))
+    }
+
     fn learn(&self, probe: &Probe, sent: Ts) {
         if let Some(clock) = probe.clock {
             let received = Ts::from(chrono::Utc::now());
@@ -210,17 +220,20 @@ impl Store {
     pub async fn read<T, W>(&self, work: W) -> Result<T>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        W: for<'c, 't> FnOnce(&'c mut ReadTx<'t>) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         match &self.backend {
             Backend::Sqlite(threads) => {
-                self.within(threads.run(Side::Read, move |conn| at_once(work(conn)))).await
+                let state = self.state.clone();
+                let read = move |conn: &mut Conn| at_once(work(&mut state.read_tx(conn)));
+                self.within(threads.run(Side::Read, read)).await
             }
             Backend::Pg(pool) => {
                 // On the heap: whoever awaits a read on SQLite would carry the memory for it as well.
                 self.within(Box::pin(async {
                     let mut conn = Conn::Pg(pool.acquire().await?);
-                    let done = work(&mut conn).await;
+                    // A new connection may have found that the server is another one now.
+                    let done = work(&mut self.state.read_tx(&mut conn)).await;
                     if !matches!(done, Err(StoreError::Unavailable(_))) {
                         finish(&mut conn);
                     }
@@ -246,9 +259,10 @@ impl Store {
     pub async fn write_log<T, W>(&self, work: W) -> Result<T>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        W: for<'c> FnOnce(LogTx<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        self.transact(|conn| work(LogConn(conn)), |heads, _| heads.forget()).await
+        let state = self.state.clone();
+        self.transact(move |conn| work(LogTx(state.read_tx(conn))), |heads, _| heads.forget()).await
     }
 
     /// Like [`Store::write_log`], for work that appends to the log and changes nothing else there:
@@ -256,14 +270,15 @@ impl Store {
     pub async fn append<T, W, M>(&self, work: W, moved: M) -> Result<T>
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        W: for<'c> FnOnce(LogTx<'c>) -> BoxFuture<'c, Result<T>> + Send + 'static,
         M: FnOnce(&T) -> Vec<(ChannelName, Position)> + Send + 'static,
     {
         let on_done = move |heads: &Heads, done: &Result<T>| match done {
             Ok(done) => heads.moved(moved(done)),
             Err(_) => heads.forget(),
         };
-        self.transact(|conn| work(LogConn(conn)), on_done).await
+        let state = self.state.clone();
+        self.transact(move |conn| work(LogTx(state.read_tx(conn))), on_done).await
     }
 
     /// `on_done` is called when the transaction has ended, before its caller learns of it, and also if
@@ -322,7 +337,7 @@ impl Store {
 
     /// [`Store::now`] as the store keeps it.
     pub fn timestamp(&self) -> Ts {
-        Ts(chrono::Utc::now().timestamp_micros() + self.state.clock_offset.load(Ordering::Relaxed))
+        self.state.now()
     }
 
     /// Reads the generation and the clock of the store, which also shows whether it answers at all.

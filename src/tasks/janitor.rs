@@ -148,18 +148,15 @@ impl Round<'_> {
     /// channel that is in use has a few events too many in each round.
     async fn trim(&self, mut due: Vec<(ChannelName, Retention)>) -> store::Result<()> {
         while self.lease.is_held() && !due.is_empty() {
-            let asked = self.store.clone();
             let some: Vec<_> = due.iter().take(TRIMMED_AT_ONCE).cloned().collect();
             let (rows, done) = self
                 .store
-                .write_log(move |mut conn| {
+                .write_log(move |mut tx| {
                     Box::pin(async move {
-                        let (generation, now) = (asked.generation(), asked.timestamp());
                         let (mut left, mut done) = (BATCH, 0);
                         for (channel, retention) in &some {
-                            let bounds =
-                                log::bounds(&mut conn, &generation, channel, *retention, now).await?;
-                            left -= log::trim(&mut conn, channel, &bounds, left).await? as u32;
+                            let bounds = tx.bounds(channel, *retention).await?;
+                            left -= log::trim(&mut tx, channel, &bounds, left).await? as u32;
                             if left == 0 {
                                 break;
                             }

@@ -102,13 +102,11 @@ pub(super) async fn read_history(worker: Rc<WorkerContext>, request: ReadHistory
     let Some(retention) = worker.session_context.namespaces.load().retention_of(&channel) else {
         return Stored::Unavailable;
     };
-    let store = worker.store.clone();
-    let read = worker.store.read(move |conn| {
+    let read = worker.store.read(move |tx| {
         Box::pin(async move {
-            let (generation, now) = (store.generation(), store.timestamp());
             let since = since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
             let wish = history::Wish { since, limit, reverse, bytes: HISTORY_BYTES };
-            history::read(conn, &generation, &channel, retention, now, wish).await
+            tx.history(&channel, retention, wish).await
         })
     });
     match read.await {

@@ -76,18 +76,12 @@ fn postgres_flushes_each_commit_before_it_is_answered() {
     on_postgres(async |store| {
         let (news, watcher) = (channel("news"), store.session().await);
         for n in 1..=COMMITS {
-            let (generation, now) = (store.store.generation(), store.store.timestamp());
             let event = event(&news, &n.to_string());
             let before_commit: String = store
                 .write_log(move |mut conn| {
                     async move {
-                        log::append(
-                            &mut conn,
-                            &generation,
-                            now,
-                            &[Append { events: &[&event], ..log::Append::default() }],
-                        )
-                        .await?;
+                        log::append(&mut conn, &[Append { events: &[&event], ..log::Append::default() }])
+                            .await?;
                         conn.one(diesel::select(diesel::dsl::sql::<Text>(
                             "pg_current_wal_insert_lsn()::text",
                         )))

@@ -12,7 +12,7 @@ use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
 use crate::hub::SubscribeError;
 use crate::hub::sequencer::Sequencer;
-use crate::store::log::{self, Page};
+use crate::store::log::{self, Page, PageRequest};
 use crate::store::{self, Store};
 
 /// Events in one read.
@@ -21,12 +21,7 @@ const PAGE: u32 = 256;
 impl ChannelActor {
     pub(super) fn find_head(&mut self, ctx: &mut Context<Self>) {
         let (store, name) = (self.store().clone(), self.name.clone());
-        let head = async move {
-            let asked = store.clone();
-            store
-                .read(move |conn| Box::pin(async move { log::head(conn, &asked.generation(), &name).await }))
-                .await
-        };
+        let head = async move { store.read(move |tx| Box::pin(async move { tx.head(&name).await })).await };
         ctx.spawn(head.into_actor(self).map(Self::on_head));
     }
 
@@ -115,11 +110,11 @@ impl ChannelActor {
     pub(super) fn history_lost(&mut self, known: u64, ctx: &mut Context<Self>) {
         tracing::error!(channel = %self.name, known, "the log has lost events; the channel gets a new epoch");
         let (store, name) = (self.store().clone(), self.name.clone());
-        let (now, part) = (store.timestamp(), new_part());
+        let part = new_part();
         self.renew(ctx, async move {
             store
                 .write_log(move |mut conn| {
-                    Box::pin(async move { log::renew_epoch(&mut conn, &name, known, &part, now).await })
+                    Box::pin(async move { log::renew_epoch(&mut conn, &name, known, &part).await })
                 })
                 .await
         });
@@ -131,12 +126,9 @@ impl ChannelActor {
         tracing::error!(channel = %self.name, position = %from, "the log has been replaced; the channel gets a new epoch");
         let (store, name, part) = (self.store().clone(), self.name.clone(), new_part());
         self.renew(ctx, async move {
-            let asked = store.clone();
             store
                 .write_log(move |mut conn| {
-                    Box::pin(async move {
-                        log::leave_epoch(&mut conn, &asked.generation(), &name, &from.epoch, &part).await
-                    })
+                    Box::pin(async move { log::leave_epoch(&mut conn, &name, &from.epoch, &part).await })
                 })
                 .await
         });
@@ -190,13 +182,11 @@ pub(super) async fn read_page(
     from: Position,
     until: Option<u64>,
 ) -> store::Result<Page> {
-    // The generation is that of the newest connection, so it is asked for when there is one.
-    let asked = store.clone();
     store
-        .read(move |conn| {
+        .read(move |tx| {
             Box::pin(async move {
-                let (generation, now) = (asked.generation(), asked.timestamp());
-                log::page(conn, &generation, &name, retention, now, Some(&from), until, PAGE).await
+                let asked = PageRequest { from: Some(&from), until, limit: PAGE };
+                tx.page(&name, retention, asked).await
             })
         })
         .await

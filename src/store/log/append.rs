@@ -7,12 +7,13 @@ use diesel::prelude::*;
 use diesel::upsert::excluded;
 
 use super::keys::remember;
-use super::{IdempotencyKey, LogConn, epoch, known_keys, to_u64};
+use super::{IdempotencyKey, LogTx, epoch, known_keys, to_u64};
 use crate::domain::event::NewEvent;
 use crate::domain::position::{Epoch, Position};
 use crate::store::conn::Conn;
 use crate::store::dialect::{Fixed, MANY_ROWS, insert_rows, write_rows};
 use crate::store::error::Result;
+use crate::store::read::ReadTx;
 use crate::store::schema::{channels, events};
 use crate::store::types::{Id, Ts};
 
@@ -64,13 +65,9 @@ struct NewRow {
 
 /// Appends the events of all `units` in the caller's transaction. Locks all their channels in one
 /// statement, in the order of their names. Answers in the order of `units`.
-pub async fn append(
-    conn: &mut LogConn<'_>,
-    generation: &Epoch,
-    now: Ts,
-    units: &[Append<'_>],
-) -> Result<Vec<Appended>> {
-    let conn: &mut Conn = conn;
+pub async fn append(tx: &mut LogTx<'_>, units: &[Append<'_>]) -> Result<Vec<Appended>> {
+    let ReadTx { conn, generation, now } = &mut tx.0;
+    let (conn, generation, now): (&mut Conn, &Epoch, Ts) = (conn, generation, *now);
     let events = units.iter().flat_map(|unit| unit.events).map(|event| (event.channel.as_str(), 1));
     // What is not kept may have a key as well, which counts in a channel that has nothing else.
     let keys = units.iter().filter_map(|unit| unit.key).map(|key| (key.channel.as_str(), 0));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::conn::Conn;
+use super::read::ReadTx;
 use super::schema::events;
 use super::types::Id;
 use crate::domain::event::{Delta, Event};
@@ -25,23 +25,23 @@ pub use append::{Append, Appended, Version, append};
 pub use change::{clear, leave_epoch, renew_epoch, trim};
 pub use keys::{IdempotencyKey, forget_keys, known_keys};
 pub use read::{
-    Bounds, Page, bounds, event_id_at, first_stored, head, heads, last_stored, latest, oldest_after, page,
-    read_after, recent_channels,
+    Bounds, Page, PageRequest, event_id_at, first_stored, last_stored, oldest_after, read_after,
+    recent_channels,
 };
 
-/// The connection of a transaction that may change the log: what does so takes no other.
-pub struct LogConn<'c>(pub(super) &'c mut Conn);
+/// A transaction that may change the log: what does so takes nothing else.
+pub struct LogTx<'c>(pub(super) ReadTx<'c>);
 
-impl Deref for LogConn<'_> {
-    type Target = Conn;
-    fn deref(&self) -> &Conn {
-        self.0
+impl<'c> Deref for LogTx<'c> {
+    type Target = ReadTx<'c>;
+    fn deref(&self) -> &ReadTx<'c> {
+        &self.0
     }
 }
 
-impl DerefMut for LogConn<'_> {
-    fn deref_mut(&mut self) -> &mut Conn {
-        self.0
+impl<'c> DerefMut for LogTx<'c> {
+    fn deref_mut(&mut self) -> &mut ReadTx<'c> {
+        &mut self.0
     }
 }
 

@@ -10,36 +10,12 @@ use super::{COLUMNS, Row, epoch, to_i64, to_u64};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
-use crate::domain::position::{Epoch, Position};
+use crate::domain::position::Position;
 use crate::store::conn::Conn;
 use crate::store::error::Result;
+use crate::store::read::ReadTx;
 use crate::store::schema::{channels, events};
 use crate::store::types::{Id, Ts};
-
-/// Where `channel` is: its epoch and the offset of its last event.
-pub async fn head(conn: &mut Conn, generation: &Epoch, channel: &ChannelName) -> Result<Position> {
-    let query = channels::table.find(channel.as_str()).select((channels::epoch, channels::head));
-    let row: Option<(String, i64)> = conn.maybe(query).await?;
-    let (part, head) = row.unwrap_or_default();
-    Ok(Position::new(epoch(generation, &part), to_u64(head)))
-}
-
-/// The heads of many channels in one statement; a channel without a row is left out.
-pub async fn heads(
-    conn: &mut Conn,
-    generation: &Epoch,
-    names: &[ChannelName],
-) -> Result<HashMap<String, Position>> {
-    let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
-    let query = channels::table.filter(channels::name.eq_any(names)).select((
-        channels::name,
-        channels::epoch,
-        channels::head,
-    ));
-    let rows: Vec<(String, String, i64)> = conn.load(query).await?;
-    let position = |part: &str, head| Position::new(epoch(generation, part), to_u64(head));
-    Ok(rows.into_iter().map(|(name, part, head)| (name, position(&part, head))).collect())
-}
 
 /// What a channel holds just now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,27 +39,6 @@ impl Bounds {
     }
 }
 
-/// Reads the bounds of `channel`, with retention applied by size and by age.
-pub async fn bounds(
-    conn: &mut Conn,
-    generation: &Epoch,
-    channel: &ChannelName,
-    retention: Retention,
-    now: Ts,
-) -> Result<Bounds> {
-    let head = head(conn, generation, channel).await?;
-    let too_many = head.offset.saturating_sub(retention.events);
-    let query = events::table
-        .filter(events::channel.eq(channel.as_str()))
-        .filter(events::offset.gt(to_i64(too_many)))
-        .filter(events::created_at.gt(now.minus(retention.age)))
-        .select(min(events::offset));
-    let oldest: Option<i64> = conn.maybe(query).await?.flatten();
-    // An event may have been appended since the head was read: never report past it.
-    let before_oldest = oldest.map_or(head.offset, |offset| to_u64(offset - 1).min(head.offset));
-    Ok(Bounds { head, before_oldest })
-}
-
 /// One read of a channel.
 #[derive(Debug, Clone)]
 pub enum Page {
@@ -98,30 +53,90 @@ pub enum Page {
     Lost(Bounds),
 }
 
-/// Reads up to `limit` events after `from` (`None`: from the oldest retained), up to the head and
-/// no further than `until` where that is given.
-#[expect(clippy::too_many_arguments, reason = "all are needed, and they are of different types")]
-pub async fn page(
-    conn: &mut Conn,
-    generation: &Epoch,
-    channel: &ChannelName,
-    retention: Retention,
-    now: Ts,
-    from: Option<&Position>,
-    until: Option<u64>,
-    limit: u32,
-) -> Result<Page> {
-    let bounds = bounds(conn, generation, channel, retention, now).await?;
-    if from.is_some_and(|position| !bounds.covers(position)) {
-        return Ok(Page::Lost(bounds));
+/// Which events of a channel are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct PageRequest<'a> {
+    /// Those after this position; `None`: from the oldest retained.
+    pub from: Option<&'a Position>,
+    /// No further than this offset, where it is given.
+    pub until: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl ReadTx<'_> {
+    /// Where `channel` is: its epoch and the offset of its last event.
+    pub async fn head(&mut self, channel: &ChannelName) -> Result<Position> {
+        let query = channels::table.find(channel.as_str()).select((channels::epoch, channels::head));
+        let row: Option<(String, i64)> = self.maybe(query).await?;
+        let (part, head) = row.unwrap_or_default();
+        Ok(Position::new(epoch(&self.generation, &part), to_u64(head)))
     }
-    let after = from.map_or(bounds.before_oldest, |position| position.offset);
-    let until = until.map_or(bounds.head.offset, |until| until.min(bounds.head.offset));
-    let events = read_after(conn, channel, after, until, limit).await?;
-    // The janitor may have trimmed between the two statements.
-    let whole = events.iter().zip(after + 1..).all(|(event, expected)| event.offset == expected);
-    let complete = events.len() as u64 == (until.saturating_sub(after)).min(u64::from(limit));
-    if whole && complete { Ok(Page::Events { events, bounds }) } else { Ok(Page::Lost(bounds)) }
+
+    /// The heads of many channels in one statement; a channel without a row is left out.
+    pub async fn heads(&mut self, names: &[ChannelName]) -> Result<HashMap<String, Position>> {
+        let names: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
+        let query = channels::table.filter(channels::name.eq_any(names)).select((
+            channels::name,
+            channels::epoch,
+            channels::head,
+        ));
+        let rows: Vec<(String, String, i64)> = self.load(query).await?;
+        let position = |part: &str, head| Position::new(epoch(&self.generation, part), to_u64(head));
+        Ok(rows.into_iter().map(|(name, part, head)| (name, position(&part, head))).collect())
+    }
+
+    /// Reads the bounds of `channel`, with retention applied by size and by age.
+    pub async fn bounds(&mut self, channel: &ChannelName, retention: Retention) -> Result<Bounds> {
+        let head = self.head(channel).await?;
+        let too_many = head.offset.saturating_sub(retention.events);
+        let query = events::table
+            .filter(events::channel.eq(channel.as_str()))
+            .filter(events::offset.gt(to_i64(too_many)))
+            .filter(events::created_at.gt(self.now.minus(retention.age)))
+            .select(min(events::offset));
+        let oldest: Option<i64> = self.maybe(query).await?.flatten();
+        // An event may have been appended since the head was read: never report past it.
+        let before_oldest = oldest.map_or(head.offset, |offset| to_u64(offset - 1).min(head.offset));
+        Ok(Bounds { head, before_oldest })
+    }
+
+    /// Reads what `asked` names of `channel`, up to its head.
+    pub async fn page(
+        &mut self,
+        channel: &ChannelName,
+        retention: Retention,
+        asked: PageRequest<'_>,
+    ) -> Result<Page> {
+        let bounds = self.bounds(channel, retention).await?;
+        if asked.from.is_some_and(|position| !bounds.covers(position)) {
+            return Ok(Page::Lost(bounds));
+        }
+        let after = asked.from.map_or(bounds.before_oldest, |position| position.offset);
+        let until = asked.until.map_or(bounds.head.offset, |until| until.min(bounds.head.offset));
+        let events = read_after(self, channel, after, until, asked.limit).await?;
+        // The janitor may have trimmed between the two statements.
+        let whole = events.iter().zip(after + 1..).all(|(event, expected)| event.offset == expected);
+        let complete = events.len() as u64 == (until.saturating_sub(after)).min(u64::from(asked.limit));
+        if whole && complete { Ok(Page::Events { events, bounds }) } else { Ok(Page::Lost(bounds)) }
+    }
+
+    /// The newest `limit` events of `channel`, newest first, with retention applied.
+    pub async fn latest(
+        &mut self,
+        channel: &ChannelName,
+        retention: Retention,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        let query = events::table
+            .filter(events::channel.eq(channel.as_str()))
+            .filter(events::created_at.gt(self.now.minus(retention.age)))
+            .order(events::offset.desc())
+            .limit(i64::from(limit).min(to_i64(retention.events)))
+            .select(COLUMNS);
+        let rows: Vec<Row> = self.load(query).await?;
+        Ok(rows.into_iter().map(Event::from).collect())
+    }
 }
 
 /// The events with `after` < offset ≤ `until`, ascending, at most `limit`. Knows no retention.
@@ -142,24 +157,6 @@ pub async fn read_after(
         .filter(events::offset.gt(to_i64(after)))
         .filter(events::offset.le(to_i64(until)))
         .order(events::offset.asc())
-        .select(COLUMNS);
-    let rows: Vec<Row> = conn.load(query).await?;
-    Ok(rows.into_iter().map(Event::from).collect())
-}
-
-/// The newest `limit` events of `channel`, newest first, with retention applied.
-pub async fn latest(
-    conn: &mut Conn,
-    channel: &ChannelName,
-    retention: Retention,
-    now: Ts,
-    limit: u32,
-) -> Result<Vec<Event>> {
-    let query = events::table
-        .filter(events::channel.eq(channel.as_str()))
-        .filter(events::created_at.gt(now.minus(retention.age)))
-        .order(events::offset.desc())
-        .limit(i64::from(limit).min(to_i64(retention.events)))
         .select(COLUMNS);
     let rows: Vec<Row> = conn.load(query).await?;
     Ok(rows.into_iter().map(Event::from).collect())

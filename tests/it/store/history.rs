@@ -6,7 +6,7 @@ use std::time::Duration;
 use campanile::domain::channel::ChannelName;
 use campanile::domain::options::Retention;
 use campanile::domain::position::Position;
-use campanile::store::history::{self, History, MAX_BYTES, MAX_EVENTS, Wish};
+use campanile::store::history::{History, MAX_BYTES, MAX_EVENTS, Wish};
 use futures_util::FutureExt as _;
 
 use crate::support::store::*;
@@ -24,15 +24,15 @@ on_both![
 ];
 
 async fn read(store: &TestStore, channel: &ChannelName, kept: Retention, wish: Wish<'_>) -> History {
-    let (generation, now, channel) = (store.store.generation(), store.store.timestamp(), channel.clone());
+    let channel = channel.clone();
     let since = wish.since.map(|(epoch, offset)| (epoch.to_owned(), offset));
     let (limit, reverse) = (wish.limit, wish.reverse);
     store
-        .read(move |conn| {
+        .read(move |tx| {
             async move {
                 let since = since.as_ref().map(|(epoch, offset)| (epoch.as_str(), *offset));
                 let wish = Wish { since, limit, reverse, bytes: usize::MAX };
-                history::read(conn, &generation, &channel, kept, now, wish).await
+                tx.history(&channel, kept, wish).await
             }
             .boxed()
         })

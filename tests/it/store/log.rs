@@ -92,13 +92,13 @@ async fn many_channels_move_together_known_and_new_alike(store: TestStore) {
 async fn a_rollback_gives_its_offsets_back(store: TestStore) {
     let news = channel("news");
     store.fill(&news, 2).await;
-    let (generation, now, lost) = (store.store.generation(), store.store.timestamp(), event(&news, "3"));
+    let lost = event(&news, "3");
     let failed: Result<(), StoreError> = store
         .store
         .write_log(move |mut conn| {
             async move {
                 let append = Append { events: &[&lost], ..Append::default() };
-                log::append(&mut conn, &generation, now, &[append]).await?;
+                log::append(&mut conn, &[append]).await?;
                 Err(StoreError::Busy)
             }
             .boxed()
@@ -190,12 +190,11 @@ async fn a_channel_that_lost_events_gets_a_new_epoch_and_no_other_does(store: Te
     let (torn, whole, unused) = (channel("torn"), channel("whole"), channel("unused"));
     let old = store.fill(&torn, 3).await.pop().unwrap();
     let kept = store.fill(&whole, 3).await.pop().unwrap();
-    let now = store.store.timestamp();
     for (name, known, part) in [(&torn, 4, "aaaa"), (&whole, 3, "bbbb"), (&unused, 1, "cccc")] {
         let name = name.clone();
         store
             .write_log(move |mut conn| {
-                async move { log::renew_epoch(&mut conn, &name, known, part, now).await }.boxed()
+                async move { log::renew_epoch(&mut conn, &name, known, part).await }.boxed()
             })
             .await;
     }
@@ -213,16 +212,13 @@ async fn heads_are_read_together(store: TestStore) {
     let names = ["a", "b", "c"].map(channel);
     let last_a = store.fill(&names[0], 3).await.pop().unwrap();
     let last_c = store.fill(&names[2], 1).await.pop().unwrap();
-    let (generation, asked) = (store.store.generation(), names.to_vec());
-    let mut heads =
-        store.read(move |conn| async move { log::heads(conn, &generation, &asked).await }.boxed()).await;
+    let asked = names.to_vec();
+    let mut heads = store.read(move |tx| async move { tx.heads(&asked).await }.boxed()).await;
     assert_eq!(heads.remove("a"), Some(last_a));
     assert_eq!(heads.remove("c"), Some(last_c));
     assert!(heads.is_empty(), "a channel without a row is left out");
-    let generation = store.store.generation();
     let many: Vec<_> = (0..1000).map(|i| channel(&format!("many:{i}"))).collect();
-    let none =
-        store.read(move |conn| async move { log::heads(conn, &generation, &many).await }.boxed()).await;
+    let none = store.read(move |tx| async move { tx.heads(&many).await }.boxed()).await;
     assert!(none.is_empty());
 }
 
@@ -313,10 +309,8 @@ async fn the_latest_events_are_within_retention(store: TestStore) {
     store.age(&news, 4, Duration::from_secs(3700)).await;
     let latest = async |events, limit| {
         let kept = Retention { events, age: Duration::from_secs(3600) };
-        let (now, news) = (store.store.timestamp(), news.clone());
-        let read = store
-            .read(move |conn| async move { log::latest(conn, &news, kept, now, limit).await }.boxed())
-            .await;
+        let news = news.clone();
+        let read = store.read(move |tx| async move { tx.latest(&news, kept, limit).await }.boxed()).await;
         offsets(&read)
     };
     assert_eq!(latest(100, 3).await, [10, 9, 8]);

@@ -15,8 +15,8 @@ use campanile::domain::options::Retention;
 use campanile::domain::position::{Epoch, Position};
 use campanile::publish::{Committed, PublishError, Publisher, Reaction, UnitOfWork};
 use campanile::store::deliveries::{NewDelivery, Payload};
-use campanile::store::log::{self, Appended, Bounds, LogConn, Page};
-use campanile::store::{self, Conn, Location, Options, Store, Ts};
+use campanile::store::log::{self, Appended, Bounds, LogTx, Page, PageRequest};
+use campanile::store::{self, Conn, Location, Options, ReadTx, Store, Ts};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -159,7 +159,7 @@ impl TestStore {
     pub async fn read<T, W>(&self, work: W) -> T
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
+        W: for<'c, 't> FnOnce(&'c mut ReadTx<'t>) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
     {
         self.store.read(work).await.expect("the read succeeds")
     }
@@ -175,7 +175,7 @@ impl TestStore {
     pub async fn write_log<T, W>(&self, work: W) -> T
     where
         T: Send + 'static,
-        W: for<'c> FnOnce(LogConn<'c>) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
+        W: for<'c> FnOnce(LogTx<'c>) -> BoxFuture<'c, store::Result<T>> + Send + 'static,
     {
         self.store.write_log(work).await.expect("the transaction commits")
     }
@@ -214,17 +214,10 @@ impl TestStore {
 
     /// Appends events to the log without a publisher.
     pub async fn append(&self, events: Vec<NewEvent>) -> Vec<Position> {
-        let (generation, now) = (self.store.generation(), self.store.timestamp());
-        let append = self.write_log(move |mut conn| {
+        let append = self.write_log(move |mut tx| {
             async move {
                 let events: Vec<&NewEvent> = events.iter().collect();
-                log::append(
-                    &mut conn,
-                    &generation,
-                    now,
-                    &[log::Append { events: &events, ..log::Append::default() }],
-                )
-                .await
+                log::append(&mut tx, &[log::Append { events: &events, ..log::Append::default() }]).await
             }
             .boxed()
         });
@@ -240,16 +233,13 @@ impl TestStore {
     }
 
     pub async fn head(&self, channel: &ChannelName) -> Position {
-        let (generation, channel) = (self.store.generation(), channel.clone());
-        self.read(move |conn| async move { log::head(conn, &generation, &channel).await }.boxed()).await
+        let channel = channel.clone();
+        self.read(move |tx| async move { tx.head(&channel).await }.boxed()).await
     }
 
     pub async fn bounds(&self, channel: &ChannelName, kept: Retention) -> Bounds {
-        let (generation, now, channel) = (self.store.generation(), self.store.timestamp(), channel.clone());
-        self.read(move |conn| {
-            async move { log::bounds(conn, &generation, &channel, kept, now).await }.boxed()
-        })
-        .await
+        let channel = channel.clone();
+        self.read(move |tx| async move { tx.bounds(&channel, kept).await }.boxed()).await
     }
 
     pub async fn page(
@@ -260,11 +250,11 @@ impl TestStore {
         until: Option<u64>,
         limit: u32,
     ) -> Page {
-        let (generation, now) = (self.store.generation(), self.store.timestamp());
         let (channel, from) = (channel.clone(), from.cloned());
-        self.read(move |conn| {
+        self.read(move |tx| {
             async move {
-                log::page(conn, &generation, &channel, kept, now, from.as_ref(), until, limit).await
+                let asked = PageRequest { from: from.as_ref(), until, limit };
+                tx.page(&channel, kept, asked).await
             }
             .boxed()
         })

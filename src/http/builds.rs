@@ -54,8 +54,9 @@ struct Told {
     channel: ChannelName,
     /// The place behind the event.
     cursor: Option<String>,
-    /// True for a key that was known, absent otherwise.
+    /// For a key that was known.
     #[serde(skip_serializing_if = "Not::not")]
+    #[schema(schema_with = super::always_true)]
     duplicate: bool,
 }
 

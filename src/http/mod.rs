@@ -38,6 +38,7 @@ use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
 use serde::Deserialize;
 use utoipa::IntoParams;
+use utoipa::openapi::{Object, Type};
 
 use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
@@ -109,6 +110,11 @@ pub struct PageQuery {
     cursor: Option<String>,
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,
+}
+
+/// The schema of a field that is there only if it is true.
+fn always_true() -> Object {
+    Object::builder().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
 /// A `limit` in a query: a number from 1 to `max`, `default` if absent.

@@ -63,10 +63,12 @@ impl WebhookEndpoint {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Accepted<'a> {
+    #[schema(schema_with = super::always_true)]
     received: bool,
     delivery_id: &'a str,
-    /// True for a delivery that was known, absent otherwise.
+    /// For a delivery that was known.
     #[serde(skip_serializing_if = "Not::not")]
+    #[schema(schema_with = super::always_true)]
     duplicate: bool,
 }
 

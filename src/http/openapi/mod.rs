@@ -84,7 +84,7 @@ fn complete_answer(schema: &mut Value) {
 fn complete(operation: &mut Value, usual: &Value) {
     let security = operation.get("security").unwrap_or(usual).as_array().cloned().unwrap_or_default();
     let open_to = |scheme| security.iter().any(|one| one.get(scheme).is_some());
-    let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+    let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
     let takes = |place| parameters.iter().any(|parameter| parameter["in"] == place);
     let common = [
         (takes("query") || operation.get("requestBody").is_some(), &["400"][..]),
@@ -94,32 +94,31 @@ fn complete(operation: &mut Value, usual: &Value) {
         (open_to("api_key"), &["401", "503"]),
     ];
     let responses = operation["responses"].as_object_mut().expect("responses");
-    for status in common.into_iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses) {
-        responses.entry(*status).or_insert(json!({ "description": "" }));
+    for status in common.iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| *statuses) {
+        responses.entry(*status).or_insert(json!({}));
     }
-    for (status, response) in responses.iter_mut() {
-        if response["description"] == "" {
-            let answer = ANSWERS.iter().find(|(known, _)| known == status).expect("a status in `ANSWERS`");
-            *response = json!({ "description": format!("#{}", answer.1) });
+    if responses.contains_key("304") {
+        parameters.push(json!({ "description": "#IfNoneMatch" }));
+    }
+    for (status, response) in responses {
+        if *response == json!({}) {
+            let (_, name) = ANSWERS.iter().find(|(known, _)| known == status).expect("it is in `ANSWERS`");
+            response["description"] = format!("#{name}").into();
         }
         share("responses", response);
-        // One that is described is always sent.
+        // A header that is described is always sent.
         for (_, header) in response.get_mut("headers").and_then(Value::as_object_mut).into_iter().flatten() {
             header["required"] = true.into();
         }
     }
-    let mut parameters = parameters;
-    if responses.contains_key("304") {
-        parameters.push(json!({ "description": "#IfNoneMatch" }));
-    }
     for parameter in &mut parameters {
         share("parameters", parameter);
-        // It is there or not, but never null.
+        // It may be absent, but never null.
         if let Some(first) = parameter["schema"]["type"].get(0).cloned() {
             parameter["schema"]["type"] = first;
         }
     }
-    operation["parameters"] = parameters.into();
+    operation["parameters"] = if parameters.is_empty() { Value::Null } else { parameters.into() };
     operation["operationId"] = operation["operationId"].as_str().map(camel_case).into();
     operation.as_object_mut().expect("an operation").retain(|name, value| name != "tags" && !value.is_null());
 }

@@ -1,13 +1,65 @@
-//! The audit log of webhook deliveries: list, one with its payload, process again. A delivery names the
-//! repository that it is about, so its callers are admins.
+//! Webhook deliveries: accept one, and their audit log, which lists them, shows one with its payload and
+//! processes one again. A delivery names the repository that it is about, so who asks for it is an admin.
+
+use std::time::Instant;
 
 use uuid::Uuid;
 
+use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::publish::{Committed, PublishError, Publisher};
-use crate::sources::github::{RepoMap, reprocessing_unit};
+use crate::sources::github::{BadBody, Received, RepoMap, body_text, reprocessing_unit, unit_of};
 use crate::store::{Store, StoreError, deliveries};
 
 pub use crate::store::deliveries::Delivery;
+
+/// A delivery as it came over HTTP, after its signature was found right.
+pub struct Incoming<'a> {
+    pub id: DeliveryId,
+    /// The type of its event, such as `workflow_run`.
+    pub event: &'a str,
+    pub content_type: Option<&'a str>,
+    pub body: Vec<u8>,
+    /// When it came, for the latency metrics.
+    pub accepted: Instant,
+}
+
+/// What became of an accepted delivery.
+pub enum Accepted {
+    New(DeliveryStatus),
+    /// It was accepted before.
+    Duplicate,
+}
+
+/// Why a delivery is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error(transparent)]
+    BadBody(#[from] BadBody),
+    #[error("the payload cannot be compressed: {0}")]
+    Pack(#[from] std::io::Error),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Commits a delivery with all that follows from it. Success means that it is durable.
+pub async fn accept(
+    publisher: &Publisher,
+    store: &Store,
+    repos: &RepoMap,
+    incoming: Incoming<'_>,
+) -> Result<Accepted, AcceptError> {
+    let Incoming { id, event, content_type, body, accepted } = incoming;
+    let payload = body_text(content_type, &body)?;
+    let received = Received { delivery_id: id, event, payload: &payload, received_at: store.now(), accepted };
+    let (unit, status) = unit_of(received, repos)?;
+    // The payload lives on in the unit, compressed.
+    drop(payload);
+    drop(body);
+    Ok(match publisher.commit(unit).await? {
+        Committed::Duplicate(_) => Accepted::Duplicate,
+        _ => Accepted::New(status),
+    })
+}
 
 /// Why a delivery is not shown or not processed again.
 #[derive(Debug, thiserror::Error)]

@@ -19,13 +19,14 @@ use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
 use crate::bus::{Bus, BusHandlers, ClusterBusLoop, EventHandler};
 use crate::clients::ClientRegistry;
-use crate::cluster::{self, Cluster, Identity, Peers};
+use crate::cluster::{self, Changed, Cluster, Identity, Peers};
 use crate::config::{Config, JwksUrl, Secrets};
 use crate::domain::options::SharedNamespaces;
 use crate::hub::Hub;
 use crate::jobs::JobsRuntime;
 use crate::limits::shared::SharedCounters;
 use crate::publish::Publisher;
+use crate::sign_in::OpenSessions;
 use crate::store::{self, Store};
 use crate::supervision::critical;
 use crate::tasks::leases::Lease;
@@ -75,6 +76,7 @@ pub struct Core {
     pub peers: Peers,
     pub metrics: Arc<Metrics>,
     pub revoker: Revoker,
+    pub sessions: OpenSessions,
     pub keys: KeyRing,
     pub namespaces: SharedNamespaces,
     /// Where the key set is fetched from; one that is sent again is fetched again.
@@ -132,7 +134,11 @@ impl OpenCore {
         let Self { store, bus, peers, metrics, namespaces, keys, revocations, clients, runtime, .. } = self;
         let revoker = Revoker::new(store.clone(), revocations, clients.clone(), {
             let peers = peers.clone();
-            move || peers.announce_revocation()
+            move || peers.announce(Changed::Revocations)
+        });
+        let sessions = OpenSessions::new(store.clone(), {
+            let peers = peers.clone();
+            move || peers.announce(Changed::Sessions)
         });
         let on_event: EventHandler =
             handlers.hub.as_ref().map_or_else(|| Arc::new(|_| ()) as EventHandler, Hub::event_handler);
@@ -146,11 +152,14 @@ impl OpenCore {
                 hub: handlers.hub,
                 count_connections: handlers.count_connections,
                 post: handlers.post,
-                on_revocation: Box::new({
-                    let revoker = revoker.clone();
-                    move || {
-                        let revoker = revoker.clone();
-                        tokio::spawn(async move { revoker.sync_or_warn().await });
+                on_change: Box::new({
+                    let (revoker, sessions) = (revoker.clone(), sessions.clone());
+                    move |what| match what {
+                        Changed::Revocations => {
+                            let revoker = revoker.clone();
+                            tokio::spawn(async move { revoker.sync_or_warn().await });
+                        }
+                        Changed::Sessions => sessions.check_soon(),
                     }
                 }),
             },
@@ -182,6 +191,7 @@ impl OpenCore {
             runtime.spawn(critical(leasing)),
             runtime.spawn(critical(fetching)),
             runtime.spawn(critical(revoker.clone().run())),
+            runtime.spawn(critical(sessions.clone().run())),
             runtime.spawn(critical(monitor::watch_store(store.clone(), metrics.store.clone()))),
             runtime.spawn(critical(peers.clone().run())),
             runtime.spawn(critical(sweeping)),
@@ -197,6 +207,7 @@ impl OpenCore {
             peers,
             metrics,
             revoker,
+            sessions,
             keys,
             namespaces,
             key_set,

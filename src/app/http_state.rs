@@ -61,6 +61,7 @@ pub(super) fn new(
         publisher: core.publisher.clone(),
         cluster: core.cluster.clone(),
         revoker: core.revoker.clone(),
+        sessions: core.sessions.clone(),
         metrics: core.metrics.http.clone(),
         access: Access {
             keys: context.keys.clone(),

@@ -25,9 +25,11 @@ pub(super) enum Message {
 /// What has changed in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Changed {
+pub enum Changed {
     /// The list of revocations.
     Revocations,
+    /// A session has ended.
+    Sessions,
 }
 
 /// The heartbeat of a node.

@@ -23,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 pub use membership::MAX_MISSED_HEARTBEATS;
+pub use message::Changed;
 pub use metrics::Metrics;
 pub use requests::NodeInfo;
 pub use rpc::Incomplete;
@@ -36,7 +37,7 @@ use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
 use crate::protocol::code::Disconnect;
 use membership::Membership;
-use message::{Changed, Heartbeat, Message};
+use message::{Heartbeat, Message};
 use requests::{Channels, Command, Connected, Connections, Info, Members};
 use rpc::PendingRequests;
 
@@ -84,8 +85,8 @@ pub struct Handlers {
     pub count_connections: Box<dyn Fn(&str) -> u32 + Send + Sync>,
     /// Takes a frame for a session of this node; `false` if the session's queue is full.
     pub post: Box<dyn Fn(&str, String) -> bool + Send + Sync>,
-    /// Called when another node has revoked something.
-    pub on_revocation: Box<dyn Fn() + Send + Sync>,
+    /// Called when another node has changed what nodes keep in memory of the store.
+    pub on_change: Box<dyn Fn(Changed) + Send + Sync>,
 }
 
 /// The other nodes: which of them are alive, and messages to them. A [`Cluster`] is this together
@@ -221,9 +222,9 @@ impl Peers {
         nodes.iter().map(|node| (*node, of(node))).collect()
     }
 
-    /// Tells the other nodes that the revocations in the store have changed.
-    pub fn announce_revocation(&self) {
-        self.send(None, &Message::Changed { what: Changed::Revocations });
+    /// Tells the other nodes what has changed in the store.
+    pub fn announce(&self, what: Changed) {
+        self.send(None, &Message::Changed { what });
     }
 }
 
@@ -270,9 +271,7 @@ impl Cluster {
                 peers.update_membership();
             }
             Message::Response { id, response } => peers.0.pending.resolve(id, from, response),
-            Message::Changed { what: Changed::Revocations } => {
-                (self.0.handlers.on_revocation)();
-            }
+            Message::Changed { what } => (self.0.handlers.on_change)(what),
             Message::Request { id, request } => {
                 let Ok(slot) = self.0.request_slots.clone().try_acquire_owned() else {
                     tracing::warn!("too many requests of other nodes: one was dropped");

@@ -1,5 +1,5 @@
-//! What a reload can change and what it cannot: keys and namespaces are swapped in a node that
-//! runs; everything else was used up when it started.
+//! What a reload can change: keys and namespaces are replaced in a running node; every other option takes
+//! effect at the next start.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::Config;
 use super::schema::{OptionPath, plain};
 
-/// What a reload swaps: these options, and all below them.
+/// What a reload replaces: these options, and all below them.
 const RELOADED: [&str; 3] = ["client.token", "channel.namespaces", "channel.without_namespace"];
 
 impl Config {
-    /// The options in which `new` differs and that count from the next start alone, in order.
+    /// The options in which `new` differs and that take effect only at the next start, in order.
     pub fn needing_restart(&self, new: &Self) -> Vec<String> {
         let mut changed = BTreeSet::new();
         collect(&OptionPath::default(), &plain(self), &plain(new), &mut changed);

@@ -1,5 +1,5 @@
 //! The sections about clients: what their connections may do, and the transports that carry them.
-//! The others are in `sections`; the same holds for both.
+//! The other sections are in `sections`.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub struct ClientConfig {
     pub allowed_origins: Vec<OriginPattern>,
     /// Let clients without a token in as anonymous.
     pub allow_anonymous_connect_without_token: bool,
-    /// Everybody may do in configured namespaces what they are on for. Never for production.
+    /// Allow everybody whatever a configured namespace offers. Never for production.
     pub insecure: bool,
     /// Connections of this node; 0 turns the limit off.
     pub connection_limit: u32,
@@ -34,8 +34,8 @@ pub struct ClientConfig {
     pub channel_limit: u32,
     /// Events in one answer to a client's `history`.
     pub history_max_publication_limit: u32,
-    /// Events that a returning client can have missed in a configured namespace; beyond that it is
-    /// told that it starts anew.
+    /// Events that a returning client may have missed in a configured namespace; one that missed more
+    /// is told that it was not recovered.
     pub recovery_max_publication_limit: u32,
     /// Bytes that may wait for one connection before it is closed as slow.
     pub queue_max_size: Size,
@@ -45,7 +45,7 @@ pub struct ClientConfig {
     pub ping_interval: Span,
     /// How long a client may take to answer a ping.
     pub pong_timeout: Span,
-    /// How long a client may take to say `connect`.
+    /// How long a client may take to send `connect`.
     pub stale_close_delay: Span,
     /// How long a connection outlives its token, so that the client can renew it.
     pub expired_close_delay: Span,
@@ -91,9 +91,9 @@ pub struct TokenConfig {
     pub ed25519_public_key: Option<String>,
     /// A JSON Web Key Set in a file.
     pub jwks_file: Option<PathBuf>,
-    /// A JSON Web Key Set on the network, fetched at start and now and then.
+    /// The URL of a JSON Web Key Set, fetched at start and again from time to time.
     pub jwks_public_endpoint: Option<JwksUrl>,
-    /// Let `jwks_public_endpoint` be without TLS.
+    /// Accept a `jwks_public_endpoint` without TLS.
     pub jwks_allow_http: bool,
     /// The `aud` that a token must have; not checked if unset.
     pub audience: Option<String>,
@@ -107,7 +107,7 @@ pub struct TokenConfig {
 pub struct PersonalChannelConfig {
     /// Whether each connection of a user is subscribed to `#USER`.
     pub enabled: bool,
-    /// The namespace in which that is, as in `NAMESPACE:#USER`; none if empty.
+    /// The namespace of that channel, as in `NAMESPACE:#USER`; none if empty.
     pub personal_channel_namespace: String,
     /// Whether a new connection ends the older ones of its user.
     pub single_connection: bool,
@@ -129,7 +129,7 @@ impl Default for WebsocketConfig {
     }
 }
 
-/// `[http_stream]` and, without `sse`, its sisters: `/connection/…`.
+/// `[http_stream]`, `[uni_http_stream]` and `[uni_sse]`: `/connection/…`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StreamConfig {
@@ -163,7 +163,7 @@ impl Default for SseConfig {
     }
 }
 
-/// `[emulation]`: `/emulation`, by which clients of `http_stream` and `sse` speak.
+/// `[emulation]`: `/emulation`, to which clients of `http_stream` and `sse` send their commands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EmulationConfig {

@@ -26,7 +26,7 @@ const SHORT: [(&str, &str, &str); 10] = [
 /// What the commands that talk to a running gateway take from the environment. They set no option.
 const CLIENT: [&str; 2] = ["CAMPANILE_URL", "CAMPANILE_TOKEN"];
 
-/// Its value is a list with commas; all others are taken as they are.
+/// Its value is a list separated by commas; all others are used as they are.
 const WITH_COMMAS: &str = "GITHUB_WEBHOOK_SECRET";
 
 /// Every variable that sets something, with what it sets.
@@ -39,7 +39,7 @@ fn known(settings: &Settings) -> BTreeMap<String, OptionPath> {
     long.chain(short).collect()
 }
 
-/// Adds what the environment says. Names are read in their order, so that
+/// Adds the variables of the environment. Names are read in their order, so that
 /// `CAMPANILE_CHANNEL__WITHOUT_NAMESPACE__PRESENCE` refines `CAMPANILE_CHANNEL__WITHOUT_NAMESPACE`.
 pub(super) fn apply(settings: &mut Settings, environment: Vec<(OsString, OsString)>) {
     let known = known(settings);
@@ -87,7 +87,7 @@ fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Problem {
 }
 
 /// Kubernetes tells every pod about a service named `campanile` (or `campanile-db`) in variables
-/// that only look like ours. Refusing them would refuse the start for a name that nobody wrote.
+/// that only look like ours. If they were refused, the gateway would not start because of a name that nobody wrote.
 fn is_service_link(name: &str, value: &OsStr) -> bool {
     let value = value.to_string_lossy();
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));

@@ -45,7 +45,7 @@ impl Config {
         self.client.token.jwks_public_endpoint.as_ref()
     }
 
-    /// What is wrong with the public keys in PEM.
+    /// The problems of the public keys in PEM.
     pub(super) fn bad_pems(&self) -> impl Iterator<Item = Problem> {
         self.client.token.in_pem().filter_map(|(option, kind, pem)| {
             KeySet::from_pem(kind, pem).err().map(|bad| self.bad_pem(option, bad))

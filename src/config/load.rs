@@ -1,5 +1,5 @@
-//! Loading: defaults, then a file, then the environment, then flags. Nothing is read here that
-//! was not handed in, so that a test needs no process of its own.
+//! Loading: defaults, then a file, then the environment, then flags. Everything that is read is passed in,
+//! so that a test needs no process of its own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -45,7 +45,7 @@ enum File {
 }
 
 impl Loader {
-    /// Only the defaults so far.
+    /// A loader with the defaults alone.
     pub fn new() -> Self {
         Self::default()
     }
@@ -62,7 +62,7 @@ impl Loader {
         self
     }
 
-    /// Takes `text` as if it stood in the file `name`.
+    /// Uses `text` as the content of the file `name`.
     pub fn text(mut self, name: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         self.file = Some(File::Text(name.into(), text.into()));
         self
@@ -158,7 +158,7 @@ fn table(table: &DeTable<'_>, path: &OptionPath, text: &str, lines: &mut Lines) 
     table.iter().map(entry).collect()
 }
 
-/// The value as JSON. What JSON has no word for becomes text, which no such option accepts.
+/// The value as JSON. A value that JSON does not have becomes text, which no such option accepts.
 fn plain(value: &DeValue<'_>, path: &OptionPath, text: &str, lines: &mut Lines) -> Value {
     match value {
         DeValue::String(text) => Value::from(text.as_ref()),

@@ -77,9 +77,9 @@ pub struct Config {
     pub uni_http_stream: StreamConfig,
     /// `/connection/uni_sse`.
     pub uni_sse: StreamConfig,
-    /// What the process says about itself.
+    /// Logs.
     pub telemetry: TelemetryConfig,
-    /// Who set what; options that nobody set are missing.
+    /// Where each option was set; options at their default are missing.
     #[serde(skip)]
     sources: BTreeMap<schema::OptionPath, Source>,
 }
@@ -94,9 +94,9 @@ pub enum Backend {
     },
     /// Cluster: any number of nodes.
     Postgres {
-        /// For everything, perhaps through a pooler.
+        /// For all queries, perhaps through a pooler.
         url: Secret,
-        /// Past the pooler, for LISTEN and advisory locks, if that is another address.
+        /// Without the pooler, for LISTEN and advisory locks, if that is another address.
         direct_url: Option<Secret>,
     },
 }
@@ -108,10 +108,10 @@ pub enum BusBackend {
     InProcess,
     /// NOTIFY and reading the log.
     Postgres,
-    /// Redis, with Postgres as the way around it.
+    /// Redis, with NOTIFY when Redis fails.
     Redis {
         url: Secret,
-        /// The authorities that it is believed by; the public ones if unset.
+        /// The certificate authorities that are trusted for it; the public ones if unset.
         ca_file: Option<PathBuf>,
         /// Begins every name; the store's id follows it.
         prefix: String,
@@ -131,7 +131,7 @@ impl Config {
         }
     }
 
-    /// The address of a Postgres with what is believed of it.
+    /// The address of a Postgres with the certificate authorities that are trusted for it.
     fn with_authorities(&self, url: &Secret) -> Secret {
         match &self.store.ca_file {
             Some(file) => Secret::new(tls::with_authorities(url.expose(), file)),
@@ -139,7 +139,7 @@ impl Config {
         }
     }
 
-    /// Whether the authorities that servers are believed by can be read.
+    /// Whether the files of the trusted certificate authorities can be read.
     pub fn check_authorities(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         let mut check = |option: &'static str, error: Option<TlsError>| {

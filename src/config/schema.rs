@@ -1,5 +1,5 @@
-//! Which options exist. The list is not written down a second time: it is the configuration
-//! itself, with every optional value filled by an example, seen as a JSON tree.
+//! Which options exist. The list is derived from the configuration itself, with an example for every
+//! optional value, as a JSON tree.
 //! A map is a table with the one key `*`; a list of tables holds one example.
 
 use std::fmt;
@@ -17,7 +17,7 @@ pub(super) enum Step {
     Index(usize),
 }
 
-/// The way to an option, written `channel.namespaces[0].name`.
+/// The path of an option, written `channel.namespaces[0].name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct OptionPath(pub(super) Vec<Step>);
 
@@ -56,17 +56,17 @@ impl fmt::Display for OptionPath {
     }
 }
 
-/// A key as TOML wants it.
+/// A key as TOML requires it.
 pub(super) fn bare_or_quoted(key: &str) -> String {
     let bare =
         !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'*'));
     if bare { key.to_owned() } else { toml::Value::from(key).to_string() }
 }
 
-/// What stands at one place of the tree.
+/// A node of the tree.
 pub(super) enum Shape<'a> {
     Table(&'a Map<String, Value>),
-    /// Any key, and behind each one of these.
+    /// Any key, each with one of these as its value.
     MapOf(&'a Value),
     /// Any number of these.
     ListOf(&'a Value),
@@ -110,7 +110,7 @@ pub(super) fn every_path(schema: &Value) -> Vec<OptionPath> {
     found
 }
 
-/// What stands at `path`, if anything does.
+/// The node at `path`, if there is one.
 pub(super) fn at<'a>(schema: &'a Value, path: &OptionPath) -> Option<&'a Value> {
     path.0.iter().try_fold(schema, |schema, step| match (shape(schema), step) {
         (Shape::Table(keys), Step::Key(key)) => keys.get(key),

@@ -1,7 +1,7 @@
-//! The three secrets of a running gateway. Set ones are taken as they are. Embedded, missing ones
-//! are generated once into `secrets.toml` in the data folder and read back ever after; a
-//! generated one never overrides one that is set. A cluster generates nothing, because each node
-//! would invent its own.
+//! The three secrets of a gateway. Those that are set are used. With SQLite, missing ones are
+//! generated once into `secrets.toml` in the data folder and read from there at every later start; a
+//! generated secret never overrides one that is set. A cluster generates nothing, because each node
+//! would generate its own.
 //!
 //! Two processes may start at the same time: whoever holds the lock file generates, the other
 //! reads. The file is replaced as a whole, so a reader never sees half of it.
@@ -32,7 +32,7 @@ const GITHUB: (&str, &str) = ("github.webhook_secrets", "GITHUB_WEBHOOK_SECRET")
 pub struct Secrets {
     /// Verifies and signs connection tokens.
     pub jwt: Secret,
-    /// Opens the server API.
+    /// The key of the server API.
     pub api_key: Secret,
     /// Sign webhook deliveries; at least one.
     pub github: Vec<Secret>,
@@ -50,12 +50,12 @@ pub struct FoundSecrets {
 }
 
 impl FoundSecrets {
-    /// What verifies and signs connection tokens.
+    /// Verifies and signs connection tokens.
     pub fn jwt(&self) -> Result<&Secret, ConfigError> {
         self.jwt.as_ref().ok_or_else(|| self.missing(JWT).into())
     }
 
-    /// What opens the server API.
+    /// The key of the server API.
     pub fn api_key(&self) -> Result<&Secret, ConfigError> {
         self.api_key.as_ref().ok_or_else(|| self.missing(API_KEY).into())
     }

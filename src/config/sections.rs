@@ -25,11 +25,11 @@ pub struct ServerConfig {
     /// Address and port to listen on; port 0 takes a free one.
     #[serde(deserialize_with = "socket_address")]
     pub listen: SocketAddr,
-    /// What people call this node; its host and port if unset.
+    /// The name of this node; its host and port if unset.
     pub name: Option<String>,
     /// The origin under which browsers reach this gateway; always an allowed origin.
     pub public_url: Option<Origin>,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// How long a stop may take; connections are closed spread over this time.
@@ -68,16 +68,15 @@ pub struct StoreConfig {
     pub url: Option<StoreUrl>,
     /// Postgres without a pooler in between, for LISTEN and advisory locks; `url` if unset.
     pub direct_url: Option<Secret>,
-    /// Certificates of the authorities that Postgres is believed by, in PEM, where its address
-    /// names none.
+    /// Certificates of the authorities that are trusted for Postgres, in PEM, if its address names none.
     pub ca_file: Option<PathBuf>,
     /// Connections to Postgres.
     pub pool_size: u32,
     /// Connections that read SQLite, beside the one that writes.
     pub readers: u32,
-    /// How long one call may take; then its connection is given up.
+    /// How long one call may take; after that its connection is closed.
     pub deadline: Span,
-    /// Accept a Postgres with `fsync` or `synchronous_commit` off, which may lose what it confirmed.
+    /// Accept a Postgres with `fsync` or `synchronous_commit` off, which may lose what it has confirmed.
     pub allow_data_loss: bool,
 }
 
@@ -101,7 +100,7 @@ impl Default for StoreConfig {
 pub struct BusConfig {
     /// `redis://…` or `rediss://…`; without it the store carries the announcements.
     pub url: Option<Secret>,
-    /// Certificates of the authorities that a `rediss://` is believed by, in PEM; the public ones if
+    /// Certificates of the authorities that are trusted for a `rediss://`, in PEM; the public ones if
     /// unset.
     pub ca_file: Option<PathBuf>,
     /// Begins every name in Redis; the store's id follows it.
@@ -193,7 +192,7 @@ pub struct GithubConfig {
 pub struct RepoConfig {
     /// Publish its events under this name.
     pub name: Option<RepoName>,
-    /// Publish nothing of it.
+    /// Publish nothing about it.
     pub ignore: bool,
 }
 
@@ -211,7 +210,7 @@ pub struct LimitsConfig {
     pub invalid_signatures_per_minute: u32,
     /// Sign-ins with a wrong link a minute and address; above it 429.
     pub invalid_sign_ins_per_minute: u32,
-    /// Browsers signed in at once; one more ends the oldest session.
+    /// Browsers signed in at once; another one ends the oldest session.
     pub sessions: u32,
     /// Polls a minute and user; above it 429.
     pub polls_per_minute: u32,
@@ -246,7 +245,7 @@ impl Default for LimitsConfig {
     }
 }
 
-/// `[telemetry]`: what the process says about itself.
+/// `[telemetry]`: logs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TelemetryConfig {

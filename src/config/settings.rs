@@ -39,13 +39,13 @@ impl Settings {
         self.problems.push(problem);
     }
 
-    /// Takes the tree of a file.
+    /// Adds the tree of a file.
     pub(super) fn set_tree(&mut self, tree: Value, source: impl Fn(&OptionPath) -> Source) {
         let schema = self.schema.clone();
         self.set(&schema, OptionPath::default(), tree, &source);
     }
 
-    /// Takes the text of a variable or a flag: as it is, or as JSON.
+    /// Adds the text of a variable or a flag: as it is, or as JSON.
     pub(super) fn set_text(&mut self, path: OptionPath, text: &str, source: Source) {
         let schema = self.schema.clone();
         match schema::at(&schema, &path).map(|inner| (inner, shape(inner))) {
@@ -66,7 +66,7 @@ impl Settings {
         }
     }
 
-    /// Takes a list that was written with commas.
+    /// Adds a list that is separated by commas.
     pub(super) fn set_items(&mut self, path: OptionPath, text: &str, source: Source) {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         self.insert(path, items.map(Value::from).collect(), source, false);
@@ -122,7 +122,7 @@ impl Settings {
         }
     }
 
-    /// An entry of a map or a list exists even if nothing is said about it.
+    /// An entry of a map or a list exists even if none of its options is set.
     fn set_element(
         &mut self,
         schema: &Value,
@@ -146,7 +146,7 @@ impl Settings {
         self.set.retain(|known, _| !known.is_under(path));
     }
 
-    /// What an unknown `key` of the table at `path` may stand for.
+    /// The known key that an unknown `key` of the table at `path` may stand for.
     fn suggestion(&self, path: &OptionPath, key: &str, known: &Map<String, Value>) -> String {
         let elsewhere = || {
             let same = |path: &OptionPath| path.0.last() == Some(&Step::Key(key.to_owned()));
@@ -218,7 +218,7 @@ impl Settings {
     }
 }
 
-/// Says it without the words of the parser, and without the value if that is secret.
+/// The problem without the words of the parser, and without the value if that is secret.
 fn what_is_wrong(leaf: &Value, value: &Value, error: &str) -> String {
     match leaf {
         Value::Bool(_) => format!("`{value}` is neither true nor false"),

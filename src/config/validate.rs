@@ -1,4 +1,4 @@
-//! What no single type can know: bounds, and options that contradict each other.
+//! Checks that no single type can make: bounds, and options that contradict each other.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -11,19 +11,19 @@ use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
 use crate::tls::{self, Trust};
 
-/// Longer than anyone means, and short enough to be added to any clock.
+/// The longest duration: longer is a mistake, and this one can be added to any time.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
-/// More HTTP workers than this are a mistake.
+/// The most HTTP workers; more are a mistake.
 const MAX_WORKERS: u32 = 1024;
-/// More events than this are not read at once: they would have to be held in memory together.
+/// The most events that are read at once, because they are in memory together.
 const MAX_EVENTS: u32 = 10_000;
-/// A longer message of a client is a mistake.
+/// The longest message of a client; more is a mistake.
 const LARGEST_MESSAGE: Size = Size(64 << 20);
 /// Advised lengths in bytes. HS256 has no more strength than its key (RFC 7518 §3.2 asks for 32).
 const JWT_SECRET: usize = 32;
 const OTHER_SECRET: usize = 16;
 
-/// What is wrong with options by themselves.
+/// Problems of single options.
 pub(super) fn alone(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |option: &str, wrong: &str, remedy: &str| {

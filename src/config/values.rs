@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use crate::domain::channel::{BUILT_IN, is_owner, is_repo_name};
 
-/// What is printed in place of a secret.
+/// Printed in place of a secret.
 pub(super) const MASK: &str = "[secret]";
 
 /// A text that must not be shown: it prints as `[secret]` and is compared in constant time.
@@ -68,7 +68,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Where the data lives, as `store.url` says it.
+/// Where the data is stored, by `store.url`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum StoreUrl {

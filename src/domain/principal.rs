@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::access::Action;
 use super::channel::{ChannelKind, ChannelName};
 use super::event::Time;
 use super::pattern::ChannelPattern;
@@ -56,6 +55,19 @@ pub struct Scopes {
 pub struct Capability {
     pub channels: Vec<ChannelPattern>,
     pub allow: Rights,
+}
+
+/// What somebody wants to do on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// Receive what comes, and what was missed.
+    Subscribe,
+    /// Publish over a client connection.
+    Publish,
+    /// Read stored events.
+    History,
+    /// Read who is on the channel.
+    Presence,
 }
 
 /// The rights of a [`Capability`].

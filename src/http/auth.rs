@@ -129,7 +129,7 @@ async fn refused(request: &HttpRequest, access: &Access, endpoint: &SignInEndpoi
 pub async fn sign_out(request: HttpRequest, state: State) -> ApiResult {
     let endpoint = &state.sign_in;
     if let Some(hash) = session::presented(&request)? {
-        sign_in::sign_out(&state.store, hash, &endpoint.signed_out).await?;
+        state.sessions.end(hash).await?;
     }
     Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie("", Duration::ZERO)).finish())
 }

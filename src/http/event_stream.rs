@@ -14,7 +14,6 @@ use utoipa::IntoParams;
 
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
-use super::session;
 use super::tcp::{self, TcpHandle};
 use super::{HttpState, State};
 use crate::config::Config;
@@ -146,7 +145,7 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
         stopping: endpoint.stopping.clone(),
         abort,
         closed,
-        revoked: who.session.map(|secret| session::ended(&request, secret)),
+        revoked: who.session.map(|session| Box::pin(state.sessions.ended(session)) as _),
         clients: worker.clients.clone(),
         principal: Arc::unwrap_or_clone(principal),
         held: Box::new((counted, by_user)),

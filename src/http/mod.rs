@@ -43,6 +43,7 @@ use utoipa::openapi::{Object, Type};
 use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
 use crate::publish::Publisher;
+use crate::sign_in::OpenSessions;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
 use crate::transport::http_stream::Streams;
@@ -55,6 +56,7 @@ pub struct HttpState {
     pub publisher: Publisher,
     pub cluster: Cluster,
     pub revoker: Revoker,
+    pub sessions: OpenSessions,
     pub metrics: Arc<Metrics>,
     pub access: access::Access,
     pub summaries: Summaries,

@@ -11,8 +11,6 @@ use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::header::HeaderName;
 use actix_web::http::{StatusCode, header};
 use arc_swap::ArcSwap;
-use futures_util::future::LocalBoxFuture;
-use tokio::sync::watch;
 
 use super::access::Access;
 use super::error::ApiError;
@@ -38,8 +36,6 @@ pub struct SignInEndpoint {
     pub failures: RateLimit,
     /// Makes the tokens that are handed to a signed-in browser; a reload changes it.
     pub signing: ArcSwap<Signing>,
-    /// Tells the streams of this node that somebody signed out.
-    pub signed_out: watch::Sender<()>,
 }
 
 /// What our own tokens are signed with, and must say to be let in.
@@ -75,7 +71,6 @@ impl SignInEndpoint {
             max_sessions: config.limits.sessions,
             failures,
             signing: ArcSwap::from_pointee(Signing::new(&config.client.token, &secrets.jwt)),
-            signed_out: watch::Sender::new(()),
         }
     }
 
@@ -119,12 +114,6 @@ pub(super) fn presented(request: &HttpRequest) -> Result<Option<SecretHash>, Api
         return Err(origin::forbidden());
     }
     Ok(SignInSecret::parse(cookie.value()).map(|secret| secret.hash()))
-}
-
-/// Resolves when the session is over.
-pub fn ended(request: &HttpRequest, secret: SecretHash) -> LocalBoxFuture<'static, ()> {
-    let state = State::of(request);
-    Box::pin(sign_in::ended(state.store.clone(), secret, state.sign_in.signed_out.subscribe()))
 }
 
 /// The request must be addressed to a name of ours. A page that another name of this address has

@@ -15,13 +15,13 @@ use super::body;
 use super::error::{ApiError, ApiResult, internal};
 use super::{HttpState, State};
 use crate::config::{Config, Secrets};
-use crate::domain::delivery::{DeliveryId, DeliveryStatus};
+use crate::deliveries::{self, AcceptError, Accepted, Incoming};
+use crate::domain::delivery::DeliveryId;
 use crate::http::metrics::WebhookOutcome;
 use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
-use crate::publish::Committed;
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
-use crate::sources::github::{BadBody, BadRepoMap, Received, RepoMap, body_text, unit_of};
+use crate::sources::github::{BadBody, BadRepoMap, RepoMap};
 
 /// What the endpoint needs.
 pub struct WebhookEndpoint {
@@ -62,7 +62,7 @@ impl WebhookEndpoint {
 /// That a delivery is durable.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Accepted<'a> {
+struct WebhookReceipt<'a> {
     #[schema(schema_with = super::always_true)]
     received: bool,
     delivery_id: &'a str,
@@ -84,8 +84,8 @@ struct Accepted<'a> {
         (ref("#/components/schemas/WebhookForm") = "application/x-www-form-urlencoded"),
     )),
     responses(
-        (status = 200, description = "It was known.", body = Accepted),
-        (status = 202, description = "It is committed.", body = Accepted),
+        (status = 200, description = "It was known.", body = WebhookReceipt),
+        (status = 202, description = "It is committed.", body = WebhookReceipt),
         (status = 401), (status = 403), (status = 408), (status = 413), (status = 429), (status = 503),
     ),
     security(),
@@ -95,23 +95,18 @@ pub async fn receive_github_delivery(request: HttpRequest, body: web::Payload, s
     let accepted = Instant::now();
     let done = take(&request, body, &state, accepted).await;
     let outcome = match &done {
-        Ok(taken) if taken.duplicate => "duplicate",
-        Ok(taken) => taken.status.as_str(),
+        Ok((_, Accepted::Duplicate)) => "duplicate",
+        Ok((_, Accepted::New(status))) => status.as_str(),
         Err(error) => error.code(),
     };
     state.metrics.webhooks.inc(WebhookOutcome(outcome));
-    let delivery = done.as_ref().ok().map(|taken| taken.id.as_str());
-    tracing::debug!(delivery, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
-    done.map(|Taken { id, duplicate, .. }| {
+    let id = done.as_ref().ok().map(|(id, _)| id.as_str());
+    tracing::debug!(delivery = id, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
+    done.map(|(id, accepted)| {
+        let duplicate = matches!(accepted, Accepted::Duplicate);
         let mut answer = if duplicate { HttpResponse::Ok() } else { HttpResponse::Accepted() };
-        answer.json(Accepted { received: true, delivery_id: id.as_str(), duplicate })
+        answer.json(WebhookReceipt { received: true, delivery_id: id.as_str(), duplicate })
     })
-}
-
-struct Taken {
-    id: DeliveryId,
-    status: DeliveryStatus,
-    duplicate: bool,
 }
 
 async fn take(
@@ -119,7 +114,7 @@ async fn take(
     body: web::Payload,
     state: &State,
     accepted: Instant,
-) -> Result<Taken, ApiError> {
+) -> Result<(DeliveryId, Accepted), ApiError> {
     let HttpState { access, webhooks: endpoint, publisher, store, .. } = &**state;
     let address = access.address_of(request);
     if !endpoint.allowed_addresses.is_empty()
@@ -149,20 +144,11 @@ async fn take(
             "the signature is invalid: check that GitHub has the same secret",
         ));
     }
-    let payload = body_text(text(headers, "content-type"), &body).map_err(bad_body)?;
-    let received = Received {
-        delivery_id: delivery_id.clone(),
-        event,
-        payload: &payload,
-        received_at: store.now(),
-        accepted,
-    };
-    let (unit, status) = unit_of(received, &endpoint.repos).map_err(|error| internal(&error))?;
-    // The payload lives on in the unit, compressed; the reservation covers it until it is stored.
-    drop(payload);
-    drop(body);
-    let duplicate = matches!(publisher.commit(unit).await?, Committed::Duplicate(_));
-    Ok(Taken { id: delivery_id, status, duplicate })
+    let content_type = text(headers, "content-type");
+    let incoming = Incoming { id: delivery_id.clone(), event, content_type, body, accepted };
+    // The reservation covers the payload until it is stored.
+    let accepted = deliveries::accept(publisher, store, &endpoint.repos, incoming).await?;
+    Ok((delivery_id, accepted))
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
@@ -200,12 +186,20 @@ fn event_name(headers: &HeaderMap) -> Result<&str, ApiError> {
     })
 }
 
-fn bad_body(error: BadBody) -> ApiError {
-    let code = match error {
-        BadBody::Empty => "body_empty",
-        BadBody::NotUtf8 => "body_not_utf8",
-        BadBody::NotJson => "body_not_json",
-        BadBody::NoPayload => "form_without_payload",
-    };
-    ApiError::bad_request(code, error.to_string())
+impl From<AcceptError> for ApiError {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::Pack(error) => internal(&error),
+            AcceptError::Publish(error) => error.into(),
+            AcceptError::BadBody(error) => {
+                let code = match error {
+                    BadBody::Empty => "body_empty",
+                    BadBody::NotUtf8 => "body_not_utf8",
+                    BadBody::NotJson => "body_not_json",
+                    BadBody::NoPayload => "form_without_payload",
+                };
+                Self::bad_request(code, error.to_string())
+            }
+        }
+    }
 }

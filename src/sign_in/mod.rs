@@ -1,11 +1,10 @@
 //! Signing a browser in and out. A link lives for ten minutes and lets one browser in, which then has a
 //! session: looking at a link changes nothing, only redeeming its secret uses it up.
 
+mod open_sessions;
 mod secret;
 
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 use crate::domain::event::Time;
 use crate::domain::principal::{Principal, Scopes};
@@ -13,6 +12,7 @@ use crate::store::sessions::{self, Session};
 use crate::store::{self, Store};
 
 pub use crate::store::sessions::SecretHash;
+pub use open_sessions::OpenSessions;
 pub use secret::SignInSecret;
 
 /// Who signs in by a link, and what that one may do.
@@ -22,8 +22,6 @@ pub const SCOPE: &str = "admin";
 pub const LINK_TTL: Duration = Duration::from_secs(600);
 /// Links that wait to be used; one more ends the oldest.
 pub const MAX_LINKS: u32 = 100;
-/// How often [`ended`] checks whether its session was ended on another node.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Makes a link to the gateway at `base`, and says when its time is over.
 pub async fn new_link(store: &Store, base: &str) -> store::Result<(String, Time)> {
@@ -71,29 +69,6 @@ pub async fn principal_of(store: &Store, secret: SecretHash) -> store::Result<Op
         expires_at: Some(session.expires_at),
         ..Principal::default()
     }))
-}
-
-/// Ends the session `secret`, here at once and on other nodes soon.
-pub async fn sign_out(
-    store: &Store,
-    secret: SecretHash,
-    signed_out: &watch::Sender<()>,
-) -> store::Result<()> {
-    store.write(move |conn| Box::pin(async move { sessions::end(conn, secret).await })).await?;
-    signed_out.send_replace(());
-    Ok(())
-}
-
-/// Resolves when the session is over: at once if it is ended on this node, soon if on another.
-/// While the store does not answer, the time of the session alone ends what it has open.
-pub async fn ended(store: Store, secret: SecretHash, mut signed_out: watch::Receiver<()>) {
-    loop {
-        // Somebody signed out here, or it is time to check again.
-        let _ = tokio::time::timeout(RECHECK_INTERVAL, signed_out.changed()).await;
-        if matches!(find(&store, secret).await, Ok(None)) {
-            return;
-        }
-    }
 }
 
 async fn find(store: &Store, secret: SecretHash) -> store::Result<Option<Session>> {

@@ -4,6 +4,8 @@
 //! Must hold: a link makes one session, however many try at once. Both tables are bounded: what
 //! is more than they may keep pushes the oldest out.
 
+use std::collections::HashSet;
+
 use diesel::prelude::*;
 
 use super::conn::Conn;
@@ -12,7 +14,7 @@ use super::schema::{sessions, sign_in_links as links};
 use super::types::Ts;
 use crate::domain::event::Time;
 
-/// Rows that one statement removes at most.
+/// Rows that one statement removes or looks for at most.
 const BATCH: i64 = 500;
 
 /// The SHA-256 of a secret.
@@ -106,6 +108,20 @@ pub async fn get(conn: &mut Conn, secret: SecretHash, now: Ts) -> Result<Option<
     ));
     let found: Option<(String, String, Ts)> = conn.maybe(row).await?;
     Ok(found.map(|(subject, scope, expires_at)| Session { subject, scope, expires_at: expires_at.into() }))
+}
+
+/// Those of `secrets` whose session is not over.
+pub async fn open_among(conn: &mut Conn, secrets: Vec<SecretHash>, now: Ts) -> Result<HashSet<SecretHash>> {
+    let mut open = HashSet::new();
+    for secrets in secrets.chunks(BATCH as usize) {
+        let secrets: Vec<Vec<u8>> = secrets.iter().map(|secret| secret.to_column()).collect();
+        let rows = sessions::table
+            .filter(sessions::secret_hash.eq_any(secrets).and(sessions::expires_at.gt(now)))
+            .select(sessions::secret_hash);
+        let found: Vec<Vec<u8>> = conn.load(rows).await?;
+        open.extend(found.into_iter().filter_map(|hash| Some(SecretHash(hash.try_into().ok()?))));
+    }
+    Ok(open)
 }
 
 /// Ends a session; there need not be one.

@@ -12,20 +12,7 @@ use std::collections::BTreeSet;
 use super::channel::{ChannelKind, ChannelName};
 use super::options::ChannelOptions;
 
-pub use super::principal::{Capability, Overrides, Principal, Rights, Scopes, SubClaim};
-
-/// What somebody wants to do on a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Action {
-    /// Receive what comes, and what was missed.
-    Subscribe,
-    /// Publish over a client connection.
-    Publish,
-    /// Read stored events.
-    History,
-    /// Read who is on the channel.
-    Presence,
-}
+pub use super::principal::{Action, Capability, Overrides, Principal, Rights, Scopes, SubClaim};
 
 /// What the rule must know besides the claims. The default grants the least.
 #[derive(Debug, Clone, Copy, Default)]

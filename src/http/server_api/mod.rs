@@ -75,11 +75,6 @@ fn reading<'a, T: Deserialize<'a>, F: Future<Output = MethodResult> + 'a>(
     async move { act(parse(body)?).await }.boxed_local()
 }
 
-#[cfg(test)]
-pub fn paths() -> impl Iterator<Item = String> {
-    METHODS.iter().map(|(name, _)| format!("/api/{name}"))
-}
-
 /// A route for each method.
 pub fn routes(app: &mut ServiceConfig) {
     for (name, call) in METHODS {
@@ -257,4 +252,9 @@ fn status_of(code: ErrorCode) -> StatusCode {
         // The server API gives no others.
         _ => StatusCode::BAD_REQUEST,
     }
+}
+
+#[cfg(test)]
+pub fn paths() -> impl Iterator<Item = String> {
+    METHODS.iter().map(|(name, _)| format!("/api/{name}"))
 }

@@ -4,7 +4,7 @@
 
 use serde_json::value::RawValue;
 
-use super::interpret::{Interpretation, Outcome, action, installation_id, repo_event, repo_update};
+use super::interpretation::{Interpretation, Outcome, action, installation_id, repo_event, repo_update};
 use super::payload::{self, Payload, PayloadError, Repository};
 use super::repo_map::RepoMap;
 use crate::domain::workflow::{RepoUpdate, StateChange};

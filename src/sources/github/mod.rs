@@ -6,6 +6,7 @@
 mod body;
 mod installations;
 mod interpret;
+mod interpretation;
 mod payload;
 mod repo_map;
 mod rows;
@@ -18,7 +19,8 @@ mod unit;
 mod tests;
 
 pub use body::{BadBody, body_text};
-pub use interpret::{Interpretation, Outcome, interpret};
+pub use interpret::interpret;
+pub use interpretation::{Interpretation, Outcome};
 pub use payload::PayloadError;
 pub use repo_map::{BadRepoMap, RepoMap, RepoMapEntry};
 pub use rows::WorkflowRows;

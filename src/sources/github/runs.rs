@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::interpret::{event, to_json};
+use super::interpretation::{event, to_json};
 use super::payload::{self, Id, JobPayload, Payload, PayloadError, RunPayload, Step, Timestamp, Workflow};
 use super::sanitize;
 use crate::domain::event::{Time, rfc3339};

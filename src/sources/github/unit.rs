@@ -8,7 +8,8 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::interpret::{Interpretation, interpret};
+use super::interpret::interpret;
+use super::interpretation::Interpretation;
 use super::payload::PayloadError;
 use super::repo_map::RepoMap;
 use super::rows::WorkflowRows;

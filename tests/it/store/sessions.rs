@@ -1,9 +1,12 @@
-//! Sign-in links and sessions in the store: what the janitor takes, and what it leaves.
+//! Sign-in links and sessions in the store: what the janitor takes and leaves, and when a session that is
+//! watched counts as over.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use campanile::domain::options::Namespaces;
+use campanile::sign_in::OpenSessions;
 use campanile::store::Ts;
 use campanile::store::sessions::{self, SecretHash, Session};
 use campanile::tasks::Metrics;
@@ -15,7 +18,7 @@ use uuid::Uuid;
 
 use crate::support::store::*;
 
-on_both![the_janitor_takes_what_is_over];
+on_both![the_janitor_takes_what_is_over, a_session_that_ends_is_noticed_and_no_other];
 
 async fn add(store: &TestStore, number: u8, now: Ts, end: Ts) {
     let (link, secret) = (SecretHash([number; 32]), SecretHash([number + 100; 32]));
@@ -46,4 +49,32 @@ async fn the_janitor_takes_what_is_over(store: TestStore) {
     assert!(registry.encode().contains("campanile_rows_removed_total{table=\"sessions\"} 2"));
     let kept = store.read(move |conn| sessions::get(conn, SecretHash([102; 32]), now).boxed()).await;
     assert_eq!(kept.map(|session| session.subject).as_deref(), Some("ana"));
+}
+
+async fn a_session_that_ends_is_noticed_and_no_other(store: TestStore) {
+    let now = store.store.timestamp();
+    for number in 1..=3 {
+        add(&store, number, now, now.plus(Duration::from_secs(3600))).await;
+    }
+    let notified = Arc::new(AtomicUsize::new(0));
+    let open = OpenSessions::new(store.store.clone(), {
+        let notified = notified.clone();
+        move || drop(notified.fetch_add(1, Ordering::SeqCst))
+    });
+    let task = tokio::spawn(open.clone().run());
+    let [first, second, third, unknown] = [101, 102, 103, 104].map(|number| SecretHash([number; 32]));
+    let (here, twice, there, stays) =
+        (open.ended(first), open.ended(first), open.ended(second), open.ended(third));
+    open.ended(unknown).await;
+
+    open.end(first).await.expect("the store writes");
+    here.await;
+    twice.await;
+    assert_eq!(notified.load(Ordering::SeqCst), 1, "the other nodes hear of it");
+
+    store.write(move |conn| sessions::end(conn, second).boxed()).await;
+    open.check_soon();
+    there.await;
+    assert!(stays.now_or_never().is_none());
+    task.abort();
 }

@@ -8,7 +8,7 @@ ARGS ?=
 CHAOS_MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check hooks bench instructions chaos fmt
+.PHONY: help run test test-all check hooks bench instructions chaos openapi fmt
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ chaos: ## check the promise under faults, alone and as a cluster, for CHAOS_MINU
 hooks: ## run format and unit tests before each commit (.githooks)
 	@git config core.hooksPath .githooks
 	@echo "Git runs .githooks/pre-commit before each commit; git config --unset core.hooksPath ends that."
+
+openapi: ## write docs/openapi.json, the description of all routes, from the code
+	@UPDATE_OPENAPI=1 $(CARGO) test --workspace --locked --quiet --lib the_committed_document
 
 fmt: ## format everything
 	@$(CARGO) fmt --all

@@ -13,7 +13,8 @@ pub mod auth;
 pub mod protocol;
 pub mod supervision;
 pub mod telemetry;
-pub mod tls;
+
+pub mod net;
 
 pub mod config;
 pub mod demo;

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use tokio::process::{Child, Command};
-use tokio::runtime::Handle;
 
 /// Which cores to use, as an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,19 +64,6 @@ pub fn pin_to(core: usize) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(core);
     sched_setaffinity(None, &only).with_context(|| format!("cannot stay on core {core}"))
-}
-
-/// Starts a process on one core, or wherever the kernel likes. A child inherits the core of the
-/// thread that starts it, so that thread is made for this and gone after it.
-pub fn start_on(core: Option<usize>, mut command: Command) -> Result<Child> {
-    let Some(core) = core else { return Ok(command.spawn()?) };
-    let runtime = Handle::current();
-    let start = move || {
-        let _inside = runtime.enter();
-        pin_to(core)?;
-        Ok(command.spawn()?)
-    };
-    std::thread::spawn(start).join().expect("starting a process does not panic")
 }
 
 #[cfg(test)]

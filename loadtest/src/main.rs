@@ -6,23 +6,20 @@ mod clients;
 mod compare;
 mod cores;
 mod floor;
-mod framing;
-mod http;
 mod metrics;
+mod pipeline;
 mod port;
 mod progress;
 mod report;
 mod scenario;
-mod server;
-mod sse;
 mod stats;
 mod ws;
 
-use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use compare::Comparison;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts a Campanile on this machine under load, and checks that it keeps its promise meanwhile.
@@ -47,21 +44,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Scenario {
-    Webhooks(scenario::webhooks::Options),
-    Latency(scenario::latency::Options),
-    Fanout(scenario::fanout::Options),
-    ChannelScaling(scenario::channel_scaling::Options),
-    Idle(scenario::idle::Options),
-    Connect(scenario::connect::Options),
-    Reconnect(scenario::reconnect::Options),
-    Resume(scenario::resume::Options),
-    Slow(scenario::slow::Options),
-    Poll(scenario::poll::Options),
-    Mixed(scenario::mixed::Options),
-    Originals(scenario::originals::Options),
-    Start(scenario::start::Options),
-    Soak(scenario::soak::Options),
-    Hostile(scenario::hostile::Options),
+    Webhooks(Comparison<scenario::webhooks::Options>),
+    Latency(Comparison<scenario::latency::Options>),
+    Fanout(Comparison<scenario::fanout::Options>),
+    ChannelScaling(Comparison<scenario::channel_scaling::Options>),
+    Idle(Comparison<scenario::idle::Options>),
+    Connect(Comparison<scenario::connect::Options>),
+    Reconnect(Comparison<scenario::reconnect::Options>),
+    Resume(Comparison<scenario::resume::Options>),
+    Slow(Comparison<scenario::slow::Options>),
+    Poll(Comparison<scenario::poll::Options>),
+    Mixed(Comparison<scenario::mixed::Options>),
+    Originals(Comparison<scenario::originals::Options>),
+    Start(Comparison<scenario::start::Options>),
+    Soak(Comparison<scenario::soak::Options>),
+    Hostile(Comparison<scenario::hostile::Options>),
     Cluster(scenario::cluster::Options),
     Suite(scenario::suite::Options),
     Diff(report::diff::Options),
@@ -102,31 +99,26 @@ fn load(cli: Cli) -> Result<()> {
 
 async fn run(scenario: Scenario) -> Result<()> {
     match scenario {
-        Scenario::Suite(options) => scenario::suite::run(options, start).await,
-        Scenario::Webhooks(options) => scenario::webhooks::run(options).await,
-        Scenario::Latency(options) => scenario::latency::run(options).await,
-        Scenario::Fanout(options) => scenario::fanout::run(options).await,
-        Scenario::ChannelScaling(options) => scenario::channel_scaling::run(options).await,
-        Scenario::Idle(options) => scenario::idle::run(options).await,
-        Scenario::Connect(options) => scenario::connect::run(options).await,
-        Scenario::Reconnect(options) => scenario::reconnect::run(options).await,
-        Scenario::Resume(options) => scenario::resume::run(options).await,
-        Scenario::Slow(options) => scenario::slow::run(options).await,
-        Scenario::Poll(options) => scenario::poll::run(options).await,
-        Scenario::Mixed(options) => scenario::mixed::run(options).await,
-        Scenario::Originals(options) => scenario::originals::run(options).await,
-        Scenario::Start(options) => scenario::start::run(options).await,
-        Scenario::Soak(options) => scenario::soak::run(options).await,
-        Scenario::Hostile(options) => scenario::hostile::run(options).await,
+        Scenario::Suite(options) => scenario::suite::run(options).await,
+        Scenario::Webhooks(options) => compare::run(options).await,
+        Scenario::Latency(options) => compare::run(options).await,
+        Scenario::Fanout(options) => compare::run(options).await,
+        Scenario::ChannelScaling(options) => compare::run(options).await,
+        Scenario::Idle(options) => compare::run(options).await,
+        Scenario::Connect(options) => compare::run(options).await,
+        Scenario::Reconnect(options) => compare::run(options).await,
+        Scenario::Resume(options) => compare::run(options).await,
+        Scenario::Slow(options) => compare::run(options).await,
+        Scenario::Poll(options) => compare::run(options).await,
+        Scenario::Mixed(options) => compare::run(options).await,
+        Scenario::Originals(options) => compare::run(options).await,
+        Scenario::Start(options) => compare::run(options).await,
+        Scenario::Soak(options) => compare::run(options).await,
+        Scenario::Hostile(options) => compare::run(options).await,
         Scenario::Cluster(options) => scenario::cluster::run(options).await,
         Scenario::Diff(options) => report::diff::run(&options),
         Scenario::Floor => floor::run(),
     }
-}
-
-/// A scenario of the suite, by its command line.
-fn start(words: Vec<String>) -> Result<Pin<Box<dyn Future<Output = Result<()>>>>> {
-    Ok(Box::pin(run(Cli::try_parse_from(words)?.scenario)))
 }
 
 #[cfg(test)]

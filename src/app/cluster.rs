@@ -14,8 +14,8 @@ use crate::cluster::Peers;
 use crate::config::{BusBackend, Config};
 use crate::limits::shared::{SharedCounters, Timeouts};
 use crate::limits::user_connections::{Confirm, UserConnections};
+use crate::net::tls;
 use crate::store::Store;
-use crate::tls;
 
 /// The bus that is configured, and its task if it needs one.
 pub(super) fn open_bus(

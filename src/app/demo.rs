@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::Secret;
 use crate::demo::{Demo, DemoDelivery};
+use crate::net::http_client::{Destination, HttpClient};
 use crate::sources::github::signature::sign;
 
 /// The account that owns the repositories of the demo.
@@ -13,10 +14,12 @@ pub const OWNER: &str = crate::demo::OWNER;
 
 /// Milliseconds between two deliveries.
 const PAUSE: std::ops::Range<u64> = 1_000..3_500;
+/// How long a delivery may take.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Posts for ever.
 pub(super) async fn run(address: SocketAddr, secret: Secret) {
-    let client = awc::Client::default();
+    let client = HttpClient::new(Destination::Any);
     let url = format!("http://{address}/webhooks/github");
     let mut demo = Demo::new(rand::random());
     for delivery in demo.setup(chrono::Utc::now()) {
@@ -29,15 +32,15 @@ pub(super) async fn run(address: SocketAddr, secret: Secret) {
     }
 }
 
-async fn post(client: &awc::Client, url: &str, secret: &Secret, delivery: DemoDelivery) {
+async fn post(client: &HttpClient, url: &str, secret: &Secret, delivery: DemoDelivery) {
     let signature = sign(secret.expose().as_bytes(), delivery.body.as_bytes());
     let request = client
         .post(url)
-        .insert_header(("Content-Type", "application/json"))
-        .insert_header(("X-GitHub-Event", delivery.event))
-        .insert_header(("X-GitHub-Delivery", delivery.delivery_id))
-        .insert_header(("X-Hub-Signature-256", signature));
-    match request.send_body(delivery.body).await {
+        .header("Content-Type", "application/json")
+        .header("X-GitHub-Event", delivery.event)
+        .header("X-GitHub-Delivery", &delivery.delivery_id)
+        .header("X-Hub-Signature-256", &signature);
+    match request.body(delivery.body).send(DEADLINE).await {
         Ok(answer) if answer.status().is_success() => {}
         Ok(answer) => tracing::warn!(status = answer.status().as_u16(), "a webhook of the demo was refused"),
         Err(error) => tracing::warn!(%error, "a webhook of the demo could not be delivered"),

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
 
 use super::BuildError;
 use crate::domain::event::is_event_type;
@@ -18,12 +19,17 @@ pub struct BuildEvent<'a> {
     pub(super) org: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Body<'a> {
+/// An event as its sender writes it.
+#[derive(Deserialize, ToSchema)]
+pub struct Body<'a> {
     #[serde(rename = "type")]
+    #[schema(pattern = "^build:[0-9A-Za-z:_.-]{1,58}$")]
     kind: String,
+    /// Any JSON; null if absent.
     #[serde(borrow, default)]
+    #[schema(value_type = Value)]
     data: Option<&'a RawValue>,
+    /// Whose members may hear of the build: one of the token's `orgs`.
     #[serde(default)]
     org: Option<String>,
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-pub use event::{BuildEvent, user_key};
+pub use event::{Body, BuildEvent, user_key};
 
 use crate::domain::access::may_append_to_build;
 use crate::domain::channel::{ChannelKind, ChannelName, is_owner};

@@ -12,16 +12,16 @@ use super::terminal::print_line;
 use crate::store::{Location, Options, backup};
 
 const ABOUT: &str = "\
-Copies the SQLite database of the data folder into a new file: whole, checked and synced when the command \
-returns. The gateway may go on meanwhile, and everything that it had accepted before is in the copy.
+Copies the SQLite database of the data folder into a new file, which is complete, checked and synced when the \
+command returns. The gateway may keep running, and everything that it accepted before is in the copy.
 
 To restore it, stop the gateway, put the file in place of campanile.db in the data folder (and remove \
-campanile.db-wal and campanile.db-shm there), and start. The copy knows that it is one: the first start gives \
-every channel a new epoch, so that readers whose place is gone are told. Generated secrets are in secrets.toml, \
-which is not part of the copy: keep a copy of it as well, somewhere safe.
+campanile.db-wal and campanile.db-shm there), and start it. The copy is marked as one: the first start gives every \
+channel a new epoch, so that readers whose position is gone are told. Generated secrets are in secrets.toml, which \
+is not part of the copy: keep a copy of it as well, in a safe place.
 
-On Postgres use its own tools (pg_dump, pg_basebackup, a replica), and `campanile log new-epoch` after a dump \
-was restored.";
+On Postgres use its own tools (pg_dump, pg_basebackup, a replica), and run `campanile log new-epoch` after \
+restoring a dump.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -36,7 +36,7 @@ Exit codes: 0 done, 1 it failed and there is no copy, 2 wrong usage.";
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Backup {
-    /// The new file; nothing is overwritten
+    /// The new file, which must not exist yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -46,7 +46,7 @@ impl Backup {
         let Location::Sqlite { path } = Options::from(&source.load()?).location else {
             bail!(
                 "the data is on Postgres: back it up with pg_dump or pg_basebackup, and run `campanile log \
-                 new-epoch` after a dump was restored"
+                 new-epoch` after restoring a dump"
             );
         };
         let begun = Instant::now();

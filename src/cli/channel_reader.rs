@@ -3,13 +3,14 @@
 //! are retried with an exponential, randomized backoff.
 //! Must hold: the position only advances past events that were shown, or that were reported as missing.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use anyhow::anyhow;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::backoff::Backoff;
 use super::client::{Client, Disconnected, Failure, History, Incoming, Publication, Push, Reply, Subscribed};
 use super::format::DisplayEvent;
 use super::remote::{RESPONSE_TIMEOUT, Remote};
@@ -22,28 +23,28 @@ use crate::protocol::code::{ClientAction, ErrorCode, UnsubscribeCode};
 
 /// Events in one read of the history; a gateway may give fewer.
 const PAGE: u32 = 300;
-/// From here on a code ends also the place (protocol §6.2).
+/// With this code the position is lost too (protocol §6.2).
 const STATE_INVALIDATED: u32 = UnsubscribeCode::StateInvalidated.code() as u32;
 const UNRECOVERABLE: u32 = ErrorCode::UnrecoverablePosition.code() as u32;
 
-/// What opens the connection.
+/// The token of the connections.
 pub(super) enum Credential {
-    /// A token that somebody gave.
+    /// A token that the user passed.
     Given(Secret),
-    /// A token that is made for each connection anew, so that it never ends for good.
+    /// A new token for each connection, so that it never expires for good.
     Own {
-        /// What it is signed with.
+        /// The secret that it is signed with.
         secret: Secret,
-        /// What it says.
+        /// Its claims.
         claims: Box<NewToken>,
     },
 }
 
 /// Where events and diagnostics are written.
 pub(super) struct Output<'a> {
-    /// Events, a line each.
+    /// Events, one line each.
     pub(super) events: &'a mut dyn Write,
-    /// How an event becomes a line.
+    /// Formats an event as a line.
     pub(super) line: &'a dyn Fn(&DisplayEvent) -> String,
     /// Messages about the connection.
     pub(super) diagnostics: &'a mut dyn Write,
@@ -55,13 +56,13 @@ pub(super) struct ChannelReader<'a> {
     pub(super) remote: &'a Remote,
     /// The channel.
     pub(super) channel: &'a ChannelName,
-    /// What opens it.
+    /// The token.
     pub(super) credential: Credential,
     /// Everything up to here was shown, or is older than the starting position.
     pub(super) cursor: Option<Position>,
     /// How many more events to show; `None` is no limit.
     pub(super) left: Option<u64>,
-    /// Where it all goes.
+    /// Where events and messages are written.
     pub(super) output: Output<'a>,
     /// How long to wait before the next connection.
     pub(super) backoff: Backoff,
@@ -89,28 +90,43 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// The state of one subscription.
+/// One connection, and how far the subscription on it has come.
 struct Progress {
-    /// The number of the `subscribe` whose answer is awaited; nothing is shown before it.
+    client: Client,
+    /// The id of the `subscribe` whose reply is awaited; nothing is shown before it.
     subscribing: Option<u32>,
-    /// There was a subscription on this connection.
+    /// Whether there was a subscription on this connection before.
     was_subscribed: bool,
-    /// Something was shown since it began.
+    /// Whether an event was shown since the subscription began.
     made_progress: bool,
-    /// The history that is being read.
+    /// The id of the `history` whose reply is awaited, and why it is read.
     reading: Option<(u32, Reading)>,
-    /// Until then an answer must have come.
+    /// When the awaited reply must have arrived.
     answer_by: Option<Instant>,
     /// The gateway has events up to here. What lies between the cursor and this is read from the
     /// history, and live events wait there too.
     head: u64,
 }
 
+impl Progress {
+    fn of(client: Client) -> Self {
+        Self {
+            client,
+            subscribing: None,
+            was_subscribed: false,
+            made_progress: false,
+            reading: None,
+            answer_by: None,
+            head: 0,
+        }
+    }
+}
+
 /// Why a history is read.
 enum Reading {
     /// To show what was missed.
     Missed,
-    /// To say what is retained, before going on from here.
+    /// To report what is still retained, before continuing from this position.
     Oldest(Position),
 }
 
@@ -119,7 +135,8 @@ impl ChannelReader<'_> {
     pub(super) async fn run(&mut self) -> anyhow::Result<()> {
         let mut was_subscribed = false;
         loop {
-            let disconnected = match self.read_connection(&mut was_subscribed).await {
+            let Err(stop) = self.read_connection(&mut was_subscribed).await;
+            let disconnected = match stop {
                 Stop::LimitReached => return Ok(()),
                 Stop::Output(error) => return Err(error.into()),
                 Stop::Disconnected(disconnected) => disconnected,
@@ -142,36 +159,19 @@ impl ChannelReader<'_> {
     }
 
     /// Reads over one connection.
-    async fn read_connection(&mut self, was_subscribed: &mut bool) -> Stop {
-        match self.try_read_connection(was_subscribed).await {
-            Ok(never) => match never {},
-            Err(end) => end,
-        }
-    }
-
-    async fn try_read_connection(
-        &mut self,
-        was_subscribed: &mut bool,
-    ) -> Result<std::convert::Infallible, Stop> {
+    async fn read_connection(&mut self, was_subscribed: &mut bool) -> Result<Infallible, Stop> {
         let token = self.credential.token().map_err(Disconnected::Fatal)?;
         let mut client = Client::connect(self.remote, &token).await?;
         if client.is_subscribed(self.channel.as_str()) {
-            // By the token, which has no position: it is done again with one.
+            // The token subscribed without a position; subscribe again with one.
             client.send("unsubscribe", json!({ "channel": self.channel.as_str() })).await?;
         }
-        let mut progress = Progress {
-            subscribing: None,
-            was_subscribed: false,
-            made_progress: false,
-            reading: None,
-            answer_by: None,
-            head: 0,
-        };
-        self.subscribe(&mut client, &mut progress).await?;
+        let mut progress = Progress::of(client);
+        self.subscribe(&mut progress).await?;
         loop {
-            match client.next(progress.answer_by).await? {
+            match progress.client.next(progress.answer_by).await? {
                 Incoming::Push(push) if push.channel == self.channel.as_str() => {
-                    self.handle_push(push, &mut client, &mut progress).await?;
+                    self.handle_push(push, &mut progress).await?;
                 }
                 Incoming::Push(_) => {}
                 Incoming::Reply(id, reply) if progress.subscribing == Some(id) => {
@@ -179,80 +179,56 @@ impl ChannelReader<'_> {
                     if std::mem::replace(was_subscribed, true) && !progress.was_subscribed {
                         self.report("reconnected")?;
                     }
-                    self.backoff.reset();
-                    (progress.subscribing, progress.answer_by) = (None, None);
-                    (progress.was_subscribed, progress.made_progress) = (true, false);
-                    if let Reply::Subscribed(subscribed) = reply {
-                        self.handle_subscribed(subscribed, &mut client, &mut progress).await?;
-                    }
+                    self.handle_subscribed(reply, &mut progress).await?;
                 }
-                Incoming::Reply(id, reply) => {
-                    let Some((_, reading)) = progress.reading.take_if(|(reading, _)| *reading == id) else {
-                        continue;
-                    };
-                    progress.answer_by = None;
-                    let history = reply.map(|reply| match reply {
-                        Reply::History(history) => history,
-                        _ => History::default(),
-                    });
-                    match reading {
-                        Reading::Missed => self.handle_missed(history, &mut progress)?,
-                        Reading::Oldest(begun) => self.handle_oldest(history.ok(), begun)?,
-                    }
-                }
+                Incoming::Reply(id, reply) => self.handle_history(id, reply, &mut progress)?,
             }
-            self.read_missed(&mut client, &mut progress).await?;
+            self.read_missed(&mut progress).await?;
         }
     }
 
-    async fn subscribe(&mut self, client: &mut Client, progress: &mut Progress) -> Result<(), Disconnected> {
+    async fn subscribe(&self, progress: &mut Progress) -> Result<(), Disconnected> {
         let mut about = json!({ "channel": self.channel.as_str(), "positioned": true, "recoverable": true });
         if let Some(Position { epoch, offset }) = &self.cursor {
             about["recover"] = true.into();
             about["epoch"] = epoch.as_str().into();
             about["offset"] = (*offset).into();
         }
-        progress.subscribing = Some(client.send("subscribe", about).await?);
+        progress.subscribing = Some(progress.client.send("subscribe", about).await?);
         progress.reading = None;
         progress.answer_by = Some(Instant::now() + RESPONSE_TIMEOUT);
         progress.head = 0;
         Ok(())
     }
 
-    async fn request_history(
-        &self,
-        reading: Reading,
-        client: &mut Client,
-        progress: &mut Progress,
-    ) -> Result<(), Disconnected> {
+    async fn request_history(&self, reading: Reading, progress: &mut Progress) -> Result<(), Disconnected> {
         let mut about = json!({ "channel": self.channel.as_str(), "limit": 1 });
         if let (Reading::Missed, Some(Position { epoch, offset })) = (&reading, &self.cursor) {
             about["limit"] = PAGE.into();
             about["since"] = json!({ "epoch": epoch.as_str(), "offset": offset });
         }
-        progress.reading = Some((client.send("history", about).await?, reading));
+        progress.reading = Some((progress.client.send("history", about).await?, reading));
         progress.answer_by = Some(Instant::now() + RESPONSE_TIMEOUT);
         Ok(())
     }
 
     /// Reads on if events are known that have not been shown.
-    async fn read_missed(&self, client: &mut Client, progress: &mut Progress) -> Result<(), Disconnected> {
+    async fn read_missed(&self, progress: &mut Progress) -> Result<(), Disconnected> {
         let busy = progress.subscribing.is_some() || progress.reading.is_some();
         match &self.cursor {
             Some(cursor) if !busy && cursor.offset < progress.head => {
-                self.request_history(Reading::Missed, client, progress).await
+                self.request_history(Reading::Missed, progress).await
             }
             _ => Ok(()),
         }
     }
 
-    /// Where the subscription begins (protocol §7.3).
-    async fn handle_subscribed(
-        &mut self,
-        subscribed: Subscribed,
-        client: &mut Client,
-        progress: &mut Progress,
-    ) -> Result<(), Stop> {
+    /// Decides where to read on, from what the subscription recovered (protocol §7.3).
+    async fn handle_subscribed(&mut self, reply: Reply, progress: &mut Progress) -> Result<(), Stop> {
+        self.backoff.reset();
+        (progress.subscribing, progress.answer_by) = (None, None);
+        (progress.was_subscribed, progress.made_progress) = (true, false);
+        let Reply::Subscribed(subscribed) = reply else { return Ok(()) };
         let Subscribed { recoverable, positioned, epoch, offset, recovered, publications } = subscribed;
         let epoch = Epoch::parse(&epoch).filter(|_| recoverable || positioned);
         let begun = epoch.map(|epoch| Position::new(epoch, offset));
@@ -269,27 +245,22 @@ impl ChannelReader<'_> {
                     self.take(publication, progress)?;
                 }
             }
-            // More was missed than a subscription brings at once; perhaps the history has it.
+            // More was missed than a subscription recovers, but the history may have it.
             (Some(old), Some(begun)) if old.epoch == begun.epoch && old.offset <= begun.offset => {
                 progress.head = begun.offset;
                 self.cursor = Some(old);
             }
             (Some(old), Some(begun)) => {
                 self.cursor = Some(old);
-                self.request_history(Reading::Oldest(begun), client, progress).await?;
+                self.request_history(Reading::Oldest(begun), progress).await?;
             }
         }
         Ok(())
     }
 
-    async fn handle_push(
-        &mut self,
-        push: Push,
-        client: &mut Client,
-        progress: &mut Progress,
-    ) -> Result<(), Stop> {
+    async fn handle_push(&mut self, push: Push, progress: &mut Progress) -> Result<(), Stop> {
         if progress.subscribing.is_some() {
-            // It comes again, behind the answer.
+            // The recovery contains it again.
             return Ok(());
         }
         if let Some(publication) = push.publication {
@@ -305,10 +276,10 @@ impl ChannelReader<'_> {
             self.cursor = None;
         }
         if !progress.made_progress {
-            // One that ends at once, again and again, must not be begun without a pause.
+            // Subscribing again without a pause could go on forever.
             return Err(Disconnected::Retry(anyhow!(message)).into());
         }
-        Ok(self.subscribe(client, progress).await?)
+        Ok(self.subscribe(progress).await?)
     }
 
     /// Shows an event if it is the next one.
@@ -320,14 +291,14 @@ impl ChannelReader<'_> {
             progress.head = progress.head.max(publication.offset);
             return Ok(());
         }
-        if publication.offset <= cursor.offset {
-            return Ok(());
+        match publication.offset.checked_sub(cursor.offset) {
+            None | Some(0) => Ok(()),
+            Some(1) => self.show(publication, progress),
+            Some(_) => {
+                progress.head = progress.head.max(publication.offset);
+                Ok(())
+            }
         }
-        if publication.offset > cursor.offset + 1 {
-            progress.head = progress.head.max(publication.offset);
-            return Ok(());
-        }
-        self.show(publication, progress)
     }
 
     fn show(&mut self, publication: &Publication, progress: &mut Progress) -> Result<(), Stop> {
@@ -344,7 +315,27 @@ impl ChannelReader<'_> {
         if self.left == Some(0) { Err(Stop::LimitReached) } else { Ok(()) }
     }
 
-    /// Shows what the history has, or says that it has it no more.
+    fn handle_history(
+        &mut self,
+        id: u32,
+        reply: Result<Reply, Failure>,
+        progress: &mut Progress,
+    ) -> Result<(), Stop> {
+        let Some((_, reading)) = progress.reading.take_if(|(reading, _)| *reading == id) else {
+            return Ok(());
+        };
+        progress.answer_by = None;
+        let history = reply.map(|reply| match reply {
+            Reply::History(history) => history,
+            _ => History::default(),
+        });
+        match reading {
+            Reading::Missed => self.handle_missed(history, progress),
+            Reading::Oldest(begun) => self.handle_oldest(history.ok(), begun),
+        }
+    }
+
+    /// Shows what the history has, or reports that it has been removed.
     fn handle_missed(
         &mut self,
         history: Result<History, Failure>,
@@ -374,7 +365,7 @@ impl ChannelReader<'_> {
         Ok(())
     }
 
-    /// Says that the place is gone, and what is retained.
+    /// Reports that the position is lost, and what is retained.
     fn handle_oldest(&mut self, history: Option<History>, begun: Position) -> Result<(), Stop> {
         let oldest = history.and_then(|history| history.oldest());
         self.report(&position_lost(self.channel, oldest.as_ref(), &begun))?;
@@ -382,7 +373,7 @@ impl ChannelReader<'_> {
         Ok(())
     }
 
-    /// What it means that the subscription is refused.
+    /// Explains a refused subscription.
     fn refused(&self, failure: Failure) -> Disconnected {
         const UNKNOWN_CHANNEL: u32 = ErrorCode::UnknownChannel.code() as u32;
         const PERMISSION_DENIED: u32 = ErrorCode::PermissionDenied.code() as u32;
@@ -438,7 +429,7 @@ impl Credential {
     }
 }
 
-/// What a lost place means for the person who reads on.
+/// The message about a lost position, for the person who reads on.
 fn position_lost(channel: &ChannelName, oldest: Option<&Position>, head: &Position) -> String {
     let retained =
         oldest.map(|oldest| format!(". What is retained: campanile tail {channel} --since {oldest}"));
@@ -450,48 +441,9 @@ fn position_lost(channel: &ChannelName, oldest: Option<&Position>, head: &Positi
     )
 }
 
-/// The pause between connections: doubled with each consecutive failure, half of it random, so that many
-/// readers do not reconnect at the same time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
-    first: Duration,
-    failures: u32,
-}
-
-impl Backoff {
-    const LONGEST: Duration = Duration::from_secs(30);
-
-    /// A backoff that starts with `first`.
-    pub(super) fn starting_with(first: Duration) -> Self {
-        Self { first, failures: 0 }
-    }
-
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// The next pause; `jitter` is from 0 to 1.
-    fn next(&mut self, jitter: f64) -> Duration {
-        let doubled = self.first.saturating_mul(1 << self.failures.min(10));
-        self.failures += 1;
-        doubled.min(Self::LONGEST).mul_f64(0.5 + jitter / 2.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_grow_up_to_a_limit_and_begin_anew() {
-        let mut backoff = Backoff::starting_with(Duration::from_secs(1));
-        let seconds: Vec<f64> = (0..7).map(|_| backoff.next(1.0).as_secs_f64()).collect();
-        assert_eq!(seconds, [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
-        backoff.failures = u32::MAX - 1;
-        assert_eq!(backoff.next(0.0), Duration::from_secs(15));
-        backoff.reset();
-        assert_eq!(backoff.next(0.0), Duration::from_millis(500));
-    }
 
     #[test]
     fn a_lost_place_says_where_to_read_on() {

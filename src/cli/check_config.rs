@@ -1,4 +1,5 @@
-//! `campanile check-config`: what the gateway would start with, or why it would not. Only reads.
+//! `campanile check-config`: shows the configuration that the gateway would start with, or why it could not
+//! start. Only reads.
 
 use std::process::ExitCode;
 
@@ -9,8 +10,8 @@ use super::terminal::print_line;
 use crate::config::{Config, ConfigError, DEFAULT_FILE, Problem};
 
 const ABOUT: &str = "\
-Reads the configuration as `campanile serve` would and says everything that is wrong with it, or else what \
-it comes to: every option, with who set it. Creates nothing and connects to nothing.
+Reads the configuration as `campanile serve` would and reports everything that is wrong with it. If nothing \
+is, shows the value of every option and what set it. Creates nothing and connects to nothing.
 
 On Postgres it also checks that CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET are set, \
 because nodes must share them. Secrets are shown as [secret].";
@@ -24,9 +25,9 @@ Examples:
 Output: the effective configuration as TOML on standard output. Problems (where, which option, what is \
 wrong, what to do), warnings and notes on standard error; --quiet leaves out all but the problems.
 
-Exit codes: 0 the gateway can start with it, 1 it cannot, 2 wrong usage.";
+Exit codes: 0 the gateway can start with this configuration, 1 it cannot, 2 wrong usage.";
 
-/// Check the configuration and show what it comes to
+/// Check the configuration and show its effective values
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct CheckConfig {
@@ -63,7 +64,7 @@ impl CheckConfig {
     }
 }
 
-/// The configuration with notes about its secrets, or all that is wrong.
+/// The configuration with notes about its secrets, or all of its problems.
 fn checked(loaded: Result<Config, ConfigError>) -> Result<(Config, Vec<String>), Vec<Problem>> {
     let problems = |error: ConfigError| error.problems().to_vec();
     let config = loaded.map_err(problems)?;

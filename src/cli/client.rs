@@ -1,27 +1,28 @@
 //! A small client of the client protocol (protocol §2, §4): one WebSocket to a gateway. Connects,
-//! sends commands and reads messages one at a time; answers pings and detects missing ones. Decides
-//! nothing about channels; what an ended connection means is decided here, by its code.
+//! sends commands and reads messages one at a time, answers pings and detects missing ones. Decides
+//! from the code of an ended connection whether to reconnect, and nothing about channels.
 //! Must hold: no error repeats a token.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use actix_codec::Framed;
 use anyhow::anyhow;
-use awc::BoxedSocket;
-use awc::error::{WsClientError, WsProtocolError};
-use awc::http::StatusCode;
-use awc::ws::{CloseReason, Codec, Frame, Message};
-use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as SocketError};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::remote::{RESPONSE_TIMEOUT, Remote, RequestError, describe};
 use super::terminal::printable;
 use crate::domain::position::{Epoch, Position};
+use crate::net::http_client::{StatusCode, Upgraded};
 use crate::protocol::code::{ClientAction, DisconnectCode, ErrorCode};
 
 const PATH: &str = "/connection/websocket";
@@ -66,7 +67,7 @@ pub(super) enum Reply {
     Done,
 }
 
-/// What the server says of the connection (protocol §4.1).
+/// The result of `connect` (protocol §4.1).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Connected {
@@ -75,7 +76,7 @@ pub(super) struct Connected {
     subs: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
 }
 
-/// What the server says of a subscription (protocol §4.2).
+/// The result of `subscribe` (protocol §4.2).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Subscribed {
@@ -87,7 +88,7 @@ pub(super) struct Subscribed {
     pub(super) publications: Vec<Publication>,
 }
 
-/// Stored events (protocol §4.6).
+/// The result of `history`: stored events (protocol §4.6).
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct History {
@@ -106,7 +107,7 @@ pub(super) struct Publication {
     pub(super) info: Option<Box<RawValue>>,
 }
 
-/// What comes unasked (protocol §5). Other kinds have none of these.
+/// A push (protocol §5). Kinds that are of no interest here have neither field.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Push {
@@ -146,13 +147,11 @@ struct ServerMessage {
 
 /// One connection.
 pub(super) struct Client {
-    socket: Framed<BoxedSocket, Codec>,
+    socket: WebSocketStream<Upgraded>,
     /// Messages of the last frame that are not consumed yet.
     messages: VecDeque<ServerMessage>,
-    /// A message of several frames, as far as it has come.
-    partial: BytesMut,
     last_id: u32,
-    /// How long the server may be silent; `None` is without a limit.
+    /// How long the server may be silent; `None` means without a limit.
     silence: Option<Duration>,
     pong: bool,
     /// The channels that the token subscribes to by itself.
@@ -162,12 +161,9 @@ pub(super) struct Client {
 impl Client {
     /// Connects with `token`.
     pub(super) async fn connect(remote: &Remote, token: &str) -> Result<Self, Disconnected> {
-        let request = remote.websocket(PATH).max_frame_size(LARGEST_MESSAGE);
-        let (_, socket) = request.connect().await.map_err(|error| no_socket(remote, error))?;
         let mut client = Self {
-            socket,
+            socket: open_socket(remote).await?,
             messages: VecDeque::new(),
-            partial: BytesMut::new(),
             last_id: 0,
             silence: None,
             pong: false,
@@ -195,14 +191,14 @@ impl Client {
         self.server_side.iter().any(|subscribed| subscribed == channel)
     }
 
-    /// Sends a command; its reply will have the number that this returns.
+    /// Sends a command and returns the id of its reply.
     pub(super) async fn send(&mut self, method: &str, about: Value) -> Result<u32, Disconnected> {
         self.last_id += 1;
         self.send_text(json!({ "id": self.last_id, method: about }).to_string()).await?;
         Ok(self.last_id)
     }
 
-    /// The next message. Gives up if there is none until `answer_by`.
+    /// The next message. Fails if there is none until `answer_by`.
     pub(super) async fn next(&mut self, answer_by: Option<Instant>) -> Result<Incoming, Disconnected> {
         loop {
             match self.next_message(answer_by).await? {
@@ -224,12 +220,8 @@ impl Client {
     }
 
     async fn send_text(&mut self, text: String) -> Result<(), Disconnected> {
-        self.write(Message::Text(text.into())).await
-    }
-
-    async fn write(&mut self, message: Message) -> Result<(), Disconnected> {
-        let written = tokio::time::timeout(RESPONSE_TIMEOUT, self.socket.send(message)).await;
-        written.map_err(|_| retry("the gateway does not read what is sent"))?.map_err(|error| broke(&error))
+        let sent = timeout(RESPONSE_TIMEOUT, self.socket.send(Message::text(text))).await;
+        sent.map_err(|_| retry("the gateway does not read what is sent"))?.map_err(|error| broke(&error))
     }
 
     async fn next_message(&mut self, answer_by: Option<Instant>) -> Result<ServerMessage, Disconnected> {
@@ -248,54 +240,28 @@ impl Client {
                 })?,
             };
             match frame {
-                Some(Ok(frame)) => self.take(frame).await?,
+                Some(Ok(Message::Text(text))) => self.read(&text)?,
+                Some(Ok(Message::Close(reason))) => return Err(closed(reason)),
+                Some(Ok(Message::Binary(_))) => return Err(not_the_protocol()),
+                // Reading on answers a ping.
+                Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(broke(&error)),
                 None => return Err(retry("the gateway ended the connection")),
             }
         }
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<(), Disconnected> {
-        match frame {
-            Frame::Text(text) => self.read(&text)?,
-            Frame::Continuation(item) => self.join(item)?,
-            Frame::Ping(payload) => self.write(Message::Pong(payload)).await?,
-            Frame::Pong(_) => {}
-            Frame::Close(reason) => return Err(closed(reason)),
-            Frame::Binary(_) => return Err(not_the_protocol()),
-        }
-        Ok(())
-    }
-
-    fn join(&mut self, item: actix_http::ws::Item) -> Result<(), Disconnected> {
-        use actix_http::ws::Item;
-        let (piece, is_last): (Bytes, bool) = match item {
-            Item::FirstText(piece) | Item::Continue(piece) => (piece, false),
-            Item::Last(piece) => (piece, true),
-            Item::FirstBinary(_) => return Err(not_the_protocol()),
-        };
-        if self.partial.len() + piece.len() > LARGEST_MESSAGE {
-            return Err(too_long());
-        }
-        self.partial.extend_from_slice(&piece);
-        if is_last {
-            let text = self.partial.split();
-            self.read(&text)?;
-        }
-        Ok(())
-    }
-
     /// A frame has one message in each line (protocol §1).
-    fn read(&mut self, text: &[u8]) -> Result<(), Disconnected> {
-        for line in text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n') {
-            self.messages.push_back(serde_json::from_slice(line).map_err(|_| not_the_protocol())?);
+    fn read(&mut self, text: &str) -> Result<(), Disconnected> {
+        for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
+            self.messages.push_back(serde_json::from_str(line).map_err(|_| not_the_protocol())?);
         }
         Ok(())
     }
 }
 
 impl History {
-    /// Behind what the first of these events is, or would be.
+    /// The position before the first of these events, or before the next one if there is none.
     pub(super) fn oldest(&self) -> Option<Position> {
         let first = self.publications.first();
         let offset = first.map_or(self.offset, |event| event.offset.saturating_sub(1));
@@ -337,31 +303,30 @@ fn retry(text: impl Into<String>) -> Disconnected {
     Disconnected::Retry(anyhow!(text.into()))
 }
 
-fn broke(error: &WsProtocolError) -> Disconnected {
+fn broke(error: &SocketError) -> Disconnected {
     match error {
-        WsProtocolError::Overflow => too_long(),
+        // After reconnecting the same message would come again.
+        SocketError::Capacity(CapacityError::MessageTooLong { .. }) => Disconnected::Fatal(anyhow!(
+            "a message of the gateway is longer than {} MiB",
+            LARGEST_MESSAGE >> 20
+        )),
         error => retry(format!("the connection broke: {error}")),
     }
 }
 
-/// Coming back would bring the same message again.
-fn too_long() -> Disconnected {
-    Disconnected::Fatal(anyhow!("a message of the gateway is longer than {} MiB", LARGEST_MESSAGE >> 20))
-}
-
 fn not_the_protocol() -> Disconnected {
-    Disconnected::Fatal(anyhow!("what the gateway says is not the client protocol"))
+    Disconnected::Fatal(anyhow!("what the gateway sends is not the client protocol"))
 }
 
-fn closed(reason: Option<CloseReason>) -> Disconnected {
+fn closed(reason: Option<CloseFrame>) -> Disconnected {
     const SHUTDOWN: u16 = DisconnectCode::Shutdown.code();
     const EXPIRED: u16 = DisconnectCode::Expired.code();
     const BAD_TOKEN: u16 = DisconnectCode::InvalidToken.code();
-    let Some(CloseReason { code, description }) = reason else {
+    let Some(CloseFrame { code, reason }) = reason else {
         return retry("the gateway ended the connection");
     };
-    let (code, why) = (u16::from(code), description.unwrap_or_default());
-    let message = printable(&format!("the gateway ended the connection: {why} (code {code})"));
+    let code = u16::from(code);
+    let message = printable(&format!("the gateway ended the connection: {reason} (code {code})"));
     match code {
         SHUTDOWN => retry("the gateway is going away"),
         EXPIRED => Disconnected::Expired,
@@ -373,24 +338,43 @@ fn closed(reason: Option<CloseReason>) -> Disconnected {
     }
 }
 
-/// What it means that there is no WebSocket.
-fn no_socket(remote: &Remote, error: WsClientError) -> Disconnected {
-    match error {
-        WsClientError::SendRequest(error) => match remote.request_error(&error) {
-            RequestError::Unreachable(error) => Disconnected::Unreachable(error),
-            RequestError::NoResponse(error) => Disconnected::Retry(error),
-        },
-        WsClientError::InvalidResponseStatus(status) => {
-            let message = describe(status, b"");
-            match status {
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => retry(message),
-                _ if status.is_server_error() => retry(message),
-                StatusCode::NOT_FOUND => Disconnected::Fatal(anyhow!(
-                    "{message}: there is no WebSocket at {PATH}. Is this a gateway, with `websocket.enabled`?"
-                )),
-                _ => Disconnected::Fatal(anyhow!("{message}, but this is not a WebSocket at {PATH}")),
-            }
+/// Opens a WebSocket (RFC 6455, section 4.1).
+async fn open_socket(remote: &Remote) -> Result<WebSocketStream<Upgraded>, Disconnected> {
+    let key = generate_key();
+    let request = remote.get(PATH).header("Connection", "Upgrade").header("Upgrade", "websocket");
+    let request = request.header("Sec-WebSocket-Version", "13").header("Sec-WebSocket-Key", &key);
+    let response = remote.open(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(no_socket(response.status()));
+    }
+    if response.header("Sec-WebSocket-Accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
+        return Err(Disconnected::Fatal(anyhow!("this is not a gateway: it does not speak WebSocket")));
+    }
+    let socket = response.upgrade().await.map_err(|error| retry(format!("the connection broke: {error}")))?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(LARGEST_MESSAGE))
+        .max_frame_size(Some(LARGEST_MESSAGE));
+    Ok(WebSocketStream::from_raw_socket(socket, Role::Client, Some(config)).await)
+}
+
+impl From<RequestError> for Disconnected {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Unreachable(error) => Self::Unreachable(error),
+            RequestError::NoResponse(error) => Self::Retry(error),
         }
-        error => Disconnected::Fatal(anyhow!("this is not a gateway: {error}")),
+    }
+}
+
+/// What it means that a request for a WebSocket was answered with this status.
+fn no_socket(status: StatusCode) -> Disconnected {
+    let message = describe(status, b"");
+    match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => retry(message),
+        _ if status.is_server_error() => retry(message),
+        StatusCode::NOT_FOUND => Disconnected::Fatal(anyhow!(
+            "{message}: there is no WebSocket at {PATH}. Is this a gateway, with `websocket.enabled`?"
+        )),
+        _ => Disconnected::Fatal(anyhow!("{message}, but this is not a WebSocket at {PATH}")),
     }
 }

@@ -1,4 +1,4 @@
-//! `campanile github`: what GitHub has to be told so that its events come here.
+//! `campanile github`: prints what to enter on GitHub so that it sends its events here.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ Prints what to enter on GitHub, under Settings → Webhooks → Add webhook of a
 the payload URL, the content type, the secret, and the events to tick.
 
 The secret is GITHUB_WEBHOOK_SECRET, github.webhook_secrets of the configuration, or the one that `campanile \
-serve` has generated into the data folder. It is printed as it is: mind who sees your screen.";
+serve` has generated into the data folder. It is printed in plain text.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -25,7 +25,7 @@ Output: one line for each field of the form.
 
 Exit codes: 0 done, 1 there is no secret or no URL, 2 wrong usage.";
 
-/// What each event is good for here.
+/// What each event is used for.
 const EVENTS: [(&str, &str); 7] = [
     ("Workflow runs", "workflow:started, progress, completed, failed"),
     ("Workflow jobs", "workflow:job, with the steps"),

@@ -1,5 +1,5 @@
-//! `campanile log`: upkeep of the log. `new-epoch` tells subscribers that the history they know
-//! may not be the one that is here, which nobody but the operator of a restore can know.
+//! `campanile log`: maintenance of the log. `new-epoch` tells subscribers that the history may not be the one
+//! that they know. Only whoever restored it can know that.
 
 use std::process::ExitCode;
 
@@ -8,20 +8,20 @@ use clap::{Args, Subcommand};
 use futures_util::FutureExt as _;
 
 use super::terminal::{confirm, print_line};
-use super::{ConfigArgs, block_on_store};
+use super::{ConfigArgs, block_on};
 use crate::domain::position::Epoch;
 use crate::store::{Options, Store, generation};
 
 const ABOUT: &str = "\
-Gives the store a new generation, and with it every channel a new epoch. Do this after a backup was restored \
-or a copy of the data was put to use: offsets may then be given out a second time, for other events, and a \
-cursor from before must not be taken for one of now.
+Gives the store a new generation, and with it every channel a new epoch. Do this after restoring a backup or \
+switching to a copy of the data: offsets may then be given to other events a second time, and cursors from \
+before must not be taken for new ones.
 
-Nothing is deleted. Subscribers who come back with an old cursor are told that their place is gone, and read \
+Nothing is deleted. Subscribers that return with an old cursor are told that their position is gone, and read \
 again from the oldest retained event.
 
 On SQLite the gateway must be stopped. On Postgres a restore to an earlier time and a failover change the \
-generation by themselves; nodes that run notice a change when they connect to the store again.
+generation by themselves; running nodes notice a change when they reconnect to the store.
 
 The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret \
 is needed except the one in DATABASE_URL.";
@@ -35,7 +35,7 @@ Output: the generation before and after.
 
 Exit codes: 0 done, 1 it failed, was not confirmed, or the data folder is in use, 2 wrong usage.";
 
-/// Look after the log
+/// Maintain the log
 #[derive(Debug, Args)]
 pub(super) struct Log {
     #[command(subcommand)]
@@ -47,7 +47,7 @@ enum LogCommand {
     NewEpoch(NewEpoch),
 }
 
-/// Declare all cursors of before void, after a restore
+/// Invalidate all cursors, after a restore
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 struct NewEpoch {
@@ -65,7 +65,7 @@ impl Log {
             eprintln!("nothing was changed");
             return Ok(ExitCode::FAILURE);
         }
-        let (old, new) = block_on_store(renew(&options))?;
+        let (old, new) = block_on(renew(&options))?;
         print_line(format_args!("old generation: {old}"))?;
         print_line(format_args!("new generation: {new}"))?;
         print_line(
@@ -98,8 +98,8 @@ mod tests {
         let data = folder.path().to_str().unwrap();
         let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
         let options = Options::from(&config);
-        let (first, second) = block_on_store(renew(&options)).unwrap();
-        let (again, third) = block_on_store(renew(&options)).unwrap();
+        let (first, second) = block_on(renew(&options)).unwrap();
+        let (again, third) = block_on(renew(&options)).unwrap();
         assert_eq!(second, again);
         assert!(first != second && second != third && first != third);
     }
@@ -110,7 +110,7 @@ mod tests {
         let data = folder.path().to_str().unwrap();
         let config = Loader::new().environment([("CAMPANILE_DATA_DIR", data)]).load().unwrap();
         let options = Options::from(&config);
-        block_on_store(async {
+        block_on(async {
             let store = Store::open(&options).await?;
             let error = renew(&options).await.unwrap_err().to_string();
             assert!(error.contains("is in use by another campanile"), "{error}");

@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::terminal::print_line;
-use super::{ConfigArgs, block_on_store};
+use super::{ConfigArgs, block_on};
 use crate::store;
 
 const ABOUT: &str = "\
 Brings the schema of the store up to date and lists its migrations. `campanile serve` does the same \
-when it starts, so this is for those who want to do it before, or with other rights.
+when it starts, so this is for doing it beforehand, or with other rights.
 
 The store is the one of the configuration: DATABASE_URL, or SQLite in the data folder. No secret \
 is needed except the one in DATABASE_URL.";
@@ -44,9 +44,7 @@ impl Migrate {
 
 /// The names of all migrations, and whether each was applied now.
 fn migrate(options: store::Options) -> anyhow::Result<Vec<(String, bool)>> {
-    block_on_store(
-        async move { store::migrations_applied(&options).await.context("the migrations were not run") },
-    )
+    block_on(async move { store::migrations_applied(&options).await.context("the migrations were not run") })
 }
 
 #[cfg(test)]
@@ -63,7 +61,7 @@ mod tests {
         let first = migrate(options.clone()).unwrap();
         assert!(!first.is_empty() && first.iter().all(|(_, new)| *new), "{first:?}");
         assert!(migrate(options.clone()).unwrap().iter().all(|(_, new)| !new));
-        block_on_store(async {
+        block_on(async {
             let gateway = store::Store::open(&options).await?;
             let error = store::migrations_applied(&options).await.unwrap_err().to_string();
             assert!(error.contains("is in use by another campanile: stop it first"), "{error}");

@@ -1,8 +1,8 @@
-//! The command line: what can be asked for, and what each answer and exit code means. A command
-//! is a file: its arguments, its help and its work. Nothing here decides anything about events;
-//! `serve`, `migrate` and `log` work on the store, the others speak HTTP or WebSocket to a running
-//! gateway, or only read the configuration.
+//! The command line. Each command is a file with its arguments, its help and its work. `serve`, `migrate`,
+//! `backup` and `log` work on the store; the others speak HTTP or WebSocket to a running gateway, or only
+//! read the configuration. Nothing here decides anything about events.
 
+mod backoff;
 mod backup;
 mod channel_reader;
 mod check_config;
@@ -51,7 +51,7 @@ Examples:
 Exit codes: 0 done, 1 it failed (the reason is on standard error), 2 wrong usage.
 `campanile help COMMAND` explains each command.";
 
-/// What was asked for on the command line.
+/// The command line, parsed.
 #[derive(Debug, Parser)]
 #[command(name = "campanile", version, about = "A self-hosted realtime gateway", long_about = ABOUT)]
 #[command(after_long_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
@@ -95,7 +95,7 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// Everything that is said here and in the environment, for commands with further flags.
+    /// Reads the file, the environment and these flags; commands with further flags add theirs.
     fn loader(&self) -> Loader {
         Loader::new().file(self.config.clone()).environment(std::env::vars_os()).flag(
             "--data-dir",
@@ -110,7 +110,7 @@ impl ConfigArgs {
 }
 
 impl Cli {
-    /// Does what was asked for. A broken pipe on standard output is not a failure.
+    /// Runs the command. A broken pipe on standard output is not a failure.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let source = &self.source;
         let done = match self.command {
@@ -139,7 +139,7 @@ impl Cli {
     }
 }
 
-/// Runs `work` on the store, on a runtime of its own.
-fn block_on_store<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs `work` on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

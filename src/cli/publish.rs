@@ -1,28 +1,28 @@
-//! `campanile publish`: one event, through the server API of a running gateway. The JSON is sent
-//! as it was written; what the gateway would refuse for its form is refused here first.
+//! `campanile publish`: sends one event through the server API of a running gateway. The JSON is sent
+//! as it was written. What the gateway would refuse because of its form is refused here before it is sent.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use awc::http::{StatusCode, header};
 use bytes::Bytes;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ConfigArgs;
-use super::remote::{self, Remote, RequestError, block_on};
+use super::remote::{self, Remote, RequestError, WRONG_KEY};
 use super::terminal::{print_line, printable, read_input};
 use super::url::UrlArg;
+use super::{ConfigArgs, block_on};
 use crate::domain::channel::ChannelName;
+use crate::net::http_client::StatusCode;
 
 const ABOUT: &str = "\
-Publishes one event through a running gateway, and says where in the channel's log it stands.
+Publishes one event through a running gateway and prints its position in the channel's log.
 
 JSON is any JSON value, or `-` to read it from standard input. On built-in channels (repo: org: job: \
 build: db:) it must be an object with a text `type`, and may have `data` and `repo`; the gateway adds the \
-id and the time. Other channels belong to namespaces of the configuration.
+id and the time. Other channels belong to namespaces of the configuration and take any JSON.
 
 The key of the server API comes from CAMPANILE_API_KEY, or http_api.key of the configuration, or else from \
 the data folder, where `campanile serve` keeps the one that it generated.";
@@ -33,10 +33,10 @@ Examples:
   campanile publish repo:acme/api '{\"type\":\"build:done\",\"data\":{\"ok\":true}}' --key build-17
   make report.json && campanile publish org:acme - < report.json
 
-Output: the cursor of the event, `<epoch>.<offset>`; `campanile tail CHANNEL --since CURSOR` shows what \
-came after it. `accepted, not kept` on a channel without history.
+Output: the cursor of the event, `<epoch>.<offset>`, or `accepted, not kept` on a channel without history. \
+`campanile tail CHANNEL --since CURSOR` shows the events after it.
 
-With --key the same event can be sent again without harm: it is published once.
+With --key the same event can safely be sent again: it is published once.
 
 Exit codes: 0 accepted, 1 refused or not reached, 2 wrong usage.";
 
@@ -47,10 +47,10 @@ pub(super) struct Publish {
     /// The channel
     #[arg(value_name = "CHANNEL", value_parser = ChannelName::parse)]
     channel: ChannelName,
-    /// The data, or `-` for standard input
+    /// The data, or `-` to read it from standard input
     #[arg(value_name = "JSON", allow_hyphen_values = true)]
     json: String,
-    /// Publish once, however often this is sent with the same key
+    /// Idempotency key: however often an event is sent with the same key, it is published once
     #[arg(long, value_name = "IDEMPOTENCY")]
     key: Option<String>,
     /// A tag of the event; may be repeated
@@ -110,21 +110,21 @@ impl Publish {
     }
 }
 
-/// Sends the request and answers what to print.
+/// Sends the request and returns what to print.
 pub(super) async fn send(
     remote: &Remote,
     api_key: &str,
     body: Bytes,
     repeatable: bool,
 ) -> anyhow::Result<String> {
-    let json = (header::CONTENT_TYPE, "application/json");
-    let request = remote.post("/api/publish").insert_header(("X-API-Key", api_key)).insert_header(json);
+    let request = remote.post("/api/publish").header("X-API-Key", api_key);
+    let request = request.header("Content-Type", "application/json").body(body);
     let in_doubt = if repeatable {
         "it is not known whether the event was published: send it again"
     } else {
         "it is not known whether the event was published; with --key it could be sent again"
     };
-    let answer = match remote.send(request, body).await {
+    let answer = match remote.send(request).await {
         Ok(answer) => answer,
         Err(RequestError::NoResponse(error)) => return Err(error.context(in_doubt)),
         Err(unreachable) => return Err(unreachable.into()),
@@ -133,10 +133,7 @@ pub(super) async fn send(
         bail!("the gateway refused the event: {message}");
     }
     if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        bail!(
-            "{}. The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: does it belong to this gateway?",
-            remote::describe(answer.status, &answer.body)
-        );
+        bail!("{}. {WRONG_KEY}", remote::describe(answer.status, &answer.body));
     }
     ensure!(answer.status.is_success(), "{}", remote::describe(answer.status, &answer.body));
     let reply = serde_json::from_slice(&answer.body).context("this is not a complete response of a gateway");
@@ -160,7 +157,7 @@ fn check_built_in(data: &RawValue) -> anyhow::Result<()> {
         _repo: Option<String>,
     }
     const FORM: &str = r#"on a built-in channel write {"type":"…","data":…,"repo":"OWNER/NAME"}, where `data` and `repo` may be left out"#;
-    ensure!(data.get().starts_with('{'), "the data is no object: {FORM}");
+    ensure!(data.get().starts_with('{'), "the data is not an object: {FORM}");
     let data: BuiltIn<'_> = serde_json::from_str(data.get()).with_context(|| FORM.to_owned())?;
     ensure!(!data.kind.is_empty(), "the type is empty: {FORM}");
     Ok(())

@@ -1,30 +1,28 @@
 //! An HTTP client of a running gateway. Turns network errors into readable messages, and parses both forms
-//! of error responses. Never repeats a header, so no error shows a key or a token; redirects are not
-//! followed, because they would send those to another server.
+//! of error responses. Redirects are not followed, because they could send keys and tokens to another server.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
-use awc::ClientRequest;
-use awc::error::SendRequestError;
-use awc::http::{StatusCode, Version, header};
-use awc::ws::WebsocketsRequest;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::terminal::printable;
 use super::url::BaseUrl;
+use crate::net::http_client::{Destination, HttpClient, HttpError, Request, Response, StatusCode};
 
 /// How long a gateway may take to respond.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 const LARGEST_ANSWER: usize = 1 << 20;
-const USER_AGENT: &str = concat!("campanile/", env!("CARGO_PKG_VERSION"));
+/// Advice for a key that the gateway refuses.
+pub(super) const WRONG_KEY: &str = "The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: does it \
+                                    belong to this gateway?";
 
-/// A client of one gateway. Lives on an actix runtime.
+/// A client of one gateway.
 pub(super) struct Remote {
     base: BaseUrl,
-    client: awc::Client,
+    client: HttpClient,
 }
 
 /// Why there is no answer.
@@ -46,56 +44,44 @@ pub(super) struct Answer {
 impl Remote {
     /// A client of the gateway at `base`.
     pub(super) fn new(base: BaseUrl) -> Self {
-        // Fails if there is one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let connector = awc::Connector::new().max_http_version(Version::HTTP_11);
-        let client = awc::Client::builder()
-            .connector(connector)
-            .timeout(RESPONSE_TIMEOUT)
-            .disable_redirects()
-            .add_default_header((header::USER_AGENT, USER_AGENT))
-            .finish();
-        Self { base, client }
-    }
-
-    /// Begins a WebSocket to `path`.
-    pub(super) fn websocket(&self, path: &str) -> WebsocketsRequest {
-        self.client.ws(self.base.join(path))
+        Self { base, client: HttpClient::new(Destination::Any) }
     }
 
     /// Begins a GET of `path`.
-    pub(super) fn get(&self, path: &str) -> ClientRequest {
-        self.client.get(self.base.join(path))
+    pub(super) fn get(&self, path: &str) -> Request {
+        self.client.get(&self.base.join(path))
     }
 
     /// Begins a POST to `path`.
-    pub(super) fn post(&self, path: &str) -> ClientRequest {
-        self.client.post(self.base.join(path))
+    pub(super) fn post(&self, path: &str) -> Request {
+        self.client.post(&self.base.join(path))
     }
 
-    /// Sends `request` with `body` and reads the answer.
-    pub(super) async fn send(&self, request: ClientRequest, body: Bytes) -> Result<Answer, RequestError> {
-        let response = request.send_body(body).await.map_err(|error| self.request_error(&error))?;
-        let mut response = response.timeout(RESPONSE_TIMEOUT);
-        let body = response.body().limit(LARGEST_ANSWER).await;
-        let body =
-            body.map_err(|error| RequestError::NoResponse(anyhow!("the response was cut off: {error}")))?;
-        Ok(Answer { status: response.status(), body })
+    /// Sends `request` and reads the answer to its end.
+    pub(super) async fn send(&self, request: Request) -> Result<Answer, RequestError> {
+        let response = self.open(request).await?;
+        let status = response.status();
+        let cut_off = |error| RequestError::NoResponse(anyhow!("the response was cut off: {error}"));
+        Ok(Answer { status, body: response.read(LARGEST_ANSWER).await.map_err(cut_off)? })
     }
 
-    /// What it means that a request failed with `error`.
-    pub(super) fn request_error(&self, error: &SendRequestError) -> RequestError {
+    /// Sends `request` and waits for the beginning of the answer.
+    pub(super) async fn open(&self, request: Request) -> Result<Response, RequestError> {
         let base = &self.base;
-        match error {
-            SendRequestError::Connect(cause) => RequestError::Unreachable(anyhow!("{cause}").context(format!(
-                "cannot reach {base}: is `campanile serve` running? Pass --url or set CAMPANILE_URL if it is \
-                 elsewhere"
-            ))),
-            SendRequestError::Timeout => {
+        request.send(RESPONSE_TIMEOUT).await.map_err(|error| match error {
+            HttpError::Connect(_) | HttpError::Tls(_) => {
+                RequestError::Unreachable(anyhow::Error::from(error).context(format!(
+                    "cannot reach {base}: is `campanile serve` running? Pass --url or set CAMPANILE_URL if it \
+                     is elsewhere"
+                )))
+            }
+            HttpError::Timeout => {
                 RequestError::NoResponse(anyhow!("{base} did not respond within {} s", RESPONSE_TIMEOUT.as_secs()))
             }
-            other => RequestError::NoResponse(anyhow!("{other}").context(format!("{base} did not respond"))),
-        }
+            error => RequestError::NoResponse(
+                anyhow::Error::from(error).context(format!("{base} did not respond")),
+            ),
+        })
     }
 }
 
@@ -105,11 +91,6 @@ impl From<RequestError> for anyhow::Error {
             RequestError::Unreachable(error) | RequestError::NoResponse(error) => error,
         }
     }
-}
-
-/// Runs `work` on an actix runtime of its own.
-pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    actix_rt::System::new().block_on(work)
 }
 
 /// An error response: the server API has numeric codes, our own routes have names.

@@ -1,5 +1,4 @@
-//! `campanile serve`: the gateway itself. Finds the settings and the secrets; the rest is the
-//! application's.
+//! `campanile serve`: runs the gateway. Reads the settings and the secrets; `app` does the rest.
 
 use std::process::ExitCode;
 
@@ -9,13 +8,13 @@ use super::ConfigArgs;
 use crate::app;
 
 const ABOUT: &str = "\
-Runs the gateway: takes webhooks and published events in, keeps them in the log, and pushes them to \
-everybody who may see them.
+Runs the gateway: receives webhooks and published events, keeps them in the log, and pushes them to everyone \
+who may see them.
 
 Embedded (SQLite), secrets that are not set are generated at the first start and kept in the data \
 folder; a second `serve` on the same folder is refused. On Postgres any number of nodes may run, and \
 CAMPANILE_JWT_SECRET, CAMPANILE_API_KEY and GITHUB_WEBHOOK_SECRET must be set to the same values on all; \
-with the same REDIS_URL events go from node to node at once.
+with the same REDIS_URL events reach the other nodes at once.
 
 On a terminal it prints a link that signs a browser in; `campanile sign-in` makes further ones.";
 
@@ -28,7 +27,7 @@ Examples:
 
 Logs go to standard error (CAMPANILE_LOG=info,campanile::store=debug for more, CAMPANILE_LOG_FORMAT=json \
 for machines). The gateway is ready when they say `listening` and /readyz answers 200. SIGTERM and \
-Ctrl-C let connections end in good order. SIGHUP reads keys and namespaces anew.
+Ctrl-C close connections gracefully. SIGHUP reloads keys and namespaces.
 
 Exit codes: 0 stopped as asked, 1 it could not start or had to stop, 2 wrong usage.";
 
@@ -36,7 +35,7 @@ Exit codes: 0 stopped as asked, 1 it could not start or had to stop, 2 wrong usa
 #[derive(Debug, Args)]
 #[command(long_about = ABOUT, after_long_help = AFTER_HELP)]
 pub(super) struct Serve {
-    /// Fill the gateway with invented events, to look around
+    /// Fill the gateway with made-up events, to look around
     #[arg(long)]
     demo: bool,
     /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8080]

@@ -1,4 +1,4 @@
-//! `campanile tail`: shows the events of a channel as they come, from a running gateway.
+//! `campanile tail`: shows the events of a channel of a running gateway as they come.
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use chrono::{Local, Utc};
 use clap::Args;
 
-use super::channel_reader::{Backoff, ChannelReader, Credential, Output};
+use super::backoff::Backoff;
+use super::channel_reader::{ChannelReader, Credential, Output};
 use super::format::DisplayEvent;
-use super::remote::{Remote, block_on};
+use super::remote::Remote;
 use super::url::UrlArg;
-use super::{ConfigArgs, format};
+use super::{ConfigArgs, block_on, format};
 use crate::auth::NewToken;
 use crate::config::{Config, Secret};
 use crate::domain::channel::{ChannelKind, ChannelName};
@@ -26,7 +27,7 @@ const ABOUT: &str = "\
 Shows the events of a channel as they come, until Ctrl-C. If the connection breaks, it reconnects and \
 continues where it stopped: nothing is missed and nothing is shown twice, unless standard error says so.
 
-The token comes from --token or CAMPANILE_TOKEN. Without one, it is created with the JWT secret of \
+The token comes from --token or CAMPANILE_TOKEN. Without one, a token is created with the JWT secret of \
 the configuration or of the data folder, which works on the machine of the gateway.";
 
 const AFTER_HELP: &str = "\
@@ -37,11 +38,11 @@ Examples:
       campanile tail org:acme --url https://live.example.com --count 10
 
 Output: one line for each event. On a terminal: time, type, channel and the beginning of the data; with \
---json, or when the output is no terminal, the data alone as JSON. Messages about the connection and the \
+--json, or when the output is not a terminal, the data alone as JSON. Messages about the connection and the \
 last cursor go to standard error; --since with that cursor continues from there.
 
-Exit codes: 0 ended by Ctrl-C, --count or a reader who left, 1 refused, or not reached at first, 2 wrong \
-usage.";
+Exit codes: 0 ended by Ctrl-C, by --count or because the reader of the output closed it, 1 refused, or not \
+reached at first, 2 wrong usage.";
 
 /// Show the events of a channel as they come
 #[derive(Debug, Args)]
@@ -50,16 +51,16 @@ pub(super) struct Tail {
     /// The channel
     #[arg(value_name = "CHANNEL", value_parser = ChannelName::parse)]
     channel: ChannelName,
-    /// Show what came after this cursor first [default: only what comes from now on]
+    /// Begin with the events after this cursor [default: show only new events]
     #[arg(long, value_name = "CURSOR", value_parser = cursor)]
     since: Option<Position>,
-    /// Stop after so many events
+    /// Stop after this many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Print the data of the events as JSON, nothing else
+    /// Print only the data of the events, as JSON
     #[arg(long)]
     json: bool,
-    /// Connection token; better set in the environment, where other users do not see it
+    /// Connection token; in the environment other users of the machine do not see it
     #[arg(long, env = "CAMPANILE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     #[command(flatten)]
@@ -89,7 +90,7 @@ impl Tail {
         let done = block_on(async {
             tokio::select! {
                 done = reader.run() => done,
-                pressed = tokio::signal::ctrl_c() => pressed.context("Ctrl-C cannot be noticed"),
+                pressed = tokio::signal::ctrl_c() => pressed.context("cannot wait for Ctrl-C"),
             }
         });
         if let Some(cursor) = reader.cursor.filter(|cursor| self.since.as_ref() != Some(cursor)) {
@@ -105,15 +106,15 @@ impl Tail {
             return Ok(Credential::Given(Secret::new(token)));
         }
         let secrets = config.read_secrets()?;
-        let secret = secrets
-            .jwt()
-            .context("there is no token: pass --token, set CAMPANILE_TOKEN, or let it be made here")?;
+        let secret = secrets.jwt().context(
+            "there is no token, and none can be created here: pass --token or set CAMPANILE_TOKEN",
+        )?;
         Ok(Credential::Own { secret: secret.clone(), claims: Box::new(own_claims(&self.channel, config)) })
     }
 }
 
-/// What admits to `channel`: an admin sees all built-in ones, a capability opens those of configured
-/// namespaces with their history, and a personal one opens to its user alone.
+/// Claims that give access to `channel`: the scope `admin` to built-in channels, a capability to channels of
+/// namespaces with their history, and `sub` to a personal channel.
 fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
     let named = matches!(channel.kind(), ChannelKind::Plain { .. });
     let user = match channel.kind() {
@@ -134,7 +135,9 @@ fn own_claims(channel: &ChannelName, config: &Config) -> NewToken {
 fn cursor(text: &str) -> Result<Position, String> {
     match Cursor::parse(text).map_err(|error| error.to_string())? {
         Cursor::One(position) => Ok(position),
-        Cursor::Many(_) => Err("this is a cursor of several channels: pass one of this channel".to_owned()),
+        Cursor::Many(_) => {
+            Err("this is a cursor of several channels: pass a cursor of this channel alone".to_owned())
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The terminal: standard input, standard output, questions. External text is sanitized before it is
+//! The terminal: standard input, standard output, questions. Text from outside is sanitized before it is
 //! printed.
 
 use std::io::{self, BufRead as _, ErrorKind, IsTerminal as _, Read as _, Write as _};

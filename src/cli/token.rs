@@ -19,8 +19,8 @@ It is signed with CAMPANILE_JWT_SECRET, or client.token.hmac_secret_key of the c
 with the secret that `campanile serve` generated in the data folder. If the configuration names an \
 audience or an issuer, the token has them.
 
-A token admits to what its claims say and to nothing else: --org to all repositories of an owner, \
---repo to one, --scope admin to all. The scopes scan and publish allow to start scans and to publish.";
+A token gives access to what its claims name and to nothing else: --org to all repositories of an owner, \
+--repo to one, --scope admin to all. The scopes scan and publish allow starting scans and publishing.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -29,8 +29,9 @@ Examples:
   curl -H \"Authorization: Bearer $(campanile token --sub ana --org acme)\" \\
        'http://127.0.0.1:8080/api/events?channel=org:acme'
 
-Output: the token alone, on standard output. Whoever has it may do what it says until it ends; it cannot \
-be taken back.
+Output: the token alone, on standard output. Anyone who has it can use it until it expires or is revoked: by \
+its `jti` with `campanile revoke JTI` (POST /api/revoke_token), or with all others of its user by `campanile \
+block USER`. `campanile connections` shows the `jti` of each connected client.
 
 Exit codes: 0 done, 1 there is no secret or the configuration is wrong, 2 wrong usage.";
 

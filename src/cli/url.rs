@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use awc::http::Uri;
+use actix_web::http::Uri;
 use clap::Args;
 
 use crate::config::Config;

@@ -1,25 +1,23 @@
 //! `campanile webhook`: posts a file to a running gateway as GitHub would, signature included.
-//! The body goes out byte for byte, even if it is nonsense: showing what happens then is half of
-//! the use.
+//! The body is sent byte for byte, even if it is malformed, so that one can see what happens then.
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use awc::http::header;
 use clap::Args;
 use uuid::Uuid;
 
-use super::ConfigArgs;
-use super::remote::{Answer, Remote, block_on};
+use super::remote::{Answer, Remote};
 use super::terminal::{print_line, printable, read_input};
 use super::url::UrlArg;
+use super::{ConfigArgs, block_on};
 use crate::config::Secret;
 use crate::domain::delivery::DeliveryId;
 use crate::sources::github::signature::sign;
 
 const ABOUT: &str = "\
-Signs a file like a webhook of GitHub and posts it to /webhooks/github of a running gateway. For trying \
-out what a delivery does, and for sending one again that was lost.
+Signs a file as GitHub signs its webhooks and posts it to /webhooks/github of a running gateway. Use it to \
+try out what a delivery does, or to send again one that was lost.
 
 It is signed with the first secret of GITHUB_WEBHOOK_SECRET or github.webhook_secrets, or else with the \
 one that `campanile serve` generated in the data folder.";
@@ -30,10 +28,10 @@ Examples:
   campanile webhook workflow_run completed.json
   campanile webhook push push.json --delivery 72d3162e-cc78-11e3-81ab-4c9367dc0958
 
-Output: the status and the answer of the gateway. 202 is accepted, 200 with `duplicate` a delivery that it \
-has seen before, 401 a signature that it does not accept.
+Output: the status and the body of the response. 202 means accepted, 200 with `duplicate` that the gateway has \
+received this delivery before, 401 that it does not accept the signature.
 
-Exit codes: 0 the status is 2xx, 1 it is another or the gateway was not reached, 2 wrong usage.";
+Exit codes: 0 the status is 2xx, 1 it is not or the gateway was not reached, 2 wrong usage.";
 
 /// Sign a file as GitHub would and post it
 #[derive(Debug, Args)]
@@ -42,7 +40,7 @@ pub(super) struct Webhook {
     /// The event, such as workflow_run
     #[arg(value_name = "EVENT", value_parser = event)]
     event: String,
-    /// The payload, or `-` for standard input
+    /// File with the payload, or `-` to read it from standard input
     #[arg(value_name = "FILE")]
     file: String,
     /// The id of the delivery [default: a new one]
@@ -70,7 +68,7 @@ impl Webhook {
     }
 }
 
-/// Sends what GitHub would send, but for the name in `User-Agent`.
+/// Sends what GitHub would send, except for the name in `User-Agent`.
 pub(super) async fn post(
     remote: &Remote,
     event: &str,
@@ -80,12 +78,12 @@ pub(super) async fn post(
 ) -> anyhow::Result<Answer> {
     let request = remote
         .post("/webhooks/github")
-        .insert_header((header::CONTENT_TYPE, "application/json"))
-        .insert_header((header::USER_AGENT, concat!("campanile-webhook/", env!("CARGO_PKG_VERSION"))))
-        .insert_header(("X-GitHub-Event", event))
-        .insert_header(("X-GitHub-Delivery", delivery))
-        .insert_header(("X-Hub-Signature-256", sign(secret.expose().as_bytes(), &body)));
-    Ok(remote.send(request, body.into()).await?)
+        .header("Content-Type", "application/json")
+        .header("User-Agent", concat!("campanile-webhook/", env!("CARGO_PKG_VERSION")))
+        .header("X-GitHub-Event", event)
+        .header("X-GitHub-Delivery", delivery)
+        .header("X-Hub-Signature-256", &sign(secret.expose().as_bytes(), &body));
+    Ok(remote.send(request.body(body)).await?)
 }
 
 fn event(text: &str) -> Result<String, &'static str> {

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tls::{self, PostgresAddress, TlsError};
+use crate::net::tls::{self, PostgresAddress, TlsError};
 pub use client::{
     ClientConfig, EmulationConfig, PersonalChannelConfig, SseConfig, StreamConfig, TokenConfig,
     WebsocketConfig,

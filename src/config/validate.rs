@@ -9,7 +9,7 @@ use super::values::{Secret, StoreUrl, is_postgres};
 use super::{Config, Source};
 use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
-use crate::tls::{self, Trust};
+use crate::net::tls::{self, Trust};
 
 /// The longest duration: longer is a mistake, and this one can be added to any time.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::NaiveTime;
 use serde::Serialize;
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
 
 use crate::domain::access::{default_channels, is_admin, may_see_repo};
 use crate::domain::channel::ChannelName;
@@ -32,7 +33,7 @@ struct Counted {
     channels: Vec<ChannelName>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Counts {
     repositories: u64,
@@ -46,10 +47,11 @@ struct Counts {
 }
 
 /// What one caller sees of the numbers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Summary {
     counts: Counts,
     /// What a stream of everything that the caller sees asks for.
+    #[schema(value_type = Vec<String>)]
     channels: Vec<ChannelName>,
 }
 

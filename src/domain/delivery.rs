@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 /// GitHub's `X-GitHub-Delivery`: 1 to 100 letters, digits and hyphens (in practice a UUID).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId(Arc<str>);
@@ -27,7 +30,8 @@ impl fmt::Display for DeliveryId {
 }
 
 /// What became of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
     /// Understood, and done.
     Processed,

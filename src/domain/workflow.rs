@@ -4,6 +4,7 @@
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::event::{Time, rfc3339};
 
@@ -39,7 +40,7 @@ impl RepoUpdate {
 
 /// One attempt of a workflow run, as one delivery describes it or as it is stored. Written as the API
 /// answers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowRun {
     /// GitHub's number for the run; all attempts share it.
@@ -69,15 +70,17 @@ pub struct WorkflowRun {
     pub created_at: Option<Time>,
     /// When this attempt started.
     #[serde(serialize_with = "time_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub started_at: Option<Time>,
     /// When GitHub last changed it.
     #[serde(serialize_with = "time_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub updated_at: Option<Time>,
 }
 
 /// One job of a workflow run, as one delivery describes it or, without its workflow, branch and commit, as
 /// it is stored. Written as the API answers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowJob {
     /// GitHub's number for the job; a re-run gets a new one.
@@ -106,12 +109,15 @@ pub struct WorkflowJob {
     pub url: Option<String>,
     /// When it started.
     #[serde(serialize_with = "time_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub started_at: Option<Time>,
     /// When it ended.
     #[serde(serialize_with = "time_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub completed_at: Option<Time>,
     /// A JSON array of `{number,name,status,conclusion,startedAt,completedAt}`, cleaned.
     #[serde(serialize_with = "raw_json")]
+    #[schema(value_type = Option<Vec<Value>>)]
     pub steps: String,
 }
 

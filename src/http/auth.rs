@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::json;
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::access::Access;
 use super::error::{ApiError, ApiResult, internal};
@@ -17,6 +17,7 @@ use crate::auth::{NewToken, mint};
 use crate::config::Secret;
 use crate::domain::event::rfc3339;
 use crate::domain::principal::Principal;
+use crate::domain::sorted_set::SortedSet;
 use crate::http::metrics::SignInOutcome;
 use crate::sign_in::{self, SCOPE, SignInSecret};
 
@@ -28,19 +29,45 @@ const TOKEN_TTL: Duration = Duration::from_secs(300);
 const MAX_BODY: usize = 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `POST /api/auth/links`, with the API key: a new link for whoever asks on the operator's behalf.
-pub async fn links(_: Api, state: State) -> ApiResult {
-    let (link, end) = sign_in::new_link(&state.store, &state.sign_in.base).await?;
-    Ok(no_store(HttpResponse::Created()).json(json!({ "link": link, "expiresAt": rfc3339(end) })))
+/// A sign-in link.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Link {
+    #[schema(format = "uri")]
+    link: String,
+    #[schema(format = DateTime)]
+    expires_at: String,
 }
 
-#[derive(Deserialize)]
+/// Makes a sign-in link for the operator's browser.
+#[utoipa::path(
+    responses((status = 201, description = "Good for one sign-in, until its time is over.", body = Link)),
+    security(("api_key" = [])),
+)]
+#[post("/api/auth/links")]
+pub async fn create_sign_in_link(_: Api, state: State) -> ApiResult {
+    let (link, end) = sign_in::new_link(&state.store, &state.sign_in.base).await?;
+    Ok(no_store(HttpResponse::Created()).json(Link { link, expires_at: rfc3339(end) }))
+}
+
+#[derive(Deserialize, ToSchema)]
 struct SignIn {
+    /// The part of the link behind `#`.
+    #[schema(value_type = String)]
     secret: Secret,
 }
 
-/// `POST /api/auth/sign-in`: uses a link up. 204 with the cookie of a new session.
-pub async fn sign_in(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+/// Uses a link up, and signs the browser in.
+#[utoipa::path(
+    request_body = inline(SignIn),
+    responses(
+        (status = 204, description = "Signed in.", headers(("Set-Cookie", description = "The session."))),
+        (status = 401), (status = 403), (status = 408), (status = 421), (status = 429), (status = 503),
+    ),
+    security(),
+)]
+#[post("/api/auth/sign-in")]
+pub async fn use_sign_in_link(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let endpoint = &state.sign_in;
     let done = redeem_link(&request, body, &state).await;
     state.metrics.sign_ins.inc(SignInOutcome(done.as_ref().map_or_else(ApiError::code, |_| "ok")));
@@ -90,8 +117,15 @@ async fn refused(request: &HttpRequest, access: &Access, endpoint: &SignInEndpoi
     ApiError::new(StatusCode::UNAUTHORIZED, "link_invalid", message)
 }
 
-/// `DELETE /api/auth/session`: signs the browser out, and ends what it has open. 204 also if it
-/// was not signed in.
+/// Signs the browser out, and ends what it has open.
+#[utoipa::path(
+    responses((
+        status = 204, description = "Signed out, also if it was not signed in.",
+        headers(("Set-Cookie", description = "Takes the cookie away.")),
+    )),
+    security((), ("session" = [])),
+)]
+#[delete("/api/auth/session")]
 pub async fn sign_out(request: HttpRequest, state: State) -> ApiResult {
     let endpoint = &state.sign_in;
     if let Some(hash) = session::presented(&request)? {
@@ -100,20 +134,61 @@ pub async fn sign_out(request: HttpRequest, state: State) -> ApiResult {
     Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie("", Duration::ZERO)).finish())
 }
 
-/// `GET /api/auth/me`: who is asking.
-pub async fn me(who: Who) -> ApiResult {
-    let Principal { user, orgs, repos, scopes, expires_at, .. } = &*who.principal;
-    let words = [("scan", scopes.scan), ("publish", scopes.publish), ("admin", scopes.admin)];
-    let scopes: Vec<&str> = words.iter().filter(|(_, has)| *has).map(|(word, _)| *word).collect();
-    Ok(no_store(HttpResponse::Ok()).json(json!({
-        "sub": user, "scopes": scopes, "orgs": orgs, "repos": repos,
-        "expiresAt": expires_at.map(rfc3339), "session": who.session.is_some(),
-    })))
+/// A caller, as the gateway understands the token or the session.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Me<'a> {
+    sub: &'a str,
+    scopes: Vec<Scope>,
+    #[schema(value_type = Vec<String>)]
+    orgs: &'a SortedSet<String>,
+    #[schema(value_type = Vec<String>)]
+    repos: &'a SortedSet<String>,
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// Signed in by the cookie.
+    session: bool,
 }
 
-/// `POST /api/auth/token`: a short-lived connection token for the signed-in browser, because
-/// sockets do not take the cookie.
-pub async fn token(who: Who, state: State) -> ApiResult {
+/// What a caller may do beside reading.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Scope {
+    Scan,
+    Publish,
+    Admin,
+}
+
+/// Who is asking.
+#[utoipa::path(responses((status = 200, description = "The caller.", body = Me)))]
+#[get("/api/auth/me")]
+pub async fn get_me(who: Who) -> ApiResult {
+    let Principal { user, orgs, repos, scopes, expires_at, .. } = &*who.principal;
+    let all = [(Scope::Scan, scopes.scan), (Scope::Publish, scopes.publish), (Scope::Admin, scopes.admin)];
+    let scopes = all.into_iter().filter(|(_, has)| *has).map(|(scope, _)| scope).collect();
+    let (expires_at, session) = (expires_at.map(rfc3339), who.session.is_some());
+    Ok(no_store(HttpResponse::Ok()).json(Me { sub: user, scopes, orgs, repos, expires_at, session }))
+}
+
+/// A connection token.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Token {
+    token: String,
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+/// A short-lived connection token for a signed-in browser.
+///
+/// Sockets do not take the cookie. Whoever comes with a token is refused: 403 `session_needed`.
+#[utoipa::path(
+    responses((
+        status = 200, description = "Valid for five minutes, or as long as the session if that is less.", body = Token,
+    )),
+)]
+#[post("/api/auth/token")]
+pub async fn create_token(who: Who, state: State) -> ApiResult {
     if who.session.is_none() {
         let message = "only signed-in browsers get a token here: sign in first (`campanile sign-in`)";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "session_needed", message));
@@ -132,7 +207,7 @@ pub async fn token(who: Who, state: State) -> ApiResult {
     };
     let token = mint(signing.secret.expose(), &claims, now).map_err(|error| internal(&error))?;
     let end = now + chrono::TimeDelta::seconds(i64::try_from(ttl.as_secs()).unwrap_or(0));
-    Ok(no_store(HttpResponse::Ok()).json(json!({ "token": token, "expiresAt": rfc3339(end) })))
+    Ok(no_store(HttpResponse::Ok()).json(Token { token, expires_at: rfc3339(end) }))
 }
 
 /// A response that must not be cached.

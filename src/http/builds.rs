@@ -1,21 +1,24 @@
 //! `POST /api/builds/{buildId}/events` appends an event to a build, `GET /api/build-events/{buildId}` reads
 //! its events.
 
+use std::ops::Not;
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::json;
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::body;
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
 use super::poll;
 use super::rate_headers::with_rate;
-use super::{HttpState, State};
-use crate::builds::{self, Appended, BuildError, BuildEvent, BuildId};
+use super::{HttpState, PageQuery, State};
+use crate::builds::{self, Appended, Body, BuildError, BuildEvent, BuildId};
 use crate::config::Config;
-use crate::domain::position::Position;
+use crate::domain::channel::ChannelName;
 use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
 
@@ -38,8 +41,49 @@ impl BuildEndpoint {
     }
 }
 
-/// `POST /api/builds/{buildId}/events`: 201 when committed, 200 for an idempotency key that was used before.
-pub async fn append(
+/// Where an event of a build is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    /// The event's; absent for a key that was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    id: Option<Uuid>,
+    build_id: Uuid,
+    #[schema(value_type = String)]
+    channel: ChannelName,
+    /// The place behind the event.
+    cursor: Option<String>,
+    /// For a key that was known.
+    #[serde(skip_serializing_if = "Not::not")]
+    #[schema(schema_with = super::always_true)]
+    duplicate: bool,
+}
+
+/// Tells of a build; the first event makes it.
+#[utoipa::path(
+    params(
+        ("id" = String, Path, description = "#BuildId"),
+        (
+            "Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Known for five minutes.",
+        ),
+    ),
+    request_body(content = inline(Body), example = json!({ "type": "build:started", "data": { "branch": "main" } })),
+    responses(
+        (
+            status = 200, description = "The key was known.", body = Told,
+            links(("events" = (operation_id = "listBuildEvents", parameters(("id" = "$response.body#/buildId"))))),
+        ),
+        (
+            status = 201, description = "It is committed.", body = Told,
+            links(("events" = (operation_id = "listBuildEvents", parameters(("id" = "$response.body#/buildId"))))),
+        ),
+        (status = 408), (status = 409), (status = 410), (status = 413), (status = 429),
+    ),
+)]
+#[post("/api/builds/{id}/events")]
+pub async fn append_build_event(
     request: HttpRequest,
     Caller(principal): Caller,
     id: web::Path<String>,
@@ -64,30 +108,29 @@ pub async fn append(
     let body = body::read(request.headers(), body, bounds, &mut reserved, |_| {}).await?;
     let event = BuildEvent::parse(&body, *max_publication)?;
     let appended = builds::append(publisher, store, &principal, &build, event, key, accepted).await?;
-    let BuildId { id, channel } = build;
-    let cursor = |position: Option<Position>| position.as_ref().map(ToString::to_string);
-    Ok(match appended {
-        Appended::New(event_id, position) => HttpResponse::Created().json(json!({
-            "id": event_id,
-            "buildId": id,
-            "channel": channel,
-            "cursor": cursor(position),
-        })),
-        Appended::Duplicate(position) => HttpResponse::Ok().json(json!({
-            "buildId": id,
-            "channel": channel,
-            "cursor": cursor(position),
-            "duplicate": true,
-        })),
-    })
+    let BuildId { id: build_id, channel } = build;
+    let (mut answer, id, position) = match appended {
+        Appended::New(id, position) => (HttpResponse::Created(), Some(id), position),
+        Appended::Duplicate(position) => (HttpResponse::Ok(), None, position),
+    };
+    let cursor = position.as_ref().map(ToString::to_string);
+    Ok(answer.json(Told { id, build_id, channel, cursor, duplicate: id.is_none() }))
 }
 
-/// `GET /api/build-events/{buildId}`: the poll of `GET /api/events` on the build's channel.
-pub async fn events(
+/// A page of a build's events after a cursor.
+#[utoipa::path(
+    params(("id" = String, Path, description = "#BuildId"), PageQuery),
+    responses(
+        (status = 200, description = "#Page"), (status = 304),
+        (status = 410, description = "#CursorLost"), (status = 429),
+    ),
+)]
+#[get("/api/build-events/{id}")]
+pub async fn list_build_events(
     request: HttpRequest,
     caller: Caller,
     id: web::Path<String>,
-    query: web::Query<poll::PageQuery>,
+    query: web::Query<PageQuery>,
     state: State,
 ) -> ApiResult {
     let channel = BuildId::parse(&id).map(|build| build.channel);

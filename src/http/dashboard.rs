@@ -1,8 +1,9 @@
 //! The first screen: its numbers, and the newest events of all that the caller may see. 304 while neither
 //! has changed.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::State;
 use super::error::{ApiResult, internal};
@@ -14,13 +15,19 @@ const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 
 /// The query string of the activity.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct Query {
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 20)]
     limit: Option<String>,
 }
 
-/// `GET /api/dashboard/activity`: `{"events":[…]}`, newest first, each event as it stands in its channel.
-pub async fn activity(
+/// The newest events of all that the caller may see, newest first.
+#[utoipa::path(
+    params(Query),
+    responses((status = 200, description = "#Activity"), (status = 304)),
+)]
+#[get("/api/dashboard/activity")]
+pub async fn list_activity(
     request: HttpRequest,
     Caller(principal): Caller,
     query: web::Query<Query>,
@@ -41,8 +48,15 @@ pub async fn activity(
     Ok(etag::json(&tag, format!("{{\"events\":[{}]}}", texts.join(","))))
 }
 
-/// `GET /api/dashboard/summary`: `{"counts":{…},"channels":[…]}`.
-pub async fn summary(request: HttpRequest, Caller(principal): Caller, state: State) -> ApiResult {
+/// The numbers of the first screen, of all that the caller may see.
+#[utoipa::path(
+    responses(
+        (status = 200, description = "At most some seconds old.", body = dashboard::Summary, headers(("ETag"))),
+        (status = 304),
+    ),
+)]
+#[get("/api/dashboard/summary")]
+pub async fn get_summary(request: HttpRequest, Caller(principal): Caller, state: State) -> ApiResult {
     let summary = state.summaries.of(&state.store, &principal).await?;
     let body = serde_json::to_string(&summary).map_err(|error| internal(&error))?;
     let tag = etag::of(&body);

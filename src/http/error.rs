@@ -8,7 +8,9 @@ use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::State;
 use super::metrics::RefusalCode;
@@ -20,6 +22,24 @@ use crate::publish::PublishError;
 use crate::store::StoreError;
 use crate::transport;
 use crate::transport::metrics::AttemptOutcome;
+
+/// The body of an error response.
+#[derive(Serialize, ToSchema)]
+pub struct Refusal<'a> {
+    error: Reason<'a>,
+}
+
+/// Why a request is refused.
+#[derive(Serialize, ToSchema)]
+struct Reason<'a> {
+    #[schema(pattern = "^[a-z0-9_]+$")]
+    code: &'a str,
+    #[schema(min_length = 1)]
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value)]
+    details: Option<&'a Value>,
+}
 
 /// The result of a handler.
 pub type ApiResult<T = HttpResponse> = Result<T, ApiError>;
@@ -105,16 +125,13 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut error = json!({ "code": self.code, "message": self.message });
-        if let Some(details) = &self.details {
-            error["details"] = details.clone();
-        }
         let mut response = HttpResponse::build(self.status);
         for header in &self.headers {
             response.append_header(header.clone());
         }
         response.append_header((header::CACHE_CONTROL, "no-store"));
-        response.json(json!({ "error": error }))
+        let details = self.details.as_ref();
+        response.json(Refusal { error: Reason { code: self.code, message: &self.message, details } })
     }
 }
 

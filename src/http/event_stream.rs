@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::Deserialize;
 use tokio::sync::watch;
+use utoipa::IntoParams;
 
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
@@ -61,15 +62,30 @@ impl StreamEndpoint {
 }
 
 /// The query string.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct Query {
+    /// With commas between; all that the claims admit if absent.
     channels: Option<String>,
+    /// As an answer gave it.
     cursor: Option<String>,
+    #[param(ignore)]
     token: Option<String>,
 }
 
-/// Opens a stream.
-pub async fn open(request: HttpRequest, query: web::Query<Query>, state: State) -> ApiResult {
+/// Live events (SSE) of up to 32 channels.
+///
+/// Begins with what comes, or behind `Last-Event-ID` (or `cursor`). A lost cursor is told as
+/// `stream:reset`, the token's end as `stream:expired`, the server's as `stream:closing`.
+#[utoipa::path(
+    params(Query, ("Last-Event-ID" = Option<String>, Header)),
+    responses(
+        (status = 200, description = "A stream.", body = String, content_type = "text/event-stream"),
+        (status = 404), (status = 429),
+    ),
+    security(("token" = []), ("session" = []), ("token_in_query" = [])),
+)]
+#[get("/api/events/stream")]
+pub async fn stream_events(request: HttpRequest, query: web::Query<Query>, state: State) -> ApiResult {
     let done = try_open(request, query, &state).await;
     error::count_connect(&state.streams.worker.metrics, &done);
     done

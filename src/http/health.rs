@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::HttpResponse;
-use serde_json::json;
+use actix_web::{HttpResponse, get, route};
+use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use super::metrics::Limit;
 use super::{HttpState, State};
@@ -30,40 +31,97 @@ pub struct HealthEndpoint {
     pub registry: Arc<Registry>,
 }
 
-/// `GET /healthz`: the process lives.
-pub async fn alive() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "alive", "version": env!("CARGO_PKG_VERSION") }))
+/// That the process lives.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "status", rename_all = "lowercase")]
+enum Liveness {
+    Alive { version: &'static str },
 }
 
-/// `GET /health` (protocol §3).
-pub async fn health() -> HttpResponse {
-    HttpResponse::Ok().json(json!({}))
+/// How a node is.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "status", rename_all = "lowercase")]
+enum Readiness {
+    Ready {
+        #[schema(pattern = "^(sqlite|postgres)$")]
+        store: &'static str,
+        /// `bus`: other nodes are not heard at once; nothing is lost.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        degraded: &'static [Part],
+    },
+    Stopping,
+    Unavailable {
+        unavailable: [Part; 1],
+    },
 }
 
-/// `GET /readyz`: 200 when this node can keep its promise, 503 otherwise.
-pub async fn ready(state: State) -> HttpResponse {
+/// What a node works with.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    Bus,
+    Store,
+}
+
+/// The process lives.
+#[utoipa::path(
+    responses((status = 200, description = "It does.", body = Liveness)),
+    security(),
+)]
+#[route("/healthz", method = "GET", method = "HEAD")]
+pub async fn get_liveness() -> HttpResponse {
+    HttpResponse::Ok().json(Liveness::Alive { version: env!("CARGO_PKG_VERSION") })
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(max_properties = 0)]
+struct Empty {}
+
+/// The process lives, as the client protocol asks.
+#[utoipa::path(
+    responses((status = 200, description = "It does.", body = inline(Empty))),
+    security(),
+)]
+#[route("/health", method = "GET", method = "HEAD")]
+pub async fn get_health() -> HttpResponse {
+    HttpResponse::Ok().json(Empty {})
+}
+
+/// Whether this node can keep its promise.
+#[utoipa::path(
+    responses(
+        (status = 200, description = "It can.", body = Readiness),
+        (status = 503, description = "It cannot.", body = Readiness),
+    ),
+    security(),
+)]
+#[route("/readyz", method = "GET", method = "HEAD")]
+pub async fn get_readiness(state: State) -> HttpResponse {
     let HttpState { health: endpoint, store, .. } = &*state;
     let probed = tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await;
     // After the probe, so that a node that began to stop meanwhile does not call itself ready.
     if endpoint.stopping.borrow().is_some() {
-        return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
+        return HttpResponse::ServiceUnavailable().json(Readiness::Stopping);
     }
     match probed {
         Ok(Ok(())) => {
-            let mut answer = json!({ "status": "ready", "store": store.backend_name() });
-            // Events of other nodes arrive late, but they do arrive.
-            if !*endpoint.bus.borrow() {
-                answer["degraded"] = json!(["bus"]);
-            }
-            HttpResponse::Ok().json(answer)
+            // Without the bus, events of other nodes arrive late, but they do arrive.
+            let degraded: &[Part] = if *endpoint.bus.borrow() { &[] } else { &[Part::Bus] };
+            HttpResponse::Ok().json(Readiness::Ready { store: store.backend_name(), degraded })
         }
-        Ok(Err(_)) | Err(_) => HttpResponse::ServiceUnavailable()
-            .json(json!({ "status": "unavailable", "unavailable": ["store"] })),
+        Ok(Err(_)) | Err(_) => {
+            HttpResponse::ServiceUnavailable().json(Readiness::Unavailable { unavailable: [Part::Store] })
+        }
     }
 }
 
-/// `GET /metrics`: OpenMetrics text.
-pub async fn metrics(state: State) -> HttpResponse {
+/// Metrics for Prometheus.
+#[utoipa::path(
+    responses((status = 200, description = "OpenMetrics 1.0.", body = String, content_type = "application/openmetrics-text")),
+    security(),
+)]
+#[get("/metrics")]
+pub async fn get_metrics(state: State) -> HttpResponse {
     let HttpState { health: endpoint, metrics, .. } = &*state;
     let show = |name, used: u64, max: u64| {
         metrics.limit_used.with(Limit(name)).set(i64::try_from(used).unwrap_or(i64::MAX));

@@ -14,7 +14,7 @@ pub mod event_stream;
 pub mod extract;
 pub mod health;
 pub mod metrics;
-pub mod openapi;
+mod openapi;
 pub mod origin;
 pub mod page;
 pub mod poll;
@@ -36,6 +36,9 @@ use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa::openapi::{Object, Type};
 
 use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
@@ -100,6 +103,20 @@ impl FromRequest for State {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(Ok(Self::of(request).clone()))
     }
+}
+
+/// Where a page begins, and how many entries it may have.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct PageQuery {
+    /// As an answer gave it.
+    cursor: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
+    limit: Option<String>,
+}
+
+/// The schema of a field that is there only if it is true.
+fn always_true() -> Object {
+    Object::builder().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
 /// A `limit` in a query: a number from 1 to `max`, `default` if absent.

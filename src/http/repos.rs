@@ -1,9 +1,9 @@
 //! The routes of repositories and their workflow runs.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, get, web};
 use chrono::{NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::State;
@@ -16,8 +16,9 @@ use crate::repos::{self, ListRequest, Listed, Repo, RepoCursor};
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Repo)]
 struct RepoOut {
     id: Uuid,
     github_id: i64,
@@ -26,18 +27,38 @@ struct RepoOut {
     default_branch: Option<String>,
     private: bool,
     webhook_enabled: bool,
+    /// Percent.
     latest_coverage: Option<f64>,
+    #[schema(format = DateTime)]
     latest_scan_at: Option<String>,
     latest_run: Option<WorkflowRun>,
+    #[schema(format = DateTime)]
     updated_at: String,
 }
 
+/// A part of the list.
+#[derive(Serialize, ToSchema)]
+struct RepoList {
+    repos: Vec<RepoOut>,
+    /// Null at the end of the list.
+    cursor: Option<String>,
+}
+
 /// A run with its jobs.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WorkflowRunWithJobs)]
 struct RunOut {
     #[serde(flatten)]
     run: WorkflowRun,
     jobs: Vec<WorkflowJob>,
+}
+
+/// The runs of a day.
+#[derive(Serialize, ToSchema)]
+struct RunList {
+    #[schema(value_type = NaiveDate)]
+    date: String,
+    runs: Vec<RunOut>,
 }
 
 impl RepoOut {
@@ -59,17 +80,32 @@ impl RepoOut {
 }
 
 /// The query string of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct ListQuery {
     org: Option<String>,
+    /// A part of the name.
     q: Option<String>,
+    /// Status or conclusion of the newest run.
     status: Option<String>,
+    /// As an answer gave it.
     cursor: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,
 }
 
-/// `GET /api/repos`: by owner and name; `cursor` is null at the end.
-pub async fn list(Caller(principal): Caller, query: web::Query<ListQuery>, state: State) -> ApiResult {
+/// Repositories by owner and name.
+#[utoipa::path(
+    params(ListQuery),
+    responses((
+        status = 200, description = "Those that the caller may see.", body = RepoList,
+        links(
+            ("repo" = (operation_id = "getRepo", parameters(("id" = "$response.body#/repos/0/id")))),
+            ("runs" = (operation_id = "listRuns", parameters(("id" = "$response.body#/repos/0/id")))),
+        ),
+    )),
+)]
+#[get("/api/repos")]
+pub async fn list_repos(Caller(principal): Caller, query: web::Query<ListQuery>, state: State) -> ApiResult {
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let ListQuery { org, q, status, cursor, .. } = query.into_inner();
     if [&org, &q, &status].into_iter().flatten().any(|text| text.contains('\0')) {
@@ -79,9 +115,9 @@ pub async fn list(Caller(principal): Caller, query: web::Query<ListQuery>, state
     let listed =
         repos::list(&state.store, &principal, ListRequest { owner: org, text: q, status, after, limit });
     let Listed { repos, next } = listed.await?;
-    let repos: Vec<RepoOut> = repos.into_iter().map(|(repo, run)| RepoOut::new(repo, run)).collect();
+    let repos = repos.into_iter().map(|(repo, run)| RepoOut::new(repo, run)).collect();
     let cursor = next.as_ref().map(ToString::to_string);
-    Ok(HttpResponse::Ok().json(json!({ "repos": repos, "cursor": cursor })))
+    Ok(HttpResponse::Ok().json(RepoList { repos, cursor }))
 }
 
 fn parse_cursor(cursor: &str) -> Result<RepoCursor, ApiError> {
@@ -93,21 +129,32 @@ fn missing() -> ApiError {
     ApiError::not_found("repository")
 }
 
-/// `GET /api/repos/{id}`, where the id is our UUID or `owner%2Fname`.
-pub async fn get(Caller(principal): Caller, id: web::Path<String>, state: State) -> ApiResult {
+/// One repository.
+#[utoipa::path(
+    params(("id" = String, Path, description = "#RepoId")),
+    responses((status = 200, description = "It.", body = RepoOut)),
+)]
+#[get("/api/repos/{id}")]
+pub async fn get_repo(Caller(principal): Caller, id: web::Path<String>, state: State) -> ApiResult {
     let (repo, run) = repos::get(&state.store, &principal, &id).await?.ok_or_else(missing)?;
     Ok(HttpResponse::Ok().json(RepoOut::new(repo, run)))
 }
 
 /// The query string of the runs.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct RunsQuery {
+    /// Today if absent.
+    #[param(value_type = Option<NaiveDate>)]
     date: Option<String>,
 }
 
-/// `GET /api/repos/{id}/runs?date=2026-11-21`: the runs that began on a day (UTC, today if absent)
-/// with their jobs, newest first.
-pub async fn runs(
+/// The workflow runs of one day (UTC), newest first.
+#[utoipa::path(
+    params(("id" = String, Path, description = "#RepoId"), RunsQuery),
+    responses((status = 200, description = "With their jobs.", body = RunList)),
+)]
+#[get("/api/repos/{id}/runs")]
+pub async fn list_runs(
     Caller(principal): Caller,
     id: web::Path<String>,
     query: web::Query<RunsQuery>,
@@ -122,6 +169,6 @@ pub async fn runs(
             .ok_or_else(|| ApiError::bad_request("bad_date", "`date` must be a day such as 2026-11-21"))?,
     };
     let runs = repos::runs_of_day(&state.store, &principal, &id, day).await?.ok_or_else(missing)?;
-    let runs: Vec<RunOut> = runs.into_iter().map(|(run, jobs)| RunOut { run, jobs }).collect();
-    Ok(HttpResponse::Ok().json(json!({ "date": day.to_string(), "runs": runs })))
+    let runs = runs.into_iter().map(|(run, jobs)| RunOut { run, jobs }).collect();
+    Ok(HttpResponse::Ok().json(RunList { date: day.to_string(), runs }))
 }

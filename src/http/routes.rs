@@ -1,97 +1,208 @@
-//! The whole URL table. What a route needs beside its request is in the app's data, put there by
-//! `app`.
+//! All routes. A handler says its own method and path; what it needs beside its request is in the state of
+//! the app.
+
+use std::sync::LazyLock;
 
 use actix_web::http::{StatusCode, header};
-use actix_web::web::{self, ServiceConfig, delete, get, post};
-use actix_web::{HttpRequest, Route, guard};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, get};
+use serde_json::{Value, json};
+use utoipa::OpenApi;
 
-use super::error::{ApiError, ApiResult};
-use super::server_api::Method;
+use super::error::{ApiError, ApiResult, Refusal};
 use super::{
     auth, builds, client_streams, dashboard, deliveries, event_stream, health, openapi, page, poll, repos,
     server_api, webhooks, websocket,
 };
 
-pub fn routes(app: &mut ServiceConfig) {
-    let only = |route| web::resource(route).default_service(web::to(method_not_allowed));
-    app.app_data(web::QueryConfig::default().error_handler(|error, _| {
-        ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}")).into()
-    }))
-    // In this order they are tried, so what comes often stands first.
-    .service(only(poll::PATH).route(get().to(poll::events)))
-    .service(only("/webhooks/github").route(post().to(webhooks::receive)))
-    .service(only("/api/publish").route(post().to(server_api::of(Method::Publish))))
-    .service(only("/").route(look().to(page::home)))
-    .service(only("/sign-in").route(look().to(page::sign_in)))
-    .service(only("/healthz").route(look().to(health::alive)))
-    .service(only("/health").route(look().to(health::health)))
-    .service(only("/readyz").route(look().to(health::ready)))
-    .service(only("/metrics").route(get().to(health::metrics)))
-    .service(only("/api/openapi.json").route(get().to(openapi::document)))
-    .service(only("/api/events/stream").route(get().to(event_stream::open)))
-    .service(only(websocket::PATH).route(get().to(websocket::no_upgrade)))
-    .service(only(websocket::UNI_PATH).route(get().to(websocket::no_upgrade)))
-    .service(only("/connection/http_stream").route(post().to(client_streams::http_stream)))
-    .service(
-        only("/connection/sse")
-            .route(get().to(client_streams::sse))
-            .route(post().to(client_streams::sse_by_body)),
-    )
-    .service(only("/emulation").route(post().to(client_streams::emulate)))
-    .service(only("/connection/uni_http_stream").route(post().to(client_streams::uni_http_stream)))
-    .service(
-        only("/connection/uni_sse")
-            .route(get().to(client_streams::uni_sse))
-            .route(post().to(client_streams::uni_sse_by_body)),
-    )
-    .service(only("/api/broadcast").route(post().to(server_api::of(Method::Broadcast))))
-    .service(only("/api/subscribe").route(post().to(server_api::of(Method::Subscribe))))
-    .service(only("/api/unsubscribe").route(post().to(server_api::of(Method::Unsubscribe))))
-    .service(only("/api/disconnect").route(post().to(server_api::of(Method::Disconnect))))
-    .service(only("/api/refresh").route(post().to(server_api::of(Method::Refresh))))
-    .service(only("/api/presence").route(post().to(server_api::of(Method::Presence))))
-    .service(only("/api/presence_stats").route(post().to(server_api::of(Method::PresenceStats))))
-    .service(only("/api/history").route(post().to(server_api::of(Method::History))))
-    .service(only("/api/history_remove").route(post().to(server_api::of(Method::HistoryRemove))))
-    .service(only("/api/channels").route(post().to(server_api::of(Method::Channels))))
-    .service(only("/api/info").route(post().to(server_api::of(Method::Info))))
-    .service(only("/api/rpc").route(post().to(server_api::of(Method::Rpc))))
-    .service(only("/api/batch").route(post().to(server_api::of(Method::Batch))))
-    .service(only("/api/connections").route(post().to(server_api::of(Method::Connections))))
-    .service(only("/api/revoke_token").route(post().to(server_api::of(Method::RevokeToken))))
-    .service(only("/api/block_user").route(post().to(server_api::of(Method::BlockUser))))
-    .service(only("/api/unblock_user").route(post().to(server_api::of(Method::UnblockUser))))
-    .service(only("/api/deliveries").route(get().to(deliveries::list)))
-    .service(only("/api/deliveries/{id}").route(get().to(deliveries::get)))
-    .service(only("/api/deliveries/{id}/process").route(post().to(deliveries::process)))
-    .service(only("/api/builds/{id}/events").route(post().to(builds::append)))
-    .service(only("/api/build-events/{id}").route(get().to(builds::events)))
-    .service(only("/api/repos").route(get().to(repos::list)))
-    .service(only("/api/repos/{id}").route(get().to(repos::get)))
-    .service(only("/api/repos/{id}/runs").route(get().to(repos::runs)))
-    .service(only("/api/auth/links").route(post().to(auth::links)))
-    .service(only("/api/auth/sign-in").route(post().to(auth::sign_in)))
-    .service(only("/api/auth/session").route(delete().to(auth::sign_out)))
-    .service(only("/api/auth/me").route(get().to(auth::me)))
-    .service(only("/api/auth/token").route(post().to(auth::token)))
-    .service(only("/api/dashboard/summary").route(get().to(dashboard::summary)))
-    .service(only("/api/dashboard/activity").route(get().to(dashboard::activity)))
-    .service(only("/page/{file}").route(look().to(page::file)))
-    .default_service(web::to(not_found));
+/// Serves and describes each of our own routes. In this order they are tried, so what comes often stands
+/// first; the methods of the server API follow the first of the two lists.
+macro_rules! routes {
+    ($($first:ident::$often:ident),+; $($module:ident::$handler:ident),+ $(,)?) => {
+        #[derive(OpenApi)]
+        #[openapi(
+            paths($($first::$often),+, $($module::$handler),+),
+            components(schemas(Refusal)),
+        )]
+        struct Own;
+
+        pub fn routes(app: &mut ServiceConfig) {
+            app.app_data(web::QueryConfig::default().error_handler(|error, _| bad_query(&error).into()))
+                $(.service($first::$often))+
+                .configure(server_api::routes)
+                $(.service($module::$handler))+
+                .configure(client_protocol)
+                .default_service(web::to(unrouted));
+        }
+    };
 }
 
-/// GET, and HEAD, which many health checkers send.
-fn look() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+routes! {
+    poll::list_events, webhooks::receive_github_delivery;
+    page::get_home, page::get_sign_in_page, page::get_page_file,
+    health::get_liveness, health::get_health, health::get_readiness, health::get_metrics,
+    self::get_openapi,
+    event_stream::stream_events,
+    deliveries::list_deliveries, deliveries::get_delivery, deliveries::process_delivery,
+    builds::append_build_event, builds::list_build_events,
+    repos::list_repos, repos::get_repo, repos::list_runs,
+    auth::create_sign_in_link, auth::use_sign_in_link, auth::sign_out, auth::get_me, auth::create_token,
+    dashboard::get_summary, dashboard::list_activity,
 }
 
-async fn not_found(request: HttpRequest) -> ApiResult {
-    Err(ApiError::not_found("route").details(serde_json::json!({ "path": request.path() })))
+/// The routes of the client protocol, which `client_streams.json` describes.
+fn client_protocol(app: &mut ServiceConfig) {
+    app.route(websocket::PATH, web::get().to(websocket::no_upgrade))
+        .route(websocket::UNI_PATH, web::get().to(websocket::no_upgrade))
+        .route("/connection/http_stream", web::post().to(client_streams::http_stream))
+        .route("/connection/sse", web::get().to(client_streams::sse))
+        .route("/connection/sse", web::post().to(client_streams::sse_by_body))
+        .route("/connection/uni_http_stream", web::post().to(client_streams::uni_http_stream))
+        .route("/connection/uni_sse", web::get().to(client_streams::uni_sse))
+        .route("/connection/uni_sse", web::post().to(client_streams::uni_sse_by_body))
+        .route("/emulation", web::post().to(client_streams::emulate));
 }
 
-async fn method_not_allowed(request: HttpRequest) -> ApiResult {
-    let allowed = openapi::methods_of(request.match_pattern().as_deref().unwrap_or_default());
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| openapi::document(&Own::openapi()));
+
+/// The text of the document, as it is committed and served.
+static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", *DOCUMENT));
+
+/// This document.
+#[utoipa::path(responses((status = 200, description = "#Document")), security())]
+#[get("/api/openapi.json")]
+pub async fn get_openapi() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header((header::CACHE_CONTROL, "public, max-age=300"))
+        .body(TEXT.as_str())
+}
+
+fn bad_query(error: &actix_web::error::QueryPayloadError) -> ApiError {
+    ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}"))
+}
+
+/// A request that no route takes: its path is unknown, or known with other methods.
+async fn unrouted(request: HttpRequest) -> ApiResult {
+    let Some(path) = request.match_pattern() else {
+        return Err(ApiError::not_found("route").details(json!({ "path": request.path() })));
+    };
     let message = "this route does not support the method";
     Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
-        .header(header::ALLOW, allowed))
+        .header(header::ALLOW, openapi::methods_of(&DOCUMENT, &path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+    use std::{env, fs};
+
+    use actix_web::test::{TestRequest, call_service, init_service};
+    use actix_web::{App, http::Method};
+    use regex_lite::Regex;
+
+    use super::*;
+
+    fn read(path: &str) -> String {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+            .expect("a file of this repository")
+    }
+
+    /// The methods of every path in the document, as in `Allow`.
+    fn described() -> BTreeMap<&'static str, String> {
+        let paths = DOCUMENT["paths"].as_object().expect("paths").keys();
+        paths.map(|path| (path.as_str(), openapi::methods_of(&DOCUMENT, path))).collect()
+    }
+
+    #[test]
+    fn the_committed_document_is_what_the_code_says() {
+        if env::var_os("UPDATE_OPENAPI").is_some() {
+            fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json"), &*TEXT)
+                .expect("it is written");
+        }
+        assert!(
+            read("docs/openapi.json") == *TEXT,
+            "docs/openapi.json differs from what the code says: write it anew with `make openapi`"
+        );
+    }
+
+    #[actix_web::test]
+    async fn every_path_that_is_described_is_served_with_its_methods() {
+        let app = init_service(App::new().configure(routes)).await;
+        let paths = described();
+        for (path, methods) in &paths {
+            let request = TestRequest::with_uri(&path.replace(['{', '}'], "")).method(Method::PATCH);
+            let answer = call_service(&app, request.to_request()).await;
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+            assert_eq!(answer.headers().get(header::ALLOW).expect("methods"), methods.as_str(), "{path}");
+        }
+        assert_eq!(paths["/api/builds/{id}/events"], "POST");
+        assert_eq!(paths["/connection/sse"], "GET, POST");
+        for path in [poll::PATH, websocket::PATH, websocket::UNI_PATH] {
+            assert_eq!(paths[path], "GET");
+        }
+        for path in server_api::paths() {
+            assert_eq!(paths[path.as_str()], "POST");
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_every_shared_part_is_used() {
+        let parts = TEXT.split("\"$ref\": \"#").skip(1).filter_map(|rest| rest.split('"').next());
+        let referred: BTreeSet<&str> = parts.collect();
+        for pointer in &referred {
+            assert!(DOCUMENT.pointer(pointer).is_some(), "{pointer}");
+        }
+        for kind in ["parameters", "responses", "schemas"] {
+            for name in DOCUMENT["components"][kind].as_object().expect("parts").keys() {
+                assert!(referred.contains(format!("/components/{kind}/{name}").as_str()), "{kind} {name}");
+            }
+        }
+    }
+
+    /// Texts name a route as `GET /path`, as `/path`, or as `/path` and methods in the next cell of a table.
+    /// A path that ends in a slash stands for all that begin with it.
+    fn named(text: &str) -> Vec<(&str, String)> {
+        let pattern = r"(?:\b(GET|POST|DELETE) |`)(/[a-z][a-z0-9_/{}.-]*)(?:` \| ([A-Z, ]+))?";
+        let pattern = Regex::new(pattern).expect("a pattern");
+        let found = pattern.captures_iter(text).map(|found| {
+            let methods = [1, 3].map(|group| found.get(group).map_or("", |methods| methods.as_str()));
+            (found.get(2).expect("a path").as_str(), methods.concat())
+        });
+        found.collect()
+    }
+
+    #[test]
+    fn the_routes_that_the_documents_name_exist() {
+        // A route of GitHub, and files.
+        let foreign = ["/repos/"];
+        let paths = described();
+        let unknown = |text: &str| {
+            let wrong = named(text).into_iter().filter(|(path, wanted)| {
+                let wanted: Vec<&str> =
+                    wanted.split([',', ' ']).filter(|method| !method.is_empty()).collect();
+                !paths.iter().any(|(known, methods)| {
+                    (known == path || path.ends_with('/') && known.starts_with(path))
+                        && wanted.iter().all(|method| methods.contains(method))
+                })
+            });
+            wrong.map(|(path, wanted)| format!("{wanted} {path}")).collect::<Vec<_>>()
+        };
+        for file in ["README.md", "docs/PROTOCOL.md", "docs/TRANSPORTS.md", "docs/OPERATIONS.md"] {
+            let mut unknown = unknown(&read(file));
+            unknown.retain(|route| !foreign.iter().any(|start| route.contains(start)));
+            assert_eq!(unknown, [""; 0], "{file}");
+        }
+        for (text, wrong) in [
+            ("`GET /api/events?channel=`, `/api/repos/{id}/runs`, POST /api/publish {}", ""),
+            ("| `/connection/sse` | GET, POST |", ""),
+            ("`/connection/`", ""),
+            ("`POST /api/events`", "POST /api/events"),
+            ("`/api/event`", " /api/event"),
+            ("| `/emulation` | GET, POST |", "GET, POST  /emulation"),
+        ] {
+            assert_eq!(unknown(text).concat(), wrong, "{text}");
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! `POST /webhooks/github`: the endpoint for webhooks. Headers are checked before the body is read, the body
 //! is hashed while it is read, and nothing is looked at or stored before the signature is right.
 
+use std::ops::Not;
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use ipnet::IpNet;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::body;
 use super::error::{ApiError, ApiResult, internal};
@@ -57,8 +59,39 @@ impl WebhookEndpoint {
     }
 }
 
-/// Takes one delivery. 2xx means that it is durable.
-pub async fn receive(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+/// That a delivery is durable.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct WebhookReceipt<'a> {
+    #[schema(schema_with = super::always_true)]
+    received: bool,
+    delivery_id: &'a str,
+    /// For a delivery that was known.
+    #[serde(skip_serializing_if = "Not::not")]
+    #[schema(schema_with = super::always_true)]
+    duplicate: bool,
+}
+
+/// Takes one delivery of GitHub; 2xx means that it is durable.
+#[utoipa::path(
+    params(
+        ("X-Hub-Signature-256" = String, Header, pattern = "^sha256=[0-9a-f]{64}$"),
+        ("X-GitHub-Event" = String, Header, pattern = "^[a-z0-9_]{1,100}$"),
+        ("X-GitHub-Delivery" = Uuid, Header),
+    ),
+    request_body(content(
+        (Object = "application/json"),
+        (ref("#/components/schemas/WebhookForm") = "application/x-www-form-urlencoded"),
+    )),
+    responses(
+        (status = 200, description = "It was known.", body = WebhookReceipt),
+        (status = 202, description = "It is committed.", body = WebhookReceipt),
+        (status = 401), (status = 403), (status = 408), (status = 413), (status = 429), (status = 503),
+    ),
+    security(),
+)]
+#[post("/webhooks/github")]
+pub async fn receive_github_delivery(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let accepted = Instant::now();
     let done = take(&request, body, &state, accepted).await;
     let outcome = match &done {
@@ -69,13 +102,10 @@ pub async fn receive(request: HttpRequest, body: web::Payload, state: State) -> 
     state.metrics.webhooks.inc(WebhookOutcome(outcome));
     let id = done.as_ref().ok().map(|(id, _)| id.as_str());
     tracing::debug!(delivery = id, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
-    done.map(|(id, accepted)| match accepted {
-        Accepted::Duplicate => {
-            HttpResponse::Ok().json(json!({ "received": true, "deliveryId": id.as_str(), "duplicate": true }))
-        }
-        Accepted::New(_) => {
-            HttpResponse::Accepted().json(json!({ "received": true, "deliveryId": id.as_str() }))
-        }
+    done.map(|(id, accepted)| {
+        let duplicate = matches!(accepted, Accepted::Duplicate);
+        let mut answer = if duplicate { HttpResponse::Ok() } else { HttpResponse::Accepted() };
+        answer.json(WebhookReceipt { received: true, delivery_id: id.as_str(), duplicate })
     })
 }
 

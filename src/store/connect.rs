@@ -11,7 +11,7 @@ use tokio_postgres::{Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::StoreError;
-use crate::tls::{PostgresAddress, TlsError, Trust};
+use crate::net::tls::{PostgresAddress, TlsError, Trust};
 
 /// What libpq offers too; PostgreSQL 17 insists on it where TLS begins at once.
 const PROTOCOL: &[u8] = b"postgresql";

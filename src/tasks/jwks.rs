@@ -3,16 +3,18 @@
 //! deadline and a bound and follows no redirect; what fails leaves the last good set in place, and
 //! is tried again soon. Requests by tokens are rate limited by the intervals.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::metrics::{FetchOutcome, Metrics};
 use crate::auth::{BadKeySet, Fetching, KeyRing, KeySet, MAX_KEY_SET};
 use crate::config::JwksUrl;
+use crate::net::http_client::{Destination, HttpClient, HttpError, StatusCode};
 use crate::supervision;
 
 /// How often the key set is fetched, and how long a fetch may take.
@@ -64,11 +66,11 @@ impl Failure {
     }
 }
 
-impl From<ureq::Error> for Failure {
-    fn from(error: ureq::Error) -> Self {
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
         match error {
-            ureq::Error::Timeout(_) => Self::Timeout,
-            ureq::Error::BodyExceedsLimit(_) => Self::BadSet(BadKeySet::TooLarge),
+            HttpError::Timeout => Self::Timeout,
+            HttpError::TooLarge(_) => Self::BadSet(BadKeySet::TooLarge),
             error => Self::Unreachable(error.to_string()),
         }
     }
@@ -82,6 +84,7 @@ pub async fn run(
     intervals: FetchIntervals,
     metrics: Arc<Metrics>,
 ) {
+    let client = HttpClient::new(Destination::Any);
     let mut before = None;
     while source.has_changed().is_ok() {
         let url = source.borrow_and_update().clone();
@@ -95,7 +98,7 @@ pub async fn run(
             continue;
         };
         tokio::select! {
-            never = keep(&keys, &url, intervals, &metrics) => match never {},
+            never = keep(&keys, &client, &url, intervals, &metrics) => match never {},
             _ = source.changed() => {}
         }
     }
@@ -104,6 +107,7 @@ pub async fn run(
 /// Fetches from one address, over and over.
 async fn keep(
     keys: &KeyRing,
+    client: &HttpClient,
     url: &JwksUrl,
     intervals: FetchIntervals,
     metrics: &Metrics,
@@ -112,7 +116,7 @@ async fn keep(
     loop {
         keys.set_fetching(Fetching::UnderWay);
         let began = Instant::now();
-        let fetched = fetch(url, intervals.deadline).await;
+        let fetched = fetch(client, url, intervals.deadline).await;
         if asked {
             rested_at = began + intervals.cooldown;
         }
@@ -153,37 +157,19 @@ async fn keep(
     }
 }
 
-/// Fetches once. On a thread of its own, because the client waits there.
-async fn fetch(url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
-    let url = url.clone();
-    // A panic of the HTTP client over a malformed answer must not end the process.
-    let work = move || supervision::non_critical(async { get(&url, deadline) }).now_or_never();
-    let fetched = tokio::task::spawn_blocking(work);
-    // The client has its own clock, but looking up a name may take longer than that.
-    match timeout(deadline, fetched).await {
-        Ok(Ok(Some(fetched))) => fetched,
-        Ok(_) => Err(Failure::Unreachable("the client failed".to_owned())),
-        Err(_) => Err(Failure::Timeout),
-    }
+/// Fetches once. A panic over a malformed response must not end the process.
+async fn fetch(client: &HttpClient, url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
+    let work = supervision::non_critical(get(client, url, deadline));
+    let fetched = AssertUnwindSafe(work).catch_unwind().await;
+    fetched.unwrap_or_else(|_| Err(Failure::Unreachable("the client failed".to_owned())))
 }
 
-fn get(url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
-    let config = ureq::Agent::config_builder()
-        .timeout_global(Some(deadline))
-        .https_only(url.is_https())
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_idle_connections(0)
-        .proxy(None)
-        .user_agent(concat!("campanile/", env!("CARGO_PKG_VERSION")))
-        .accept("application/jwk-set+json, application/json")
-        .build();
-    let mut answer = config.new_agent().get(url.as_str()).call()?;
-    match answer.status() {
-        status if status.as_u16() == 200 => {}
-        status if status.is_redirection() => return Err(Failure::Redirect(status.as_u16())),
-        status => return Err(Failure::Status(status.as_u16())),
+async fn get(client: &HttpClient, url: &JwksUrl, deadline: Duration) -> Result<KeySet, Failure> {
+    let request = client.get(url.as_str()).header("Accept", "application/jwk-set+json, application/json");
+    let response = request.send(deadline).await?;
+    match response.status() {
+        StatusCode::OK => Ok(KeySet::from_json(&response.read(MAX_KEY_SET).await?)?),
+        status if status.is_redirection() => Err(Failure::Redirect(status.as_u16())),
+        status => Err(Failure::Status(status.as_u16())),
     }
-    let body = answer.body_mut().with_config().limit(MAX_KEY_SET as u64).read_to_vec()?;
-    Ok(KeySet::from_json(&body)?)
 }

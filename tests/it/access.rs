@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::token_by;
 use crate::support::client::Request;
-use crate::support::process::{Gateway, Home, JWT_SECRET, on_sqlite};
+use crate::support::process::{Gateway, JWT_SECRET, on_sqlite};
 use crate::support::sse::Stream;
 use crate::support::websocket::{Client, Received};
 
@@ -156,7 +156,7 @@ const BUILD: &str = "build:0190f1de-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
 #[test]
 fn every_endpoint_answers_as_the_table_says() {
     on_sqlite(async |home| {
-        write(&home);
+        home.configure(NAMESPACES);
         let gateway = Gateway::start(&home).await;
         let mut rows = 0;
         let mut wrong = Vec::new();
@@ -180,12 +180,8 @@ fn every_endpoint_answers_as_the_table_says() {
     });
 }
 
-fn write(home: &Home) {
-    std::fs::write(home.data().with_file_name("campanile.toml"), NAMESPACES).expect("written");
-}
-
 /// The columns of a row, as they are.
-async fn answers(gateway: &Gateway<'_>, who: &str, channel: &str, admitted: bool) -> Vec<Vec<String>> {
+async fn answers(gateway: &Gateway, who: &str, channel: &str, admitted: bool) -> Vec<Vec<String>> {
     let claims = claims(who);
     let token = claims.as_ref().map(|claims| token_by(JWT_SECRET, claims));
     let mut client = Client::open(gateway.address).await;

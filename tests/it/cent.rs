@@ -20,6 +20,6 @@ fn the_stock_python_client_finds_every_method() {
         let ended = client.output().expect("the script runs");
         let said = String::from_utf8_lossy(&ended.stdout);
         assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
-        gateway.terminate().await;
+        gateway.stop().await;
     });
 }

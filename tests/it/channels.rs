@@ -6,14 +6,8 @@ use serde_json::{Value, json};
 use crate::support::app::{Backend, TestApp, on_both};
 use crate::support::websocket::Client;
 
-async fn result(app: &TestApp, method: &str, body: Value) -> Value {
-    let answer = app.call(method, body).await.expect(200).json();
-    assert!(answer["error"].is_null(), "{answer}");
-    answer["result"].clone()
-}
-
 async fn publish(app: &TestApp, channel: &str, data: Value) {
-    result(app, "publish", json!({ "channel": channel, "data": data })).await;
+    app.result("publish", json!({ "channel": channel, "data": data })).await;
 }
 
 async fn connected(app: &TestApp, user: &str) -> (Client, Value) {
@@ -234,7 +228,7 @@ async fn a_filter_lets_through_what_is_wanted(backend: Backend) {
     let app = TestApp::with(backend, FILTERED).await;
     let tagged = |n: u64, color: &str| {
         let body = json!({ "channel": "news:x", "data": n, "tags": { "color": color } });
-        result(&app, "publish", body)
+        app.result("publish", body)
     };
     let filter = json!({ "key": "color", "cmp": "eq", "val": "red" });
     let subscribe = |filter: Value| json!({ "subscribe": { "channel": "news:x", "tf": filter } });
@@ -246,8 +240,7 @@ async fn a_filter_lets_through_what_is_wanted(backend: Backend) {
         tagged(n, color).await;
     }
     publish(&app, "news:x", json!(5)).await;
-    result(
-        &app,
+    app.result(
         "publish",
         json!({ "channel": "news:x", "data": 6, "tags": { "color": "red" }, "skip_history": true }),
     )
@@ -332,7 +325,7 @@ async fn data_comes_as_differences_to_who_asks(backend: Backend) {
     assert_eq!(kinds, [false, true, true]);
 
     // What is not kept is told whole, and what follows it too.
-    result(&app, "publish", json!({ "channel": "news:x", "data": state(77), "skip_history": true })).await;
+    app.result("publish", json!({ "channel": "news:x", "data": state(77), "skip_history": true })).await;
     publish(&app, "news:x", state(4)).await;
     for n in [77, 4] {
         let told = ana.push().await["pub"].clone();
@@ -370,7 +363,7 @@ async fn a_filter_and_differences_go_together(backend: Backend) {
         [(1, "red", false), (2, "red", true), (3, "blue", false), (4, "red", false), (5, "red", true)]
     {
         let body = json!({ "channel": "news:x", "data": state(n), "tags": { "color": color } });
-        result(&app, "publish", body).await;
+        app.result("publish", body).await;
         if color == "red" {
             let told = ana.push().await["pub"].clone();
             assert_eq!((apply(&mut had, &told), told["delta"] == true), (state(n), delta), "{n}");

@@ -9,9 +9,9 @@ use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use testkit::proxy::{Link, Proxy};
 
 use crate::support::database::Database;
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::store::*;
 
 on_both![work_that_panics_harms_only_itself, a_unit_that_panics_harms_only_its_batch];
@@ -242,8 +242,8 @@ fn a_server_that_restarts_costs_no_call_after_it_is_back() {
 fn a_server_that_takes_no_connections_is_missed_at_once_and_used_at_once_when_it_does() {
     in_schema(async |location| {
         let Location::Postgres { url, .. } = &location else { panic!("a schema is Postgres's") };
-        let proxy = Proxy::to(Database::server()).await;
-        let through = url.replace(&Database::server().to_string(), &proxy.address().to_string());
+        let proxy = Proxy::to(Database::server()).await.expect("a proxy");
+        let through = url.replace(&Database::server().to_string(), &proxy.address.to_string());
         let location = Location::Postgres { url: through, direct_url: Some(url.clone()) };
         // Nobody here waits for so long.
         let store =
@@ -251,12 +251,12 @@ fn a_server_that_takes_no_connections_is_missed_at_once_and_used_at_once_when_it
         let (news, (publisher, _)) = (channel("news"), store.publisher());
         store.fill(&news, 1).await;
         for n in 0..3 {
-            proxy.set(Mode::Cut);
+            proxy.set(Link::Refused);
             for _ in 0..12 {
                 let refused = publisher.commit(unit(&news, "1")).await;
                 assert!(matches!(refused, Err(PublishError::Unconfirmed(_))), "{refused:?}");
             }
-            proxy.set(Mode::Pass);
+            proxy.set(Link::Open);
             let committed = publisher.commit(unit(&news, "2")).await;
             let Ok(Committed::Done(positions)) = committed else { panic!("{committed:?}") };
             assert_eq!(positions[0].offset, n + 2);

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::app::{Backend, TestApp, stream_request};
 use crate::support::client::{DEADLINE, Request};
-use crate::support::issuer::{Issuer, Mood, Pair, key_set};
+use crate::support::issuer::{Issuer, Mood, OPEN, Pair, key_set};
 use crate::support::sse::Stream;
 use crate::support::websocket::Client;
 
@@ -182,14 +182,6 @@ async fn another_endpoint_brings_other_keys_and_none_brings_none() {
     fetcher.source.send_replace(None);
     fetcher.until(&b, Err(TokenError::Invalid)).await;
 }
-
-const OPEN: &str = "[[channel.namespaces]]
-name = \"open\"
-history_size = 100
-history_ttl = \"1h\"
-allow_subscribe_for_client = true
-allow_history_for_client = true
-";
 
 #[tokio::test]
 async fn keys_rotate_while_clients_are_connected() {

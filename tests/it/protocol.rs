@@ -24,8 +24,7 @@ async fn play(home: Home) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/PROTOCOL.md");
     let text = std::fs::read_to_string(path).expect("the document is there");
     let config: Vec<&str> = fences(&text, "toml play").collect();
-    let folder = home.data().parent().expect("a folder").to_path_buf();
-    std::fs::write(folder.join("campanile.toml"), config.join("\n")).expect("written");
+    home.configure(&config.join("\n"));
     let gateway = Gateway::start(&home).await;
     let mut examples = 0;
     for example in fences(&text, "play") {
@@ -33,7 +32,7 @@ async fn play(home: Home) {
         examples += 1;
     }
     assert!(examples >= 10, "{examples} examples");
-    gateway.terminate().await;
+    gateway.stop().await;
 }
 
 /// What stands between a line of three backticks with this word and the next one.
@@ -44,16 +43,16 @@ fn fences<'t>(text: &'t str, word: &'t str) -> impl Iterator<Item = &'t str> {
     })
 }
 
-struct Scene<'g, 'h> {
-    gateway: &'g Gateway<'h>,
+struct Scene<'g> {
+    gateway: &'g Gateway,
     client: Client,
     token: String,
     /// The answer that a request got, until the example has said what it must be.
     answered: Option<(u16, Value)>,
 }
 
-impl<'g, 'h> Scene<'g, 'h> {
-    async fn new(gateway: &'g Gateway<'h>) -> Self {
+impl<'g> Scene<'g> {
+    async fn new(gateway: &'g Gateway) -> Self {
         let claims = NewToken { user: "ana".into(), ..NewToken::default() };
         let token = mint(JWT_SECRET, &claims, chrono::Utc::now()).expect("a token");
         Self { gateway, client: Client::open(gateway.address).await, token, answered: None }

@@ -2,6 +2,7 @@
 //! nothing.
 
 use serde_json::{Value, json};
+use testkit::process::Signal;
 
 use crate::support::client::{Answer, DEADLINE, Request};
 use crate::support::issuer::{Pair, key_set};
@@ -10,11 +11,6 @@ use crate::support::websocket::Client;
 
 const RELOADED: &str = "keys and namespaces were reloaded";
 const REFUSED: &str = "the reload failed";
-
-fn write(home: &Home, config: &str) {
-    let folder = home.data().parent().expect("a folder").to_owned();
-    std::fs::write(folder.join("campanile.toml"), config).expect("written");
-}
 
 fn namespace(name: &str, more: &str) -> String {
     format!(
@@ -28,9 +24,9 @@ fn with_key(pair: &Pair) -> String {
 }
 
 /// Sends the signal and waits for what the log says to it; gives the new lines.
-async fn hang_up(gateway: &Gateway<'_>, home: &Home, expected: &str) -> String {
+async fn hang_up(gateway: &Gateway, home: &Home, expected: &str) -> String {
     let before = home.log().len();
-    gateway.signal("HUP");
+    gateway.signal(Signal::HUP).expect("it runs");
     let said = async {
         loop {
             let said = home.log()[before..].to_owned();
@@ -45,13 +41,13 @@ async fn hang_up(gateway: &Gateway<'_>, home: &Home, expected: &str) -> String {
     said
 }
 
-async fn publish(gateway: &Gateway<'_>, channel: &str, data: u32) -> Answer {
+async fn publish(gateway: &Gateway, channel: &str, data: u32) -> Answer {
     let body = json!({ "channel": channel, "data": data });
     let request = Request::post("/api/publish").header("X-API-Key", API_KEY).json(&body);
     request.send(gateway.address).await.expect(200)
 }
 
-async fn connect(gateway: &Gateway<'_>, token: &str) -> Client {
+async fn connect(gateway: &Gateway, token: &str) -> Client {
     let mut client = Client::open(gateway.address).await;
     client.connect(token).await;
     client
@@ -69,7 +65,7 @@ fn subscribe(channel: &str) -> Value {
 fn keys_and_namespaces_change_under_connections_that_go_on() {
     on_sqlite(async |home| {
         let (old, new) = (Pair::ed(""), Pair::ed(""));
-        write(&home, &(with_key(&old) + &namespace("chat", "")));
+        home.configure(&(with_key(&old) + &namespace("chat", "")));
         let gateway = Gateway::start(&home).await;
         let mut ana = connect(&gateway, &old.token(&user("ana"))).await;
         ana.subscribe("chat:x").await;
@@ -78,7 +74,7 @@ fn keys_and_namespaces_change_under_connections_that_go_on() {
         assert_eq!(ana.push().await["pub"]["data"], 1);
 
         let limits = "[client]\nchannel_limit = 2\n[http_api]\nkey = \"one that does not count\"\n";
-        write(&home, &(limits.to_owned() + &with_key(&new) + &namespace("news", "")));
+        home.configure(&(limits.to_owned() + &with_key(&new) + &namespace("news", "")));
         let said = hang_up(&gateway, &home, RELOADED).await;
         assert!(
             said.contains("option=\"client.channel_limit\"")
@@ -112,7 +108,7 @@ fn a_mistake_changes_nothing_and_is_said_with_its_place() {
         let file = home.data().with_file_name("jwks.json");
         std::fs::write(&file, key_set(&[&old])).expect("written");
         let good = "[client.token]\njwks_file = \"jwks.json\"\n".to_owned() + &namespace("chat", "");
-        write(&home, &good);
+        home.configure(&good);
         let gateway = Gateway::start(&home).await;
         let mut ana = connect(&gateway, &old.token(&user("ana"))).await;
         ana.subscribe("chat:x").await;
@@ -132,12 +128,12 @@ fn a_mistake_changes_nothing_and_is_said_with_its_place() {
             ("[[channel.namespaces]]\nname = \"repo\"", "channel.namespaces[0].name"),
         ];
         for (config, wrong) in mistakes {
-            write(&home, config);
+            home.configure(config);
             let said = hang_up(&gateway, &home, REFUSED).await;
             assert!(said.contains(wrong) && !said.contains("hunter2"), "{wrong}\n{said}");
             ana.subscribe(&format!("chat:{}", wrong.len())).await;
         }
-        write(&home, &good);
+        home.configure(&good);
         std::fs::write(&file, "{}").expect("written");
         let said = hang_up(&gateway, &home, REFUSED).await;
         assert!(said.contains("client.token.jwks_file: jwks.json: this is not a JSON Web Key Set"), "{said}");
@@ -159,13 +155,13 @@ fn a_history_that_is_turned_on_and_off_loses_no_subscriber() {
         let pair = Pair::ed("");
         let kept = "history_size = 100\nhistory_ttl = \"1h\"\nforce_recovery = true\n";
         let config = |more: &str| with_key(&pair) + &namespace("chat", more);
-        write(&home, &config(""));
+        home.configure(&config(""));
         let gateway = Gateway::start(&home).await;
         let mut before = connect(&gateway, &pair.token(&user("ana"))).await;
         assert_eq!(before.subscribe("chat:x").await["recoverable"], Value::Null);
         publish(&gateway, "chat:x", 1).await;
 
-        write(&home, &config(kept));
+        home.configure(&config(kept));
         hang_up(&gateway, &home, RELOADED).await;
         publish(&gateway, "chat:x", 2).await;
         let mut after = connect(&gateway, &pair.token(&user("ben"))).await;
@@ -174,7 +170,7 @@ fn a_history_that_is_turned_on_and_off_loses_no_subscriber() {
         publish(&gateway, "chat:x", 3).await;
         assert_eq!(after.push().await["pub"]["offset"], 2);
 
-        write(&home, &config(""));
+        home.configure(&config(""));
         hang_up(&gateway, &home, RELOADED).await;
         publish(&gateway, "chat:x", 4).await;
         let mut last = connect(&gateway, &pair.token(&user("eve"))).await;
@@ -212,7 +208,7 @@ fn a_signed_in_browser_gets_tokens_by_the_rules_of_now() {
         let before = handed().await;
         me.clone().bearer(&before).send(gateway.address).await.expect(200);
 
-        write(&home, "[client.token]\naudience = \"us\"\n");
+        home.configure("[client.token]\naudience = \"us\"\n");
         hang_up(&gateway, &home, RELOADED).await;
         me.clone().bearer(&before).send(gateway.address).await.refused(401, "token_invalid");
         me.clone().bearer(&handed().await).send(gateway.address).await.expect(200);

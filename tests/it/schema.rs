@@ -38,12 +38,12 @@ fn every_answer_is_one_that_the_document_knows() {
         // It blocks and revokes what it comes upon. Had it met its own user or token, refusals would
         // have taken the place of the answers to be seen.
         Request::get("/api/auth/me").bearer(&token).send(gateway.address).await.expect(200);
-        gateway.terminate().await;
+        gateway.stop().await;
     });
 }
 
 /// Something of everything, so that there is something to be found.
-async fn fill(gateway: &Gateway<'_>, token: &str) {
+async fn fill(gateway: &Gateway, token: &str) {
     for run in 1..=3 {
         let body = run_of("acme/api", run).to_string();
         let delivery = Request::post("/webhooks/github")

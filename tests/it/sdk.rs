@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use testkit::proxy::{Link, Proxy};
 
 use crate::support::app::{self, Backend, TestApp, on_both, token_by};
 use crate::support::client::Request;
 use crate::support::process::{self, Gateway, Home};
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::script::Script;
 
 /// No story takes longer.
@@ -109,7 +108,7 @@ const NEWS: &str = r#"[{ "name": "news", "history_size": 100, "history_ttl": "5m
 /// What the clients talk to.
 enum Server<'h> {
     Inside(Box<TestApp>),
-    Process(&'h Home, Option<Gateway<'h>>),
+    Process(&'h Home, Option<Gateway>),
 }
 
 impl Server<'_> {
@@ -155,24 +154,15 @@ impl Server<'_> {
 
 /// Plays a scenario to its good end.
 async fn play(mut server: Server<'_>, transport: &str, scenario: &str) {
-    let proxy = Proxy::to(server.address()).await;
+    let proxy = Proxy::to(server.address()).await.expect("a proxy");
     let stage = json!({
-        "proxy": proxy.address().to_string(), "direct": server.address().to_string(), "transport": transport,
+        "proxy": proxy.address.to_string(), "direct": server.address().to_string(), "transport": transport,
     });
-    let mut script = match transport {
+    let script = match transport {
         PYTHON => Script::start_python(scenario, &stage),
         _ => Script::start(scenario, &stage),
     };
-    let playing = async {
-        while let Some(request) = script.request().await {
-            let answer = perform(&request, &mut server, &proxy).await;
-            script.answer(&answer);
-        }
-    };
-    if timeout(DEADLINE, playing).await.is_err() {
-        panic!("too long: {}", script.stderr());
-    }
-    assert!(script.checks > 0, "{scenario} checks nothing");
+    script.play(DEADLINE, async |request| perform(&request, &mut server, &proxy).await).await;
     // While the proxy still runs, so that the server hears that its clients are gone.
     if let Server::Inside(app) = &mut server {
         app.stop().await;
@@ -192,10 +182,10 @@ async fn perform(request: &Value, server: &mut Server<'_>, proxy: &Proxy) -> Val
             let Server::Inside(app) = server else { panic!("no webhooks there") };
             app.post_runs(number("from")..=number("to")).await;
         }
-        "cut" => proxy.set(Mode::Cut),
+        "cut" => proxy.set(Link::Refused),
         "cut_after" => proxy.cut_after(u32::try_from(number("bytes")).expect("a few bytes")),
-        "silence" => proxy.set(Mode::Silent),
-        "mend" => proxy.set(Mode::Pass),
+        "silence" => proxy.set(Link::Stalled),
+        "mend" => proxy.set(Link::Open),
         "restart" => {
             server.restart().await;
             proxy.lead_to(server.address());
@@ -209,12 +199,13 @@ async fn on_gateway(backend: Backend, config: &str, transport: &str, scenario: &
     play(Server::Inside(Box::new(TestApp::with(backend, config).await)), transport, scenario).await;
 }
 
-/// Makes a function of each scenario, for a backend.
+/// Makes two tests of each scenario over WebSocket, where the database matters.
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
         $(async fn $name(backend: Backend) {
             on_gateway(backend, CHANNELS, "websocket", stringify!($name)).await;
         })+
+        on_both!($($name),+);
     };
 }
 
@@ -227,10 +218,11 @@ macro_rules! on_sqlite {
     };
 }
 
-/// The one table of what every transport does. Those that `apart` lists are played elsewhere over
-/// WebSocket; those that `python` lists are told in Python too.
+/// The one table of what every transport does. Those that `on_both` lists are played on both databases
+/// over WebSocket; those that `python` lists are told in Python too.
 macro_rules! over_all_transports {
-    ($($name:ident),+; apart: $($other:ident),+; python: $($python:ident),+ $(,)?) => {
+    ($($name:ident),+; on_both: $($other:ident),+; python: $($python:ident),+ $(,)?) => {
+        scenarios!($($other),+);
         on_sqlite!(CHANNELS, "websocket"; $($name),+);
         on_sqlite!(INSECURE, "websocket"; without_tokens_everything_that_is_on_is_open);
         mod http_stream {
@@ -267,7 +259,7 @@ over_all_transports!(
     a_subscription_outlives_its_token,
     a_subscription_that_is_not_renewed_ends,
     a_subscription_is_not_renewed_for_another_channel;
-    apart: publications_arrive,
+    on_both: publications_arrive,
     history_comes_in_pages,
     webhooks_survive_a_cut,
     publications_survive_a_cut,
@@ -302,32 +294,6 @@ over_all_transports!(
 );
 
 on_sqlite!(CHANNELS, "websocket"; a_message_that_is_too_long_is_the_end);
-
-scenarios!(
-    publications_arrive,
-    history_comes_in_pages,
-    webhooks_survive_a_cut,
-    publications_survive_a_cut,
-    differences_come_out_whole,
-    a_returning_client_outlives_restarts,
-    who_missed_too_much_is_told,
-    who_unsubscribes_can_come_back,
-    state_and_stream_fit_together,
-    the_server_subscribes_and_recovers,
-);
-
-on_both!(
-    publications_arrive,
-    history_comes_in_pages,
-    webhooks_survive_a_cut,
-    publications_survive_a_cut,
-    differences_come_out_whole,
-    a_returning_client_outlives_restarts,
-    who_missed_too_much_is_told,
-    who_unsubscribes_can_come_back,
-    state_and_stream_fit_together,
-    the_server_subscribes_and_recovers,
-);
 
 #[tokio::test]
 async fn blocked_transports_are_passed_over() {

@@ -13,11 +13,11 @@ use futures_util::FutureExt as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redis::aio::MultiplexedConnection;
+use testkit::proxy::{Link, Proxy};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::store::eventually;
 
 const SEED: u64 = 20_261_122;
@@ -59,8 +59,8 @@ async fn session() -> MultiplexedConnection {
 async fn way() -> (Proxy, String) {
     let server = server();
     let server = server.trim_start_matches("redis://").trim_end_matches('/');
-    let proxy = Proxy::to(server.parse().expect("an address of Redis")).await;
-    let url = format!("redis://{}", proxy.address());
+    let proxy = Proxy::to(server.parse().expect("an address of Redis")).await.expect("a proxy");
+    let url = format!("redis://{}", proxy.address);
     (proxy, url)
 }
 
@@ -116,7 +116,7 @@ async fn a_rate_goes_on_without_redis_and_with_it_again() {
     let near = RateLimit::new("polls", Rate::per_minute(4), near);
     let far = counters_at(&server(), &prefix, Uuid::new_v4(), LONG).await;
     let far = RateLimit::new("polls", Rate::per_minute(4), far);
-    for mode in [Mode::Silent, Mode::Cut] {
+    for mode in [Link::Stalled, Link::Refused] {
         let key = format!("{mode:?}");
         assert!(far.check(&key).await.allowed && near.check(&key).await.allowed);
         proxy.set(mode);
@@ -126,7 +126,7 @@ async fn a_rate_goes_on_without_redis_and_with_it_again() {
         }
         assert!(!near.check(&key).await.allowed);
         assert!(far.check(&key).await.allowed);
-        proxy.set(Mode::Pass);
+        proxy.set(Link::Open);
         eventually("they count together", async || {
             let key = Uuid::new_v4().to_string();
             for node in [&near, &far, &near, &far] {
@@ -299,12 +299,12 @@ async fn without_redis_each_node_counts_alone_and_makes_up_for_it_later() {
     let (proxy, url) = way().await;
     let nodes = Nodes::new(2, 2, &url, Timeouts::default()).await;
     let early = nodes.open(0, "ana").await.unwrap();
-    for mode in [Mode::Silent, Mode::Cut] {
+    for mode in [Link::Stalled, Link::Refused] {
         nodes.until_written("ana", &[Some(1), None]).await;
         proxy.set(mode);
         let held = [nodes.open(1, "ana").await.unwrap(), nodes.open(1, "ana").await.unwrap()];
         assert_eq!(nodes.open(1, "ana").await.err(), Some(Capacity::Exceeded), "its own are enough");
-        proxy.set(Mode::Pass);
+        proxy.set(Link::Open);
         nodes.until_written("ana", &[Some(1), Some(2)]).await;
         eventually("Redis decides", async || nodes.open(0, "ana").await.err() == Some(Capacity::Exceeded))
             .await;

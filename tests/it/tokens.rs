@@ -6,17 +6,9 @@ use serde_json::{Value, json};
 
 use crate::support::app::{Backend, TestApp};
 use crate::support::client::Request;
-use crate::support::issuer::{Pair, key_set};
+use crate::support::issuer::{OPEN, Pair, key_set};
 use crate::support::sse::Stream;
 use crate::support::websocket::{Client, Received};
-
-const OPEN: &str = "[[channel.namespaces]]
-name = \"open\"
-history_size = 100
-history_ttl = \"1h\"
-allow_subscribe_for_client = true
-allow_history_for_client = true
-";
 
 /// What a token is answered: over HTTP, by `connect`, by `subscribe`. 0 is good.
 type Verdict = (u16, &'static str, u16, u16);

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -20,8 +21,8 @@ use crate::{folder_in, port};
 
 /// How long it may take to be ready, and to end, on a machine that has much to do at once.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at a process that starts.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Between two looks at a process that starts: how exactly it is known how long that took.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How to start a gateway.
 #[derive(Default)]
@@ -30,6 +31,10 @@ pub struct Launch {
     pub binary: Option<PathBuf>,
     /// Where its folder is made, if not among temporary files.
     pub parent: Option<PathBuf>,
+    /// Its folder, which stays, if not one of its own.
+    pub folder: Option<PathBuf>,
+    /// The beginning of a command that becomes the gateway, such as one that watches it.
+    pub under: Vec<String>,
     /// Where its data goes, if not into its folder.
     pub data: Option<PathBuf>,
     /// Its `campanile.toml`.
@@ -50,7 +55,9 @@ pub struct Gateway {
     pub ready_after: Duration,
     launch: Launch,
     binary: PathBuf,
-    folder: TempDir,
+    folder: PathBuf,
+    /// Goes with it.
+    _own_folder: Option<TempDir>,
     child: Option<Child>,
 }
 
@@ -60,13 +67,19 @@ impl Launch {
         let binary = self.binary.clone().map_or_else(beside_this_program, Ok)?;
         let missing = || format!("no {}: cargo build --workspace --locked", binary.display());
         let binary = binary.canonicalize().with_context(missing)?;
-        let folder = folder_in(self.parent.as_deref(), "campanile-")?;
+        let own = match self.folder {
+            Some(_) => None,
+            None => Some(folder_in(self.parent.as_deref(), "campanile-")?),
+        };
+        let folder = own.as_ref().map(|own| own.path().to_owned()).or_else(|| self.folder.clone());
+        let folder = folder.context("it has a folder")?;
         if let Some(config) = &self.config {
-            std::fs::write(folder.path().join("campanile.toml"), config)?;
+            std::fs::write(folder.join("campanile.toml"), config)?;
         }
         let address = SocketAddr::from(([127, 0, 0, 1], port::free()?));
-        let ready_after = Duration::ZERO;
-        let mut gateway = Gateway { address, ready_after, launch: self, binary, folder, child: None };
+        let (ready_after, launch) = (Duration::ZERO, self);
+        let mut gateway =
+            Gateway { address, ready_after, launch, binary, folder, _own_folder: own, child: None };
         gateway.start().await?;
         Ok(gateway)
     }
@@ -79,8 +92,10 @@ impl Gateway {
             return self.wait_until_ready().await;
         }
         let log = File::options().create(true).append(true).open(self.log_file())?;
-        let mut command = process::command(&self.binary, "KILL", self.launch.core, &[]);
-        command.arg("serve").current_dir(self.folder.path()).stdin(Stdio::null());
+        let mut words = self.launch.under.iter().map(Path::new).chain([&*self.binary]);
+        let program = words.next().unwrap_or(&self.binary);
+        let mut command = process::command(program, "KILL", self.launch.core, &[]);
+        command.args(words).arg("serve").current_dir(&self.folder).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.launch.settings.iter().cloned());
@@ -118,30 +133,43 @@ impl Gateway {
         Ok(true)
     }
 
-    /// SIGKILL, and the wait until it is gone.
+    /// SIGKILL, and the wait until it is gone; an error if something else ended it.
     pub async fn kill(&mut self) -> Result<()> {
-        if let Some(mut child) = self.child.take() {
-            child.kill().await?;
-        }
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.start_kill()?;
+        let status = child.wait().await?;
+        ensure!(status.signal() == Some(Signal::KILL.as_raw()), "the gateway ended with {status}");
         Ok(())
     }
 
     /// SIGTERM, and the wait for exit status 0; says how long that took.
     pub async fn terminate(&mut self) -> Result<Duration> {
-        let Some(mut child) = self.child.take() else { return Ok(Duration::ZERO) };
         let began = Instant::now();
-        process::signal(&child, Signal::TERM)?;
+        if self.child.is_some() {
+            self.signal(Signal::TERM)?;
+            self.ended().await?;
+        }
+        Ok(began.elapsed())
+    }
+
+    /// The wait for exit status 0.
+    pub async fn ended(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the gateway does not run")?;
         let status = timeout(PATIENCE, child.wait()).await.context("the gateway does not drain")??;
         ensure!(status.success(), "the gateway ended with {status}:\n{}", self.log_tail());
-        Ok(began.elapsed())
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal(self.child.as_ref().context("the gateway does not run")?, signal)
     }
 
     /// Stops it where it stands, for a while.
     pub async fn pause(&mut self, time: Duration) -> Result<()> {
-        let child = self.child.as_ref().context("the gateway does not run")?;
-        process::signal(child, Signal::STOP)?;
+        self.signal(Signal::STOP)?;
         sleep(time).await;
-        process::signal(child, Signal::CONT)
+        self.signal(Signal::CONT)
     }
 
     /// Its process id, while it runs.
@@ -156,11 +184,11 @@ impl Gateway {
 
     /// Where its data is.
     pub fn data(&self) -> PathBuf {
-        self.launch.data.clone().unwrap_or_else(|| self.folder.path().join("data"))
+        self.launch.data.clone().unwrap_or_else(|| self.folder.join("data"))
     }
 
     fn log_file(&self) -> PathBuf {
-        self.folder.path().join("log")
+        self.folder.join("log")
     }
 
     fn log_tail(&self) -> String {
@@ -172,6 +200,9 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.child.iter().for_each(|child| end_now(child, Signal::KILL));
+        if std::thread::panicking() {
+            eprintln!("the gateway's log:\n{}", self.log_tail());
+        }
     }
 }
 

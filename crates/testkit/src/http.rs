@@ -100,6 +100,12 @@ impl Client {
         Self { address, sender: None }
     }
 
+    /// One that is connected.
+    pub async fn connect(address: SocketAddr) -> Result<Self> {
+        let sender = timeout(DEADLINE, connect(address)).await.context("connecting took too long")??;
+        Ok(Self { address, sender: Some(sender) })
+    }
+
     /// Sends a request and reads its answer. After an error the connection is gone, and whether the
     /// server did what was asked is not known.
     pub async fn send(&mut self, request: Request) -> Result<Answer> {

@@ -82,11 +82,14 @@ impl Payloads {
         delivery
     }
 
-    /// The next delivery and its body, which is to be [`signed`].
-    pub fn next_body(&self) -> (Delivery, Vec<u8>) {
+    /// The next delivery, as a request.
+    pub fn next_request(&self) -> (Delivery, Request) {
         let delivery = self.take();
-        let body = [&*self.templates[delivery.repo].prefix, &suffix(delivery)].concat();
-        (delivery, body)
+        let (template, suffix) = (&self.templates[delivery.repo], suffix(delivery));
+        let mut mac = template.hashed.clone();
+        mac.update(&suffix);
+        let body = [&*template.prefix, &suffix].concat();
+        (delivery, webhook("workflow_run", delivery.id, mac, body))
     }
 
     fn take(&self) -> Delivery {
@@ -103,6 +106,10 @@ pub fn signed(secret: &str, event: &str, id: Uuid, body: impl Into<Bytes>) -> Re
     let body = body.into();
     let mut mac = keyed(secret);
     mac.update(&body);
+    webhook(event, id, mac, body)
+}
+
+fn webhook(event: &str, id: Uuid, mac: Hmac<Sha256>, body: impl Into<Bytes>) -> Request {
     http::post("/webhooks/github")
         .header("Content-Type", "application/json")
         .header("X-GitHub-Event", event)

@@ -10,7 +10,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::geteuid;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -33,6 +32,8 @@ pub struct Postgres {
     settings: Vec<String>,
     /// The one core that it may use.
     core: Option<usize>,
+    /// The beginning of a command that becomes the server, such as one that watches it.
+    under: Vec<String>,
     /// The main process, while there is one.
     running: Option<Child>,
     /// How long its log was when it was started last.
@@ -58,10 +59,26 @@ impl Postgres {
 
     /// Makes one below `parent` with further settings, such as `wal_level=logical`, on one core if asked.
     pub async fn start_in(parent: Option<&Path>, settings: &[&str], core: Option<usize>) -> Result<Self> {
+        Self::make(parent, settings, core, &[]).await
+    }
+
+    /// Makes one whose command, beginning with `under`, becomes the server.
+    pub async fn start_under(under: &[String], settings: &[&str]) -> Result<Self> {
+        Self::make(None, settings, None, under).await
+    }
+
+    async fn make(
+        parent: Option<&Path>,
+        settings: &[&str],
+        core: Option<usize>,
+        under: &[String],
+    ) -> Result<Self> {
         let programs = find_programs()?;
         let folder = folder_in(parent, "campanile-postgres-")?;
-        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { programs, folder, port: 0, settings, core, running: None, log_start: 0 };
+        let (settings, under) =
+            (settings.iter().map(|setting| (*setting).to_owned()).collect(), under.to_vec());
+        let mut server =
+            Self { programs, folder, port: 0, settings, core, under, running: None, log_start: 0 };
         server.init().await?;
         for attempt in 1.. {
             // Someone may take the port before the server does: hence the attempts.
@@ -85,6 +102,11 @@ impl Postgres {
         format!("postgres://{USER}@{address}/{database}")
     }
 
+    /// Where all that it has is, with its working directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Where it listens, each time.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
@@ -94,9 +116,9 @@ impl Postgres {
     pub async fn copy(&self, link: SocketAddr) -> Result<Self> {
         let folder = folder_in(None, "campanile-postgres-")?;
         let (programs, settings) = (self.programs.clone(), self.settings.clone());
-        let (port, core) = (port::free()?, self.core);
-        let mut copy = Self { programs, folder, port, settings, core, running: None, log_start: 0 };
-        copy.own().await?;
+        let (port, core, under) = (port::free()?, self.core, Vec::new());
+        let mut copy = Self { programs, folder, port, settings, core, under, running: None, log_start: 0 };
+        process::give_away(copy.folder.path())?;
         let mut command = copy.command("pg_basebackup")?;
         command.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
         command.args(["--host", "127.0.0.1", "--port", &link.port().to_string(), "--username", USER]);
@@ -200,17 +222,8 @@ impl Postgres {
         Ok(self.running.is_some())
     }
 
-    /// Gives the folder to the user who is to run it.
-    async fn own(&self) -> Result<()> {
-        if let Some(user) = self.unprivileged() {
-            let owner = Command::new("chown").args(["-R", user]).arg(self.folder.path()).status().await?;
-            ensure!(owner.success(), "cannot give {} to {user}", self.folder.path().display());
-        }
-        Ok(())
-    }
-
     async fn init(&self) -> Result<()> {
-        self.own().await?;
+        process::give_away(self.folder.path())?;
         let mut command = self.command("initdb")?;
         command.arg("-D").arg(self.data()).args(["-U", USER, "--auth=trust", "--encoding=UTF8"]);
         command.args(["--locale=C.UTF-8", "--no-sync"]);
@@ -239,25 +252,15 @@ impl Postgres {
     fn command(&self, program: &str) -> Result<Command> {
         // What was killed may still have a last word: whoever writes, writes at the end.
         let log = File::options().create(true).append(true).open(self.log())?;
-        let user = self.unprivileged().map(|user| anyhow::Ok((user, group_of(user)?))).transpose()?;
-        let become_user = match &user {
-            Some((user, group)) => &["--reuid", user, "--regid", group, "--clear-groups"][..],
-            None => &[],
-        };
-        let mut command = process::command(&self.programs.join(program), "INT", self.core, become_user);
-        command.current_dir(self.folder.path());
+        let under = if program == "postgres" { &self.under[..] } else { &[] };
+        let program = self.programs.join(program);
+        let mut command = process::ordinary(&program, "INT", self.core, self.folder.path(), under)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }
 
-    /// The user to become, if this process is root.
-    fn unprivileged(&self) -> Option<&'static str> {
-        let users = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let known = || users().lines().any(|line| line.starts_with(&format!("{USER}:")));
-        geteuid().is_root().then(|| if known() { USER } else { "nobody" })
-    }
-
-    fn data(&self) -> PathBuf {
+    /// The cluster, with its configuration.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -307,13 +310,6 @@ pub async fn session(url: &str) -> Result<Client> {
     let (client, connection) = connecting.context("postgres does not answer")??;
     tokio::spawn(connection);
     Ok(client)
-}
-
-fn group_of(user: &str) -> Result<String> {
-    let users = std::fs::read_to_string("/etc/passwd")?;
-    let line = users.lines().find(|line| line.starts_with(&format!("{user}:")));
-    let group = line.and_then(|line| line.split(':').nth(3));
-    Ok(group.with_context(|| format!("there is no user {user}"))?.to_owned())
 }
 
 /// The newest folder with the server's programs; one with only the client's does not count.

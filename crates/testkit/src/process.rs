@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::time::clock_getcpuclockid;
 use nix::unistd;
 use procfs::process::{Process, Stat, all_processes};
 pub use rustix::process::Signal;
-use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, WaitOptions, geteuid, kill_process, waitpid};
 use tokio::process::{Child, Command};
 
 /// A command that runs `program` on one core, if asked, with further options of `setpriv`. Its process
@@ -26,6 +26,48 @@ pub fn command(program: &Path, on_death: &str, core: Option<usize>, options: &[&
     command.args(["--pdeathsig", on_death]).args(options).arg("--").arg(program);
     command.kill_on_drop(true);
     command
+}
+
+/// A command that runs `program` in `folder` as an ordinary user, because PostgreSQL refuses root, and
+/// others need not be it. `under` is the beginning of a command that becomes the program.
+pub fn ordinary(
+    program: &Path,
+    on_death: &str,
+    core: Option<usize>,
+    folder: &Path,
+    under: &[String],
+) -> Result<Command> {
+    let user = ordinary_user()?;
+    let options = match &user {
+        Some((user, group)) => &["--reuid", user, "--regid", group, "--clear-groups"][..],
+        None => &[],
+    };
+    let mut words = under.iter().map(Path::new).chain([program]);
+    let mut command = command(words.next().unwrap_or(program), on_death, core, options);
+    command.args(words).current_dir(folder);
+    Ok(command)
+}
+
+/// Gives a folder with all that it has to the user who is to use it.
+pub fn give_away(folder: &Path) -> Result<()> {
+    let Some((user, _)) = ordinary_user()? else { return Ok(()) };
+    let status = std::process::Command::new("chown").args(["-R", &user]).arg(folder).status()?;
+    ensure!(status.success(), "cannot give {} to {user}", folder.display());
+    Ok(())
+}
+
+/// The user to become, and its group, if this process is root.
+fn ordinary_user() -> Result<Option<(String, String)>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd")?;
+    let find = |name: &str| {
+        let mut users = users.lines().map(|line| line.split(':'));
+        let mut fields = users.find(|fields| fields.clone().next() == Some(name))?;
+        Some((name.to_owned(), fields.nth(3)?.to_owned()))
+    };
+    find("postgres").or_else(|| find("nobody")).map(Some).context("there is no ordinary user")
 }
 
 /// Sends a signal to a child that has not been waited for.

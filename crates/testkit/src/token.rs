@@ -11,21 +11,13 @@ use sha2::Sha256;
 
 /// A token for `user` for an hour; it may read every repository of `org`, if there is one.
 pub fn mint_for(secret: &str, user: &str, org: Option<&str>) -> String {
-    let mut claims = json!({ "sub": user, "exp": in_an_hour() });
+    let expires = SystemTime::now() + Duration::from_secs(3600);
+    let expires = expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut claims = json!({ "sub": user, "exp": expires });
     if let Some(org) = org {
         claims["orgs"] = json!([org]);
     }
     sign(secret, &claims)
-}
-
-/// A token for `user` for an hour that may read every repository of `org`.
-pub fn mint_reader(secret: &str, user: &str, org: &str) -> String {
-    sign(secret, &json!({ "sub": user, "orgs": [org], "exp": in_an_hour() }))
-}
-
-fn in_an_hour() -> u64 {
-    let expires = SystemTime::now() + Duration::from_secs(3600);
-    expires.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn sign(secret: &str, claims: &Value) -> String {

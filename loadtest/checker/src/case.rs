@@ -94,7 +94,7 @@ pub async fn run(case: Case, defect: Option<Defect>, workload: &Workload) -> Res
     let mut subscribers = JoinSet::new();
     for number in 0..workload.subscribers.div_ceil(share) {
         let mut random = random.derive("subscriber", number);
-        let token = token::mint_reader(&env.secrets.jwt, &format!("reader-{number}"), OWNER);
+        let token = token::mint_for(&env.secrets.jwt, &format!("reader-{number}"), Some(OWNER));
         let subscriptions = roster::subscriptions(&channels, &mut random);
         subscribers.spawn(Subscriber::new(number, subscriptions, token, random, context.clone()).run());
     }

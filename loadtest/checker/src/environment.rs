@@ -12,11 +12,12 @@ use testkit::postgres::{self, Postgres};
 use testkit::proxy::{NewFilter, Options, Proxy};
 use testkit::random::Random;
 use testkit::redis::{self, Redis};
+use testkit::sql::Source;
 use tokio::task::JoinSet;
 
 use crate::disk::Disk;
 use crate::faulty_proxy::{Defect, FaultyProxy};
-use crate::log::{LostHistory, Source};
+use crate::log::LostHistory;
 use crate::message_loss::{Losses, MessageFilter};
 use crate::plan::{Case, Database, Fault, Scenario};
 

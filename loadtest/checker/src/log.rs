@@ -2,26 +2,14 @@
 //! with. Knows nothing of the gateway's own code.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use diesel::prelude::*;
-use diesel::sql_types::Text;
+use anyhow::Result;
 use serde_json::Value;
-use testkit::postgres;
+use testkit::sql::{Source, columns};
 
 use crate::history::Digest;
 use crate::publisher::{Name, Outcome, Record};
 use crate::verifier::{Breach, Expected, Violation};
-
-/// Where the log is.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// The file.
-    Sqlite(PathBuf),
-    /// The URL.
-    Postgres(String),
-}
 
 /// A snapshot.
 #[derive(Debug, Default)]
@@ -39,33 +27,22 @@ struct Stored {
     events: Vec<(u32, Digest, Option<Name>)>,
 }
 
-#[derive(QueryableByName)]
-struct Line {
-    #[diesel(sql_type = Text)]
-    line: String,
-}
-
-enum Session {
-    Sqlite(Box<SqliteConnection>),
-    Postgres(tokio_postgres::Client),
-}
-
 impl Log {
     /// Reads all of it but what measures itself. Whoever wants it complete asks when nothing is being published.
     pub async fn read(source: &Source) -> Result<Self> {
-        let mut session = Session::open(source).await?;
+        let mut session = source.reader().await?;
         let mut log = Self::default();
         let heads = "SELECT CAST(head AS TEXT) || '|' || epoch || '|' || name AS line FROM channels \
                      WHERE name NOT LIKE 'probe:%'";
         for line in session.lines(heads).await? {
-            let [head, epoch, name] = fields(&line)?;
+            let [head, epoch, name] = columns(&line)?;
             let stored = Stored { epoch: epoch.into(), head: head.parse()?, events: Vec::new() };
             log.channels.insert(name.to_owned(), stored);
         }
         let events = "SELECT CAST(\"offset\" AS TEXT) || '|' || channel || '|' || data AS line FROM events \
                       WHERE channel NOT LIKE 'probe:%' ORDER BY channel, \"offset\"";
         for line in session.lines(events).await? {
-            let [offset, channel, data] = fields(&line)?;
+            let [offset, channel, data] = columns(&line)?;
             let stored = log.channels.entry(channel.to_owned()).or_default();
             stored.events.push((offset.parse()?, Digest::of(data), name_of(data)));
         }
@@ -249,39 +226,6 @@ impl Findings {
             self.add(Breach::Log, channel, Some(expected), format!("the head is {}", stored.head));
         }
     }
-}
-
-impl Session {
-    async fn open(source: &Source) -> Result<Self> {
-        Ok(match source {
-            Source::Sqlite(file) => {
-                let url = format!("file:{}?mode=ro", file.display());
-                let mut session = SqliteConnection::establish(&url)
-                    .with_context(|| format!("cannot open {}", file.display()))?;
-                diesel::sql_query("PRAGMA busy_timeout = 5000").execute(&mut session)?;
-                Self::Sqlite(Box::new(session))
-            }
-            Source::Postgres(url) => Self::Postgres(postgres::session(url).await?),
-        })
-    }
-
-    async fn lines(&mut self, query: &str) -> Result<Vec<String>> {
-        Ok(match self {
-            Self::Sqlite(session) => {
-                let lines: Vec<Line> = diesel::sql_query(query).load(&mut **session)?;
-                lines.into_iter().map(|line| line.line).collect()
-            }
-            Self::Postgres(session) => {
-                let rows = session.query(query, &[]).await?;
-                rows.iter().map(|row| row.get(0)).collect()
-            }
-        })
-    }
-}
-
-fn fields<const N: usize>(line: &str) -> Result<[&str; N]> {
-    let fields: Vec<&str> = line.splitn(N, '|').collect();
-    fields.try_into().ok().context("a row without its columns")
 }
 
 /// What an event of ours is known by.

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, ensure};
 use testkit::postgres::Shutdown;
 use testkit::proxy::{Link, Proxy};
 use testkit::random::Random;
+use testkit::sql::Source;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::environment::{DATABASE, Environment};
-use crate::log::{Log, LostHistory, Source};
+use crate::log::{Log, LostHistory};
 use crate::publisher::{self, Progress};
 
 /// How long it may take until something was lost.

@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testkit::http::{self, Answer, Client, Request, RequestBuilder as _};
-use testkit::payload::{self, OWNER, Payloads};
+use testkit::payload::{OWNER, Payloads};
 use testkit::random::Random;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -79,8 +79,6 @@ pub struct Progress {
 pub struct Context {
     /// Where they publish.
     pub address: SocketAddr,
-    /// Signs webhooks.
-    pub webhook_secret: String,
     /// For the server API.
     pub api_key: String,
     /// Webhooks.
@@ -122,8 +120,7 @@ impl Context {
     pub async fn webhooks(self, share: u32, mut random: Random) -> Record {
         let (mut record, mut client) = (Record::default(), Client::new(self.address));
         for _ in (0..).take_while(|count| self.goes_on(*count, share)) {
-            let (delivery, body) = self.payloads.next_body();
-            let request = payload::signed(&self.webhook_secret, "workflow_run", delivery.id, body);
+            let (delivery, request) = self.payloads.next_request();
             let judge = |answer: &Answer| match answer.status {
                 200 | 202 => Verdict::Accepted(None),
                 // 408: this process was too slow, on a machine with a lot to do.

@@ -34,7 +34,7 @@ const SLOWER: u32 = 4;
 
 /// All channels with the epoch in which they begin, as a poll names it.
 pub async fn channels(env: &Environment) -> Result<Vec<Channel>> {
-    let token = token::mint_reader(&env.secrets.jwt, "checker", OWNER);
+    let token = token::mint_for(&env.secrets.jwt, "checker", Some(OWNER));
     let built_in = std::iter::once(format!("org:{OWNER}"))
         .chain((0..REPOS).map(|repo| format!("repo:{OWNER}/r{repo}")))
         .map(|name| (name, true));
@@ -83,7 +83,6 @@ pub fn publishers(
 ) -> Result<JoinSet<Record>> {
     let context = publisher::Context {
         address: env.publisher_address(),
-        webhook_secret: env.secrets.webhook.clone(),
         api_key: env.secrets.api_key.clone(),
         payloads: Arc::new(Payloads::new(&env.nodes[0].target(), &env.secrets.webhook, REPOS, 0)?),
         channels: (0..CONFIGURED).map(|number| format!("{NAMESPACE}:{number}")).collect(),

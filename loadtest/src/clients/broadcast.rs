@@ -101,8 +101,8 @@ impl Broadcast {
         self.check.received(subscriber)
     }
 
-    /// Publishes up to the limit. `progress` is told the number of deliveries so far.
-    pub fn run(&mut self, limit: Limit, progress: impl Fn(u64)) -> Result<()> {
+    /// Publishes up to the limit.
+    pub fn run(&mut self, limit: Limit) -> Result<()> {
         let end = limit.time().map(|time| Instant::now() + time);
         let before = self.check.published();
         let mut waiting = Progress::new((0, true));
@@ -120,7 +120,6 @@ impl Broadcast {
             let left = end.map_or(Duration::from_secs(1), |end| end - now);
             self.turn(left.min(Duration::from_secs(1)))?;
             let (count, outstanding) = (self.measured.latencies.count(), self.check.outstanding());
-            progress(count);
             // At a low rate nothing may be due for a long time.
             let stuck = |_: &_| format!("{outstanding} deliveries are outstanding and do not come");
             waiting.check((count, outstanding == 0), stuck)?;

@@ -12,7 +12,7 @@ use mio::Token;
 
 use super::Turns;
 use crate::compare::session::Session;
-use crate::http::pipeline::{self, Pipeline};
+use crate::pipeline::{self, Pipeline};
 use crate::stats::Histogram;
 use crate::ws::delivery_log::{DeliveryLog, Layout};
 use crate::ws::message::excerpt;

@@ -9,7 +9,7 @@ use mio::{Events, Poll, Token};
 use serde_json::Value;
 
 use crate::compare::session::Session;
-use crate::http::pipeline::{self, Answer, Pipeline};
+use crate::pipeline::{self, Answer, Pipeline};
 use crate::progress::TIMEOUT;
 use crate::stats::Histogram;
 use crate::ws::message;

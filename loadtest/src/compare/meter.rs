@@ -1,9 +1,8 @@
-//! What a measurement records beside its figures: histograms, counts over time, what the measured time
-//! cost, and how far it is. Written by the measuring thread, read by the one that reports.
+//! What a measurement records beside its figures: histograms, counts over time, and what the measured time
+//! cost. Written by the measuring thread, read by the one that reports.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 
@@ -18,7 +17,6 @@ pub struct Meter {
     database: Option<u32>,
     cores: Option<Cores>,
     seen: Mutex<Seen>,
-    count: AtomicU64,
     spins: AtomicBool,
 }
 
@@ -33,14 +31,12 @@ pub struct Seen {
     pub samples: Vec<Sample>,
     /// By code.
     pub warnings: Vec<(&'static str, String)>,
-    stage: Option<(&'static str, Instant, Option<Duration>)>,
 }
 
 impl Meter {
     /// Of a server with this process on these cores.
     pub fn new(pid: Option<u32>, cores: Option<Cores>) -> Self {
-        let (count, spins) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { pid, database: None, cores, seen: Mutex::default(), count, spins }
+        Self { pid, database: None, cores, seen: Mutex::default(), spins: AtomicBool::new(false) }
     }
 
     /// The server has a database of its own, with this main process.
@@ -104,39 +100,22 @@ impl Meter {
         self.with(|seen| seen.warnings.push((code, text)));
     }
 
-    /// A stage begins, which takes this long if that is known.
-    pub fn stage(&self, name: &'static str, time: Option<Duration>) {
-        self.count.store(0, Ordering::Relaxed);
-        self.with(|seen| seen.stage = Some((name, Instant::now(), time)));
-    }
-
-    /// This much has been done in this stage.
-    pub fn count(&self, count: u64) {
-        self.count.store(count, Ordering::Relaxed);
-    }
-
     /// The client never sleeps, so that its processor time says nothing.
     pub fn spin(&self) {
         self.spins.store(true, Ordering::Relaxed);
     }
 
+    /// The same if it has a core of its own; gives whether it has.
+    pub fn spin_on_own_core(&self) -> bool {
+        if self.cores.is_some() {
+            self.spin();
+        }
+        self.cores.is_some()
+    }
+
     /// See [`Self::spin`].
     pub fn spins(&self) -> bool {
         self.spins.load(Ordering::Relaxed)
-    }
-
-    /// How far it is, as text.
-    pub fn progress(&self) -> String {
-        let stage = self.with(|seen| seen.stage);
-        let count = self.count.load(Ordering::Relaxed);
-        let Some((name, since, time)) = stage else { return "working".to_owned() };
-        let elapsed = since.elapsed().as_secs_f64();
-        let of = time.map(|time| format!(" of {}", time.as_secs_f64())).unwrap_or_default();
-        let rate = match count {
-            0 => String::new(),
-            _ => format!(", {} /s", crate::report::number::number(count as f64 / elapsed.max(0.001))),
-        };
-        format!("{name}, {elapsed:.1}{of} s{rate}")
     }
 
     /// Everything that has been recorded.
@@ -151,6 +130,8 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -164,18 +145,5 @@ mod tests {
         let seen = meter.seen();
         assert_eq!((seen.latencies[0].1.count(), seen.samples.len(), outcome), (2, 1, 7));
         assert!(cost.took > 0.0 && cost.server.is_none());
-    }
-
-    #[test]
-    fn progress_says_the_stage_and_how_fast_it_goes() {
-        let meter = Meter::new(None, None);
-        assert_eq!(meter.progress(), "working");
-        meter.stage("measuring", Some(Duration::from_secs(10)));
-        meter.count(5_000_000);
-        let text = meter.progress();
-        assert!(
-            text.starts_with("measuring, 0.") && text.contains(" of 10 s, ") && text.ends_with(" /s"),
-            "{text}"
-        );
     }
 }

@@ -2,65 +2,87 @@
 //! figure of one alone says as much about the machine as about the gateway. Starts each anew for
 //! every round, takes medians, and prints the ratio.
 
+pub mod database;
 pub mod meter;
 mod options;
 pub mod sample;
-mod screen;
 pub mod session;
 mod warnings;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
+use clap::Args;
 use tokio::sync::oneshot;
 
 use crate::cores::{self, Cores};
-use crate::report::table::{self, Figure, Side, Table, aside};
-use crate::report::{Latency, Section, Throughput, collector, text};
+use crate::report::table::{self, Figure, Side, aside};
+use crate::report::{Latency, Report, Section, Throughput, command, text};
 use crate::stats::Histogram;
-use meter::{Meter, Seen};
+use meter::Seen;
 use options::Against;
 pub use options::Options;
 use sample::Sample;
-use screen::Screen;
 use session::{RunningServer, Session};
 
-impl Options {
-    /// Runs every round, prints the table and submits the section. `connections` is how many one
-    /// round opens at once; `measure` runs on a thread of its own, on the client's core.
-    pub async fn run<M>(&self, title: &str, connections: usize, measure: M) -> Result<()>
-    where
-        M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
-    {
-        let sides = match self.against {
-            Against::Gateway => vec![Side::Gateway],
-            Against::Floor => vec![Side::Floor],
-            Against::Both => vec![Side::Floor, Side::Gateway],
-        };
-        session::ensure_files(connections)?;
-        let cores = self.cores.cores()?;
-        let mut section = Section {
-            title: title.to_owned(),
-            command: collector::command(),
-            conditions: self.conditions(cores, &sides),
-            sides: sides.iter().map(|side| side.name().to_owned()).collect(),
-            ..Section::default()
-        };
-        warnings::check_setting(&mut section, cores.is_some(), self.binary.as_deref());
-        let mut rounds = Rounds::of(section, &sides);
-        let outcome = rounds.run(self, connections, cores, Arc::new(measure)).await;
-        rounds.screen.clear();
-        let section = rounds.close(cores.is_some(), outcome.as_ref().err());
-        print!("{}", text::section(&section));
-        collector::submit(section, &self.report).and(outcome)
+/// Work that is done with each server, and what it is called.
+pub trait Scenario: Send + Sync + 'static {
+    /// Only a gateway can do it.
+    const GATEWAY_ALONE: bool = false;
+
+    /// What is done; runs of the same title did the same work.
+    fn title(&self) -> String;
+
+    /// How many connections one round opens at once.
+    fn connections(&self) -> usize;
+
+    /// An error if the options contradict each other.
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
+
+    /// One round of one server, on a thread of its own, on the client's core.
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>>;
+}
+
+/// A scenario, and the servers that it measures.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Comparison<S: Args> {
+    #[command(flatten)]
+    options: Options,
+    // Whose description is the command's, and so comes last.
+    #[command(flatten)]
+    scenario: S,
+}
+
+/// Runs every round, prints the table and submits the section.
+pub async fn run<S: Scenario + Args>(Comparison { options, scenario }: Comparison<S>) -> Result<()> {
+    scenario.check()?;
+    let sides = match options.against {
+        Against::Floor => vec![Side::Floor],
+        Against::Both if !S::GATEWAY_ALONE => vec![Side::Floor, Side::Gateway],
+        Against::Gateway | Against::Both => vec![Side::Gateway],
+    };
+    ensure!(sides != [Side::Floor] || !S::GATEWAY_ALONE, "only the gateway can do this work");
+    session::ensure_files(scenario.connections())?;
+    let cores = options.cores.cores()?;
+    let mut section = Section::new(&scenario.title(), &sides);
+    section.command = command::shown();
+    section.conditions = options.conditions(cores, &sides);
+    warnings::check_setting(&mut section, cores.is_some(), options.binary.as_deref());
+    let mut rounds = Rounds { section, sides, latencies: Vec::new(), samples: Vec::new() };
+    let scenario = Arc::new(scenario);
+    let outcome = rounds.run(&options, &scenario, cores).await;
+    let section = rounds.close(cores.is_some(), outcome.as_ref().err());
+    print!("{}", text::section(&section));
+    Report::new(vec![section]).submit(&options.report).and(outcome)
 }
 
 /// What becomes a section.
 struct Rounds {
     section: Section,
-    table: Table,
-    screen: Screen,
+    sides: Vec<Side>,
     /// By name and side.
     latencies: Vec<(String, Side, Histogram)>,
     /// By side, with whether the client spun.
@@ -68,57 +90,32 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn of(section: Section, sides: &[Side]) -> Self {
-        let (table, screen) = (Table::new(sides), Screen::new());
-        Self { section, table, screen, latencies: Vec::new(), samples: Vec::new() }
-    }
-
-    async fn run<M>(
+    async fn run<S: Scenario>(
         &mut self,
         options: &Options,
-        connections: usize,
+        scenario: &Arc<S>,
         cores: Option<Cores>,
-        measure: Arc<M>,
-    ) -> Result<()>
-    where
-        M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
-    {
-        let sides = self.table.sides().to_vec();
+    ) -> Result<()> {
+        let connections = scenario.connections();
+        let sides = self.sides.clone();
         for round in 1..=options.repeats {
             for side in &sides {
                 let label = format!("round {round} of {}, {}", options.repeats, side.name());
-                self.screen.draw(&format!("{}\n{}{label}: starting", self.section.title, self.table));
                 let server =
                     RunningServer::start(options, *side, cores).await.with_context(|| label.clone())?;
                 let name = side.name();
                 warnings::check_files(&mut self.section, name, server.session.pid, connections);
                 let meter = server.session.meter.clone();
-                let measuring = on_a_thread(server.session.clone(), cores, measure.clone());
-                let mut figures =
-                    self.watch(measuring, &meter, &label).await.with_context(|| label.clone())?;
+                let measured = on_a_thread(server.session.clone(), cores, scenario.clone()).await;
+                let mut figures = measured.with_context(|| label.clone())?;
                 figures.extend(meter.database_percent().map(|share| aside("database CPU, %", share)));
                 server.finish().await.with_context(|| label.clone())?;
-                self.screen.note(&format!("{label}: {}", table::line(&figures)));
-                self.table.add(*side, &figures);
+                eprintln!("{label}: {}", table::line(&figures));
+                self.section.add(*side, &figures);
                 self.keep(*side, round, meter.seen(), meter.spins());
             }
         }
         Ok(())
-    }
-
-    /// Draws until it is done.
-    async fn watch<T>(&mut self, measuring: impl Future<Output = T>, meter: &Meter, label: &str) -> T {
-        let mut frames = tokio::time::interval(screen::FRAME);
-        let mut measuring = std::pin::pin!(measuring);
-        loop {
-            tokio::select! {
-                outcome = &mut measuring => return outcome,
-                _ = frames.tick() => {
-                    let (title, progress) = (&self.section.title, meter.progress());
-                    self.screen.draw(&format!("{title}\n{}{label}: {progress}", self.table));
-                }
-            }
-        }
     }
 
     fn keep(&mut self, side: Side, round: u8, seen: Seen, spins: bool) {
@@ -143,7 +140,7 @@ impl Rounds {
     }
 
     fn close(mut self, pinned: bool, error: Option<&Error>) -> Section {
-        self.section.figures = self.table.rows();
+        self.section.conclude();
         let latency = |(name, side, all): &(String, Side, Histogram)| Latency::new(name, side.name(), all);
         self.section.latencies = self.latencies.iter().map(latency).collect();
         self.section.failed = error.map(|error| format!("{error:#}"));
@@ -156,16 +153,17 @@ impl Rounds {
 }
 
 /// The runtime stays free to notice Ctrl-C, and then ends the servers.
-async fn on_a_thread<M>(session: Session, cores: Option<Cores>, measure: Arc<M>) -> Result<Vec<Figure>>
-where
-    M: Fn(&Session) -> Result<Vec<Figure>> + Send + Sync + 'static,
-{
+async fn on_a_thread<S: Scenario>(
+    session: Session,
+    cores: Option<Cores>,
+    scenario: Arc<S>,
+) -> Result<Vec<Figure>> {
     let (done, outcome) = oneshot::channel();
     std::thread::spawn(move || {
         let work = || {
             cores.map_or(Ok(()), |cores| cores::pin_to(cores.client))?;
             let before = session.meter.start();
-            let figures = measure(&session)?;
+            let figures = scenario.measure(&session)?;
             session.meter.judge_whole(before);
             Ok(figures)
         };

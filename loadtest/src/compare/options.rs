@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use super::database::Database;
 use crate::cores::{CoreChoice, Cores};
 use crate::report::table::Side;
 use crate::report::{self, machine};
-use crate::server::Database;
 
 /// Which servers to measure, in the options of every scenario that compares.
 #[derive(Debug, Args)]
@@ -93,18 +93,6 @@ fn setting(text: &str) -> Result<(String, String)> {
 }
 
 impl Options {
-    /// For work that a bare server cannot do.
-    pub fn gateway_alone(mut self) -> Result<Self> {
-        ensure!(self.against != Against::Floor, "only the gateway can do this work");
-        self.against = Against::Gateway;
-        Ok(self)
-    }
-
-    /// Whether server and client have a core each.
-    pub fn has_cores(&self) -> Result<bool> {
-        Ok(self.cores.cores()?.is_some())
-    }
-
     /// The first of the secrets of a gateway that runs already.
     pub(super) fn webhook_secret(&self) -> Option<String> {
         let first = self.secret.as_deref()?.split(',').next()?.trim();

@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::metrics::Metrics;
 use testkit::postgres::Postgres;
 use testkit::target::Target;
 use testkit::{process, token};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
+use tokio::runtime::Handle;
 
 use super::meter::Meter;
 use super::options::Options;
 use super::sample::Cost;
-use crate::cores::{self, Cores};
-use crate::metrics::{Metrics, PerEvent};
+use crate::cores::Cores;
+use crate::metrics::PerEvent;
 use crate::report::table::{Figure, Side, aside, figure};
 use crate::ws::publisher;
 use crate::ws::swarm::{FirstFrame, Swarm};
@@ -56,6 +58,8 @@ pub struct Session {
     pub pid: Option<u32>,
     /// The PostgreSQL that was started for the run, to make more databases in.
     pub postgres: Option<String>,
+    /// For what is asked outside the measured time.
+    pub runtime: Handle,
     api_key: String,
     channel: String,
     tokens: Tokens,
@@ -92,28 +96,17 @@ impl RunningServer {
     }
 
     async fn floor(options: &Options, cores: Option<Cores>) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let core = cores.map(|cores| cores.server);
+        let mut command = process::command(&std::env::current_exe()?, "KILL", core, &[]);
         // It writes what it makes durable where the gateway does.
         command.arg("floor").current_dir(options.data_in.clone().unwrap_or_else(std::env::temp_dir));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child =
-            cores::start_on(cores.map(|cores| cores.server), command).context("cannot start the floor")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start the floor")?;
         let mut line = String::new();
         let out = child.stdout.as_mut().context("the floor has no output")?;
         BufReader::new(out).read_line(&mut line).await?;
         let address: SocketAddr = line.trim().parse().context("the floor does not start")?;
-        let session = Session {
-            side: Side::Floor,
-            address,
-            host: address.to_string(),
-            pid: child.id(),
-            api_key: new_secret(),
-            channel: format!("{NAMESPACE}:load"),
-            tokens: Tokens::Minted(new_secret()),
-            webhook_secret: Some(new_secret()),
-            meter: Arc::new(Meter::new(child.id(), cores)),
-            postgres: None,
-        };
+        let session = Session::of(Side::Floor, address, child.id(), cores);
         Ok(Self { session, process: Process::Floor(child) })
     }
 
@@ -139,17 +132,14 @@ impl RunningServer {
             ..Launch::default()
         };
         let spawned = launch.start().await?;
+        let session = Session::of(Side::Gateway, spawned.address, spawned.id(), cores);
         let session = Session {
-            side: Side::Gateway,
-            address: spawned.address,
-            host: spawned.address.to_string(),
-            pid: spawned.id(),
             api_key,
-            channel: format!("{NAMESPACE}:load"),
             tokens: Tokens::Minted(jwt_secret),
             webhook_secret: Some(webhook_secret),
             meter: Arc::new(Meter::new(spawned.id(), cores).beside(postgres.as_ref().and_then(Postgres::id))),
             postgres: postgres.as_ref().map(|postgres| postgres.url("postgres")),
+            ..session
         };
         Ok(Self { session, process: Process::Gateway(Box::new((spawned, postgres))) })
     }
@@ -162,22 +152,35 @@ impl RunningServer {
             (None, None) => bail!("--url needs --jwt-secret or --token"),
         };
         let session = Session {
-            side: Side::Gateway,
-            address,
             host,
-            pid: options.pid,
             api_key: options.api_key.clone().unwrap_or_default(),
             channel: options.channel.clone(),
             tokens,
             webhook_secret: options.webhook_secret(),
-            meter: Arc::new(Meter::new(options.pid, cores)),
-            postgres: None,
+            ..Session::of(Side::Gateway, address, options.pid, cores)
         };
         Ok(Self { session, process: Process::Existing })
     }
 }
 
 impl Session {
+    /// One with secrets of its own.
+    fn of(side: Side, address: SocketAddr, pid: Option<u32>, cores: Option<Cores>) -> Self {
+        Self {
+            side,
+            address,
+            host: address.to_string(),
+            pid,
+            postgres: None,
+            runtime: Handle::current(),
+            api_key: new_secret(),
+            channel: format!("{NAMESPACE}:load"),
+            tokens: Tokens::Minted(new_secret()),
+            webhook_secret: Some(new_secret()),
+            meter: Arc::new(Meter::new(pid, cores)),
+        }
+    }
+
     /// Clients of this server; no connections yet.
     pub fn swarm(&self) -> Result<Swarm> {
         Swarm::new(self.address, &self.host)
@@ -229,7 +232,7 @@ impl Session {
 
     /// The server's metrics.
     pub fn metrics(&self) -> Result<Metrics> {
-        Metrics::scrape(self.address, &self.host)
+        self.runtime.block_on(Metrics::scrape(self.address))
     }
 
     /// The processor time that the server has used, if its process is known.
@@ -277,9 +280,9 @@ impl Session {
 
 /// Raises the limit of open files; an error if it is too low.
 pub fn ensure_files(connections: usize) -> Result<()> {
-    let most = most_connections()?;
+    let most = most_connections();
     ensure!(
-        connections as u64 <= most,
+        connections <= most,
         "{connections} connections are more than the {most} for which files may be open: \
          raise the hard limit (ulimit -Hn) or ask for fewer"
     );
@@ -287,8 +290,9 @@ pub fn ensure_files(connections: usize) -> Result<()> {
 }
 
 /// How many connections there may be after the limit of open files was raised.
-pub fn most_connections() -> Result<u64> {
-    Ok(rlimit::increase_nofile_limit(u64::MAX)?.saturating_sub(OTHER_FILES))
+pub fn most_connections() -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
+    files.saturating_sub(OTHER_FILES) as usize
 }
 
 fn config(history: bool) -> String {

@@ -112,7 +112,7 @@ pub fn check_files(section: &mut Section, side: &str, pid: Option<u32>, connecti
 mod tests {
     use super::*;
     use crate::compare::sample::Cost;
-    use crate::report::table::{Side, Table, figure};
+    use crate::report::table::{Side, figure};
 
     fn codes(section: &Section) -> Vec<&str> {
         section.warnings.iter().map(|warning| &warning.code[..]).collect()
@@ -141,12 +141,12 @@ mod tests {
     #[test]
     fn rounds_that_disagree_and_a_gateway_faster_than_the_kernel_are_reported() {
         let warned = |rounds: &[(f64, f64)]| {
-            let mut table = Table::new(&[Side::Floor, Side::Gateway]);
+            let mut section = Section::new("x", &[Side::Floor, Side::Gateway]);
             for (floor, gateway) in rounds {
-                table.add(Side::Floor, &[figure("x/s", *floor)]);
-                table.add(Side::Gateway, &[figure("x/s", *gateway)]);
+                section.add(Side::Floor, &[figure("x/s", *floor)]);
+                section.add(Side::Gateway, &[figure("x/s", *gateway)]);
             }
-            let mut section = Section { figures: table.rows(), ..Section::default() };
+            section.conclude();
             check_figures(&mut section);
             codes(&section).iter().map(|code| (*code).to_owned()).collect::<Vec<_>>()
         };

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+use super::number::{number, percent};
+use super::table::{Figure, Side};
 use crate::stats::{Histogram, SLICE, Spread, Timeline};
 
 /// The percentiles that reports show.
@@ -129,6 +131,44 @@ impl Section {
         self.title.split(':').next().unwrap_or(&self.title)
     }
 
+    /// One with a title and these columns, without figures.
+    pub fn new(title: &str, sides: &[Side]) -> Self {
+        let sides = sides.iter().map(|side| side.name().to_owned()).collect();
+        Self { title: title.to_owned(), sides, ..Self::default() }
+    }
+
+    /// Adds the figures of a round of one side.
+    pub fn add(&mut self, side: Side, figures: &[Figure]) {
+        for Figure { name, value, compared } in figures {
+            let known = self.figures.iter().position(|row| row.name == *name);
+            let row = known.unwrap_or_else(|| {
+                let cell = |side: &String| Cell { side: side.clone(), rounds: Vec::new(), spread: None };
+                let (name, cells) = ((*name).to_owned(), self.sides.iter().map(cell).collect());
+                self.figures.push(Row { name, compared: *compared, cells, ratios: Vec::new() });
+                self.figures.len() - 1
+            });
+            let cell = self.figures[row].cells.iter_mut().find(|cell| cell.side == side.name());
+            cell.into_iter().for_each(|cell| cell.rounds.push(*value));
+        }
+    }
+
+    /// Takes the rounds together.
+    pub fn conclude(&mut self) {
+        for row in &mut self.figures {
+            row.cells.iter_mut().for_each(|cell| cell.spread = Spread::of(&cell.rounds));
+            row.ratios = row.ratios_of_rounds();
+        }
+    }
+
+    /// A figure in a summary: ours, the floor's, the ratio, and how far our rounds lie apart.
+    pub fn brief(&self, row: &Row) -> [String; 4] {
+        let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
+        let ours = self.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
+        let ratio = row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median));
+        let width = row.cell("gateway").and_then(Cell::width).map(percent);
+        [ours, median("floor"), ratio, width].map(Option::unwrap_or_default)
+    }
+
     /// A warning, once.
     pub fn warn(&mut self, code: &str, text: impl Into<String>) {
         let warning = Warning { code: code.to_owned(), text: text.into() };
@@ -139,6 +179,18 @@ impl Section {
 }
 
 impl Row {
+    /// The gateway over each other, round by round, because what slows the machine for a while slows
+    /// both.
+    fn ratios_of_rounds(&self) -> Vec<Ratio> {
+        let Some(gateway) = self.cell("gateway").filter(|_| self.compared) else { return Vec::new() };
+        let ratio = |other: &Cell| {
+            let pairs = other.rounds.iter().zip(&gateway.rounds);
+            let ratios = pairs.map(|(other, gateway)| gateway / other).filter(|ratio| ratio.is_finite());
+            Some(Ratio { over: other.side.clone(), spread: Spread::of(&ratios.collect::<Vec<_>>())? })
+        };
+        self.cells.iter().filter(|cell| cell.side != "gateway").filter_map(ratio).collect()
+    }
+
     /// Every value of every round of a side.
     pub fn cell(&self, side: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.side == side)

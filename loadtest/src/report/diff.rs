@@ -144,12 +144,12 @@ fn is_above(this: Spread, other: Spread) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::table::{Side, Table, figure};
+    use crate::report::table::{Side, figure};
 
     fn report(title: &str, name: &'static str, rounds: &[f64]) -> Report {
-        let mut table = Table::new(&[Side::Gateway]);
-        rounds.iter().for_each(|value| table.add(Side::Gateway, &[figure(name, *value)]));
-        let section = Section { title: title.into(), figures: table.rows(), ..Section::default() };
+        let mut section = Section::new(title, &[Side::Gateway]);
+        rounds.iter().for_each(|value| section.add(Side::Gateway, &[figure(name, *value)]));
+        section.conclude();
         Report::new(vec![section])
     }
 

@@ -3,10 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::chart;
-use super::data::{Cell, Latency, Report, Section, Throughput, Warning};
-use super::markup::escape;
-use super::number::{number, percent, ratio, spread};
+use super::data::{Latency, Report, Section, Throughput, Warning};
+use super::number::{number, ratio, spread};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -45,13 +43,9 @@ fn summary(report: &Report, out: &mut String) {
         let link = format!("<a href=\"#s{index}\">{}</a>", escape(&section.title));
         let _ = write!(out, "<tr class=\"first\"><td colspan=\"5\">{link} {}", marks(section));
         for row in section.figures.iter().filter(|row| row.compared) {
-            let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
-            let ours = section.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
-            let width = row.cell("gateway").and_then(Cell::width).map(percent);
-            let ratio = row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median));
             let _ = write!(out, "<tr><td>{}", escape(&row.name));
-            for cell in [ours, median("floor"), ratio, width] {
-                let _ = write!(out, "<td class=\"n\">{}", cell.unwrap_or_default());
+            for cell in section.brief(row) {
+                let _ = write!(out, "<td class=\"n\">{cell}");
             }
         }
     }
@@ -97,8 +91,7 @@ fn figures(section: &Section, out: &mut String) {
         .collect();
     out.push_str("<div class=\"wide\"><table><thead><tr><th>");
     for side in &section.sides {
-        let class = chart::class(side, &section.sides);
-        let _ = write!(out, "<th class=\"n\"><i class=\"dot {class}\"></i>{}", escape(side));
+        let _ = write!(out, "<th class=\"n\"><i class=\"dot {}\"></i>{}", class(side), escape(side));
     }
     for other in &others {
         let _ = write!(out, "<th class=\"n\">gateway/{}", escape(other));
@@ -131,29 +124,68 @@ fn below(cell: &str) -> String {
     }
 }
 
+/// Pictures, made of bars, so that a page needs no script and no network.
 fn charts(section: &Section, out: &mut String) {
     out.push_str("<div class=\"charts\">");
     for name in names(section.latencies.iter().map(|latency| &latency.name)) {
         let all: Vec<&Latency> = section.latencies.iter().filter(|latency| latency.name == name).collect();
-        let svg = chart::latencies(&all, &section.sides);
-        let _ =
-            write!(out, "<figure><figcaption>{}: how long, and how often</figcaption>{svg}", escape(name));
-        percentiles(&all, section, out);
-        out.push_str("</figure>");
+        latencies(name, &all, out);
     }
     for name in names(section.throughput.iter().map(|one| &one.name)) {
         let all: Vec<&Throughput> = section.throughput.iter().filter(|one| one.name == name).collect();
-        let svg = chart::throughput(&all, &section.sides);
-        let _ = write!(
-            out,
-            "<figure><figcaption>{} a second, over time; a line for each round</figcaption>{svg}</figure>",
-            escape(name)
-        );
+        throughput(name, &all, out);
     }
     out.push_str("</div>");
 }
 
-fn percentiles(all: &[&Latency], section: &Section, out: &mut String) {
+/// How long, and how often: a bar for each quarter of a doubling, and the percentiles.
+fn latencies(name: &str, all: &[&Latency], out: &mut String) {
+    let column = |(_, to, _): &(u64, u64, u64)| ((*to.max(&1) as f64).log2() * 4.0) as u32;
+    let columns = all.iter().flat_map(|latency| latency.buckets.iter().map(column));
+    let Some((low, high)) = columns.clone().min().zip(columns.max()) else { return };
+    let share = |latency: &Latency, at: u32| {
+        let counts = latency.buckets.iter().filter(|bucket| column(bucket) == at).map(|(.., count)| count);
+        counts.sum::<u64>() as f64 / latency.count as f64
+    };
+    let bars = |latency: &&Latency| (low..=high).map(|at| share(latency, at)).collect();
+    let bars: Vec<Vec<f64>> = all.iter().map(bars).collect();
+    let [from, to] = [low, high + 1].map(|column| number((f64::from(column) / 4.0).exp2() / 1000.0));
+    let _ = write!(out, "<figure><figcaption>{}: {from} to {to} ms, logarithmic</figcaption>", escape(name));
+    let top = bars.iter().flatten().copied().fold(0.0, f64::max);
+    all.iter().zip(&bars).for_each(|(latency, bars)| strip(&latency.side, &latency.side, bars, top, out));
+    percentiles(all, out);
+    out.push_str("</figure>");
+}
+
+/// How often a second, over time: a strip for each round, of a hundred bars at most.
+fn throughput(name: &str, all: &[&Throughput], out: &mut String) {
+    let slices = all.iter().map(|one| one.counts.len()).max().unwrap_or(0);
+    let together = slices.div_ceil(100).max(1);
+    let rates = |one: &&Throughput| -> Vec<f64> {
+        let whole = one.counts.chunks_exact(together);
+        let seconds = (one.slice_ms * together as u64) as f64 / 1000.0;
+        whole.map(|counts| counts.iter().sum::<u64>() as f64 / seconds).collect()
+    };
+    let rates: Vec<Vec<f64>> = all.iter().map(rates).collect();
+    let top = rates.iter().flatten().copied().fold(0.0, f64::max);
+    let (name, most) = (escape(name), number(top));
+    let _ = write!(out, "<figure><figcaption>{name} a second, over time, up to {most}</figcaption>");
+    for (one, rates) in all.iter().zip(&rates) {
+        strip(&one.side, &format!("{}, round {}", one.side, one.round), rates, top, out);
+    }
+    out.push_str("</figure>");
+}
+
+/// Bars as high as their share of the highest.
+fn strip(side: &str, title: &str, bars: &[f64], top: f64, out: &mut String) {
+    let _ = write!(out, "<div class=\"strip {}\" title=\"{}\">", class(side), escape(title));
+    for bar in bars {
+        let _ = write!(out, "<i style=\"height:{:.0}%\"></i>", bar * 100.0 / top.max(f64::MIN_POSITIVE));
+    }
+    out.push_str("</div>");
+}
+
+fn percentiles(all: &[&Latency], out: &mut String) {
     out.push_str("<div class=\"wide\"><table class=\"small\"><thead><tr><th>ms");
     let heads = all.first().map(|latency| &latency.percentiles[..]).unwrap_or_default();
     for (percent, _) in heads {
@@ -161,14 +193,23 @@ fn percentiles(all: &[&Latency], section: &Section, out: &mut String) {
         let _ = write!(out, "<th class=\"n\">{head}");
     }
     out.push_str("</tr></thead><tbody>");
-    for latency in all {
-        let class = chart::class(&latency.side, &section.sides);
-        let _ = write!(out, "<tr><td><i class=\"dot {class}\"></i>{}", escape(&latency.side));
-        for (_, ms) in &latency.percentiles {
+    for Latency { side, percentiles, .. } in all {
+        let _ = write!(out, "<tr><td><i class=\"dot {}\"></i>{}", class(side), escape(side));
+        for (_, ms) in percentiles {
             let _ = write!(out, "<td class=\"n\">{}", number(*ms));
         }
     }
     out.push_str("</tbody></table></div>");
+}
+
+/// The class that colours a side.
+fn class(side: &str) -> &str {
+    if matches!(side, "gateway" | "floor") { side } else { "peer" }
+}
+
+/// Text that stays text in HTML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Each once, in the order in which they came.
@@ -184,7 +225,38 @@ fn names<'a>(all: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::stats::{Histogram, Timeline};
+
+    #[test]
+    fn pictures_show_every_side_and_escape_its_name() {
+        let mut histogram = Histogram::new();
+        (1..1000).for_each(|micros| histogram.record(Duration::from_micros(micros)));
+        let all = ["gateway", "<b>"].map(|side| Latency::new("delivery", side, &histogram));
+        let mut picture = String::new();
+        latencies("delivery", &[&all[0], &all[1]], &mut picture);
+        assert!(picture.contains("strip gateway") && picture.contains("strip peer"), "{picture}");
+        assert!(picture.contains("height:100%") && picture.contains("&lt;b&gt;"), "{picture}");
+        assert!(!["<b>", "NaN", "inf"].iter().any(|bad| picture.contains(bad)), "{picture}");
+
+        let began = Instant::now();
+        let mut timeline = Timeline::since(began);
+        (0..3000).for_each(|ms| timeline.count(began + Duration::from_millis(ms), 7));
+        let curve = Throughput::new("deliveries", "gateway", 1, &timeline);
+        picture.clear();
+        throughput("deliveries", &[&curve], &mut picture);
+        assert!(picture.contains("round 1") && picture.contains("up to 7,000<"), "{picture}");
+        assert_eq!(picture.matches("height:100%").count(), 30, "{picture}");
+    }
+
+    #[test]
+    fn nothing_measured_is_no_picture() {
+        let mut picture = String::new();
+        latencies("delivery", &[&Latency::new("delivery", "gateway", &Histogram::new())], &mut picture);
+        assert_eq!(picture, "");
+    }
 
     #[test]
     fn a_page_needs_no_network_and_runs_nothing() {

@@ -1,13 +1,10 @@
 //! The report of a run: written as JSON and as a page, and read back to be compared. Owns the file format.
 
-pub mod chart;
-pub mod collector;
 pub mod command;
 mod data;
 pub mod diff;
 pub mod html;
 pub mod machine;
-mod markup;
 pub mod number;
 pub mod summary;
 pub mod table;
@@ -80,6 +77,12 @@ impl Report {
             write(file, html::page(self)).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(())
+    }
+
+    /// Writes the files that were asked for, and judges it.
+    pub fn submit(&self, options: &Options) -> Result<()> {
+        self.write(options)?;
+        self.judge(options)
     }
 
     /// With `--strict` a warning is a failure.

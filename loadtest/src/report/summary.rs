@@ -3,8 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::data::{Cell, Report, Row, Section};
-use super::number::{number, percent};
+use super::data::{Report, Row, Section};
 
 const HEADS: [&str; 7] = ["scenario", "figure", "ours", "floor", "ratio", "spread", "command"];
 
@@ -39,18 +38,8 @@ fn section(section: &Section) -> Vec<[String; 7]> {
     let compared = section.figures.iter().filter(|row| row.compared);
     let line = |(index, row): (usize, &Row)| {
         let [name, command] = if index == 0 { first.clone() } else { Default::default() };
-        let median = |side| row.cell(side)?.spread.map(|spread| number(spread.median));
-        let ours = section.sides.iter().find(|side| *side != "floor").and_then(|side| median(side));
-        let width = row.cell("gateway").and_then(Cell::width).map(percent);
-        [
-            name,
-            row.name.clone(),
-            ours.unwrap_or_default(),
-            median("floor").unwrap_or_default(),
-            row.ratio("floor").map(|ratio| format!("{:.3}", ratio.median)).unwrap_or_default(),
-            width.unwrap_or_default(),
-            command,
-        ]
+        let [ours, floor, ratio, spread] = section.brief(row);
+        [name, row.name.clone(), ours, floor, ratio, spread, command]
     };
     compared.enumerate().map(line).collect()
 }
@@ -58,20 +47,15 @@ fn section(section: &Section) -> Vec<[String; 7]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::table::{Side, Table, aside, figure};
+    use crate::report::table::{Side, aside, figure};
 
     #[test]
     fn a_line_for_each_figure_worth_comparing() {
-        let mut table = Table::new(&[Side::Floor, Side::Gateway]);
-        table.add(Side::Floor, &[figure("x/s", 200.0), aside("%", 1.0)]);
-        table.add(Side::Gateway, &[figure("x/s", 100.0), aside("%", 1.0)]);
-        let done = Section {
-            title: "fanout: 3".into(),
-            command: "loadtest fanout".into(),
-            sides: vec!["floor".into(), "gateway".into()],
-            figures: table.rows(),
-            ..Section::default()
-        };
+        let mut done = Section::new("fanout: 3", &[Side::Floor, Side::Gateway]);
+        done.command = "loadtest fanout".into();
+        done.add(Side::Floor, &[figure("x/s", 200.0), aside("%", 1.0)]);
+        done.add(Side::Gateway, &[figure("x/s", 100.0), aside("%", 1.0)]);
+        done.conclude();
         let broken = Section { title: "idle: 1".into(), failed: Some("a | b".into()), ..Section::default() };
         let text = super::table(&Report::new(vec![done, broken]));
         let lines: Vec<Vec<&str>> =

@@ -1,11 +1,6 @@
-//! Figures of all rounds, and the table that people read in a terminal.
+//! Figures, and the servers that they are of.
 
-use std::fmt;
-
-use super::data::{Cell, Ratio, Row};
 use super::number::number;
-use super::text;
-use crate::stats::Spread;
 
 /// One server of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,86 +42,6 @@ pub fn aside(name: &'static str, value: f64) -> Figure {
     Figure { name, value, compared: false }
 }
 
-/// All rounds so far.
-#[derive(Debug, Clone)]
-pub struct Table {
-    sides: Vec<Side>,
-    rows: Vec<Values>,
-}
-
-#[derive(Debug, Clone)]
-struct Values {
-    name: &'static str,
-    compared: bool,
-    /// By side, by round.
-    rounds: Vec<Vec<f64>>,
-}
-
-impl Table {
-    /// No figures yet.
-    pub fn new(sides: &[Side]) -> Self {
-        Self { sides: sides.to_vec(), rows: Vec::new() }
-    }
-
-    /// Whose figures.
-    pub fn sides(&self) -> &[Side] {
-        &self.sides
-    }
-
-    /// Adds a round of one side.
-    pub fn add(&mut self, side: Side, figures: &[Figure]) {
-        let Some(column) = self.sides.iter().position(|known| *known == side) else { return };
-        for Figure { name, value, compared } in figures {
-            let row = match self.rows.iter().position(|row| row.name == *name) {
-                Some(row) => row,
-                None => {
-                    let rounds = vec![Vec::new(); self.sides.len()];
-                    self.rows.push(Values { name, compared: *compared, rounds });
-                    self.rows.len() - 1
-                }
-            };
-            self.rows[row].rounds[column].push(*value);
-        }
-    }
-
-    /// As a report has them.
-    pub fn rows(&self) -> Vec<Row> {
-        let cell = |(side, rounds): (&Side, &Vec<f64>)| Cell {
-            side: side.name().to_owned(),
-            rounds: rounds.clone(),
-            spread: Spread::of(rounds),
-        };
-        let row = |row: &Values| Row {
-            name: row.name.to_owned(),
-            compared: row.compared,
-            cells: self.sides.iter().zip(&row.rounds).map(cell).collect(),
-            ratios: self.ratios(row),
-        };
-        self.rows.iter().map(row).collect()
-    }
-
-    /// The gateway over each other, round by round, because what slows the machine for a while slows
-    /// both.
-    fn ratios(&self, row: &Values) -> Vec<Ratio> {
-        let gateway = self.sides.iter().position(|side| *side == Side::Gateway);
-        let Some(gateway) = gateway.filter(|_| row.compared) else { return Vec::new() };
-        let ratio = |(index, over): (usize, &Side)| {
-            let pairs = row.rounds[index].iter().zip(&row.rounds[gateway]);
-            let ratios = pairs.map(|(other, gateway)| gateway / other).filter(|ratio| ratio.is_finite());
-            let spread = Spread::of(&ratios.collect::<Vec<_>>()).filter(|_| index != gateway)?;
-            Some(Ratio { over: over.name().to_owned(), spread })
-        };
-        self.sides.iter().enumerate().filter_map(ratio).collect()
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sides: Vec<&str> = self.sides.iter().map(|side| side.name()).collect();
-        f.write_str(&text::figures(&sides, &self.rows()))
-    }
-}
-
 /// The figures of one round.
 pub fn line(figures: &[Figure]) -> String {
     let texts: Vec<String> = figures.iter().map(|f| format!("{} {}", f.name, number(f.value))).collect();
@@ -136,15 +51,18 @@ pub fn line(figures: &[Figure]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{Section, text};
 
     #[test]
     fn a_row_has_medians_and_the_ratio_of_each_round() {
-        let mut table = Table::new(&[Side::Floor, Side::Gateway]);
+        let mut section = Section::new("fanout: 3", &[Side::Floor, Side::Gateway]);
         for (floor, gateway) in [(4.0, 4.4), (5.0, 5.0), (4.0, 5.0)] {
-            table.add(Side::Floor, &[figure("µs", floor), aside("%", 1.0)]);
-            table.add(Side::Gateway, &[figure("µs", gateway), aside("%", 1.0)]);
+            section.add(Side::Floor, &[figure("µs", floor), aside("%", 1.0)]);
+            section.add(Side::Gateway, &[figure("µs", gateway), aside("%", 1.0)]);
         }
-        let text = table.to_string();
+        section.conclude();
+        let sides: Vec<&str> = section.sides.iter().map(String::as_str).collect();
+        let text = text::figures(&sides, &section.figures);
         let rows: Vec<Vec<&str>> = text
             .lines()
             .map(|row| row.split("  ").map(str::trim).filter(|s| !s.is_empty()).collect())

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use super::count;
 use crate::clients::channel_groups::{ChannelGroups, Point};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::metrics::PerEvent;
 use crate::report::table::{Figure, aside, figure};
@@ -62,62 +63,23 @@ const TOGETHER: usize = 64;
 #[group(skip)]
 pub struct Options {
     /// The most channels of a group: 1, 10, 100, 1000 or 10000.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    channels: u32,
+    #[arg(long, default_value_t = 10_000, value_parser = count(1..=10_000))]
+    channels: usize,
     /// The most subscribers of each channel.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..=1000))]
-    subscribers: u16,
+    #[arg(long, default_value_t = 20, value_parser = count(2..=1000))]
+    subscribers: usize,
     /// Connections that share the subscriptions of all groups.
-    #[arg(long, default_value_t = 2500, value_parser = clap::value_parser!(u16).range(10..=10_000))]
-    connections: u16,
+    #[arg(long, default_value_t = 2500, value_parser = count(10..=10_000))]
+    connections: usize,
     /// The most channels that one of them may follow, as in the gateway's client.channel_limit.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=20_000))]
-    follow: u16,
+    #[arg(long, default_value_t = 128, value_parser = count(1..=20_000))]
+    follow: usize,
     /// Measured seconds of a group; there are three for each number of channels.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Seconds before them that are checked but not counted; longer if a channel had no message yet.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=60))]
     warmup: u64,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-pub async fn run(options: Options) -> Result<()> {
-    let Options { channels, subscribers, connections, follow, seconds, warmup, servers } = options;
-    let title = format!(
-        "channel-scaling: 1 to {channels} channels with 1 to {subscribers} subscribers each, over {connections} \
-         connections; one under way, {seconds} s a group"
-    );
-    let load = Load {
-        channels: channels as usize,
-        subscribers: subscribers.into(),
-        connections: connections.into(),
-        warmup: Duration::from_secs(warmup),
-        measured: Duration::from_secs(seconds),
-        spin: servers.has_cores()?,
-    };
-    let most = SCALES.iter().map(|(count, _)| *count).filter(|count| *count <= load.channels).max();
-    let together = [load.groups(most.unwrap_or(1)), load.groups(1)].concat();
-    let follows = together.iter().map(Layout::most_subscriptions).sum::<usize>();
-    ensure!(
-        load.subscribers <= load.connections,
-        "{connections} connections are too few for {subscribers} subscribers of one channel"
-    );
-    ensure!(
-        follows <= usize::from(follow),
-        "{connections} connections are too few: one would follow {follows} channels, and {follow} are the most"
-    );
-    servers.run(&title, load.connections, move |session| load.measure(session)).await
-}
-
-struct Load {
-    channels: usize,
-    subscribers: usize,
-    connections: usize,
-    warmup: Duration,
-    measured: Duration,
-    spin: bool,
 }
 
 /// cost = a × events + b × deliveries, in microseconds.
@@ -129,20 +91,36 @@ struct Fit {
     error: f64,
 }
 
-impl Load {
-    fn layout(&self, channels: usize, fan_out: usize) -> Layout {
-        Layout { channels, fan_out, connections: self.connections }
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { channels, subscribers, connections, seconds, .. } = self;
+        format!(
+            "channel-scaling: 1 to {channels} channels with 1 to {subscribers} subscribers each, over \
+             {connections} connections; one under way, {seconds} s a group"
+        )
     }
 
-    /// A group for each point of a fit.
-    fn groups(&self, channels: usize) -> [Layout; 3] {
-        [1, self.subscribers.div_ceil(2), self.subscribers].map(|fan_out| self.layout(channels, fan_out))
+    fn connections(&self) -> usize {
+        self.connections
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { subscribers, connections, follow, .. } = self;
+        let most = SCALES.iter().map(|(count, _)| *count).filter(|count| *count <= self.channels).max();
+        let together = [self.groups(most.unwrap_or(1)), self.groups(1)].concat();
+        let follows = together.iter().map(Layout::most_subscriptions).sum::<usize>();
+        ensure!(
+            subscribers <= connections,
+            "{connections} connections are too few for {subscribers} subscribers of one channel"
+        );
+        ensure!(
+            follows <= *follow,
+            "{connections} connections are too few: one would follow {follows} channels, and {follow} are the most"
+        );
+        Ok(())
     }
 
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
-        if self.spin {
-            session.meter.spin();
-        }
         let mut figures = Vec::new();
         let scales: Vec<_> = SCALES.into_iter().filter(|(count, _)| *count <= self.channels).collect();
         let most = scales.last().context("no points")?.0;
@@ -164,7 +142,7 @@ impl Load {
         ] {
             let before = session.metrics()?;
             let mut group = self.open(session, &[self.layout(most, 1)], in_flight)?;
-            group.publish(0, self.warmup + self.measured)?;
+            group.publish(0, Duration::from_secs(self.warmup + self.seconds))?;
             group.close()?;
             // The floor keeps none.
             if let Some(cost) = PerEvent::between(&before, &session.metrics()?) {
@@ -174,17 +152,29 @@ impl Load {
         }
         Ok(figures)
     }
+}
+
+impl Options {
+    fn layout(&self, channels: usize, fan_out: usize) -> Layout {
+        Layout { channels, fan_out, connections: self.connections }
+    }
+
+    /// A group for each point of a fit.
+    fn groups(&self, channels: usize) -> [Layout; 3] {
+        [1, self.subscribers.div_ceil(2), self.subscribers].map(|fan_out| self.layout(channels, fan_out))
+    }
 
     fn open(&self, session: &Session, groups: &[Layout], in_flight: usize) -> Result<ChannelGroups> {
-        ChannelGroups::open(session, groups, in_flight, super::WINDOW, self.spin)
+        let spin = session.meter.spin_on_own_core();
+        ChannelGroups::open(session, groups, in_flight, super::WINDOW, spin)
     }
 
     /// A fit for each number of channels, over connections that are opened for it and closed behind it.
     fn fit(&self, session: &Session, counts: &[usize]) -> Result<Vec<Fit>> {
         let seatings: Vec<Layout> = counts.iter().flat_map(|channels| self.groups(*channels)).collect();
         let mut groups = self.open(session, &seatings, 1)?;
-        groups.warm_up(self.warmup)?;
-        let points = groups.take_turns(session, self.measured)?;
+        groups.warm_up(Duration::from_secs(self.warmup))?;
+        let points = groups.take_turns(session, Duration::from_secs(self.seconds))?;
         groups.close()?;
         points.chunks(seatings.len() / counts.len()).map(Fit::of).collect()
     }

@@ -1,5 +1,5 @@
 //! `cluster`: several nodes on one PostgreSQL and one Redis, subscribers at each, and events at a steady
-//! rate to each in turn. Every subscriber must on_received everything of its channel in order; how much later
+//! rate to each in turn. Every subscriber must receive everything of its channel in order; how much later
 //! that is at the other nodes than at the one that was published to is the figure.
 
 use std::path::PathBuf;
@@ -10,17 +10,17 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use testkit::gateway::{Gateway, Launch, new_secret};
+use testkit::http::{self, Client, RequestBuilder as _};
 use testkit::postgres::Postgres;
 use testkit::redis::Redis;
-use testkit::target::Target;
 use testkit::token;
+use testkit::websocket::Subscriber;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::http::Connection;
+use super::count;
 use crate::stats::Histogram;
-use crate::ws::wire::Wire;
 
 /// Publishers at each node, each with one event at a time.
 const PUBLISHERS: usize = 16;
@@ -34,7 +34,7 @@ const WINDOW: usize = 32;
 /// Measures delivery on the node that was published to, and on the others, in one run.
 ///
 /// Starts the nodes, a PostgreSQL and a Redis. Events go to the nodes in turn, over the channels in
-/// turn; each subscriber follows one channel and must on_received all of it, in order. Times are from the
+/// turn; each subscriber follows one channel and must receive all of it, in order. Times are from the
 /// request to the subscriber's socket, with the commit in them.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -43,17 +43,17 @@ const WINDOW: usize = 32;
 #[group(skip)]
 pub struct Options {
     /// Nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=5))]
-    nodes: u8,
+    #[arg(long, default_value_t = 3, value_parser = count(2..=5))]
+    nodes: usize,
     /// Subscribers of each node.
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=5000))]
-    subscribers: u16,
+    #[arg(long, default_value_t = 300, value_parser = count(1..=5000))]
+    subscribers: usize,
     /// Channels.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    channels: u16,
+    #[arg(long, default_value_t = 50, value_parser = count(1..=1000))]
+    channels: usize,
     /// Events a second.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    rate: u32,
+    #[arg(long, default_value_t = 500, value_parser = count(1..=20_000))]
+    rate: usize,
     /// Measured seconds.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -101,7 +101,7 @@ pub async fn run(options: Options) -> Result<()> {
     eprintln!("{} subscribers are there", subscribers.len());
 
     let (published, took) = publish(&options, &cluster, &sent).await?;
-    let count: u64 = published.iter().sum();
+    let events: u64 = published.iter().sum();
     heads.send_replace(Some(published));
     let (mut here, mut elsewhere) = (Histogram::new(), Histogram::new());
     let all = async {
@@ -117,10 +117,10 @@ pub async fn run(options: Options) -> Result<()> {
         node.terminate().await?;
     }
 
-    let rate = count as f64 / took.as_secs_f64();
-    println!("published    {count} events, {rate:.0} a second, over {} nodes", options.nodes);
+    let rate = events as f64 / took.as_secs_f64();
+    println!("published    {events} events, {rate:.0} a second, over {} nodes", options.nodes);
     println!("received     {} deliveries measured, none missing", here.count() + elsewhere.count());
-    let mut figures = json!({ "scenario": "cluster", "events": count, "rate": rate });
+    let mut figures = json!({ "scenario": "cluster", "events": events, "rate": rate });
     let mut times = Vec::new();
     for (name, histogram) in [("same node", &here), ("other nodes", &elsewhere)] {
         let [p50, p99] = [50, 99].map(|percent| histogram.percentile(percent));
@@ -134,7 +134,9 @@ pub async fn run(options: Options) -> Result<()> {
         println!("ratio        p50 {middle:.2}, p99 {most:.2}");
         figures["ratio"] = json!({ "p50": middle, "p99": most });
     }
-    super::write_json(options.json.as_ref(), &figures)
+    let Some(file) = options.json else { return Ok(()) };
+    std::fs::write(&file, format!("{figures:#}\n"))
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 impl Cluster {
@@ -171,14 +173,14 @@ async fn subscribe(
     heads: &watch::Sender<Option<Vec<u64>>>,
 ) -> Result<JoinSet<Result<Heard>>> {
     let (mut opening, mut listening) = (JoinSet::new(), JoinSet::new());
-    for number in 0..usize::from(options.subscribers) * cluster.nodes.len() {
+    for number in 0..options.subscribers * cluster.nodes.len() {
         let node = number % cluster.nodes.len();
-        let channel = number / cluster.nodes.len() % usize::from(options.channels);
+        let channel = number / cluster.nodes.len() % options.channels;
         let token = token::mint_for(&cluster.jwt, &format!("subscriber-{number}"), None);
-        let target = cluster.nodes[node].target();
+        let address = cluster.nodes[node].address;
         opening.spawn(async move {
-            let wire = Wire::open(&target, &token, &format!("load:{channel}")).await;
-            (node, channel, wire)
+            let subscriber = Subscriber::open(address, &token, &format!("load:{channel}")).await;
+            (node, channel, subscriber)
         });
         if opening.len() == WINDOW {
             listen(&mut opening, &mut listening, sent, begin, heads).await?;
@@ -191,15 +193,15 @@ async fn subscribe(
 }
 
 async fn listen(
-    opening: &mut JoinSet<(usize, usize, Result<Wire>)>,
+    opening: &mut JoinSet<(usize, usize, Result<Subscriber>)>,
     listening: &mut JoinSet<Result<Heard>>,
     sent: &SentLog,
     begin: Instant,
     heads: &watch::Sender<Option<Vec<u64>>>,
 ) -> Result<()> {
     let Some(opened) = opening.join_next().await else { return Ok(()) };
-    let (node, channel, wire) = opened.context("opening panicked")?;
-    listening.spawn(follow(node, channel, wire?, sent.clone(), begin, heads.subscribe()));
+    let (node, channel, subscriber) = opened.context("opening panicked")?;
+    listening.spawn(follow(node, channel, subscriber?, sent.clone(), begin, heads.subscribe()));
     Ok(())
 }
 
@@ -207,7 +209,7 @@ async fn listen(
 async fn follow(
     node: usize,
     channel: usize,
-    mut wire: Wire,
+    mut subscriber: Subscriber,
     sent: SentLog,
     begin: Instant,
     mut heads: watch::Receiver<Option<Vec<u64>>>,
@@ -219,7 +221,7 @@ async fn follow(
             return Ok(heard);
         }
         let messages = tokio::select! {
-            messages = wire.next() => messages?,
+            messages = subscriber.next() => messages?,
             changed = heads.changed() => {
                 changed.context("publishing failed")?;
                 continue;
@@ -252,15 +254,15 @@ async fn publish(options: &Options, cluster: &Cluster, sent: &SentLog) -> Result
         let events = Arc::new(tokio::sync::Mutex::new(events));
         queues.push(queue);
         for _ in 0..PUBLISHERS {
-            let (target, key) = (spawned.target(), cluster.api_key.clone());
-            publishers.spawn(deliver(node, target, key, events.clone(), sent.clone()));
+            let (client, key) = (Client::new(spawned.address), cluster.api_key.clone());
+            publishers.spawn(deliver(node, client, key, events.clone(), sent.clone()));
         }
     }
-    let mut counts = vec![0; options.channels.into()];
-    let events = (options.seconds + options.warmup) * u64::from(options.rate);
-    let (mut ticks, began) = (interval(Duration::from_secs(1) / options.rate), Instant::now());
+    let mut counts = vec![0; options.channels];
+    let events = (options.seconds + options.warmup) as usize * options.rate;
+    let (mut ticks, began) = (interval(Duration::from_secs(1) / options.rate as u32), Instant::now());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for number in 0..events as usize {
+    for number in 0..events {
         ticks.tick().await;
         let (channel, node) = (number % counts.len(), number % queues.len());
         // The entry is added in order, and corrected by the publisher that sends it.
@@ -284,27 +286,19 @@ async fn publish(options: &Options, cluster: &Cluster, sent: &SentLog) -> Result
 
 async fn deliver(
     node: usize,
-    target: Target,
+    mut client: Client,
     key: String,
     events: Arc<tokio::sync::Mutex<mpsc::Receiver<(usize, usize)>>>,
     sent: SentLog,
 ) -> Result<()> {
-    let (mut connection, mut answer) = (Connection::to(&target), Vec::new());
     loop {
         let Some((number, channel)) = events.lock().await.recv().await else { return Ok(()) };
-        let body = json!({ "channel": format!("load:{channel}"), "data": { "number": number } }).to_string();
-        let request = format!(
-            "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
+        let body = json!({ "channel": format!("load:{channel}"), "data": { "number": number } });
+        let request = http::post("/api/publish").header("X-API-Key", &key).json(&body);
         sent.lock().expect("no thread panics while holding the lock")[number] =
             Sent { node, at: Instant::now() };
-        let status = connection.exchange(request.as_bytes(), &mut answer).await?;
-        ensure!(
-            status == 200 && answer.starts_with(b"{\"result\""),
-            "publishing was answered {status} {}",
-            String::from_utf8_lossy(&answer)
-        );
+        let answer = client.send(request).await?;
+        let published = answer.status == 200 && answer.body.starts_with(b"{\"result\"");
+        ensure!(published, "publishing was answered {} {}", answer.status, answer.excerpt());
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::percentile;
 use super::reconnect::live_traffic;
+use super::{count, percentile};
 use crate::clients::Turns;
-use crate::clients::broadcast::{self, Broadcast};
-use crate::compare;
+use crate::clients::broadcast::Broadcast;
+use crate::compare::Scenario;
 use crate::compare::sample::Cost;
 use crate::compare::session::{self, Session};
 use crate::report::table::{Figure, aside, figure};
@@ -20,7 +20,7 @@ use crate::ws::swarm::FirstFrame;
 /// Connected before the clock starts, so that the first steps of a fresh process do not count.
 const FIRST: usize = 200;
 /// Without others, and with them if the limit of open files allows it.
-const CONNECTIONS: (u32, u32) = (10_000, 19_000);
+const CONNECTIONS: (usize, usize) = (10_000, 19_000);
 /// Live traffic before, to compare with.
 const BEFORE: Duration = Duration::from_secs(3);
 
@@ -37,93 +37,77 @@ const BEFORE: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Connections, all held open until the last one is there [default: 10000; with --others 19000, or
     /// as many as the limit of open files allows].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    connections: Option<u32>,
+    #[arg(long, value_parser = count(1..=60_000))]
+    connections: Option<usize>,
     /// Connections under way at once.
-    #[arg(long, default_value_t = super::WINDOW as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    window: u16,
-    /// Spread over this many channels, none of them the one with the live traffic.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    channels: u32,
-    /// Connections that receive live traffic meanwhile.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=5000))]
-    others: u16,
-    /// Messages a second for them.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
-    rate: u32,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-pub async fn run(options: Options) -> Result<()> {
-    let Options { connections, window, channels, others, rate, servers } = options;
-    let (few, many) = CONNECTIONS;
-    let connections = match connections {
-        Some(connections) => connections,
-        None if others == 0 => few,
-        None => {
-            let most = session::most_connections()?.saturating_sub(u64::from(others) + FIRST as u64);
-            most.min(many.into()) as u32
-        }
-    };
-    let beside = if others > 0 { format!("; {rate} messages/s to {others} others") } else { String::new() };
-    let title =
-        format!("connect: {connections} connections, {window} under way, {channels} channel(s){beside}");
-    let load = Load {
-        connections: connections as usize,
-        channels: channels as usize,
-        window: window.into(),
-        broadcast: live_traffic(others.into(), rate),
-    };
-    let all = load.connections + usize::from(others) + FIRST;
-    servers.run(&title, all, move |session| load.measure(session)).await
-}
-
-struct Load {
-    connections: usize,
-    channels: usize,
+    #[arg(long, default_value_t = super::WINDOW, value_parser = count(1..=1024))]
     window: usize,
-    broadcast: broadcast::Options,
+    /// Spread over this many channels, none of them the one with the live traffic.
+    #[arg(long, default_value_t = 1, value_parser = count(1..=60_000))]
+    channels: usize,
+    /// Connections that receive live traffic meanwhile.
+    #[arg(long, default_value_t = 0, value_parser = count(0..=5000))]
+    others: usize,
+    /// Messages a second for them.
+    #[arg(long, default_value_t = 100, value_parser = count(1..=5000))]
+    rate: usize,
 }
 
-impl Load {
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { window, channels, others, rate, .. } = self;
+        let beside =
+            if *others > 0 { format!("; {rate} messages/s to {others} others") } else { String::new() };
+        format!("connect: {} connections, {window} under way, {channels} channel(s){beside}", self.count())
+    }
+
+    fn connections(&self) -> usize {
+        self.count() + self.others + FIRST
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
-        if self.broadcast.subscribers > 0 { self.beside_traffic(session) } else { self.alone(session) }
+        if self.others > 0 { self.beside_traffic(session) } else { self.alone(session) }
+    }
+}
+
+impl Options {
+    /// How many connect.
+    fn count(&self) -> usize {
+        let (few, many) = CONNECTIONS;
+        let most = || session::most_connections().saturating_sub(self.others + FIRST);
+        self.connections.unwrap_or_else(|| if self.others == 0 { few } else { most().min(many) })
     }
 
     fn alone(&self, session: &Session) -> Result<Vec<Figure>> {
         let mut swarm = session.swarm()?;
         swarm.open(session.first_frames(0..FIRST, self.channels), self.window)?;
-        let frames = session.first_frames(FIRST..FIRST + self.connections, self.channels);
-        session.meter.stage("connecting", None);
+        let frames = session.first_frames(FIRST..FIRST + self.count(), self.channels);
         let (_, cost) = session.measure(|| swarm.open(frames, self.window))?;
-        session.meter.stage("staying", None);
         swarm.listen(Duration::from_millis(200), false)?;
         Ok(self.figures(session, &cost))
     }
 
     fn beside_traffic(&self, session: &Session) -> Result<Vec<Figure>> {
-        let others = self.broadcast.subscribers;
+        let (others, traffic) = (self.others, live_traffic(self.others, self.rate));
         let mut swarm = session.swarm()?;
         swarm.open(session.first_frames(0..others, 1), self.window)?;
         // Signing their tokens takes longer than a pause that matters: before the live traffic begins.
         let frame = |index: usize| (index, session.first_frame(index, 1 + index % self.channels));
         let mut frames: Vec<(usize, FirstFrame)> =
-            (others..others + FIRST + self.connections).map(frame).collect();
+            (others..others + FIRST + self.count()).map(frame).collect();
         let last = frames.split_off(FIRST);
-        let mut live = Broadcast::open(session, swarm, &self.broadcast)?;
+        let mut live = Broadcast::open(session, swarm, &traffic)?;
         live.connect(frames, self.window)?;
         live.take();
         live.run_for(BEFORE)?;
         let before = live.take().latencies;
-        session.meter.stage("connecting", None);
         let (_, cost) = session.measure(|| live.connect(last, self.window))?;
         let meanwhile = live.take().latencies;
         session.meter.observe("live before they connect", &before);
         session.meter.observe("live while they connect", &meanwhile);
         live.finish()?;
         let there = live.swarm.live();
-        ensure!(there == others + FIRST + self.connections, "{there} connections are left");
+        ensure!(there == others + FIRST + self.count(), "{there} connections are left");
         let mut figures = self.figures(session, &cost);
         figures.extend([
             aside("live longest before, ms", percentile(&before, 100)?),
@@ -134,7 +118,7 @@ impl Load {
     }
 
     fn figures(&self, session: &Session, cost: &Cost) -> Vec<Figure> {
-        let connections = self.connections as f64;
+        let connections = self.count() as f64;
         let mut figures = vec![figure("connects/s", connections / cost.took)];
         figures.extend(session.cost_figures(cost, "server CPU per connect, µs", connections));
         figures

@@ -2,19 +2,19 @@
 //! schedule. Invariant: every subscriber receives the same messages in the same order, without gap or
 //! repeat.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::Period;
+use super::{Period, count, percentile};
 use crate::clients::Limit;
 use crate::clients::broadcast::{self, Broadcast};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::metrics::PerEvent;
 use crate::report::table::{Figure, aside, figure};
 
 /// Publishers at a fixed rate: enough that one late answer does not hold up what is due.
-const PUBLISHERS_AT_A_RATE: u16 = 16;
+const PUBLISHERS_AT_A_RATE: usize = 16;
 
 /// Publishes to many subscribers of one channel: CPU per delivery, latency, deliveries a second.
 ///
@@ -37,105 +37,92 @@ const PUBLISHERS_AT_A_RATE: u16 = 16;
 #[group(skip)]
 pub struct Options {
     /// Subscribers of the one channel.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    subscribers: u32,
+    #[arg(long, default_value_t = 1000, value_parser = count(1..=60_000))]
+    subscribers: usize,
     /// Messages under way, each published over a connection of its own [default: 1, 64 with
     /// --saturate, at most 16 with --rate].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    in_flight: Option<u16>,
+    #[arg(long, value_parser = count(1..=1024))]
+    in_flight: Option<usize>,
     /// Keep enough under way that the server is never idle.
     #[arg(long)]
     saturate: bool,
     /// Messages a second, due on a schedule, whatever has become of those before.
-    #[arg(long, conflicts_with = "saturate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    rate: Option<u32>,
+    #[arg(long, conflicts_with = "saturate", value_parser = count(1..=100_000))]
+    rate: Option<usize>,
     /// Bytes of a message's data.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=60_000))]
-    size: u32,
+    #[arg(long, default_value_t = 128, value_parser = count(0..=60_000))]
+    size: usize,
     /// Instead of --seconds and --warmup: this many messages, however long that takes. For checking
     /// rather than measuring.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    messages: Option<u32>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    messages: Option<u64>,
     #[command(flatten)]
     period: Period,
-    #[command(flatten)]
-    servers: compare::Options,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { subscribers, saturate, rate, size, messages, period, servers, .. } = options;
-    let in_flight = options.in_flight.unwrap_or(match rate {
-        Some(_) => PUBLISHERS_AT_A_RATE,
-        None if saturate => 64,
-        None => 1,
-    });
-    let load = Load {
-        broadcast: broadcast::Options {
-            subscribers: subscribers as usize,
-            publishers: in_flight.into(),
-            rate: rate.map(f64::from),
-            size: size as usize,
-            spin: !saturate && servers.has_cores()?,
-        },
-        warmup: messages.is_none().then(|| Limit::Time(period.warmup())),
-        measured: messages.map_or(Limit::Time(period.measured()), |count| Limit::Count(count.into())),
-        saturate,
-    };
-    let pace = match rate {
-        Some(rate) => format!("{rate} messages/s, on schedule"),
-        None => format!("{in_flight} under way"),
-    };
-    let length = messages.map_or(format!("{} s", period.seconds), |messages| format!("{messages} messages"));
-    let title = format!("fanout: {subscribers} subscribers, {pace}, {size} bytes of data, {length} a round");
-    servers.run(&title, subscribers as usize, move |session| load.measure(session)).await
+impl Options {
+    fn in_flight(&self) -> usize {
+        self.in_flight.unwrap_or(match self.rate {
+            Some(_) => PUBLISHERS_AT_A_RATE,
+            None if self.saturate => 64,
+            None => 1,
+        })
+    }
 }
 
-struct Load {
-    broadcast: broadcast::Options,
-    warmup: Option<Limit>,
-    measured: Limit,
-    saturate: bool,
-}
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { subscribers, rate, size, messages, period, .. } = self;
+        let pace = match rate {
+            Some(rate) => format!("{rate} messages/s, on schedule"),
+            None => format!("{} under way", self.in_flight()),
+        };
+        let length =
+            messages.map_or(format!("{} s", period.seconds), |messages| format!("{messages} messages"));
+        format!("fanout: {subscribers} subscribers, {pace}, {size} bytes of data, {length} a round")
+    }
 
-impl Load {
+    fn connections(&self) -> usize {
+        self.subscribers
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
-        if self.broadcast.spin {
-            session.meter.spin();
-        }
-        session.meter.stage("connecting", None);
+        let options = broadcast::Options {
+            subscribers: self.subscribers,
+            publishers: self.in_flight(),
+            rate: self.rate.map(|rate| rate as f64),
+            size: self.size,
+            spin: !self.saturate && session.meter.spin_on_own_core(),
+        };
+        let limit = self.messages.map_or(Limit::Time(self.period.measured()), Limit::Count);
         let mut swarm = session.swarm()?;
-        swarm.open(session.first_frames(0..self.broadcast.subscribers, 1), super::WINDOW)?;
-        let mut broadcast = Broadcast::open(session, swarm, &self.broadcast)?;
-        if let Some(warmup) = self.warmup {
-            session.meter.stage("warming up", warmup.time());
-            broadcast.run(warmup, |_| ())?;
+        swarm.open(session.first_frames(0..self.subscribers, 1), super::WINDOW)?;
+        let mut broadcast = Broadcast::open(session, swarm, &options)?;
+        if self.messages.is_none() {
+            broadcast.run(Limit::Time(self.period.warmup()))?;
         }
-        session.meter.stage("measuring", self.measured.time());
         let published = broadcast.published();
         broadcast.take();
-        let ((), cost, stored) =
-            session.measure_stored(|| broadcast.run(self.measured, |count| session.meter.count(count)))?;
+        let ((), cost, stored) = session.measure_stored(|| broadcast.run(limit))?;
         let published = (broadcast.published() - published) as f64;
         let measured = broadcast.take();
         session.meter.observe("delivery", &measured.latencies);
         session.meter.observe_over_time("deliveries", measured.timeline);
-        session.meter.stage("waiting for what must not arrive", None);
         broadcast.finish()?;
 
         let deliveries = measured.latencies.count() as f64;
         ensure!(deliveries > 0.0, "nothing was delivered within the measured time");
-        let percentile = |percent| measured.latencies.percentile(percent).context("nothing was delivered");
         let mut figures = vec![figure("deliveries/s", deliveries / cost.took)];
         figures.extend(session.cost_figures(&cost, "server CPU per delivery, µs", deliveries));
         // The figure to look at comes first.
         if !self.saturate && cost.server.is_some() {
             figures.swap(0, 1);
         }
-        figures.push(figure("latency p50, ms", percentile(50)?));
-        figures.push(figure("latency p99, ms", percentile(99)?));
+        figures.push(figure("latency p50, ms", percentile(&measured.latencies, 50)?));
+        figures.push(figure("latency p99, ms", percentile(&measured.latencies, 99)?));
         figures.push(aside("messages/s", published / cost.took));
         figures.extend(stored.iter().flat_map(PerEvent::figures));
-        if let Some(rate) = self.broadcast.rate {
+        if let Some(rate) = options.rate {
             figures.push(aside("behind schedule p99, ms", measured.late.percentile(99).unwrap_or(0.0)));
             super::warn_if_missed(session, rate, published / cost.took);
         }

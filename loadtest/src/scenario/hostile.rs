@@ -2,23 +2,24 @@
 //! long, half a request. Invariant: each is answered as the protocol demands, the server stays ready,
 //! keeps no connection, and grows by no more than the limit.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use serde_json::json;
+use testkit::http::{self, RequestBuilder as _};
+use testkit::metrics::Metrics;
 use testkit::target::Target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::write_json;
-use crate::http::Connection;
-use crate::server;
+use super::{MEBI, count};
+use crate::compare::Scenario;
+use crate::compare::session::Session;
+use crate::report::table::{Figure, aside, figure};
 use crate::ws::frame::{self, Kind};
 
 /// No answer takes longer.
@@ -29,24 +30,19 @@ const SETTLING: Duration = Duration::from_secs(20);
 /// Opens bad connections of every kind, and checks that nothing of them stays.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  loadtest hostile --spawn
-  loadtest hostile --url http://127.0.0.1:8080 --connections 10000")]
+  loadtest hostile --repeats 1
+  loadtest hostile --url http://127.0.0.1:8080 --token T --connections 10000")]
 #[group(skip)]
 pub struct Options {
-    #[command(flatten)]
-    server: server::Options,
     /// Bad connections.
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
-    connections: u32,
+    #[arg(long, default_value_t = 200_000, value_parser = count(100..=1_000_000))]
+    connections: usize,
     /// Connections under way at once.
-    #[arg(long, default_value_t = super::WINDOW as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    window: u16,
-    /// MiB that a spawned server may grow by after the first tenth.
+    #[arg(long, default_value_t = super::WINDOW, value_parser = count(1..=1024))]
+    window: usize,
+    /// MiB that the server may grow by after the first tenth, if its process is known.
     #[arg(long, default_value_t = 32)]
     growth: u64,
-    /// Write the figures here.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 /// One kind: what is sent, and what must be answered.
@@ -57,36 +53,42 @@ struct BadConnection {
     answer: &'static [u8],
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let server = options.server.server().await?;
-    let target = server.target.clone();
+impl Scenario for Options {
+    const GATEWAY_ALONE: bool = true;
+
+    fn title(&self) -> String {
+        format!("hostile: {} bad connections, {} under way", self.connections, self.window)
+    }
+
+    fn connections(&self) -> usize {
+        self.window
+    }
+
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(measure(session, self.connections, self.window, self.growth))
+    }
+}
+
+async fn measure(session: &Session, total: usize, window: usize, growth: u64) -> Result<Vec<Figure>> {
+    let target = session.target();
     let kinds: Arc<[BadConnection]> = bad_connections(&target).into();
-    let total = options.connections as usize;
     let first = total / 10;
-    open_all(&target, &kinds, 0..first, options.window.into()).await?;
-    let before = server.resident();
+    open_all(&target, &kinds, 0..first, window).await?;
+    let before = session.resident();
     let began = Instant::now();
-    open_all(&target, &kinds, first..total, options.window.into()).await?;
+    open_all(&target, &kinds, first..total, window).await?;
     let took = began.elapsed().as_secs_f64();
     settle(&target).await?;
-    let after = server.resident();
 
-    let rate = (total - first) as f64 / took;
-    println!("bad connections   {total} of {} kinds, all answered as they must", kinds.len());
-    println!("a second          {rate:.0}");
-    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-    if let (Some(before), Some(after)) = (before, after) {
-        println!("resident          {:.1} MiB after a tenth, {:.1} MiB at the end", mib(before), mib(after));
-        let grown = after.saturating_sub(before);
-        ensure!(grown <= options.growth << 20, "the server grew by {:.1} MiB", mib(grown));
+    let mut figures = vec![figure("bad connections/s", (total - first) as f64 / took)];
+    if let (Some(before), Some(after)) = (before, session.resident()) {
+        let [before, after] = [before, after].map(|bytes| bytes as f64 / MEBI);
+        ensure!(after - before <= growth as f64, "the server grew by {:.1} MiB", after - before);
+        figures.push(aside("resident after a tenth, MiB", before));
+        figures.push(aside("resident at the end, MiB", after));
     }
-    let report = json!({
-        "scenario": "hostile", "connections": total, "per_second": rate,
-        "resident_before": before, "resident_after": after,
-    });
-    write_json(options.json.as_ref(), &report)?;
-    server.finish().await?;
-    Ok(())
+    Ok(figures)
 }
 
 /// Every kind in turn.
@@ -142,24 +144,15 @@ async fn one(target: &Target, bad: &BadConnection) -> Result<()> {
 async fn settle(target: &Target) -> Result<()> {
     let began = Instant::now();
     loop {
-        let metrics = get(target, "/metrics").await?;
-        let open = metrics.lines().filter(|line| line.starts_with("campanile_connections{"));
-        let open: u64 = open.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
-        if open == 0 {
-            get(target, "/readyz").await?;
+        let open = Metrics::scrape(target.address).await?.sum("campanile_connections");
+        if open == 0.0 {
+            let status = http::send(target.address, http::get("/readyz").with("")).await?.status;
+            ensure!(status == 200, "/readyz answers {status}");
             return Ok(());
         }
         ensure!(began.elapsed() < SETTLING, "{open} connections are still open");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-async fn get(target: &Target, path: &str) -> Result<String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.host);
-    let mut body = Vec::new();
-    let status = Connection::to(target).exchange(request.as_bytes(), &mut body).await?;
-    ensure!(status == 200, "{path} answers {status}");
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 fn bad_connections(target: &Target) -> Vec<BadConnection> {

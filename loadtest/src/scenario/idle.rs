@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::MEBI;
-use crate::compare;
+use super::{MEBI, count};
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::ws::swarm::Swarm;
@@ -31,53 +31,44 @@ const SETTLING: Duration = Duration::from_secs(20);
 #[group(skip)]
 pub struct Options {
     /// Connections.
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    connections: u32,
+    #[arg(long, default_value_t = 5000, value_parser = count(1..=60_000))]
+    connections: usize,
     /// Spread over this many channels.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    channels: u32,
+    #[arg(long, default_value_t = 1, value_parser = count(1..=60_000))]
+    channels: usize,
     /// Seconds of idling, after memory has settled. Pings come every 25 seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    #[command(flatten)]
-    servers: compare::Options,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { connections, channels, seconds, servers } = options;
-    let title = format!("idle: {connections} connections, {channels} channel(s), {seconds} s a round");
-    let (connections, channels) = (connections as usize, channels as usize);
-    let (idle, spin) = (Duration::from_secs(seconds), servers.has_cores()?);
-    let measure = move |session: &Session| measure(session, connections, channels, idle, spin);
-    servers.run(&title, connections + FIRST, measure).await
-}
-
-fn measure(
-    session: &Session,
-    connections: usize,
-    channels: usize,
-    idle: Duration,
-    spin: bool,
-) -> Result<Vec<Figure>> {
-    if spin {
-        session.meter.spin();
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { connections, channels, seconds, .. } = self;
+        format!("idle: {connections} connections, {channels} channel(s), {seconds} s a round")
     }
-    session.meter.stage("connecting, and waiting until memory has settled", None);
-    let mut swarm = session.swarm()?;
-    swarm.open(session.first_frames(0..FIRST, channels), super::WINDOW)?;
-    let before = settled(&mut swarm, session)?;
-    swarm.open(session.first_frames(FIRST..FIRST + connections, channels), super::WINDOW)?;
-    let after = settled(&mut swarm, session)?;
 
-    session.meter.stage("idling", Some(idle));
-    let ((), cost) = session.measure(|| swarm.listen(idle, spin))?;
-    let cpu = cost.server_percent().context("the server's process is not known, or gone")?;
-    let grown = after as f64 - before as f64;
-    Ok(vec![
-        figure("resident bytes per connection", grown / connections as f64),
-        aside("resident in all, MiB", after as f64 / MEBI),
-        aside("server CPU while idle, %", cpu),
-    ])
+    fn connections(&self) -> usize {
+        self.connections + FIRST
+    }
+
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let Self { connections, channels, .. } = *self;
+        let (idle, spin) = (Duration::from_secs(self.seconds), session.meter.spin_on_own_core());
+        let mut swarm = session.swarm()?;
+        swarm.open(session.first_frames(0..FIRST, channels), super::WINDOW)?;
+        let before = settled(&mut swarm, session)?;
+        swarm.open(session.first_frames(FIRST..FIRST + connections, channels), super::WINDOW)?;
+        let after = settled(&mut swarm, session)?;
+
+        let ((), cost) = session.measure(|| swarm.listen(idle, spin))?;
+        let cpu = cost.server_percent().context("the server's process is not known, or gone")?;
+        let grown = after as f64 - before as f64;
+        Ok(vec![
+            figure("resident bytes per connection", grown / connections as f64),
+            aside("resident in all, MiB", after as f64 / MEBI),
+            aside("server CPU while idle, %", cpu),
+        ])
+    }
 }
 
 /// The server's memory when it has settled.

@@ -11,18 +11,18 @@ use campanile::domain::cursor::Cursor;
 use campanile::domain::position::Position;
 use clap::Args;
 use serde_json::Value;
+use testkit::http::{self, Answer, Client, RequestBuilder as _};
 use testkit::payload::{OWNER, Payloads};
+use testkit::sse::{Events, Sse};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep_until, timeout};
 
-use super::Shape;
-use crate::compare;
+use super::{Shape, count, percentile};
+use crate::compare::Scenario;
 use crate::compare::session::Session;
-use crate::http::{Connection, Stream};
 use crate::report::table::{Figure, aside, figure};
-use crate::sse::{Message, Parser};
-use crate::stats::{Latencies, Timeline};
+use crate::stats::{Histogram, Timeline};
 
 const CHANNEL: &str = "repo:acme/r0";
 /// A timer may be late by as much as this, so the rest of the way is waited for without sleeping.
@@ -41,38 +41,25 @@ const TIMER: Duration = Duration::from_millis(2);
 #[group(skip)]
 pub struct Options {
     /// Webhooks a second.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rate: u32,
+    #[arg(long, default_value_t = 200, value_parser = count(1..=10_000))]
+    rate: usize,
     /// For how long.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
-    seconds: u32,
+    #[arg(long, default_value_t = 10, value_parser = count(1..=600))]
+    seconds: usize,
     /// Instead of --seconds: this many webhooks.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    events: Option<u32>,
+    #[arg(long, value_parser = count(1..=1_000_000))]
+    events: Option<usize>,
     /// Seconds before them that are checked but not counted.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=60))]
-    warmup: u32,
+    #[arg(long, default_value_t = 1, value_parser = count(0..=60))]
+    warmup: usize,
     /// Connections that take turns in posting.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    connections: u16,
+    #[arg(long, default_value_t = 8, value_parser = count(1..=256))]
+    connections: usize,
     /// Seconds to wait for the last events.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     grace: u64,
     #[command(flatten)]
     shape: Shape,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-/// What one round does.
-struct Work {
-    rate: u32,
-    /// The first of them warm up.
-    warmup: usize,
-    count: usize,
-    connections: usize,
-    grace: Duration,
-    size: usize,
 }
 
 /// A run that was posted and accepted.
@@ -98,47 +85,46 @@ struct Arrival {
     position: Position,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { rate, seconds, events, warmup, connections, grace, shape, servers } = options;
-    let warmup = if events.is_some() { 0 } else { warmup * rate };
-    let work = Work {
-        rate,
-        warmup: warmup as usize,
-        count: events.unwrap_or(rate * seconds) as usize,
-        connections: connections.into(),
-        grace: Duration::from_secs(grace),
-        size: shape.size as usize,
-    };
-    let title = format!(
-        "latency: {} webhooks a round, {rate} /s over {connections} connections, {} bytes",
-        work.count, shape.size
-    );
-    servers.run(&title, connections.into(), move |session| work.measure(session)).await
-}
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { rate, connections, shape, .. } = self;
+        format!(
+            "latency: {} webhooks a round, {rate} /s over {connections} connections, {} bytes",
+            self.count(),
+            shape.size
+        )
+    }
 
-impl Work {
+    fn connections(&self) -> usize {
+        self.connections
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         // The posters wait for the moment that is due without sleeping.
         session.meter.spin();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.post_and_listen(session))
     }
+}
+
+impl Options {
+    /// How many webhooks are counted.
+    fn count(&self) -> usize {
+        self.events.unwrap_or(self.rate * self.seconds)
+    }
 
     async fn post_and_listen(&self, session: &Session) -> Result<Vec<Figure>> {
-        let stream = subscribe(session).await?;
+        let events = subscribe(session).await?;
         let (arrive, mut arrived) = mpsc::unbounded_channel();
-        let reader = tokio::spawn(read(stream, arrive));
-
-        let length = Duration::from_secs_f64((self.warmup + self.count) as f64 / f64::from(self.rate));
-        session.meter.stage("measuring", Some(length));
+        let reader = tokio::spawn(read(events, arrive));
         let watch = session.meter.start();
         let posted = self.post(session).await?;
         let cost = session.meter.finish(watch);
-        session.meter.stage("waiting for the last events", None);
+        let grace = Duration::from_secs(self.grace);
         let mut arrivals = Vec::with_capacity(posted.len());
         let mut runs = 0;
         while runs < posted.len() {
-            match timeout(self.grace, arrived.recv()).await {
+            match timeout(grace, arrived.recv()).await {
                 Ok(Some(arrival)) => {
                     runs += usize::from(arrival.run.is_some());
                     arrivals.push(arrival);
@@ -164,23 +150,21 @@ impl Work {
     /// Posts all runs on their schedule.
     async fn post(&self, session: &Session) -> Result<Vec<Posted>> {
         let target = session.target();
-        let payloads = Arc::new(Payloads::new(&target, session.webhook_secret()?, 1, self.size)?);
-        let count = self.warmup + self.count;
+        let payloads = Arc::new(Payloads::new(&target, session.webhook_secret()?, 1, self.shape.size)?);
+        let warmup = if self.events.is_some() { 0 } else { self.warmup * self.rate };
+        let count = warmup + self.count();
         let connections = self.connections.min(count);
         let mut ready = Vec::new();
         for _ in 0..connections {
-            let mut connection = Connection::to(&target);
-            connection.open().await?;
-            ready.push(connection);
+            ready.push(Client::connect(target.address).await?);
         }
         let start = Instant::now() + Duration::from_millis(20);
         let mut posters = JoinSet::new();
-        for (turn, connection) in ready.into_iter().enumerate() {
-            let rate = f64::from(self.rate);
+        for (turn, client) in ready.into_iter().enumerate() {
+            let rate = self.rate as f64;
             let due = move |number: usize| start + Duration::from_secs_f64(number as f64 / rate);
-            let turns =
-                (turn..count).step_by(connections).map(move |number| (due(number), number >= self.warmup));
-            posters.spawn(post_in_turn(connection, payloads.clone(), turns.collect()));
+            let turns = (turn..count).step_by(connections).map(move |number| (due(number), number >= warmup));
+            posters.spawn(post_in_turn(client, payloads.clone(), turns.collect()));
         }
         let mut posted = Vec::with_capacity(count);
         while let Some(some) = posters.join_next().await {
@@ -191,7 +175,7 @@ impl Work {
 
     fn figures(&self, session: &Session, posted: &[Posted], arrivals: &[Arrival]) -> Result<Vec<Figure>> {
         let arrived: HashMap<u64, Instant> = arrivals.iter().filter_map(|a| Some((a.run?, a.at))).collect();
-        let [mut from_due, mut from_answered, mut late] = [(); 3].map(|()| Latencies::default());
+        let [mut from_due, mut from_answered, mut late] = [(); 3].map(|()| Histogram::new());
         let counted = || posted.iter().filter(|posted| posted.counts);
         let began = counted().map(|posted| posted.due).min().context("nothing was posted")?;
         let mut timeline = Timeline::since(began);
@@ -205,62 +189,51 @@ impl Work {
             late.record(*sent - *due);
             timeline.count(at, 1);
         }
-        session.meter.observe("from due to event", &from_due.histogram());
+        session.meter.observe("from due to event", &from_due);
         session.meter.observe_over_time("events", timeline);
-        let summaries = [from_due, from_answered, late].map(Latencies::summary);
-        let [Some(from_due), Some(from_answered), Some(late)] = summaries else {
-            bail!("nothing was measured")
-        };
         let finished = counted().map(|posted| posted.answered).max().unwrap_or(began);
-        let reached = self.count as f64
-            / (finished - began).as_secs_f64().max(self.count as f64 / f64::from(self.rate));
-        super::warn_if_missed(session, self.rate.into(), reached);
+        let (count, rate) = (self.count() as f64, self.rate as f64);
+        super::warn_if_missed(session, rate, count / (finished - began).as_secs_f64().max(count / rate));
         Ok(vec![
-            figure("latency p50, ms", from_due.p50),
-            figure("latency p99, ms", from_due.p99),
-            aside("latency max, ms", from_due.max),
-            aside("from 202 p99, ms", from_answered.p99),
-            aside("before their 202, %", overtook as f64 * 100.0 / self.count as f64),
-            aside("behind schedule p99, ms", late.p99),
+            figure("latency p50, ms", percentile(&from_due, 50)?),
+            figure("latency p99, ms", percentile(&from_due, 99)?),
+            aside("latency max, ms", percentile(&from_due, 100)?),
+            aside("from 202 p99, ms", percentile(&from_answered, 99)?),
+            aside("before their 202, %", overtook as f64 * 100.0 / count),
+            aside("behind schedule p99, ms", percentile(&late, 99)?),
         ])
     }
 }
 
 /// Opens the stream. The server has subscribed before it answers.
-async fn subscribe(session: &Session) -> Result<Stream> {
-    let request = format!(
-        "GET /api/events/stream?channels={CHANNEL} HTTP/1.1\r\nHost: {}\r\n\
-         Accept: text/event-stream\r\nAuthorization: Bearer {}\r\n\r\n",
-        session.host,
-        session.token(0, Some(OWNER))
-    );
-    let (status, mut stream) = Connection::to(&session.target()).stream(request.as_bytes()).await?;
-    if status != 200 {
-        let mut body = Vec::new();
-        while body.len() < 500 && stream.next(&mut body).await? {}
-        bail!("the stream was refused: {status} {}", String::from_utf8_lossy(&body));
+async fn subscribe(session: &Session) -> Result<Events> {
+    let request = http::get(&format!("/api/events/stream?channels={CHANNEL}"))
+        .header("Accept", "text/event-stream")
+        .bearer(&session.token(0, Some(OWNER)))
+        .with("");
+    let stream = http::open(session.address, request).await?;
+    if stream.status() != 200 {
+        let answer = Answer::read(stream).await?;
+        bail!("the stream was refused: {} {}", answer.status, answer.excerpt());
     }
-    Ok(stream)
+    Ok(Events::of(stream))
 }
 
-async fn read(mut stream: Stream, arrive: mpsc::UnboundedSender<Arrival>) -> Result<()> {
-    let (mut parser, mut input) = (Parser::default(), Vec::new());
-    while stream.next(&mut input).await? {
-        let at = Instant::now();
-        for message in parser.take(&mut input) {
-            if arrive.send(Arrival::read(&message, at)?).is_err() {
-                return Ok(());
-            }
+async fn read(mut events: Events, arrive: mpsc::UnboundedSender<Arrival>) -> Result<()> {
+    while let Some(event) = events.next().await? {
+        // What only says where the stream begins has no data.
+        if event.data.is_some() && arrive.send(Arrival::read(event, Instant::now())?).is_err() {
+            return Ok(());
         }
     }
     bail!("the server closed it")
 }
 
 impl Arrival {
-    fn read(message: &Message, at: Instant) -> Result<Self> {
-        let Message { id, event, data } = message;
+    fn read(event: Sse, at: Instant) -> Result<Self> {
+        let [id, event, data] = [event.id, event.event, event.data].map(Option::unwrap_or_default);
         ensure!(!event.starts_with("stream:"), "the server said {event}: {data}");
-        let position = match Cursor::parse(id).with_context(|| format!("{event} has the id {id:?}"))? {
+        let position = match Cursor::parse(&id).with_context(|| format!("{event} has the id {id:?}"))? {
             Cursor::One(position) => position,
             Cursor::Many(all) => {
                 let of_channel = all.into_iter().find(|(channel, _)| channel.as_str() == CHANNEL);
@@ -268,27 +241,26 @@ impl Arrival {
             }
         };
         let data: Value =
-            serde_json::from_str(data).with_context(|| format!("{event} is not JSON: {data:?}"))?;
+            serde_json::from_str(&data).with_context(|| format!("{event} is not JSON: {data:?}"))?;
         let run = data["data"]["runId"].as_u64().filter(|_| event.starts_with("workflow:"));
         Ok(Self { at, run, position })
     }
 }
 
 async fn post_in_turn(
-    mut connection: Connection,
+    mut client: Client,
     payloads: Arc<Payloads>,
     turns: Vec<(Instant, bool)>,
 ) -> Result<Vec<Posted>> {
-    let (mut request, mut body) = (Vec::new(), Vec::new());
     let mut posted = Vec::with_capacity(turns.len());
     for (due, counts) in turns {
-        let run = payloads.next(&mut request).run_id;
+        let (delivery, request) = payloads.next_request();
         wait_until(due).await;
         let sent = Instant::now();
-        let status = connection.exchange(&request, &mut body).await?;
+        let answer = client.send(request).await?;
         let answered = Instant::now();
-        ensure!(status == 202, "not 202: {status} {}", String::from_utf8_lossy(&body));
-        posted.push(Posted { run, due, sent, answered, counts });
+        ensure!(answer.status == 202, "not 202: {} {}", answer.status, answer.excerpt());
+        posted.push(Posted { run: delivery.run_id, due, sent, answered, counts });
     }
     Ok(posted)
 }
@@ -393,8 +365,7 @@ mod tests {
     #[test]
     fn an_event_is_known_by_its_run_and_its_position() {
         let message = |id: &str, event: &str, data: &str| {
-            let message = Message { id: id.into(), event: event.into(), data: data.into() };
-            Arrival::read(&message, Instant::now())
+            Arrival::read(Sse::default().id(id).event(event).data(data), Instant::now())
         };
         let arrival = message("e.4", "workflow:completed", r#"{"data":{"runId":12}}"#).unwrap();
         assert_eq!((arrival.run, arrival.position.offset), (Some(12), 4));

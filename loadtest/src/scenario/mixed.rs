@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::{Period, Shape, percentile};
+use super::{Period, Shape, count, percentile};
 use crate::clients::Turns;
 use crate::clients::dashboards::{Dashboards, Measured};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::stats::Histogram;
@@ -25,48 +25,27 @@ use crate::ws::delivery_log::Layout;
 #[group(skip)]
 pub struct Options {
     /// Dashboards, each with a connection.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    dashboards: u16,
+    #[arg(long, default_value_t = 500, value_parser = count(1..=10_000))]
+    dashboards: usize,
     /// Repositories.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    repos: u16,
+    #[arg(long, default_value_t = 200, value_parser = count(1..=10_000))]
+    repos: usize,
     /// Repositories that each dashboard follows, approximately.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=128))]
-    follows: u8,
+    #[arg(long, default_value_t = 8, value_parser = count(1..=128))]
+    follows: usize,
     /// Webhooks of a burst.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    burst: u16,
+    #[arg(long, default_value_t = 50, value_parser = count(1..=10_000))]
+    burst: usize,
     /// Milliseconds from one burst to the next.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     every: u64,
     /// Connections that post.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    connections: u16,
+    #[arg(long, default_value_t = 64, value_parser = count(1..=1024))]
+    connections: usize,
     #[command(flatten)]
     period: Period,
     #[command(flatten)]
     shape: Shape,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-pub async fn run(options: Options) -> Result<()> {
-    let Options { dashboards, repos, follows, burst, every, connections, period, shape, servers } = options;
-    let title = format!(
-        "mixed: {dashboards} dashboards on {follows} of {repos} repositories each; {burst} webhooks of {} \
-         bytes every {every} ms",
-        shape.size
-    );
-    let (connections, all) = (usize::from(connections), usize::from(dashboards) + usize::from(connections));
-    let load = Load {
-        layout: layout(dashboards.into(), repos.into(), follows.into()),
-        burst: burst.into(),
-        every: Duration::from_millis(every),
-        connections,
-        size: shape.size as usize,
-        period,
-    };
-    servers.gateway_alone()?.run(&title, all, move |session| load.measure(session)).await
 }
 
 /// Dashboards on repositories.
@@ -75,20 +54,26 @@ pub fn layout(dashboards: usize, repos: usize, follows: usize) -> Layout {
     Layout { channels: repos, fan_out, connections: dashboards }
 }
 
-/// Bursts on a schedule.
-struct Load {
-    layout: Layout,
-    burst: usize,
-    every: Duration,
-    connections: usize,
-    size: usize,
-    period: Period,
-}
+impl Scenario for Options {
+    const GATEWAY_ALONE: bool = true;
 
-impl Load {
+    fn title(&self) -> String {
+        let Self { dashboards, repos, follows, burst, every, shape, .. } = self;
+        format!(
+            "mixed: {dashboards} dashboards on {follows} of {repos} repositories each; {burst} webhooks of {} \
+             bytes every {every} ms",
+            shape.size
+        )
+    }
+
+    fn connections(&self) -> usize {
+        self.dashboards + self.connections
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let layout = layout(self.dashboards, self.repos, self.follows);
         let mut dashboards =
-            Dashboards::open(session, self.layout, super::WINDOW, self.connections, self.size)?;
+            Dashboards::open(session, layout, super::WINDOW, self.connections, self.shape.size)?;
         self.bursts(&mut dashboards, self.period.warmup())?;
         dashboards.settle()?;
         dashboards.take();
@@ -109,14 +94,16 @@ impl Load {
         figures.extend(cost.server_percent().map(|percent| aside("server CPU, %", percent)));
         Ok(figures)
     }
+}
 
+impl Options {
     /// Posts bursts on a schedule for a while; at least one.
     fn bursts(&self, dashboards: &mut Dashboards, time: Duration) -> Result<()> {
         let began = Instant::now();
         let mut due = began;
         while due < began + time {
             dashboards.burst(self.burst, due);
-            due += self.every;
+            due += Duration::from_millis(self.every);
             dashboards.run_for(due.saturating_duration_since(Instant::now()))?;
         }
         Ok(())

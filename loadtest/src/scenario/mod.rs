@@ -19,12 +19,12 @@ pub mod start;
 pub mod suite;
 pub mod webhooks;
 
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::Value;
+use clap::builder::RangedU64ValueParser;
 
 use crate::compare::session::Session;
 use crate::stats::Histogram;
@@ -34,6 +34,11 @@ const WINDOW: usize = 64;
 const MEBI: f64 = 1024.0 * 1024.0;
 /// Below this share of the requested rate the latencies are those of a queue that grows.
 const RATE_KEPT: f64 = 0.98;
+
+/// A count within these bounds, as an option.
+fn count(bounds: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(bounds)
+}
 
 /// How long a round measures.
 #[derive(Debug, Args)]
@@ -52,8 +57,8 @@ pub struct Period {
 #[group(skip)]
 pub struct Shape {
     /// Bytes of a webhook's body; the minimum is about 2,300.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-    pub size: u32,
+    #[arg(long, default_value_t = 4096, value_parser = count(0..=1_048_576))]
+    pub size: usize,
 }
 
 impl Period {
@@ -76,10 +81,4 @@ fn warn_if_missed(session: &Session, requested: f64, reached: f64) {
     if reached < requested * RATE_KEPT {
         session.meter.warn("rate_missed", format!("{reached:.0} of {requested} a second were reached"));
     }
-}
-
-/// Writes the outcome, if a file was named.
-pub fn write_json(file: Option<&PathBuf>, outcome: &Value) -> Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    std::fs::write(file, format!("{outcome:#}\n")).with_context(|| format!("cannot write {}", file.display()))
 }

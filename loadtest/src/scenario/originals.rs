@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::mixed;
+use super::{count, mixed};
 use crate::clients::Turns;
 use crate::clients::dashboards::Dashboards;
 use crate::clients::pollers::{Pace, Pollers};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, Side, aside, figure};
 use crate::ws::delivery_log::Layout;
@@ -38,59 +38,40 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[group(skip)]
 pub struct Options {
     /// Connections that follow the repositories.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(10..=10_000))]
-    connections: u16,
+    #[arg(long, default_value_t = 1000, value_parser = count(10..=10_000))]
+    connections: usize,
     /// Webhooks at once.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    webhooks: u32,
+    #[arg(long, default_value_t = 10_000, value_parser = count(1..=100_000))]
+    webhooks: usize,
     /// Connections that post them.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    posters: u16,
+    #[arg(long, default_value_t = 256, value_parser = count(1..=1024))]
+    posters: usize,
     /// Pollers that ask every 4 seconds.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=5000))]
-    pollers: u16,
+    #[arg(long, default_value_t = 100, value_parser = count(1..=5000))]
+    pollers: usize,
     /// Pollers that back off: 4 seconds, then half as long again each time, up to a minute.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=5000))]
-    backing_off: u16,
+    #[arg(long, default_value_t = 500, value_parser = count(1..=5000))]
+    backing_off: usize,
     /// Measured seconds of polling, twice a round.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-pub async fn run(options: Options) -> Result<()> {
-    let Options { connections, webhooks, posters, pollers, backing_off, seconds, servers } = options;
-    let title = format!(
-        "originals: {connections} connections on {REPOS} repositories, {webhooks} webhooks at once, \
-         {pollers} pollers every {INTERVAL:?}, {backing_off} that back off"
-    );
-    let load = Load {
-        connections: connections.into(),
-        webhooks: webhooks as usize,
-        posters: posters.into(),
-        pollers: pollers.into(),
-        backing_off: backing_off.into(),
-        polling: Duration::from_secs(seconds),
-        spin: servers.has_cores()?,
-    };
-    let all = load.connections + load.posters + load.pollers + load.backing_off;
-    servers.run(&title, all, move |session| load.measure(session)).await
 }
 
 const REPOS: usize = 10;
 
-struct Load {
-    connections: usize,
-    webhooks: usize,
-    posters: usize,
-    pollers: usize,
-    backing_off: usize,
-    polling: Duration,
-    spin: bool,
-}
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { connections, webhooks, pollers, backing_off, .. } = self;
+        format!(
+            "originals: {connections} connections on {REPOS} repositories, {webhooks} webhooks at once, \
+             {pollers} pollers every {INTERVAL:?}, {backing_off} that back off"
+        )
+    }
 
-impl Load {
+    fn connections(&self) -> usize {
+        self.connections + self.posters + self.pollers + self.backing_off
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let mut figures = if session.side == Side::Floor { Vec::new() } else { self.deliver(session)? };
         let (count, every) = (self.pollers, Pace::Every { interval: INTERVAL, longest: INTERVAL });
@@ -99,7 +80,9 @@ impl Load {
         figures.push(figure("pollers backing off, % of a core", self.poll(session, count, every)?));
         Ok(figures)
     }
+}
 
+impl Options {
     fn deliver(&self, session: &Session) -> Result<Vec<Figure>> {
         let layout =
             Layout { channels: REPOS, fan_out: self.connections / REPOS, connections: self.connections };
@@ -123,12 +106,10 @@ impl Load {
 
     /// The server's CPU while pollers ask, in percent of a core.
     fn poll(&self, session: &Session, count: usize, pace: Pace) -> Result<f64> {
-        if self.spin {
-            session.meter.spin();
-        }
-        let mut pollers = Pollers::open(session, count, self.spin)?;
+        let spin = session.meter.spin_on_own_core();
+        let mut pollers = Pollers::open(session, count, spin)?;
         pollers.catch_up()?;
-        let (_, cost) = session.measure(|| pollers.run(pace, self.polling))?;
+        let (_, cost) = session.measure(|| pollers.run(pace, Duration::from_secs(self.seconds)))?;
         cost.server_percent().context("the server's CPU is not known: give its --pid")
     }
 }

@@ -8,9 +8,9 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use mio::{Poll, Token};
 
-use super::{Period, percentile};
+use super::{Period, count, percentile};
 use crate::clients::pollers::{Pace, Pollers};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::ws::publisher::Publisher;
@@ -34,59 +34,52 @@ const SIZE: usize = 128;
 #[group(skip)]
 pub struct Options {
     /// Pollers, each with a connection.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pollers: u16,
+    #[arg(long, default_value_t = 64, value_parser = count(1..=10_000))]
+    pollers: usize,
     /// Requests under way on each connection; more than one saves system calls on both sides.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pipeline: u8,
+    #[arg(long, default_value_t = 1, value_parser = count(1..=64))]
+    pipeline: usize,
     #[command(flatten)]
     period: Period,
-    #[command(flatten)]
-    servers: compare::Options,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { pollers, pipeline, period, servers } = options;
-    let title =
-        format!("poll: {pollers} pollers, {pipeline} under way on each, {} s a round", period.seconds);
-    let spin = servers.has_cores()?;
-    let (pollers, pace) = (usize::from(pollers), Pace::Saturating { under_way: pipeline.into() });
-    let measure = move |session: &Session| measure(session, (pollers, spin), pace, &period);
-    servers.run(&title, pollers, measure).await
-}
-
-fn measure(
-    session: &Session,
-    (count, spin): (usize, bool),
-    pace: Pace,
-    period: &Period,
-) -> Result<Vec<Figure>> {
-    if spin {
-        session.meter.spin();
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { pollers, pipeline, period, .. } = self;
+        format!("poll: {pollers} pollers, {pipeline} under way on each, {} s a round", period.seconds)
     }
-    publish(session, 0..BEFORE)?;
-    let mut pollers = Pollers::open(session, count, spin)?;
-    let seen = pollers.catch_up()?;
-    ensure!(
-        seen.iter().all(|seen| seen.ends_with(&[BEFORE - 1])),
-        "a poller has not read what was published before: {:?}",
-        seen.iter().find(|seen| !seen.ends_with(&[BEFORE - 1]))
-    );
-    pollers.run(pace, period.warmup())?;
-    let (outcome, cost) = session.measure(|| pollers.run(pace, period.measured()))?;
 
-    publish(session, BEFORE..BEFORE + 1)?;
-    let seen = pollers.catch_up()?;
-    ensure!(seen.iter().all(|seen| *seen == [BEFORE]), "a poller missed what was published, or got more");
+    fn connections(&self) -> usize {
+        self.pollers
+    }
 
-    let (polls, took) = (outcome.unchanged as f64, outcome.took.as_secs_f64());
-    ensure!(polls > 0.0, "nothing was answered within the measured time");
-    session.meter.observe("poll", &outcome.latencies);
-    let mut figures = vec![figure("answers 304/s", polls / took)];
-    figures.extend(session.cost_figures(&cost, "server CPU per poll, µs", polls));
-    figures.push(aside("latency p50, ms", percentile(&outcome.latencies, 50)?));
-    figures.push(aside("latency p99, ms", percentile(&outcome.latencies, 99)?));
-    Ok(figures)
+    fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let (period, pace) = (&self.period, Pace::Saturating { under_way: self.pipeline });
+        let spin = session.meter.spin_on_own_core();
+        publish(session, 0..BEFORE)?;
+        let mut pollers = Pollers::open(session, self.pollers, spin)?;
+        let seen = pollers.catch_up()?;
+        ensure!(
+            seen.iter().all(|seen| seen.ends_with(&[BEFORE - 1])),
+            "a poller has not read what was published before: {:?}",
+            seen.iter().find(|seen| !seen.ends_with(&[BEFORE - 1]))
+        );
+        pollers.run(pace, period.warmup())?;
+        let (outcome, cost) = session.measure(|| pollers.run(pace, period.measured()))?;
+
+        publish(session, BEFORE..BEFORE + 1)?;
+        let seen = pollers.catch_up()?;
+        ensure!(seen.iter().all(|seen| *seen == [BEFORE]), "a poller missed what was published, or got more");
+
+        let (polls, took) = (outcome.unchanged as f64, outcome.took.as_secs_f64());
+        ensure!(polls > 0.0, "nothing was answered within the measured time");
+        session.meter.observe("poll", &outcome.latencies);
+        let mut figures = vec![figure("answers 304/s", polls / took)];
+        figures.extend(session.cost_figures(&cost, "server CPU per poll, µs", polls));
+        figures.push(aside("latency p50, ms", percentile(&outcome.latencies, 50)?));
+        figures.push(aside("latency p99, ms", percentile(&outcome.latencies, 99)?));
+        Ok(figures)
+    }
 }
 
 /// Publishes these numbers one after the other.

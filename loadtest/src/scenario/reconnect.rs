@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::{MEBI, percentile};
+use super::{MEBI, count, percentile};
 use crate::clients::Turns;
 use crate::clients::broadcast::{self, Broadcast};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::sample::Cost;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
@@ -32,74 +32,58 @@ const SETTLING: Duration = Duration::from_millis(500);
 #[group(skip)]
 pub struct Options {
     /// Connections that are lost.
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    connections: u32,
+    #[arg(long, default_value_t = 5000, value_parser = count(1..=60_000))]
+    connections: usize,
     /// Spread over this many channels, none of them the one with the live traffic.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
-    channels: u32,
+    #[arg(long, default_value_t = 100, value_parser = count(1..=60_000))]
+    channels: usize,
     /// Connections under way at once.
-    #[arg(long, default_value_t = super::WINDOW as u16, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    window: u16,
+    #[arg(long, default_value_t = super::WINDOW, value_parser = count(1..=1024))]
+    window: usize,
     /// Connections that stay, and receive the live traffic.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=5000))]
-    others: u16,
+    #[arg(long, default_value_t = 50, value_parser = count(1..=5000))]
+    others: usize,
     /// Messages a second for them.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
-    rate: u32,
+    #[arg(long, default_value_t = 100, value_parser = count(1..=5000))]
+    rate: usize,
     /// Seconds of live traffic before, to compare with.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     before: u64,
     /// How often in a round, one after the other.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=20))]
-    times: u8,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-pub async fn run(options: Options) -> Result<()> {
-    let Options { connections, channels, window, others, rate, before, times, servers } = options;
-    let title = format!(
-        "reconnect: {connections} connections lost, {window} under way, {channels} channel(s); \
-         {rate} messages/s to {others} others"
-    );
-    let load = Load {
-        connections: connections as usize,
-        channels: channels as usize,
-        window: window.into(),
-        broadcast: live_traffic(others.into(), rate),
-        before: Duration::from_secs(before),
-        times,
-    };
-    let all = load.connections + usize::from(others);
-    servers.run(&title, all, move |session| load.measure(session)).await
+    #[arg(long, default_value_t = 1, value_parser = count(1..=20))]
+    times: usize,
 }
 
 /// Messages on a schedule to those that stay.
-pub fn live_traffic(subscribers: usize, rate: u32) -> broadcast::Options {
-    let rate = Some(rate.into());
+pub fn live_traffic(subscribers: usize, rate: usize) -> broadcast::Options {
+    let rate = Some(rate as f64);
     broadcast::Options { subscribers, publishers: PUBLISHERS, rate, size: SIZE, spin: false }
 }
 
-struct Load {
-    connections: usize,
-    channels: usize,
-    window: usize,
-    broadcast: broadcast::Options,
-    before: Duration,
-    times: u8,
-}
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { connections, channels, window, others, rate, .. } = self;
+        format!(
+            "reconnect: {connections} connections lost, {window} under way, {channels} channel(s); \
+             {rate} messages/s to {others} others"
+        )
+    }
 
-impl Load {
+    fn connections(&self) -> usize {
+        self.connections + self.others
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
-        let others = self.broadcast.subscribers;
+        let (others, traffic) = (self.others, live_traffic(self.others, self.rate));
+        let before_time = Duration::from_secs(self.before);
         let mut swarm = session.swarm()?;
         swarm.open(session.first_frames(0..others, 1), self.window)?;
-        let mut live = Broadcast::open(session, swarm, &self.broadcast)?;
+        let mut live = Broadcast::open(session, swarm, &traffic)?;
         live.connect(self.frames(session), self.window)?;
         live.resume();
-        live.run_for(self.before / 2)?;
+        live.run_for(before_time / 2)?;
         live.take();
-        live.run_for(self.before)?;
+        live.run_for(before_time)?;
         let before = live.take().latencies;
         let resident_before = session.resident();
 
@@ -122,7 +106,7 @@ impl Load {
         let back = live.swarm.live() - others;
         ensure!(back == self.connections, "{back} of {} are still there", self.connections);
 
-        let connects = self.connections as f64 * f64::from(self.times);
+        let connects = self.connections as f64 * self.times as f64;
         let mut figures = vec![figure("all back after, s", longest), figure("connects/s", connects / took)];
         figures.extend(session.cost_figures(
             &Cost { took, server, client },
@@ -142,10 +126,12 @@ impl Load {
         }
         Ok(figures)
     }
+}
 
+impl Options {
     /// At the places behind those that stay, on any channel but the first.
     fn frames(&self, session: &Session) -> Vec<(usize, FirstFrame)> {
-        let others = self.broadcast.subscribers;
+        let others = self.others;
         let frame = |index| (others + index, session.first_frame(others + index, 1 + index % self.channels));
         (0..self.connections).map(frame).collect()
     }

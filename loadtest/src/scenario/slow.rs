@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{MEBI, percentile};
+use super::{MEBI, count, percentile};
 use crate::clients::Turns;
 use crate::clients::broadcast::{self, Broadcast};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::progress::Progress;
 use crate::report::table::{Figure, aside, figure};
@@ -44,45 +44,20 @@ const PUBLISHERS: usize = 8;
 #[group(skip)]
 pub struct Options {
     /// Subscribers of the one channel.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(2..=10_000))]
-    subscribers: u16,
+    #[arg(long, default_value_t = 100, value_parser = count(2..=10_000))]
+    subscribers: usize,
     /// Percent of them that stop reading.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=90))]
-    percent: u8,
+    #[arg(long, default_value_t = 10, value_parser = count(1..=90))]
+    percent: usize,
     /// Messages a second.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rate: u32,
+    #[arg(long, default_value_t = 50, value_parser = count(1..=1000))]
+    rate: usize,
     /// Bytes of a message's data.
-    #[arg(long, default_value_t = 32_000, value_parser = clap::value_parser!(u32).range(1000..=60_000))]
-    size: u32,
+    #[arg(long, default_value_t = 32_000, value_parser = count(1000..=60_000))]
+    size: usize,
     /// Seconds that are measured before anybody stops, to compare with.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     before: u64,
-    #[command(flatten)]
-    servers: compare::Options,
-}
-
-pub async fn run(options: Options) -> Result<()> {
-    let Options { subscribers, percent, rate, size, before, servers } = options;
-    let (subscribers, percent) = (usize::from(subscribers), usize::from(percent));
-    let stopped = (subscribers * percent / 100).max(1);
-    let title =
-        format!("slow: {stopped} of {subscribers} readers stop; {rate} messages/s of {size} bytes of data");
-    let broadcast = broadcast::Options {
-        subscribers,
-        publishers: PUBLISHERS,
-        rate: Some(rate.into()),
-        size: size as usize,
-        spin: false,
-    };
-    let load = Load { broadcast, stopped, before: Duration::from_secs(before) };
-    servers.gateway_alone()?.run(&title, subscribers, move |session| load.measure(session)).await
-}
-
-struct Load {
-    broadcast: broadcast::Options,
-    stopped: usize,
-    before: Duration,
 }
 
 /// The state of one round. The readers that stop are the first ones.
@@ -96,18 +71,33 @@ struct Round<'a> {
     offset: u64,
 }
 
-impl Load {
+impl Scenario for Options {
+    const GATEWAY_ALONE: bool = true;
+
+    fn title(&self) -> String {
+        let Self { subscribers, rate, size, .. } = self;
+        format!(
+            "slow: {} of {subscribers} readers stop; {rate} messages/s of {size} bytes of data",
+            self.stopped()
+        )
+    }
+
+    fn connections(&self) -> usize {
+        self.subscribers
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
+        let (stopped, before) = (self.stopped(), Duration::from_secs(self.before));
         let mut round = self.begin(session)?;
-        round.broadcast.run_for(self.before / 2)?;
+        round.broadcast.run_for(before / 2)?;
         round.broadcast.take();
-        round.broadcast.run_for(self.before)?;
+        round.broadcast.run_for(before)?;
         let before = round.broadcast.take().latencies;
         let resident = session.memory()?;
 
         let began = Instant::now();
         round.set_paused(true)?;
-        let peak = round.until_closed(began, self.broadcast.size)?;
+        let peak = round.until_closed(began, self.size)?;
         let closed_after = began.elapsed();
         let beside = round.broadcast.take().latencies;
         round.broadcast.stop();
@@ -119,7 +109,7 @@ impl Load {
         round.broadcast.finish()?;
 
         let grown = peak.saturating_sub(resident);
-        let bound = SLACK + 2 * QUEUE * self.stopped as u64;
+        let bound = SLACK + 2 * QUEUE * stopped as u64;
         ensure!(
             grown <= bound,
             "memory grew by {grown} bytes, more than the {bound} that are to be expected"
@@ -133,11 +123,18 @@ impl Load {
             aside("of the p99 before", beside_p99 / before_p99),
             aside("others longest before, ms", percentile(&before, 100)?),
             aside("others longest beside slow readers, ms", percentile(&beside, 100)?),
-            aside("closed with 3008", self.stopped as f64),
+            aside("closed with 3008", stopped as f64),
             aside("all closed after, s", closed_after.as_secs_f64()),
-            figure("resident per slow reader at most, KiB", grown as f64 / 1024.0 / self.stopped as f64),
+            figure("resident per slow reader at most, KiB", grown as f64 / 1024.0 / stopped as f64),
             aside("resident before, MiB", resident as f64 / MEBI),
         ])
+    }
+}
+
+impl Options {
+    /// How many stop.
+    fn stopped(&self) -> usize {
+        (self.subscribers * self.percent / 100).max(1)
     }
 
     fn begin<'a>(&self, session: &'a Session) -> Result<Round<'a>> {
@@ -149,12 +146,19 @@ impl Load {
             }
             expect_nothing(connection, received, at)
         };
-        let frames = session.first_frames(0..self.broadcast.subscribers, 1);
+        let frames = session.first_frames(0..self.subscribers, 1);
         swarm.open_with(frames, super::WINDOW, &mut on_received)?;
         let (epoch, offset) = position.context("nobody subscribed")?;
-        let mut broadcast = Broadcast::open(session, swarm, &self.broadcast)?;
-        broadcast.measure_from(self.stopped);
-        Ok(Round { session, broadcast, closed: vec![None; self.stopped], epoch, offset })
+        let options = broadcast::Options {
+            subscribers: self.subscribers,
+            publishers: PUBLISHERS,
+            rate: Some(self.rate as f64),
+            size: self.size,
+            spin: false,
+        };
+        let mut broadcast = Broadcast::open(session, swarm, &options)?;
+        broadcast.measure_from(self.stopped());
+        Ok(Round { session, broadcast, closed: vec![None; self.stopped()], epoch, offset })
     }
 }
 
@@ -165,8 +169,8 @@ impl Round<'_> {
 
     /// Until the gateway has closed those that stopped; gives the most memory it had meanwhile.
     fn until_closed(&mut self, began: Instant, size: usize) -> Result<u64> {
-        let count = |session: &Session| Ok::<_, anyhow::Error>(session.metrics()?.sum(CLOSED) as usize);
-        let (before, stopped) = (count(self.session)?, self.closed.len());
+        let closed = |session: &Session| Ok::<_, anyhow::Error>(session.metrics()?.sum(CLOSED) as usize);
+        let (before, stopped) = (closed(self.session)?, self.closed.len());
         let (mut peak, step) = (0, (CHECK_EVERY / size).max(1));
         loop {
             let goal = self.broadcast.published() + step;
@@ -174,7 +178,7 @@ impl Round<'_> {
                 self.turn(Duration::from_secs(1))?;
             }
             peak = peak.max(self.session.memory()?);
-            let closed = count(self.session)? - before;
+            let closed = closed(self.session)? - before;
             if closed >= stopped {
                 return Ok(peak);
             }

@@ -8,12 +8,12 @@ use testkit::process;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{MEBI, mixed, percentile};
+use super::{MEBI, count, mixed, percentile};
 use crate::clients::Turns;
 use crate::clients::dashboards::Dashboards;
 use crate::clients::pollers::Pollers;
 use crate::clients::resuming::ResumingClients;
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
 use crate::stats::Histogram;
@@ -50,19 +50,17 @@ pub struct Options {
     #[arg(long, default_value_t = 5.0, value_parser = minutes)]
     minutes: f64,
     /// Dashboards, on 8 of 50 repositories each.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=5000))]
-    dashboards: u16,
+    #[arg(long, default_value_t = 200, value_parser = count(1..=5000))]
+    dashboards: usize,
     /// Clients that come and go, on 4 channels.
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u16).range(4..=5000))]
-    clients: u16,
+    #[arg(long, default_value_t = 400, value_parser = count(4..=5000))]
+    clients: usize,
     /// Pollers of one of these channels.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pollers: u16,
+    #[arg(long, default_value_t = 20, value_parser = count(1..=1000))]
+    pollers: usize,
     /// Webhooks a second, and messages a second on all channels together.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(4..=1000))]
-    rate: u16,
-    #[command(flatten)]
-    servers: compare::Options,
+    #[arg(long, default_value_t = 100, value_parser = count(4..=1000))]
+    rate: usize,
 }
 
 /// The longest soak, in minutes.
@@ -76,30 +74,11 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { minutes, dashboards, clients, pollers, rate, servers } = options;
-    let clients = usize::from(clients) / CHANNELS * CHANNELS;
-    let title = format!(
-        "soak: {minutes} min of {rate} webhooks/s to {dashboards} dashboards, {rate} messages/s to {clients} \
-         clients that come and go, {pollers} pollers"
-    );
-    let load = Load {
-        time: Duration::from_secs_f64(minutes * 60.0),
-        dashboards: dashboards.into(),
-        clients,
-        pollers: pollers.into(),
-        rate: rate.into(),
-    };
-    let all = load.dashboards + load.clients + load.pollers;
-    servers.gateway_alone()?.run(&title, all, move |session| load.measure(session)).await
-}
-
-struct Load {
-    time: Duration,
-    dashboards: usize,
-    clients: usize,
-    pollers: usize,
-    rate: usize,
+impl Options {
+    /// As many on each channel.
+    fn clients(&self) -> usize {
+        self.clients / CHANNELS * CHANNELS
+    }
 }
 
 /// The memory and descriptors that the server holds.
@@ -120,12 +99,28 @@ struct Mix {
     receipts: Histogram,
 }
 
-impl Load {
+impl Scenario for Options {
+    const GATEWAY_ALONE: bool = true;
+
+    fn title(&self) -> String {
+        let Self { minutes, dashboards, pollers, rate, .. } = self;
+        format!(
+            "soak: {minutes} min of {rate} webhooks/s to {dashboards} dashboards, {rate} messages/s to {} \
+             clients that come and go, {pollers} pollers",
+            self.clients()
+        )
+    }
+
+    fn connections(&self) -> usize {
+        self.dashboards + self.clients() + self.pollers
+    }
+
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let (message, webhook) = SIZES;
+        let (time, client_count) = (Duration::from_secs_f64(self.minutes * 60.0), self.clients());
         let repos = 50.min(self.dashboards * 8);
         let layout = mixed::layout(self.dashboards, repos, 8);
-        let mut clients = ResumingClients::open(session, self.clients, CHANNELS, super::WINDOW, message)?;
+        let mut clients = ResumingClients::open(session, client_count, CHANNELS, super::WINDOW, message)?;
         // A position that pollers can start from.
         clients.publish(CHANNELS)?;
         clients.settle()?;
@@ -135,15 +130,15 @@ impl Load {
             dashboards: Dashboards::open(session, layout, super::WINDOW, POSTERS, webhook)?,
             clients,
             pollers,
-            client_count: self.clients,
+            client_count,
             rate: self.rate,
             polled: 0,
             receipts: Histogram::new(),
         };
-        mix.run(self.time / 5)?;
+        mix.run(time / 5)?;
         let warm = Held::by(session)?;
         let (posted, polled) = (mix.dashboards.posted(), mix.polled);
-        let ((), cost) = session.measure(|| mix.run(self.time - self.time / 5))?;
+        let ((), cost) = session.measure(|| mix.run(time - time / 5))?;
         let end = Held::by(session)?;
 
         let growth = end.resident - warm.resident;

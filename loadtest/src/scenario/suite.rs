@@ -1,16 +1,15 @@
-//! `suite`: the scenarios one after the other, with one report and one summary. A scenario that fails
-//! does not keep the others from running, but the suite has failed then.
+//! `suite`: the scenarios one after the other, each a process of its own, with one report and one summary.
+//! A scenario that fails does not keep the others from running, but the suite has failed then.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
+use tokio::process::Command;
 
-use crate::report::collector::Collector;
+use crate::compare::database::Database;
 use crate::report::{self, Report, Section, summary, text};
-use crate::server::Database;
 
 /// What is measured: everything at full size, so that three rounds of it take twenty minutes.
 /// Options that all have in common are appended.
@@ -91,34 +90,31 @@ pub struct Options {
     report: report::Options,
 }
 
-/// Runs it. `start` makes a scenario, not yet running, of the words of its command line.
-pub async fn run<F>(options: Options, start: impl Fn(Vec<String>) -> Result<F>) -> Result<()>
-where
-    F: Future<Output = Result<()>>,
-{
+pub async fn run(options: Options) -> Result<()> {
     let lines = options.lines();
     ensure!(!lines.is_empty(), "no scenario of the suite has this name: {}", options.only.join(", "));
-    let collector = Arc::new(Collector::default());
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("report.json");
     let began = Instant::now();
-    let mut failures = Vec::new();
+    let (mut sections, mut failures) = (Vec::new(), Vec::new());
     for (number, line) in lines.iter().enumerate() {
         let (number, count, since) = (number + 1, lines.len(), began.elapsed().as_secs());
         eprintln!("[{number} of {count}, after {since} s] {line}");
-        let words = ["loadtest".to_owned()].into_iter().chain(line.split(' ').map(str::to_owned));
-        let scenario = start(words.chain(options.common()).collect())?;
-        let before = collector.sections().len();
-        let command = format!("loadtest {line}");
-        let outcome = collector.collect(command.clone(), Box::pin(scenario)).await;
-        if let Err(error) = outcome {
-            eprintln!("loadtest: {line}: failed: {error:#}");
+        let mut scenario = Command::new(std::env::current_exe()?);
+        scenario.args(line.split(' ')).args(options.common()).arg("--json").arg(&file).kill_on_drop(true);
+        let status = scenario.status().await?;
+        if !status.success() {
             failures.push(line.clone());
-            if collector.sections().len() == before {
-                let failed = Some(format!("{error:#}"));
-                collector.add(Section { title: line.clone(), command, failed, ..Section::default() });
-            }
         }
+        let reported = Report::read(&file).map(|report| report.scenarios).unwrap_or_else(|error| {
+            let failed = Some(format!("{status}, {error:#}"));
+            vec![Section { title: line.clone(), failed, ..Section::default() }]
+        });
+        let command = format!("loadtest {line}");
+        sections.extend(reported.into_iter().map(|section| Section { command: command.clone(), ..section }));
+        let _ = std::fs::remove_file(&file);
     }
-    let report = Report::new(collector.sections());
+    let report = Report::new(sections);
     report.write(&options.report)?;
     println!("\n{}\n{}", text::heading(&report), summary::table(&report));
     eprintln!("{} scenarios took {:.0} s", lines.len(), began.elapsed().as_secs_f64());

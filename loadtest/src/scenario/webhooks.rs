@@ -2,20 +2,20 @@
 //! Invariant: every one is answered 202. Bodies are signed before their time begins, from a hash that
 //! is computed once up to where they differ.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use testkit::payload::Payloads;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::{Period, Shape};
+use super::{Period, Shape, count, percentile};
 use crate::clients::Limit;
 use crate::clients::webhook_load::{Answered, WebhookLoad};
-use crate::compare;
+use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, Side, aside, figure};
 use crate::scenario::log_depth;
-use crate::stats::{Latencies, Timeline};
+use crate::stats::{Histogram, Timeline};
 
 /// Posts webhooks as fast as they are answered, or at a rate; every answer must be 202.
 ///
@@ -38,14 +38,14 @@ use crate::stats::{Latencies, Timeline};
 #[group(skip)]
 pub struct Options {
     /// Connections, each with one delivery at a time.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    concurrency: u16,
+    #[arg(long, default_value_t = 64, value_parser = count(1..=1024))]
+    concurrency: usize,
     /// Spread over the repositories acme/r0, acme/r1 …
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    repos: u16,
+    #[arg(long, default_value_t = 5, value_parser = count(1..=10_000))]
+    repos: usize,
     /// Deliveries a second, due on a schedule, whatever has become of those before.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    rate: Option<u32>,
+    #[arg(long, value_parser = count(1..=100_000))]
+    rate: Option<usize>,
     /// Instead of --seconds and --warmup: this many deliveries, however long that takes.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     deliveries: Option<u64>,
@@ -56,82 +56,63 @@ pub struct Options {
     period: Period,
     #[command(flatten)]
     shape: Shape,
-    #[command(flatten)]
-    servers: compare::Options,
 }
 
-pub async fn run(options: Options) -> Result<()> {
-    let Options { concurrency, repos, rate, deliveries, log_depth, period, shape, servers } = options;
-    let pace =
-        rate.map_or("as fast as they are answered".to_owned(), |rate| format!("{rate} /s, on schedule"));
-    let length = deliveries.map_or(format!("{} s", period.seconds), |count| format!("{count} deliveries"));
-    let depth = log_depth.map(|events| format!(", behind {events} events")).unwrap_or_default();
-    let title = format!(
-        "webhooks: {concurrency} connections, {pace}, {} bytes, {repos} repositories, {length} a round{depth}",
-        shape.size
-    );
-    let work = Work {
-        concurrency: concurrency.into(),
-        repos: repos.into(),
-        size: shape.size as usize,
-        rate: rate.map(f64::from),
-        warmup: deliveries.is_none().then(|| period.warmup()),
-        limit: deliveries.map_or(Limit::Time(period.measured()), Limit::Count),
-        log_depth,
-    };
-    servers.run(&title, concurrency.into(), move |session| work.measure(session)).await
-}
+impl Scenario for Options {
+    fn title(&self) -> String {
+        let Self { concurrency, repos, rate, deliveries, log_depth, period, shape, .. } = self;
+        let pace =
+            rate.map_or("as fast as they are answered".to_owned(), |rate| format!("{rate} /s, on schedule"));
+        let length =
+            deliveries.map_or(format!("{} s", period.seconds), |count| format!("{count} deliveries"));
+        let depth = log_depth.map(|events| format!(", behind {events} events")).unwrap_or_default();
+        format!(
+            "webhooks: {concurrency} connections, {pace}, {} bytes, {repos} repositories, {length} a round{depth}",
+            shape.size
+        )
+    }
 
-struct Work {
-    concurrency: usize,
-    repos: usize,
-    size: usize,
-    rate: Option<f64>,
-    warmup: Option<Duration>,
-    limit: Limit,
-    log_depth: Option<u32>,
-}
+    fn connections(&self) -> usize {
+        self.concurrency
+    }
 
-impl Work {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let depth = self.log_depth.filter(|_| session.side == Side::Gateway);
         let depth = depth.map(|events| log_depth::fill(session, events)).transpose()?;
         let target = session.target();
-        let payloads = Payloads::new(&target, session.webhook_secret()?, self.repos, self.size)?;
+        let rate = self.rate.map(|rate| rate as f64);
+        let limit = self.deliveries.map_or(Limit::Time(self.period.measured()), Limit::Count);
+        let payloads = Payloads::new(&target, session.webhook_secret()?, self.repos, self.shape.size)?;
         let mut load = WebhookLoad::open(&target, payloads, self.concurrency)?;
-        if self.rate.is_some() {
+        if rate.is_some() {
             session.meter.spin();
         }
-        if let Some(warmup) = self.warmup {
-            session.meter.stage("warming up", Some(warmup));
-            load.run(Limit::Time(warmup), self.rate, |_| ())?;
+        if self.deliveries.is_none() {
+            load.run(Limit::Time(self.period.warmup()), rate, |_| ())?;
         }
-        session.meter.stage("measuring", self.limit.time());
-        let (mut latencies, mut late) = (Latencies::default(), Latencies::default());
-        let (mut timeline, mut count) = (Timeline::since(Instant::now()), 0);
+        let (mut latencies, mut late) = (Histogram::new(), Histogram::new());
+        let mut timeline = Timeline::since(Instant::now());
         let ((), cost, stored) = session.measure_stored(|| {
-            load.run(self.limit, self.rate, |Answered { due, sent, at }| {
+            load.run(limit, rate, |Answered { due, sent, at }| {
                 latencies.record(at - due.unwrap_or(sent));
                 due.into_iter().for_each(|due| late.record(sent - due));
                 timeline.count(at, 1);
-                count += 1;
-                session.meter.count(count);
             })
         })?;
-        session.meter.observe("from post to 202", &latencies.histogram());
+        session.meter.observe("from post to 202", &latencies);
         session.meter.observe_over_time("webhooks", timeline);
-        let latency = latencies.summary().context("nothing was answered within the measured time")?;
+        ensure!(latencies.count() > 0, "nothing was answered within the measured time");
 
-        let reached = latency.count as f64 / cost.took;
+        let reached = latencies.count() as f64 / cost.took;
         let mut figures = vec![figure("webhooks/s", reached)];
-        figures.extend(session.cost_figures(&cost, "server CPU per webhook, µs", latency.count as f64));
-        figures.push(figure("latency p50, ms", latency.p50));
-        figures.push(figure("latency p99, ms", latency.p99));
-        figures.extend(late.summary().map(|late| aside("behind schedule p99, ms", late.p99)));
+        figures.extend(session.cost_figures(&cost, "server CPU per webhook, µs", latencies.count() as f64));
+        figures.push(figure("latency p50, ms", percentile(&latencies, 50)?));
+        figures.push(figure("latency p99, ms", percentile(&latencies, 99)?));
+        figures.extend(late.percentile(99).map(|late| aside("behind schedule p99, ms", late)));
         figures.extend(stored.into_iter().flat_map(|stored| stored.figures()));
         figures.push(aside("body, bytes", load.body_size() as f64));
         figures.extend(depth.map(|events| aside("events in the log", events as f64)));
-        if let Some(rate) = self.rate {
+        if let Some(rate) = rate {
             super::warn_if_missed(session, rate, reached);
         }
         Ok(figures)

@@ -8,4 +8,3 @@ pub mod message;
 pub mod publisher;
 pub mod sequence_check;
 pub mod swarm;
-pub mod wire;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::message::{self, DIGITS};
 use super::swarm::{OTHER_TOKENS, Received, Swarm};
-use crate::http::pipeline::Pipeline;
+use crate::pipeline::Pipeline;
 
 /// An answer is short.
 const BUFFER: usize = 4096;

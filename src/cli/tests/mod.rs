@@ -9,8 +9,9 @@ use clap::{CommandFactory as _, Parser as _};
 use super::*;
 use crate::config::Secret;
 use crate::domain::channel::ChannelName;
-use channel_reader::{Backoff, ChannelReader, Credential, Output};
-use remote::{Remote, block_on};
+use backoff::Backoff;
+use channel_reader::{ChannelReader, Credential, Output};
+use remote::Remote;
 
 mod publishing;
 mod readiness;

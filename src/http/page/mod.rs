@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, route, web};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{ApiError, ApiResult};
@@ -65,8 +65,18 @@ static TAG: LazyLock<String> = LazyLock::new(|| {
     format!("\"{}\"", hex::encode(&digest.finalize()[..12]))
 });
 
-/// `GET /`.
-pub async fn home(request: HttpRequest) -> HttpResponse {
+/// A page for browsers, words for programs.
+///
+/// The page is for whoever accepts `text/html`.
+#[utoipa::path(
+    responses(
+        (status = 200, description = "By `Accept`.", content((String = "text/html"), (String = "text/plain"))),
+        (status = 304),
+    ),
+    security(),
+)]
+#[route("/", method = "GET", method = "HEAD")]
+pub async fn get_home(request: HttpRequest) -> HttpResponse {
     let accepted = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let mut answer = if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
         serve(&request, &HOME)
@@ -77,14 +87,33 @@ pub async fn home(request: HttpRequest) -> HttpResponse {
     answer
 }
 
-/// `GET /sign-in`: the button that uses a link up. The secret does not come here: browsers keep
-/// what stands behind `#` to themselves.
-pub async fn sign_in(request: HttpRequest) -> HttpResponse {
+/// The page that a sign-in link opens.
+///
+/// The secret stands behind `#` and is not sent: the page's button does that.
+#[utoipa::path(
+    responses((status = 200, description = "It.", body = String, content_type = "text/html"), (status = 304)),
+    security(),
+)]
+#[route("/sign-in", method = "GET", method = "HEAD")]
+pub async fn get_sign_in_page(request: HttpRequest) -> HttpResponse {
     serve(&request, &SIGN_IN)
 }
 
-/// `GET /page/{file}`.
-pub async fn file(request: HttpRequest, name: web::Path<String>) -> ApiResult {
+/// What the pages load.
+#[utoipa::path(
+    params(("file" = String, Path, min_length = 1, example = "page.js")),
+    responses(
+        (
+            status = 200,
+            description = "A script, a style or a picture.",
+            content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml")),
+        ),
+        (status = 304),
+    ),
+    security(),
+)]
+#[route("/page/{file}", method = "GET", method = "HEAD")]
+pub async fn get_page_file(request: HttpRequest, name: web::Path<String>) -> ApiResult {
     let file = FILES.iter().find(|file| file.name == name.as_str());
     Ok(serve(&request, file.ok_or_else(|| ApiError::not_found("file"))?))
 }

@@ -4,16 +4,17 @@
 mod not_modified_fast_path;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, web};
+use actix_web::{HttpRequest, get, web};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::IntoParams;
 
 use super::access::Access;
 use super::error::{ApiError, ApiResult};
 use super::etag;
 use super::extract::Caller;
 use super::rate_headers::{add_rate, with_rate};
-use super::{HttpState, State};
+use super::{HttpState, PageQuery, State};
 use crate::domain::access::{Action, Denied, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
@@ -29,7 +30,7 @@ use crate::store::Store;
 
 pub use not_modified_fast_path::NotModifiedFastPath;
 
-/// Where it is.
+/// Where it is, as the route of [`list_events`] says.
 pub const PATH: &str = "/api/events";
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
@@ -41,22 +42,28 @@ pub struct PollEndpoint {
 }
 
 /// The query string.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct Query {
+    #[param(value_type = String, min_length = 1, max_length = 255, example = "repo:acme/api")]
     channel: Option<String>,
+    /// As an answer gave it.
     cursor: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,
 }
 
-/// Where a page begins, and how many events it may have.
-#[derive(Debug, Deserialize)]
-pub struct PageQuery {
-    cursor: Option<String>,
-    limit: Option<String>,
-}
-
-/// Answers up to `limit` events after `cursor`, or from the oldest retained.
-pub async fn events(
+/// A page of a channel's events after a cursor.
+///
+/// Without a cursor it begins with the oldest event that is retained.
+#[utoipa::path(
+    params(Query),
+    responses(
+        (status = 200, description = "#Page"), (status = 304), (status = 404),
+        (status = 410, description = "#CursorLost"), (status = 429),
+    ),
+)]
+#[get("/api/events")]
+pub async fn list_events(
     request: HttpRequest,
     caller: Caller,
     query: web::Query<Query>,

@@ -9,12 +9,12 @@ use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, web};
 
-use super::{PATH, PageQuery, Query, etag_at_end, judge_poll};
+use super::{PATH, Query, etag_at_end, judge_poll};
 use crate::auth;
 use crate::domain::channel::ChannelName;
 use crate::http::access::Access;
 use crate::http::rate_headers::add_rate;
-use crate::http::{HttpState, etag, origin};
+use crate::http::{HttpState, PageQuery, etag, origin};
 use crate::resources;
 use crate::telemetry::metrics::Counter;
 

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Api, Method, MethodResult, call, error_of};
+use super::{Api, BATCH, METHODS, MethodResult, error_of};
 use crate::protocol::code::ErrorCode;
 
 /// Commands in one batch; more are error 106.
@@ -52,8 +52,8 @@ async fn run<'a>(api: &Api, command: Option<&Command<'a>>) -> Result<(&'a str, S
     let given = command.iter().find_map(|(name, body)| Some((*name, (*body)?)));
     let (name, body) = given.ok_or(ErrorCode::MethodNotFound)?;
     // A batch in a batch would take any depth.
-    let method = Method::named(name).filter(|method| *method != Method::Batch);
-    let method = method.ok_or(ErrorCode::MethodNotFound)?;
-    let called = call(api, method, body.get().as_bytes()).await;
+    let method = METHODS.iter().find(|(known, _)| *known == name && name != BATCH);
+    let (_, call) = method.ok_or(ErrorCode::MethodNotFound)?;
+    let called = call(api, body.get().as_bytes()).await;
     called.map(|result| (name, result)).map_err(|failure| failure.code())
 }

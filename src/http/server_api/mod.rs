@@ -17,7 +17,8 @@ use std::future::{Future, Ready, ready};
 
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
-use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, web};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
@@ -38,55 +39,50 @@ const MAX_BODY: usize = 4 << 20;
 /// Asks for errors as statuses when it says `transport`.
 const ERROR_MODE: &str = "x-centrifugo-error-mode";
 
-/// The methods, each under `/api/` and its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "protocol §12.2 describes them by these names")]
-pub enum Method {
-    Publish,
-    Broadcast,
-    Subscribe,
-    Unsubscribe,
-    Disconnect,
-    Refresh,
-    Presence,
-    PresenceStats,
-    History,
-    HistoryRemove,
-    Channels,
-    Info,
-    Rpc,
-    Batch,
-    Connections,
-    RevokeToken,
-    BlockUser,
-    UnblockUser,
-}
+/// Calls a method with a body.
+type Call = for<'a> fn(&'a Api, &'a [u8]) -> LocalBoxFuture<'a, MethodResult>;
 
-/// By their names.
-const METHODS: [(&str, Method); 18] = [
-    ("publish", Method::Publish),
-    ("broadcast", Method::Broadcast),
-    ("subscribe", Method::Subscribe),
-    ("unsubscribe", Method::Unsubscribe),
-    ("disconnect", Method::Disconnect),
-    ("refresh", Method::Refresh),
-    ("presence", Method::Presence),
-    ("presence_stats", Method::PresenceStats),
-    ("history", Method::History),
-    ("history_remove", Method::HistoryRemove),
-    ("channels", Method::Channels),
-    ("info", Method::Info),
-    ("rpc", Method::Rpc),
-    ("batch", Method::Batch),
-    ("connections", Method::Connections),
-    ("revoke_token", Method::RevokeToken),
-    ("block_user", Method::BlockUser),
-    ("unblock_user", Method::UnblockUser),
+/// The method that calls others. Its replies stand at the top, and it cannot call itself.
+const BATCH: &str = "batch";
+
+/// The methods by their names, each with a route under `/api/`. What comes often stands first.
+const METHODS: [(&str, Call); 18] = [
+    ("publish", |api, body| reading(body, |asked| publish::publish(api, asked))),
+    ("broadcast", |api, body| reading(body, |asked| broadcast::broadcast(api, asked))),
+    ("subscribe", |api, body| reading(body, |asked| clients::subscribe(api, asked, body))),
+    ("unsubscribe", |api, body| reading(body, |asked| clients::unsubscribe(api, asked))),
+    ("disconnect", |api, body| reading(body, |asked| clients::disconnect(api, asked))),
+    ("refresh", |api, body| reading(body, |asked| clients::refresh(api, asked, body))),
+    ("presence", |api, body| reading(body, |asked| presence::presence(api, asked))),
+    ("presence_stats", |api, body| reading(body, |asked| presence::presence_stats(api, asked))),
+    ("history", |api, body| reading(body, |asked| history::history(api, asked))),
+    ("history_remove", |api, body| reading(body, |asked| history::remove(api, asked))),
+    ("channels", |api, body| reading(body, |asked| node::channels(api, asked))),
+    ("info", |api, body| reading(body, |node::NoParams {}| node::info(api))),
+    ("rpc", |_, body| reading(body, |node::NoParams {}| ready(Err(ErrorCode::MethodNotFound.into())))),
+    (BATCH, |api, body| reading(body, |asked| batch::batch(api, asked))),
+    ("connections", |api, body| reading(body, |asked| clients::connections(api, asked))),
+    ("revoke_token", |api, body| reading(body, |asked| clients::revoke_token(api, asked))),
+    ("block_user", |api, body| reading(body, |asked| clients::block_user(api, asked))),
+    ("unblock_user", |api, body| reading(body, |asked| clients::unblock_user(api, asked))),
 ];
 
-impl Method {
-    fn named(name: &str) -> Option<Self> {
-        METHODS.iter().find(|(known, _)| *known == name).map(|(_, method)| *method)
+/// Reads the request of a method, and acts on it.
+fn reading<'a, T: Deserialize<'a>, F: Future<Output = MethodResult> + 'a>(
+    body: &'a [u8],
+    act: impl FnOnce(T) -> F + 'a,
+) -> LocalBoxFuture<'a, MethodResult> {
+    async move { act(parse(body)?).await }.boxed_local()
+}
+
+/// A route for each method.
+pub fn routes(app: &mut ServiceConfig) {
+    for (name, call) in METHODS {
+        let handler = move |api: Api, body: web::Payload| async move {
+            let body = read_body(body).await?;
+            answer(&api, name, call(&api, &body).await)
+        };
+        app.route(&format!("/api/{name}"), web::post().to(handler));
     }
 }
 
@@ -164,44 +160,6 @@ impl Api {
     }
 }
 
-/// The handler of a method's route.
-pub fn of(method: Method) -> impl Handler<(Api, web::Payload), Output = ApiResult> {
-    move |api: Api, body: web::Payload| async move {
-        let body = read_body(body).await?;
-        answer(&api, method, call(&api, method, &body).await)
-    }
-}
-
-/// Calls a method.
-fn call<'a>(api: &'a Api, method: Method, body: &'a [u8]) -> LocalBoxFuture<'a, MethodResult> {
-    fn reading<'a, T: Deserialize<'a>, F: Future<Output = MethodResult> + 'a>(
-        body: &'a [u8],
-        act: impl FnOnce(T) -> F + 'a,
-    ) -> LocalBoxFuture<'a, MethodResult> {
-        async move { act(parse(body)?).await }.boxed_local()
-    }
-    match method {
-        Method::Publish => reading(body, |asked| publish::publish(api, asked)),
-        Method::Broadcast => reading(body, |asked| broadcast::broadcast(api, asked)),
-        Method::Subscribe => reading(body, |asked| clients::subscribe(api, asked, body)),
-        Method::Unsubscribe => reading(body, |asked| clients::unsubscribe(api, asked)),
-        Method::Disconnect => reading(body, |asked| clients::disconnect(api, asked)),
-        Method::Refresh => reading(body, |asked| clients::refresh(api, asked, body)),
-        Method::Presence => reading(body, |asked| presence::presence(api, asked)),
-        Method::PresenceStats => reading(body, |asked| presence::presence_stats(api, asked)),
-        Method::History => reading(body, |asked| history::history(api, asked)),
-        Method::HistoryRemove => reading(body, |asked| history::remove(api, asked)),
-        Method::Channels => reading(body, |asked| node::channels(api, asked)),
-        Method::Info => reading(body, |node::NoParams {}| node::info(api)),
-        Method::Rpc => reading(body, |node::NoParams {}| ready(Err(ErrorCode::MethodNotFound.into()))),
-        Method::Batch => reading(body, |asked| batch::batch(api, asked)),
-        Method::Connections => reading(body, |asked| clients::connections(api, asked)),
-        Method::RevokeToken => reading(body, |asked| clients::revoke_token(api, asked)),
-        Method::BlockUser => reading(body, |asked| clients::block_user(api, asked)),
-        Method::UnblockUser => reading(body, |asked| clients::unblock_user(api, asked)),
-    }
-}
-
 /// The key in any of the places where the protocol allows it. In a query it would end up in other
 /// people's logs and pages, so it is refused there when a browser asks.
 fn authorise(request: &HttpRequest, access: &Access) -> Result<(), ApiError> {
@@ -258,10 +216,9 @@ fn channel_of<'n>(
 }
 
 /// The response to a single call.
-fn answer(api: &Api, method: Method, called: MethodResult) -> ApiResult {
+fn answer(api: &Api, method: &str, called: MethodResult) -> ApiResult {
     let code = match called {
-        // Its replies stand at the top.
-        Ok(result) if method == Method::Batch => {
+        Ok(result) if method == BATCH => {
             return Ok(HttpResponse::Ok().content_type("application/json").body(result));
         }
         Ok(result) => {
@@ -295,4 +252,9 @@ fn status_of(code: ErrorCode) -> StatusCode {
         // The server API gives no others.
         _ => StatusCode::BAD_REQUEST,
     }
+}
+
+#[cfg(test)]
+pub fn paths() -> impl Iterator<Item = String> {
+    METHODS.iter().map(|(name, _)| format!("/api/{name}"))
 }

@@ -1,15 +1,16 @@
 //! Events between nodes: over Redis, over NOTIFY, and while one of them is away.
 
 use serde_json::json;
+use testkit::process::Signal;
+use testkit::proxy::Link;
 
 use super::{Joined, Nodes, next, with_nodes};
-use crate::support::proxy::Mode;
 use crate::support::store::eventually;
 use crate::support::websocket::Client;
 
 /// Publishes `count` events from all nodes in turn, beginning with number `first`, and sees that
 /// each client gets them in order.
-async fn all_hear_all(nodes: &Nodes<'_>, clients: &mut [Client], first: u64, count: u64) {
+async fn all_hear_all(nodes: &Nodes, clients: &mut [Client], first: u64, count: u64) {
     let order = first..first + count;
     for number in order.clone() {
         nodes.publish(number as usize % nodes.nodes.len(), "news:a", json!(number)).await;
@@ -21,7 +22,7 @@ async fn all_hear_all(nodes: &Nodes<'_>, clients: &mut [Client], first: u64, cou
     }
 }
 
-async fn one_on_each(nodes: &Nodes<'_>) -> Vec<Client> {
+async fn one_on_each(nodes: &Nodes) -> Vec<Client> {
     let mut clients = Vec::new();
     for node in 0..nodes.nodes.len() {
         clients.push(nodes.subscriber(node, "ana", "news:a").await);
@@ -55,7 +56,7 @@ fn what_is_not_kept_reaches_them_too() {
 
 #[test]
 fn events_go_on_while_redis_is_away_and_when_it_comes_back() {
-    for mode in [Mode::Cut, Mode::Silent] {
+    for mode in [Link::Refused, Link::Stalled] {
         with_nodes(Joined::ByRedis, 2, async |nodes| {
             let mut clients = one_on_each(&nodes).await;
             all_hear_all(&nodes, &mut clients, 0, 10).await;
@@ -67,16 +68,16 @@ fn events_go_on_while_redis_is_away_and_when_it_comes_back() {
             }
             let ready = nodes.nodes[1].get("/readyz").await;
             assert_eq!(
-                (ready.status, ready.body.contains(r#""degraded":["bus"]"#)),
+                (ready.status, ready.text().contains(r#""degraded":["bus"]"#)),
                 (200, true),
                 "{}",
-                ready.body
+                ready.text()
             );
             all_hear_all(&nodes, &mut clients, 20, 10).await;
             // Who comes now is let in as well.
             clients.push(nodes.subscriber(1, "ben", "news:a").await);
             all_hear_all(&nodes, &mut clients, 30, 10).await;
-            nodes.cut_redis(Mode::Pass);
+            nodes.cut_redis(Link::Open);
             all_hear_all(&nodes, &mut clients, 40, 10).await;
             nodes.know_each_other().await;
             let said = nodes.metric(0, "campanile_bus_messages_sent_total{carrier=\"redis\"}").await;
@@ -91,7 +92,7 @@ fn events_go_on_while_redis_is_away_and_when_it_comes_back() {
 
 #[test]
 fn a_node_that_alone_does_not_hear_redis_misses_nothing() {
-    for mode in [Mode::Cut, Mode::Silent] {
+    for mode in [Link::Refused, Link::Stalled] {
         with_nodes(Joined::ByRedis, 3, async |nodes| {
             let mut clients = one_on_each(&nodes).await;
             let mut talks = nodes.subscriber(2, "ana", "talk:a").await;
@@ -113,7 +114,7 @@ fn a_node_that_alone_does_not_hear_redis_misses_nothing() {
             for node in 0..3 {
                 assert_eq!(nodes.metric(node, "campanile_cluster_nodes").await, 3);
             }
-            nodes.ways[2].set(Mode::Pass);
+            nodes.ways[2].set(Link::Open);
             nodes.know_each_other().await;
             all_hear_all(&nodes, &mut clients, 60, 30).await;
         });
@@ -125,13 +126,13 @@ fn a_node_that_was_frozen_catches_up() {
     with_nodes(Joined::ByRedis, 2, async |nodes| {
         let mut clients = one_on_each(&nodes).await;
         all_hear_all(&nodes, &mut clients, 0, 10).await;
-        nodes.nodes[1].signal("STOP");
+        nodes.nodes[1].signal(Signal::STOP).expect("it runs");
         for number in 10..20 {
             nodes.publish(0, "news:a", json!(number)).await;
         }
         // So long that it counts as gone.
         nodes.until(0, "campanile_cluster_nodes", 1).await;
-        nodes.nodes[1].signal("CONT");
+        nodes.nodes[1].signal(Signal::CONT).expect("it runs");
         for client in &mut clients {
             for number in 10..20 {
                 assert_eq!(next(client).await, json!(number));
@@ -148,7 +149,7 @@ fn what_a_newer_version_says_makes_a_node_look_into_the_log() {
         let mut client = nodes.subscriber(1, "ana", "news:a").await;
         nodes.publish(0, "news:a", json!(1)).await;
         assert_eq!(next(&mut client).await, json!(1));
-        let url = format!("redis://{}", nodes.ways[0].address());
+        let url = format!("redis://{}", nodes.ways[0].address);
         let redis = redis::Client::open(url).unwrap();
         let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
         // Unheard by the other one: its way is cut for the moment, and nobody checks by the clock.

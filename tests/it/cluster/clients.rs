@@ -1,16 +1,17 @@
 //! Clients as the server API and other clients see them, whatever node they are on.
 
 use serde_json::{Value, json};
+use testkit::process::Signal;
+use testkit::proxy::Link;
 
 use super::{Joined, Nodes, jti_of, next, token, with_nodes};
 use crate::support::process::Gateway;
-use crate::support::proxy::Mode;
 use crate::support::store::eventually;
 use crate::support::websocket::Client;
 
 const BOTH: [Joined; 2] = [Joined::ByRedis, Joined::ByNotify];
 
-async fn presence(nodes: &Nodes<'_>, node: usize) -> usize {
+async fn presence(nodes: &Nodes, node: usize) -> usize {
     let answer = nodes.api(node, "presence", json!({ "channel": "news:a" })).await;
     answer["presence"].as_object().expect("an object").len()
 }
@@ -128,7 +129,7 @@ fn a_node_that_was_killed_takes_its_clients_with_it() {
         let _here = nodes.subscriber(0, "ana", "news:a").await;
         let _there = nodes.subscriber(1, "ben", "news:a").await;
         assert_eq!(presence(&nodes, 0).await, 2);
-        let killed: Gateway<'_> = nodes.nodes.pop().expect("two nodes");
+        let killed: Gateway = nodes.nodes.pop().expect("two nodes");
         killed.kill9().await;
         eventually("its clients are gone", async || presence(&nodes, 0).await == 1).await;
         nodes.until(0, "campanile_cluster_nodes", 1).await;
@@ -139,7 +140,7 @@ fn a_node_that_was_killed_takes_its_clients_with_it() {
 fn a_node_that_stops_says_goodbye() {
     with_nodes(Joined::ByRedis, 2, async |mut nodes| {
         let stopped = nodes.nodes.pop().expect("two nodes");
-        assert_eq!(stopped.terminate().await.0, Some(0));
+        stopped.stop().await;
         nodes.until(0, "campanile_cluster_nodes", 1).await;
         assert_eq!(nodes.metric(0, "campanile_cluster_requests_total{outcome=\"incomplete\"}").await, 0);
     });
@@ -148,10 +149,10 @@ fn a_node_that_stops_says_goodbye() {
 #[test]
 fn who_cannot_reach_all_nodes_says_so() {
     with_nodes(Joined::ByRedis, 2, async |nodes| {
-        nodes.nodes[1].signal("STOP");
+        nodes.nodes[1].signal(Signal::STOP).expect("it runs");
         let refused = nodes.call(0, "disconnect", &json!({ "user": "ana" })).await.json();
         assert_eq!(refused["error"]["code"], 100, "{refused}");
-        nodes.nodes[1].signal("CONT");
+        nodes.nodes[1].signal(Signal::CONT).expect("it runs");
         nodes.know_each_other().await;
         nodes.api(0, "disconnect", json!({ "user": "ana" })).await;
     });
@@ -161,7 +162,7 @@ fn who_cannot_reach_all_nodes_says_so() {
 fn nodes_speak_to_each_other_while_redis_is_away() {
     with_nodes(Joined::ByRedis, 2, async |nodes| {
         let mut there = nodes.subscriber(1, "ben", "news:a").await;
-        nodes.cut_redis(Mode::Cut);
+        nodes.cut_redis(Link::Refused);
         for node in 0..2 {
             nodes.until(node, "campanile_bus_up", 0).await;
         }

@@ -1,6 +1,7 @@
 //! A stream on one node, and what its client says to another one.
 
 use serde_json::{Value, json};
+use testkit::process::Signal;
 
 use super::{Joined, token, with_nodes};
 use crate::support::client::Request;
@@ -54,10 +55,10 @@ fn a_node_that_fell_silent_is_not_said_to_be_gone() {
             let body = json!({ "session": whose["session"], "node": whose["node"], "data": data });
             Request::post("/emulation").json(&body)
         };
-        nodes.nodes[0].signal("STOP");
+        nodes.nodes[0].signal(Signal::STOP).expect("it runs");
         nodes.until(1, "campanile_cluster_nodes", 1).await;
         post("{}").send(nodes.address(1)).await.refused(503, "node_silent");
-        nodes.nodes[0].signal("CONT");
+        nodes.nodes[0].signal(Signal::CONT).expect("it runs");
         nodes.until(1, "campanile_cluster_nodes", 2).await;
         let subscribe = json!({ "id": 2, "subscribe": { "channel": "news:a" } }).to_string();
         post(&subscribe).send(nodes.address(1)).await.expect(204);

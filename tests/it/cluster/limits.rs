@@ -3,10 +3,10 @@
 //! where it ends.
 
 use serde_json::json;
+use testkit::proxy::Link;
 
 use super::{Joined, Nodes, token, with_nodes};
 use crate::support::client::Request;
-use crate::support::proxy::Mode;
 use crate::support::sse::Stream;
 use crate::support::store::eventually;
 use crate::support::websocket::{Client, Received};
@@ -14,7 +14,7 @@ use crate::support::websocket::{Client, Received};
 /// `client.user_connection_limit` as it is by itself.
 const LIMIT: usize = 10;
 
-impl Nodes<'_> {
+impl Nodes {
     /// Connects; or the code of the end that comes instead.
     async fn try_connect(&self, node: usize, user: &str) -> Result<Client, u16> {
         let mut client = Client::open(self.address(node)).await;
@@ -93,12 +93,12 @@ fn the_connections_of_a_killed_node_lock_nobody_out() {
 fn without_redis_each_node_counts_for_itself() {
     with_nodes(Joined::ByRedis, 2, async |nodes| {
         nodes.count_together().await;
-        nodes.cut_redis(Mode::Cut);
+        nodes.cut_redis(Link::Refused);
         let open = nodes.connect_to_both("ana", LIMIT).await;
         for node in 0..2 {
             assert_eq!(nodes.try_connect(node, "ana").await.err(), Some(3504));
         }
-        nodes.cut_redis(Mode::Pass);
+        nodes.cut_redis(Link::Open);
         nodes.count_together().await;
         drop(open);
         eventually("they count together again", async || {

@@ -11,10 +11,10 @@ use std::net::SocketAddr;
 use base64::Engine as _;
 use campanile::auth::{NewToken, mint};
 use serde_json::{Value, json};
+use testkit::proxy::{Link, Proxy};
 
 use crate::support::client::{Answer, Request};
 use crate::support::process::{self, API_KEY, Gateway, Home, JWT_SECRET};
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::websocket::Client;
 
 /// Events are kept in `news`, everybody is seen and heard there; `talk` keeps nothing.
@@ -32,13 +32,13 @@ enum Joined {
 }
 
 /// Nodes and their ways to Redis.
-struct Nodes<'h> {
-    nodes: Vec<Gateway<'h>>,
+struct Nodes {
+    nodes: Vec<Gateway>,
     ways: Vec<Proxy>,
 }
 
 /// Runs `story` with `count` nodes on a database of their own.
-fn with_nodes(joined: Joined, count: usize, story: impl AsyncFnOnce(Nodes<'_>)) {
+fn with_nodes(joined: Joined, count: usize, story: impl AsyncFnOnce(Nodes)) {
     process::on_postgres(async |home| {
         let server = std::env::var("TEST_REDIS_URL").expect("TEST_REDIS_URL is missing: run tests/run");
         let server: SocketAddr =
@@ -50,8 +50,8 @@ fn with_nodes(joined: Joined, count: usize, story: impl AsyncFnOnce(Nodes<'_>)) 
                 // What is not announced must be found by other means than this.
                 .with("CAMPANILE_CHANNEL__POSITION_CHECK_INTERVAL", "1h");
             if joined == Joined::ByRedis {
-                let way = Proxy::to(server).await;
-                own = own.with("REDIS_URL", &format!("redis://{}", way.address()));
+                let way = Proxy::to(server).await.expect("a proxy");
+                own = own.with("REDIS_URL", &format!("redis://{}", way.address));
                 ways.push(way);
             }
             homes.push(own);
@@ -66,7 +66,7 @@ fn with_nodes(joined: Joined, count: usize, story: impl AsyncFnOnce(Nodes<'_>)) 
     });
 }
 
-impl Nodes<'_> {
+impl Nodes {
     fn address(&self, node: usize) -> SocketAddr {
         self.nodes[node].address
     }
@@ -89,7 +89,7 @@ impl Nodes<'_> {
 
     /// The value of a metric on a node.
     async fn metric(&self, node: usize, line: &str) -> i64 {
-        let text = self.nodes[node].get("/metrics").await.body;
+        let text = self.nodes[node].get("/metrics").await.text().to_owned();
         let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("{line} in {text}")).parse().expect("a whole number")
     }
@@ -109,7 +109,7 @@ impl Nodes<'_> {
         .await;
     }
 
-    fn cut_redis(&self, mode: Mode) {
+    fn cut_redis(&self, mode: Link) {
         self.ways.iter().for_each(|way| way.set(mode));
     }
 

@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use campanile::sources::github::signature::sign;
+use testkit::http::{self, Client};
+use testkit::payload;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::support::process::WEBHOOK_SECRET;
-use crate::support::wire::Wire;
 
 const CONCURRENCY: usize = 16;
 const REPOS: u64 = 5;
@@ -80,10 +81,10 @@ impl Flood {
 
 impl Book {
     async fn flood(self: Arc<Self>, address: SocketAddr, answers: Arc<Semaphore>) {
-        while let Ok(mut wire) = Wire::to(address).await {
+        while let Ok(mut client) = Client::connect(address).await {
             loop {
                 let number = self.next();
-                let posted = self.post(&mut wire, number).await;
+                let posted = self.post(&mut client, number).await;
                 match posted {
                     Posted::Answered | Posted::AnsweredLast => answers.add_permits(1),
                     Posted::Lost | Posted::Refused => {
@@ -110,25 +111,23 @@ impl Book {
         })
     }
 
-    async fn post(&self, wire: &mut Wire, number: u64) -> Posted {
+    async fn post(&self, client: &mut Client, number: u64) -> Posted {
         let first = {
             let mut sent = self.sent.lock().expect("the book");
             let sent = sent.entry(number).or_default();
             sent.posts += 1;
             sent.posts == 1
         };
-        let (headers, body) = request(number);
-        let Ok(answer) = wire.ask("POST /webhooks/github", &headers, &body).await else {
-            return Posted::Lost;
-        };
-        let duplicate = answer.body.contains("\"duplicate\":true");
+        let Ok(answer) = client.send(request(number)).await else { return Posted::Lost };
+        let body = answer.excerpt();
+        let duplicate = body.contains("\"duplicate\":true");
         let right = match answer.status {
             202 => !duplicate,
             200 => duplicate && !first,
             _ => false,
         };
         if !right {
-            let told = format!("{} to delivery {number} (first: {first}): {}", answer.status, answer.body);
+            let told = format!("{} to delivery {number} (first: {first}): {body}", answer.status);
             self.refusals.lock().expect("the book").push(told);
             return Posted::Refused;
         }
@@ -138,19 +137,19 @@ impl Book {
 
     /// Posts new deliveries one after the other; each must be taken.
     pub async fn post_new(&self, address: SocketAddr, count: u64) {
-        let mut wire = Wire::to(address).await.expect("the gateway accepts");
+        let mut client = Client::connect(address).await.expect("the gateway accepts");
         for _ in 0..count {
             let number = self.next();
-            assert!(matches!(self.post(&mut wire, number).await, Posted::Answered), "{number} is taken");
+            assert!(matches!(self.post(&mut client, number).await, Posted::Answered), "{number} is taken");
         }
     }
 
     /// Posts every unanswered delivery again; each must be taken now.
     pub async fn post_unanswered(&self, address: SocketAddr) {
-        let mut wire = Wire::to(address).await.expect("the gateway accepts");
+        let mut client = Client::connect(address).await.expect("the gateway accepts");
         let unanswered = std::mem::take(&mut *self.unanswered.lock().expect("the book"));
         for number in unanswered {
-            let posted = self.post(&mut wire, number).await;
+            let posted = self.post(&mut client, number).await;
             assert!(matches!(posted, Posted::Answered), "{number} is taken: {:?}", self.take_refusals());
         }
     }
@@ -166,8 +165,8 @@ impl Book {
 }
 
 /// GitHub's id of delivery `number`.
-pub fn id(number: u64) -> String {
-    format!("00000000-0000-4000-8000-{number:012x}")
+pub fn id(number: u64) -> Uuid {
+    Uuid::from_u128(0x4000_8000 << 48 | u128::from(number))
 }
 
 /// The repository of delivery `number`.
@@ -175,10 +174,14 @@ pub fn repo(number: u64) -> String {
     format!("acme/r{}", number % REPOS)
 }
 
-/// The headers and the body of delivery `number`.
-pub fn request(number: u64) -> (String, String) {
-    let (repo, id) = (number % REPOS, id(number));
-    let body = format!(
+fn request(number: u64) -> http::Request {
+    payload::signed(WEBHOOK_SECRET, "workflow_run", id(number), body(number))
+}
+
+/// The body of delivery `number`.
+pub fn body(number: u64) -> String {
+    let repo = number % REPOS;
+    format!(
         r#"{{"action":"completed","repository":{{"id":{},"name":"r{repo}","full_name":"acme/r{repo}",
         "private":true,"default_branch":"main","owner":{{"login":"acme","id":9}}}},"workflow_run":{{
         "id":{number},"name":"CI","event":"push","status":"completed","conclusion":"success",
@@ -186,11 +189,5 @@ pub fn request(number: u64) -> (String, String) {
         "head_sha":"{number:040x}","html_url":"https://github.com/acme/r{repo}/actions/runs/{number}",
         "created_at":"2026-11-21T07:58:33Z","updated_at":"2026-11-21T08:03:12Z"}}}}"#,
         5000 + repo
-    );
-    let signature = sign(WEBHOOK_SECRET.as_bytes(), body.as_bytes());
-    let headers = format!(
-        "Content-Type: application/json\r\nX-GitHub-Event: workflow_run\r\nX-GitHub-Delivery: {id}\r\n\
-         X-Hub-Signature-256: {signature}\r\n"
-    );
-    (headers, body)
+    )
 }

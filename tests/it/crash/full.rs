@@ -28,7 +28,7 @@ async fn a_full_disk_puts_webhooks_off_until_there_is_room() {
     assert!(!refusals.is_empty() && book.count_answered() > 0, "there was some room at first");
     Snapshot::read(&home).await.check(&book);
 
-    let pid = gateway.pid().to_string();
+    let pid = gateway.id().expect("it runs").to_string();
     let room = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:unlimited"]).status();
     assert!(room.expect("prlimit runs").success());
     book.post_unanswered(gateway.address).await;

@@ -4,12 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diesel::connection::SimpleConnection as _;
-use diesel::prelude::*;
-use diesel::sql_types::Text;
+use testkit::sql::{Source, columns};
 
 use super::flood::{self, Book};
-use crate::support::process::{Home, session};
+use crate::support::process::Home;
 
 /// One snapshot.
 pub struct Snapshot {
@@ -24,25 +22,28 @@ pub struct Snapshot {
     runs: BTreeSet<u64>,
 }
 
-enum Session {
-    Lite(SqliteConnection),
-    Pg(tokio_postgres::Client),
-}
-
 impl Snapshot {
     pub async fn read(home: &Home) -> Self {
-        let mut session = Session::open(home).await;
-        // The event's own id, as it stands in its data, so that both say the same text.
-        let hex = match session {
-            Session::Lite(_) => "lower(hex(event_id))",
-            Session::Pg(_) => "replace(event_id::text, '-', '')",
+        let source = match home.database() {
+            Some(url) => Source::Postgres(url.to_owned()),
+            None => Source::Sqlite(home.data().join("campanile.db")),
         };
+        let mut session = source.reader().await.expect("the data opens");
+        // The event's own id, as it stands in its data, so that both say the same text.
+        let (begin, hex) = match source {
+            Source::Sqlite(_) => ("BEGIN", "lower(hex(event_id))"),
+            Source::Postgres(_) => {
+                ("BEGIN ISOLATION LEVEL REPEATABLE READ", "replace(event_id::text, '-', '')")
+            }
+        };
+        session.execute(begin).await.expect("a snapshot");
+        let mut lines = async |query: &str| session.lines(query).await.expect("the query runs");
         let one = |lines: Vec<String>| lines.into_iter().next().expect("a row");
-        let marker = one(session.lines("SELECT value AS line FROM meta WHERE key = 'marker'").await);
+        let marker = one(lines("SELECT value AS line FROM meta WHERE key = 'marker'").await);
         let heads = "SELECT name || '|' || epoch || '|' || CAST(head AS TEXT) AS line FROM channels";
-        let channels = session.lines(heads).await;
+        let channels = lines(heads).await;
         let channels = channels.iter().map(|line| {
-            let [name, epoch, head] = fields(line);
+            let [name, epoch, head] = columns(line).expect("columns");
             (name.to_owned(), (epoch.to_owned(), number(head)))
         });
         let events_in_order = format!(
@@ -50,16 +51,16 @@ impl Snapshot {
              FROM events ORDER BY channel, \"offset\""
         );
         let mut events: BTreeMap<String, Vec<(u64, String, u64)>> = BTreeMap::new();
-        for line in session.lines(&events_in_order).await {
-            let [channel, offset, id, data] = fields(&line);
+        for line in lines(&events_in_order).await {
+            let [channel, offset, id, data] = columns(&line).expect("columns");
             let data: serde_json::Value = serde_json::from_str(data).expect("data is JSON");
             let inside = data["id"].as_str().expect("an id").replace('-', "");
             assert_eq!(id, inside, "the column and the data name one event");
             let run = data["data"]["runId"].as_u64().expect("a run id");
             events.entry(channel.to_owned()).or_default().push((number(offset), inside, run));
         }
-        let deliveries = session.lines("SELECT delivery_id AS line FROM webhook_deliveries").await;
-        let runs = session.lines("SELECT CAST(run_id AS TEXT) AS line FROM workflow_runs").await;
+        let deliveries = lines("SELECT delivery_id AS line FROM webhook_deliveries").await;
+        let runs = lines("SELECT CAST(run_id AS TEXT) AS line FROM workflow_runs").await;
         let runs = runs.iter().map(|run| number(run)).collect();
         Self { marker, channels: channels.collect(), events, deliveries, runs }
     }
@@ -71,7 +72,7 @@ impl Snapshot {
         assert_eq!(there.len(), self.deliveries.len(), "no delivery is there twice");
         for (number, sent) in sent.iter() {
             assert!(
-                !sent.answered || there.contains(&*flood::id(*number)),
+                !sent.answered || there.contains(&*flood::id(*number).to_string()),
                 "{number} was answered, and is gone"
             );
         }
@@ -79,7 +80,7 @@ impl Snapshot {
         let per_run = self.events_by_run();
         for number in sent.keys() {
             let events = per_run.get(number).map(Vec::as_slice).unwrap_or_default();
-            if !there.contains(&*flood::id(*number)) {
+            if !there.contains(&*flood::id(*number).to_string()) {
                 assert!(events.is_empty(), "{number} has events but no delivery: {events:?}");
                 assert!(!self.runs.contains(number), "{number} has a run but no delivery");
                 continue;
@@ -133,49 +134,6 @@ impl Snapshot {
     pub fn count(&self) -> usize {
         self.deliveries.len()
     }
-}
-
-impl Session {
-    async fn open(home: &Home) -> Self {
-        match home.database() {
-            Some(url) => {
-                let client = session(url).await;
-                client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("a snapshot");
-                Self::Pg(client)
-            }
-            None => {
-                let path = home.data().join("campanile.db");
-                let mut conn = SqliteConnection::establish(&path.to_string_lossy()).expect("the file opens");
-                let begin = "PRAGMA busy_timeout = 5000; PRAGMA query_only = 1; BEGIN";
-                conn.batch_execute(begin).expect("a snapshot");
-                Self::Lite(conn)
-            }
-        }
-    }
-
-    /// The rows of a query with one column of text, `line`.
-    async fn lines(&mut self, query: &str) -> Vec<String> {
-        #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = Text)]
-            line: String,
-        }
-        match self {
-            Self::Lite(conn) => {
-                let rows: Vec<Row> = diesel::sql_query(query).load(conn).expect("the query runs");
-                rows.into_iter().map(|row| row.line).collect()
-            }
-            Self::Pg(client) => {
-                let rows = client.query(query, &[]).await.expect("the query runs");
-                rows.iter().map(|row| row.get("line")).collect()
-            }
-        }
-    }
-}
-
-fn fields<const N: usize>(line: &str) -> [&str; N] {
-    let fields: Vec<&str> = line.splitn(N, '|').collect();
-    fields.try_into().expect("as many fields as asked for")
 }
 
 fn number(text: &str) -> u64 {

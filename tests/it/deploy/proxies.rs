@@ -3,14 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
+use testkit::server::Server;
 
 use crate::support::app::stream_request;
 use crate::support::client::Request;
 use crate::support::process::{API_KEY, Gateway, Home, on_postgres, token};
-use crate::support::server::{Server, ordinary};
 use crate::support::sse::Stream;
 use crate::support::stream_client::StreamClient;
 use crate::support::websocket;
@@ -19,12 +18,12 @@ const CHANNEL: &str = "repo:acme/api";
 
 #[test]
 fn everything_goes_through_nginx() {
-    on_postgres(async |home| everything_goes_through(home, nginx).await);
+    on_postgres(async |home| everything_goes_through(home, "nginx", nginx).await);
 }
 
 #[test]
 fn everything_goes_through_haproxy() {
-    on_postgres(async |home| everything_goes_through(home, haproxy).await);
+    on_postgres(async |home| everything_goes_through(home, "haproxy", haproxy).await);
 }
 
 /// `file` with these replacements, each of which must have something to replace.
@@ -37,7 +36,7 @@ fn adapted(file: &str, replacements: &[(&str, &str)]) -> String {
     text
 }
 
-fn nginx(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Command {
+fn nginx(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Vec<String> {
     let place = folder.display();
     let config = adapted(
         "deploy/nginx.conf",
@@ -58,13 +57,11 @@ fn nginx(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Command {
         ],
     );
     std::fs::write(folder.join("nginx.conf"), config).expect("a configuration");
-    let mut command = ordinary("nginx", folder);
-    let more = format!("daemon off; pid {place}/pid;");
-    command.arg("-p").arg(folder).args(["-c", "nginx.conf", "-e", "error.log", "-g", &more]);
-    command
+    let (folder, more) = (place.to_string(), format!("daemon off; pid {place}/pid;"));
+    ["-p", &folder, "-c", "nginx.conf", "-e", "error.log", "-g", &more].map(str::to_owned).to_vec()
 }
 
-fn haproxy(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Command {
+fn haproxy(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Vec<String> {
     let config = adapted(
         "deploy/haproxy.cfg",
         &[
@@ -76,12 +73,13 @@ fn haproxy(folder: &Path, nodes: [SocketAddr; 2], port: u16) -> Command {
         ],
     );
     std::fs::write(folder.join("haproxy.cfg"), config).expect("a configuration");
-    let mut command = ordinary("haproxy", folder);
-    command.args(["-f", "haproxy.cfg"]);
-    command
+    ["-f", "haproxy.cfg"].map(str::to_owned).to_vec()
 }
 
-async fn everything_goes_through(home: Home, proxy: fn(&Path, [SocketAddr; 2], u16) -> Command) {
+/// Writes the configuration of a proxy into a folder, and gives its arguments.
+type Configure = fn(&Path, [SocketAddr; 2], u16) -> Vec<String>;
+
+async fn everything_goes_through(home: Home, program: &str, configure: Configure) {
     let redis = std::env::var("TEST_REDIS_URL").expect("TEST_REDIS_URL is missing: run tests/run");
     let home = home
         .with("REDIS_URL", &redis)
@@ -92,7 +90,8 @@ async fn everything_goes_through(home: Home, proxy: fn(&Path, [SocketAddr; 2], u
     let (first, second) = (Gateway::start(&home).await, Gateway::start(&home).await);
     let folder = tempfile::tempdir().expect("a folder");
     let nodes = [first.address, second.address];
-    let proxy = Server::start(folder.path(), |port| proxy(folder.path(), nodes, port)).await;
+    let proxy = Server::start(program, folder.path(), |port| configure(folder.path(), nodes, port));
+    let proxy = proxy.await.expect("the proxy starts");
     let entry = proxy.address;
 
     let token = token();
@@ -132,8 +131,7 @@ async fn everything_goes_through(home: Home, proxy: fn(&Path, [SocketAddr; 2], u
     Request::get("/metrics").send(entry).await.expect(404);
 
     // A node goes, in peace: its clients are told, and the proxy stays reachable.
-    let (code, _) = second.terminate().await;
-    assert_eq!(code, Some(0));
+    second.stop().await;
     for number in 0..4 {
         publish(entry, &format!("afterwards {number}")).await;
     }

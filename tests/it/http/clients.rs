@@ -8,32 +8,21 @@ use crate::support::client::Request;
 use crate::support::sse::Stream;
 use crate::support::websocket::Client;
 
-async fn ask(app: &TestApp, method: &str, body: Value) -> Value {
-    let answer = app.call(method, body).await.expect(200).json();
-    assert!(answer.get("error").is_none(), "{answer}");
-    answer["result"].clone()
-}
-
-async fn error(app: &TestApp, method: &str, body: Value) -> u64 {
-    let answer = app.call(method, body).await.expect(200).json();
-    answer["error"]["code"].as_u64().unwrap_or_else(|| panic!("no error: {answer}"))
-}
-
 fn person(app: &TestApp, user: &str, jti: &str) -> String {
     app.token(json!({ "sub": user, "orgs": ["acme"], "jti": jti }))
 }
 
 async fn clients_are_listed_by_user(backend: Backend) {
     let app = TestApp::start(backend).await;
-    assert_eq!(ask(&app, "connections", json!({})).await, json!({ "connections": {} }));
+    assert_eq!(app.result("connections", json!({})).await, json!({ "connections": {} }));
     let mut ana = Client::open(app.address()).await;
     let id = ana.connect(&person(&app, "ana", "t-1")).await["client"].as_str().unwrap().to_owned();
     let _bob = Client::connected(&app, &person(&app, "bob", "t-2")).await;
     let _stream = app.stream("org:acme", &person(&app, "ana", "t-3"), None).await;
 
-    let all = ask(&app, "connections", json!({})).await;
+    let all = app.result("connections", json!({})).await;
     assert_eq!(all["connections"].as_object().unwrap().len(), 3);
-    let found = ask(&app, "connections", json!({ "user": "ana" })).await;
+    let found = app.result("connections", json!({ "user": "ana" })).await;
     assert_eq!(found["connections"].as_object().unwrap().len(), 2);
     let one = &found["connections"][&id];
     assert_eq!(
@@ -43,15 +32,15 @@ async fn clients_are_listed_by_user(backend: Backend) {
     let since = chrono::DateTime::parse_from_rfc3339(one["connected_at"].as_str().unwrap()).unwrap();
     let age = chrono::Utc::now().signed_duration_since(since);
     assert!((0..60).contains(&age.num_seconds()), "{age}");
-    let first = ask(&app, "connections", json!({ "limit": 1 })).await;
+    let first = app.result("connections", json!({ "limit": 1 })).await;
     let first = first["connections"].as_object().unwrap().values().next().unwrap().clone();
     assert_eq!((&first["transport"], &first["token_uid"]), (&json!("sse"), &json!("t-3")), "the newest");
-    assert_eq!(error(&app, "connections", json!({ "limit": 5_001 })).await, 107);
+    assert_eq!(app.error("connections", json!({ "limit": 5_001 })).await, 107);
 
     drop(ana);
     app.until_metric("connections", "websocket", 1).await;
     assert_eq!(
-        ask(&app, "connections", json!({ "user": "ana" })).await["connections"].as_object().unwrap().len(),
+        app.result("connections", json!({ "user": "ana" })).await["connections"].as_object().unwrap().len(),
         1
     );
 }
@@ -67,7 +56,7 @@ async fn a_user_is_disconnected_from_every_transport(backend: Backend) {
     let mut bob = Client::connected(&app, &person(&app, "bob", "t-4")).await;
     let mut stream = app.stream("org:acme", &person(&app, "ana", "t-5"), None).await;
 
-    assert_eq!(ask(&app, "disconnect", json!({ "user": "ana", "whitelist": [id] })).await, json!({}));
+    assert_eq!(app.result("disconnect", json!({ "user": "ana", "whitelist": [id] })).await, json!({}));
     for socket in &mut sockets {
         assert_eq!(socket.closed().await, (3503, "force disconnect".to_owned()));
     }
@@ -77,7 +66,7 @@ async fn a_user_is_disconnected_from_every_transport(backend: Backend) {
     bob.is_quiet().await;
 
     let custom = json!({ "user": "ana", "client": id, "disconnect": { "code": 4321, "reason": "tea time" } });
-    ask(&app, "disconnect", custom).await;
+    app.result("disconnect", custom).await;
     assert_eq!(kept.closed().await, (4321, "tea time".to_owned()));
     for (user, client) in
         [("nobody", Value::Null), ("bob", json!("no id")), ("bob", json!(uuid::Uuid::nil()))]
@@ -86,10 +75,10 @@ async fn a_user_is_disconnected_from_every_transport(backend: Backend) {
         if !client.is_null() {
             body["client"] = client;
         }
-        assert_eq!(ask(&app, "disconnect", body).await, json!({}), "no match is no error");
+        assert_eq!(app.result("disconnect", body).await, json!({}), "no match is no error");
     }
     let bad = json!({ "user": "bob", "disconnect": { "code": 1000, "reason": "" } });
-    assert_eq!(error(&app, "disconnect", bad).await, 107);
+    assert_eq!(app.error("disconnect", bad).await, 107);
     bob.is_quiet().await;
     // They may come back.
     Client::connected(&app, &person(&app, "ana", "t-2")).await;
@@ -117,7 +106,7 @@ async fn a_revoked_token_is_worth_nothing_at_once(backend: Backend) {
     let mut renewing =
         Client::connected(&app, &app.token(json!({ "sub": "ana", "exp": 4_000_000_000u64 }))).await;
 
-    assert_eq!(ask(&app, "revoke_token", json!({ "uid": "t-bad" })).await, json!({}));
+    assert_eq!(app.result("revoke_token", json!({ "uid": "t-bad" })).await, json!({}));
     assert_eq!(by_bad.closed().await, (3500, "invalid token".to_owned()));
     assert_eq!(stream.next_event().await.name(), "stream:expired");
     stream.ends().await;
@@ -130,7 +119,7 @@ async fn a_revoked_token_is_worth_nothing_at_once(backend: Backend) {
     is_refused(&app, &bad, 3500, 401, "token_revoked").await;
     Client::connected(&app, &good).await;
     for body in [json!({ "uid": "" }), json!({ "uid": "x", "expire_at": 1 }), json!({ "uid": "a\u{0}b" })] {
-        assert_eq!(error(&app, "revoke_token", body).await, 107);
+        assert_eq!(app.error("revoke_token", body).await, 107);
     }
 }
 
@@ -140,22 +129,22 @@ async fn a_blocked_user_stays_out_until_it_is_taken_back(backend: Backend) {
     let mut socket = Client::connected(&app, &ana).await;
     let mut bob = Client::connected(&app, &person(&app, "bob", "t-2")).await;
     let mut stream = app.stream("org:acme", &ana, None).await;
-    ask(&app, "block_user", json!({ "user": "ana" })).await;
+    app.result("block_user", json!({ "user": "ana" })).await;
     assert_eq!(socket.closed().await, (3507, "permission denied".to_owned()));
     assert_eq!(stream.next_event().await.name(), "stream:expired");
     bob.is_quiet().await;
     is_refused(&app, &person(&app, "ana", "another"), 3507, 403, "user_blocked").await;
     assert_eq!(app.sql().count("revocations WHERE kind = 'user'").await, 1);
 
-    ask(&app, "unblock_user", json!({ "user": "ana" })).await;
-    ask(&app, "unblock_user", json!({ "user": "nobody" })).await;
+    app.result("unblock_user", json!({ "user": "ana" })).await;
+    app.result("unblock_user", json!({ "user": "nobody" })).await;
     let mut stream = app.stream("org:acme", &ana, None).await;
     app.post_webhook("workflow_run", &run_of("acme/api", 7)).await.expect(202);
     assert_eq!(stream.runs(1).await, [7]);
 
     // Blocked for a time that is over by itself.
     let soon = chrono::Utc::now().timestamp() + 2;
-    ask(&app, "block_user", json!({ "user": "ana", "expire_at": soon })).await;
+    app.result("block_user", json!({ "user": "ana", "expire_at": soon })).await;
     assert_eq!(stream.next_event().await.name(), "stream:expired");
     app.get("/api/repos", &ana).await.refused(403, "user_blocked");
     while app.get("/api/repos", &ana).await.status != 200 {
@@ -164,7 +153,7 @@ async fn a_blocked_user_stays_out_until_it_is_taken_back(backend: Backend) {
     }
     for method in ["block_user", "unblock_user"] {
         for nobody in ["", "a\0b"] {
-            assert_eq!(error(&app, method, json!({ "user": nobody })).await, 107, "{method} {nobody:?}");
+            assert_eq!(app.error(method, json!({ "user": nobody })).await, 107, "{method} {nobody:?}");
         }
     }
 }

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use testkit::proxy::Proxy;
 
 use crate::support::app::{Backend, TestApp, on_both, run_of, stream_request};
 use crate::support::client::Request;
-use crate::support::proxy::Proxy;
 use crate::support::sse::Stream;
 
 const EVENTS: u64 = 200;
@@ -59,7 +59,7 @@ impl Reader {
     async fn stream(&mut self) {
         self.proxy.cut_after(self.dice.random_range(0..5_000));
         let request = stream_request(CHANNEL, &self.token, self.cursor.as_deref());
-        let mut stream = match Stream::try_open(self.proxy.address(), &request).await {
+        let mut stream = match Stream::try_open(self.proxy.address, &request).await {
             Some(Ok(stream)) => stream,
             None => return a_moment().await,
             Some(Err(answer)) if answer.status == 503 => return a_moment().await,
@@ -86,7 +86,7 @@ impl Reader {
         for _ in 0..self.dice.random_range(1..4) {
             let through = self.dice.random_bool(0.5);
             self.proxy.cut_after(self.dice.random_range(0..5_000));
-            let address = if through { self.proxy.address() } else { self.server };
+            let address = if through { self.proxy.address } else { self.server };
             let (cursor, limit) = (self.cursor.clone().unwrap_or_default(), self.dice.random_range(1..30));
             let path = format!("/api/events?channel={CHANNEL}&limit={limit}&cursor={cursor}");
             let Some(answer) = Request::get(&path).bearer(&self.token).try_send(address).await else {
@@ -108,7 +108,7 @@ async fn everything_arrives_once_and_in_order(backend: Backend, seed: u64) {
     let mut reader = Reader {
         dice: SmallRng::seed_from_u64(seed),
         server: app.address(),
-        proxy: Proxy::to(app.address()).await,
+        proxy: Proxy::to(app.address()).await.expect("a proxy"),
         token: app.ana(),
         cursor: None,
         seen: Vec::new(),

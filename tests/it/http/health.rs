@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::proxy::{Link, Proxy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::app::{Backend, TestApp, on_both, run_of};
 use crate::support::client::{DEADLINE, Request, read_answer};
 use crate::support::database::Database;
-use crate::support::proxy::{Mode, Proxy};
 
 async fn a_healthy_node_says_so(backend: Backend) {
     let app = TestApp::start(backend).await;
@@ -96,10 +96,10 @@ async fn until_ready_is(app: &TestApp, status: u16) -> Duration {
 
 /// Postgres goes away in this way and comes back: nothing is confirmed meanwhile, streams stay
 /// open, and afterwards everything is there once.
-async fn postgres_goes_and_comes_back(mode: Mode) {
-    let proxy = Proxy::to(Database::server()).await;
+async fn postgres_goes_and_comes_back(mode: Link) {
+    let proxy = Proxy::to(Database::server()).await.expect("a proxy");
     let options = "store.deadline = \"1s\"\nlimits.polls_per_minute = 10000";
-    let app = TestApp::on(Database::through(proxy.address()).await, options).await;
+    let app = TestApp::on(Database::through(proxy.address).await, options).await;
     let ana = app.ana();
     let mut stream = app.stream("repo:acme/api", &ana, None).await;
     app.post_runs(1..=3).await;
@@ -127,7 +127,7 @@ async fn postgres_goes_and_comes_back(mode: Mode) {
     assert_eq!(app.metric("connections", "sse").await, 1);
     assert_eq!(app.sql().counts().await, before, "5xx here means that nothing was committed");
 
-    proxy.set(Mode::Pass);
+    proxy.set(Link::Open);
     let took = until_ready_is(&app, 200).await;
     assert!(took < Duration::from_secs(5), "ready again only after {took:?}");
     let began = Instant::now();
@@ -150,12 +150,12 @@ async fn postgres_goes_and_comes_back(mode: Mode) {
 
 #[tokio::test]
 async fn nothing_is_confirmed_while_postgres_refuses_and_all_goes_on_after() {
-    postgres_goes_and_comes_back(Mode::Cut).await;
+    postgres_goes_and_comes_back(Link::Refused).await;
 }
 
 #[tokio::test]
 async fn nothing_is_confirmed_while_postgres_is_silent_and_all_goes_on_after() {
-    postgres_goes_and_comes_back(Mode::Silent).await;
+    postgres_goes_and_comes_back(Link::Stalled).await;
 }
 
 async fn a_node_that_drains_is_not_ready_and_finishes_what_it_began(backend: Backend) {

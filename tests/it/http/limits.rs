@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::proxy::{Link, Proxy};
+use testkit::sql::Source;
 
 use crate::support::app::{Backend, TestApp, on_both, signature};
 use crate::support::client::Request;
 use crate::support::database::{Database, Sql};
 use crate::support::process::{Gateway, Home, on_sqlite};
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::store::eventually;
 use crate::support::websocket::Client;
 
@@ -65,22 +66,22 @@ fn a_kill_gives_back_no_more_than_what_was_not_written_yet() {
         }
         assert_eq!(gateway.get(POLL).await.status, 429);
         // Two polls are earned in a minute, one in half of it.
-        let sql = Sql::Sqlite(home.data().join("campanile.db"));
+        let sql = Sql(Source::Sqlite(home.data().join("campanile.db")));
         let whole = format!("rate_limits WHERE free_at > {}", began + 50_000_000);
         eventually("both are written", async || sql.count(&whole).await == 1).await;
         gateway.kill9().await;
         let gateway = Gateway::start(&home).await;
         assert_eq!(gateway.get(POLL).await.status, 429);
-        gateway.terminate().await;
+        gateway.stop().await;
     });
 }
 
 #[tokio::test]
 async fn a_store_that_is_away_slows_no_decision() {
-    let proxy = Proxy::to(Database::server()).await;
-    let app = TestApp::on(Database::through(proxy.address()).await, FEW).await;
+    let proxy = Proxy::to(Database::server()).await.expect("a proxy");
+    let app = TestApp::on(Database::through(proxy.address).await, FEW).await;
     app.get("/readyz", "").await.expect(200);
-    proxy.set(Mode::Silent);
+    proxy.set(Link::Stalled);
     let began = Instant::now();
     for _ in 0..2 {
         app.send(forged(&app)).await.refused(401, "signature_invalid");
@@ -88,7 +89,7 @@ async fn a_store_that_is_away_slows_no_decision() {
     app.send(forged(&app)).await.refused(429, "too_many_invalid_signatures");
     // A decision that waited for the store would take its deadline.
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    proxy.set(Mode::Pass);
+    proxy.set(Link::Open);
     let sql = app.sql();
     let kept = "rate_limits WHERE name = 'invalid_signatures'";
     eventually("it is written when the store is back", async || sql.count(kept).await == 1).await;

@@ -23,18 +23,12 @@ async fn call(app: &TestApp, method: &str, body: Value) -> Value {
     app.call(method, body).await.expect(200).json()
 }
 
-async fn result(app: &TestApp, method: &str, body: Value) -> Value {
-    let answer = call(app, method, body).await;
-    assert!(answer["error"].is_null(), "{answer}");
-    answer["result"].clone()
-}
-
 async fn a_broadcast_answers_for_each_channel(backend: Backend) {
     let app = TestApp::with(backend, SPACES).await;
     let mut ana = Client::connected(&app, &app.ana()).await;
     ana.subscribe("news:b").await;
     let channels = ["news:a", "nobody:knows", "news:b", "fleeting:x", "", "news:a"];
-    let answer = result(&app, "broadcast", json!({ "channels": channels, "data": { "n": 1 } })).await;
+    let answer = app.result("broadcast", json!({ "channels": channels, "data": { "n": 1 } })).await;
     let epoch = &answer["responses"][0]["result"]["epoch"];
     assert!(epoch.is_string(), "{answer}");
     let error = |code: u64, message: &str| json!({ "error": { "code": code, "message": message } });
@@ -71,7 +65,7 @@ async fn a_broadcast_has_bounds(backend: Backend) {
         assert_eq!(call(&app, "broadcast", body).await["error"]["code"], code);
     }
     let channels = &many[..6_000];
-    let answer = result(&app, "broadcast", json!({ "channels": channels, "data": 1 })).await;
+    let answer = app.result("broadcast", json!({ "channels": channels, "data": 1 })).await;
     let responses = answer["responses"].as_array().expect("a list");
     assert_eq!(responses.len(), channels.len());
     assert!(responses.iter().all(|response| response["result"]["offset"] == 1));
@@ -81,9 +75,9 @@ async fn a_broadcast_has_bounds(backend: Backend) {
 async fn a_repeated_broadcast_changes_nothing(backend: Backend) {
     let app = TestApp::with(backend, SPACES).await;
     let body = |channels: &[&str]| json!({ "channels": channels, "data": 1, "idempotency_key": "b-1" });
-    let first = result(&app, "broadcast", body(&["news:a", "news:b"])).await;
-    assert_eq!(result(&app, "broadcast", body(&["news:a", "news:b"])).await, first);
-    let wider = result(&app, "broadcast", body(&["news:a", "news:c", "news:b"])).await;
+    let first = app.result("broadcast", body(&["news:a", "news:b"])).await;
+    assert_eq!(app.result("broadcast", body(&["news:a", "news:b"])).await, first);
+    let wider = app.result("broadcast", body(&["news:a", "news:c", "news:b"])).await;
     let offsets: Vec<_> = (0..3).map(|n| wider["responses"][n]["result"]["offset"].clone()).collect();
     assert_eq!(offsets, [1, 1, 1]);
     assert_eq!(app.sql().count("events").await, 3);
@@ -95,9 +89,9 @@ async fn a_key_counts_where_nothing_is_kept(backend: Backend) {
     ana.subscribe("fleeting:x").await;
     for n in 1..=3 {
         let body = json!({ "channel": "fleeting:x", "data": n, "idempotency_key": "k" });
-        assert_eq!(result(&app, "publish", body).await, json!({}));
+        assert_eq!(app.result("publish", body).await, json!({}));
     }
-    result(&app, "publish", json!({ "channel": "fleeting:x", "data": "last" })).await;
+    app.result("publish", json!({ "channel": "fleeting:x", "data": "last" })).await;
     assert_eq!(ana.push().await["pub"]["data"], 1);
     assert_eq!(ana.push().await["pub"]["data"], "last", "repeats are not told");
     assert_eq!(app.sql().count("events").await, 0);
@@ -109,7 +103,7 @@ async fn an_older_version_is_dropped(backend: Backend) {
     ana.subscribe("news:x").await;
     let publish = |data: u64, version: u64, epoch: &str| {
         let body = json!({ "channel": "news:x", "data": data, "version": version, "version_epoch": epoch });
-        result(&app, "publish", body)
+        app.result("publish", body)
     };
     for (data, version, epoch, offset) in [
         (1, 5, "", 1),
@@ -128,7 +122,7 @@ async fn an_older_version_is_dropped(backend: Backend) {
         assert_eq!(ana.push().await["pub"]["data"], data);
     }
     let both = json!({ "channels": ["news:x", "news:y"], "data": 1, "version": 2, "version_epoch": "e2" });
-    let answer = result(&app, "broadcast", both).await;
+    let answer = app.result("broadcast", both).await;
     let offsets: Vec<_> = (0..2).map(|n| answer["responses"][n]["result"]["offset"].clone()).collect();
     assert_eq!(offsets, [5, 1], "each channel has its own");
     let huge = json!({ "channel": "news:x", "data": 1, "version": u64::MAX });
@@ -137,8 +131,8 @@ async fn an_older_version_is_dropped(backend: Backend) {
 
 async fn data_may_come_in_base64(backend: Backend) {
     let app = TestApp::with(backend, SPACES).await;
-    result(&app, "publish", json!({ "channel": "news:x", "b64data": "eyJuIjoxfQ==" })).await;
-    let history = result(&app, "history", json!({ "channel": "news:x", "limit": 1 })).await;
+    app.result("publish", json!({ "channel": "news:x", "b64data": "eyJuIjoxfQ==" })).await;
+    let history = app.result("history", json!({ "channel": "news:x", "limit": 1 })).await;
     assert_eq!(history["publications"][0]["data"], json!({ "n": 1 }));
     for bad in ["e30", "!", "bm90IGpzb24="] {
         let body = json!({ "channel": "news:x", "b64data": bad });
@@ -192,7 +186,7 @@ async fn a_sequential_batch_keeps_its_order(backend: Backend) {
     let publish = |n: u64| json!({ "publish": { "channel": "news:x", "data": n } });
     let commands: Vec<Value> = (1..=8).map(publish).collect();
     call(&app, "batch", json!({ "commands": commands })).await;
-    let history = result(&app, "history", json!({ "channel": "news:x", "limit": -1 })).await;
+    let history = app.result("history", json!({ "channel": "news:x", "limit": -1 })).await;
     let data: Vec<_> =
         history["publications"].as_array().unwrap().iter().map(|one| one["data"].clone()).collect();
     assert_eq!(data, [1, 2, 3, 4, 5, 6, 7, 8]);
@@ -203,15 +197,15 @@ async fn what_is_removed_leaves_its_position(backend: Backend) {
     let mut ana = Client::connected(&app, &app.ana()).await;
     ana.subscribe("news:x").await;
     for n in 1..=3 {
-        result(&app, "publish", json!({ "channel": "news:x", "data": n })).await;
+        app.result("publish", json!({ "channel": "news:x", "data": n })).await;
         ana.push().await;
     }
-    result(&app, "publish", json!({ "channel": "news:y", "data": 1 })).await;
-    let before = result(&app, "history", json!({ "channel": "news:x" })).await;
-    assert_eq!(result(&app, "history_remove", json!({ "channel": "news:x" })).await, json!({}));
-    let after = result(&app, "history", json!({ "channel": "news:x", "limit": -1 })).await;
+    app.result("publish", json!({ "channel": "news:y", "data": 1 })).await;
+    let before = app.result("history", json!({ "channel": "news:x" })).await;
+    assert_eq!(app.result("history_remove", json!({ "channel": "news:x" })).await, json!({}));
+    let after = app.result("history", json!({ "channel": "news:x", "limit": -1 })).await;
     assert_eq!(after, before, "no publications, the same place");
-    let next = result(&app, "publish", json!({ "channel": "news:x", "data": 4 })).await;
+    let next = app.result("publish", json!({ "channel": "news:x", "data": 4 })).await;
     assert_eq!(next, json!({ "offset": 4, "epoch": before["epoch"] }));
     assert_eq!(ana.push().await["pub"]["offset"], 4, "who is there misses nothing");
     assert_eq!(app.sql().count("events").await, 2, "and nobody else's");

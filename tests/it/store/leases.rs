@@ -8,11 +8,11 @@ use campanile::store::{Location, leases};
 use campanile::tasks::janitor;
 use campanile::tasks::leases::Lease;
 use campanile::tasks::metrics::{LeaseName, Metrics};
+use testkit::proxy::{Link, Proxy};
 use uuid::Uuid;
 
 use crate::support::database::Database;
 use crate::support::process::{self, Gateway};
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::store::*;
 
 const TTL: Duration = Duration::from_secs(600);
@@ -70,8 +70,8 @@ fn the_janitor_leaves_all_to_the_node_that_has_the_lease() {
 fn a_node_that_is_cut_off_stops_before_another_one_begins() {
     in_schema(async |location| {
         let Location::Postgres { url, .. } = &location else { panic!("a schema is Postgres's") };
-        let proxy = Proxy::to(Database::server()).await;
-        let through = url.replace(&Database::server().to_string(), &proxy.address().to_string());
+        let proxy = Proxy::to(Database::server()).await.expect("a proxy");
+        let through = url.replace(&Database::server().to_string(), &proxy.address.to_string());
         let far = Location::Postgres { url: through, direct_url: Some(url.clone()) };
         let stores = [TestStore::open(options(far)).await, TestStore::open(options(location)).await];
         let metrics: Vec<Arc<Metrics>> = (0..2).map(|_| Arc::default()).collect();
@@ -84,10 +84,10 @@ fn a_node_that_is_cut_off_stops_before_another_one_begins() {
             }
             kept.push(lease);
         }
-        proxy.set(Mode::Silent);
+        proxy.set(Link::Stalled);
         kept[1].held().await;
         assert!(!kept[0].is_held());
-        proxy.set(Mode::Pass);
+        proxy.set(Link::Open);
         kept[1].release();
         kept[1].released().await;
         kept[0].held().await;
@@ -96,16 +96,16 @@ fn a_node_that_is_cut_off_stops_before_another_one_begins() {
 }
 
 /// What each node says of the lease.
-async fn held(nodes: &[&Gateway<'_>]) -> Vec<bool> {
+async fn held(nodes: &[&Gateway]) -> Vec<bool> {
     let mut held = Vec::new();
     for node in nodes {
-        let text = node.get("/metrics").await.body;
+        let text = node.get("/metrics").await.text().to_owned();
         held.push(text.contains("campanile_lease_held{lease=\"janitor\"} 1"));
     }
     held
 }
 
-async fn until_held(nodes: &[&Gateway<'_>], expected: &[bool]) {
+async fn until_held(nodes: &[&Gateway], expected: &[bool]) {
     eventually("the lease is where it should be", async || held(nodes).await == expected).await;
 }
 
@@ -121,12 +121,12 @@ fn the_lease_moves_when_its_node_is_killed_or_stopped() {
         let third = Gateway::start(&home).await;
         until_held(&[&second, &third], &[true, false]).await;
         let rows = "SELECT count(*) FROM leases";
-        let sql = process::session(home.database().expect("Postgres")).await;
+        let sql = session(home.database().expect("Postgres")).await;
         // It is stopped: what it gave back is there for the next one, which need not wait.
-        assert_eq!(second.terminate().await.0, Some(0));
+        second.stop().await;
         assert!(sql.query_one(rows, &[]).await.unwrap().get::<_, i64>(0) <= 1);
         until_held(&[&third], &[true]).await;
-        assert_eq!(third.terminate().await.0, Some(0));
+        third.stop().await;
         assert_eq!(sql.query_one(rows, &[]).await.unwrap().get::<_, i64>(0), 0);
     });
 }

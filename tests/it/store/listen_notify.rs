@@ -2,11 +2,11 @@
 //! missed something.
 
 use campanile::store::{ListenEvent, Location, MAX_NOTIFICATION_LENGTH, Options, StoreError};
+use testkit::proxy::{Link, Proxy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::support::database::Database;
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::store::*;
 
 async fn next(listener: &mut mpsc::Receiver<ListenEvent>) -> ListenEvent {
@@ -76,19 +76,19 @@ fn a_listener_that_was_cut_off_learns_of_it_and_reconnects() {
 fn a_server_that_is_silent_or_gone_is_noticed() {
     in_schema(async |location| {
         let Location::Postgres { url, .. } = &location else { panic!("a schema is Postgres's") };
-        let proxy = Proxy::to(Database::server()).await;
-        let through = url.replace(&Database::server().to_string(), &proxy.address().to_string());
+        let proxy = Proxy::to(Database::server()).await.expect("a proxy");
+        let through = url.replace(&Database::server().to_string(), &proxy.address.to_string());
         assert_ne!(*url, through);
         let direct_url = Some(through);
         let location = Location::Postgres { url: url.clone(), direct_url };
         let store = TestStore::open(Options { pool_size: 2, ..options(location) }).await;
         let mut listener = store.store.listen();
         assert_eq!(next(&mut listener).await, ListenEvent::Connected);
-        for mode in [Mode::Silent, Mode::Cut] {
+        for mode in [Link::Stalled, Link::Refused] {
             proxy.set(mode);
             assert_eq!(next(&mut listener).await, ListenEvent::Lost);
             notify(&store, &["nobody receives this"]).await;
-            proxy.set(Mode::Pass);
+            proxy.set(Link::Open);
             assert_eq!(next(&mut listener).await, ListenEvent::Connected);
             notify(&store, &["back"]).await;
             assert_eq!(next(&mut listener).await, notification("back"));

@@ -174,6 +174,19 @@ impl TestApp {
         self.send(Request::post(&format!("/api/{method}")).header("X-API-Key", API_KEY).json(&body)).await
     }
 
+    /// What a method of the server API gives, which must succeed.
+    pub async fn result(&self, method: &str, body: Value) -> Value {
+        let answer = self.call(method, body).await.expect(200).json();
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["result"].clone()
+    }
+
+    /// The code of the error of a method of the server API.
+    pub async fn error(&self, method: &str, body: Value) -> u64 {
+        let answer = self.call(method, body).await.expect(200).json();
+        answer["error"]["code"].as_u64().unwrap_or_else(|| panic!("no error: {answer}"))
+    }
+
     /// Opens a stream that must open.
     pub async fn stream(&self, channels: &str, token: &str, cursor: Option<&str>) -> Stream {
         let request = stream_request(channels, token, cursor);

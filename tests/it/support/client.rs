@@ -241,3 +241,57 @@ pub fn unchunk(body: &[u8]) -> (Vec<u8>, usize, bool) {
     }
     (bytes, at, false)
 }
+
+/// The body of a streamed answer, as it comes.
+#[derive(Debug)]
+pub struct Body {
+    pub socket: TcpStream,
+    raw: Vec<u8>,
+    /// What has come and was not taken.
+    pub text: Vec<u8>,
+    over: bool,
+}
+
+impl Body {
+    /// Waits for the answer to what was sent: its head and its body, or all of a refusal. `None`: nobody
+    /// answers.
+    pub async fn begin(mut socket: TcpStream) -> Option<Result<(Answer, Self), Answer>> {
+        let mut raw = Vec::new();
+        let (head, length) = loop {
+            if let Some(found) = Answer::parse_head(&raw) {
+                break found;
+            }
+            if socket.read_buf(&mut raw).await.ok()? == 0 {
+                return None;
+            }
+        };
+        if head.status != 200 {
+            read_answer(&mut socket, &mut raw).await;
+            return Some(Err(Answer { body: raw[length..].to_vec(), ..head }));
+        }
+        raw.drain(..length);
+        Some(Ok((head, Self { socket, raw, text: Vec::new(), over: false })))
+    }
+
+    /// What comes up to `end`, without it; `None` when the body has ended or was cut.
+    pub async fn until(&mut self, end: &[u8]) -> Option<String> {
+        loop {
+            if let Some(at) = self.text.windows(end.len()).position(|bytes| bytes == end) {
+                let mut bytes: Vec<u8> = self.text.drain(..at + end.len()).collect();
+                bytes.truncate(at);
+                return Some(String::from_utf8(bytes).expect("UTF-8"));
+            }
+            let (bytes, taken, end) = unchunk(&self.raw);
+            self.raw.drain(..taken);
+            self.text.extend(bytes);
+            self.over |= end;
+            if taken > 0 {
+                continue;
+            }
+            if self.over {
+                return None;
+            }
+            self.over = matches!(self.socket.read_buf(&mut self.raw).await, Ok(0) | Err(_));
+        }
+    }
+}

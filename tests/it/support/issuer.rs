@@ -17,6 +17,15 @@ use tokio::task::JoinHandle;
 
 use super::client::DEADLINE;
 
+/// A namespace that anybody with a token may use.
+pub const OPEN: &str = "[[channel.namespaces]]
+name = \"open\"
+history_size = 100
+history_ttl = \"1h\"
+allow_subscribe_for_client = true
+allow_history_for_client = true
+";
+
 /// A key pair with its name.
 #[derive(Clone)]
 pub struct Pair {

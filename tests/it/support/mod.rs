@@ -2,15 +2,13 @@
 
 pub mod app;
 pub mod certificates;
+pub mod change;
 pub mod client;
 pub mod database;
 pub mod issuer;
 pub mod process;
-pub mod proxy;
 pub mod script;
-pub mod server;
 pub mod sse;
 pub mod store;
 pub mod stream_client;
 pub mod websocket;
-pub mod wire;

@@ -1,25 +1,25 @@
 //! A process that plays a scenario of `tests/sdk` or `tests/browser`, in Node or in Python. It says a
-//! JSON value a line on stdout; what it asks for is answered by a line on stdin. It is ended by its own
-//! process id, at the latest when its [`Script`] is dropped.
+//! JSON value a line on stdout; what it asks for is answered by a line on stdin. It is killed at the
+//! latest when its [`Script`] is dropped.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
 
 /// A process that plays.
 pub struct Script {
     name: String,
     child: Child,
     answers: ChildStdin,
-    lines: UnboundedReceiver<String>,
-    stderr: Option<JoinHandle<String>>,
+    lines: Lines<BufReader<ChildStdout>>,
     /// How often it found something to be as it must be.
-    pub checks: usize,
+    checks: usize,
 }
 
 impl Script {
@@ -34,7 +34,8 @@ impl Script {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/python");
         let venv = INSTALLED.get_or_init(|| {
             let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("centrifuge-python");
-            let done = Command::new(folder.join("install")).arg(&venv).output().expect("the script runs");
+            let install = std::process::Command::new(folder.join("install")).arg(&venv).output();
+            let done = install.expect("the script runs");
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
             venv
         });
@@ -55,68 +56,52 @@ impl Script {
     }
 
     fn run(mut command: Command, name: &str, stage: &Value) -> Self {
-        command.env("CAMPANILE_STAGE", stage.to_string());
+        command.env("CAMPANILE_STAGE", stage.to_string()).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("Node 20 or newer, and Python 3.10 or newer, are there");
         let answers = child.stdin.take().expect("a pipe");
-        let lines = lines_of(child.stdout.take().expect("a pipe"));
-        let mut stderr = child.stderr.take().expect("a pipe");
-        let stderr = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            // What was read until the pipe broke is still worth showing.
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        });
-        Self { name: name.to_owned(), child, answers, lines, stderr: Some(stderr), checks: 0 }
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { name: name.to_owned(), child, answers, lines, checks: 0 }
     }
 
-    /// What it asks for next; `None` at its good end.
-    pub async fn request(&mut self) -> Option<Value> {
-        while let Some(line) = self.lines.recv().await {
+    /// Plays to its good end, which must come in time. `perform` does what it asks for.
+    pub async fn play(mut self, deadline: Duration, mut perform: impl AsyncFnMut(Value) -> Value) {
+        let mut stderr = self.child.stderr.take().expect("a pipe");
+        // Read from the start, so that it never waits for somebody to read.
+        let said = tokio::spawn(async move {
+            let mut said = Vec::new();
+            // What was read until the pipe broke is still worth showing.
+            let _ = stderr.read_to_end(&mut said).await;
+            String::from_utf8_lossy(&said).into_owned()
+        });
+        let playing = async {
+            while let Some(request) = self.request().await? {
+                let answer = perform(request).await;
+                self.answers.write_all(format!("{answer}\n").as_bytes()).await.ok()?;
+            }
+            self.child.wait().await.ok().filter(|status| status.success())
+        };
+        let played = timeout(deadline, playing).await;
+        let _ = self.child.kill().await;
+        if !matches!(played, Ok(Some(_))) {
+            let why = if played.is_err() { "too long" } else { "failed" };
+            panic!("{}: {why} after {} checks:\n{}", self.name, self.checks, said.await.unwrap_or_default());
+        }
+        assert!(self.checks > 0, "{} checks nothing", self.name);
+    }
+
+    /// What it asks for next; `Some(None)` at its good end, `None` at any other.
+    async fn request(&mut self) -> Option<Option<Value>> {
+        loop {
+            let line = self.lines.next_line().await.ok()??;
             let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
             if line.get("ask").is_some() {
-                return Some(line);
+                return Some(Some(line));
             }
             if line.get("done").is_some() {
-                assert!(self.child.wait().expect("it ends").success(), "{}", self.stderr());
-                return None;
+                return Some(None);
             }
             self.checks += 1;
         }
-        panic!("{}", self.stderr());
     }
-
-    /// Answers the request that came last.
-    pub fn answer(&mut self, answer: &Value) {
-        if writeln!(self.answers, "{answer}").is_err() {
-            panic!("{}", self.stderr());
-        }
-    }
-
-    /// Ends it if it still runs; gives what it said to people.
-    pub fn stderr(&mut self) -> String {
-        let _ = self.child.kill();
-        let said = self.stderr.take().and_then(|stderr| stderr.join().ok());
-        format!("{} failed after {} checks:\n{}", self.name, self.checks, said.unwrap_or_default())
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        // It may have ended before: then there is nothing left to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The lines of a pipe, read on a thread of their own.
-fn lines_of(pipe: ChildStdout) -> UnboundedReceiver<String> {
-    let (sender, lines) = unbounded_channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            // Nobody listens once the test is over.
-            let _ = sender.send(line);
-        }
-    });
-    lines
 }

@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::client::{Answer, DEADLINE, Request, read_answer, unchunk};
+use super::client::{Answer, Body, DEADLINE, Request};
 
 /// One frame of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,11 +59,8 @@ impl Frame {
 /// An open stream.
 #[derive(Debug)]
 pub struct Stream {
-    socket: TcpStream,
     pub head: Answer,
-    raw: Vec<u8>,
-    text: Vec<u8>,
-    over: bool,
+    body: Body,
     /// The cursor behind everything that was read.
     pub last_id: Option<String>,
 }
@@ -88,22 +85,9 @@ impl Stream {
         Self::begin(socket).await.expect("an answer").expect("a stream")
     }
 
-    async fn begin(mut socket: TcpStream) -> Option<Result<Self, Answer>> {
-        let mut raw = Vec::new();
-        let (head, length) = loop {
-            if let Some(found) = Answer::parse_head(&raw) {
-                break found;
-            }
-            if socket.read_buf(&mut raw).await.ok()? == 0 {
-                return None;
-            }
-        };
-        if head.status != 200 {
-            read_answer(&mut socket, &mut raw).await;
-            return Some(Err(Answer { body: raw[length..].to_vec(), ..head }));
-        }
-        raw.drain(..length);
-        Some(Ok(Self { socket, head, raw, text: Vec::new(), over: false, last_id: None }))
+    async fn begin(socket: TcpStream) -> Option<Result<Self, Answer>> {
+        let begun = Body::begin(socket).await?;
+        Some(begun.map(|(head, body)| Self { head, body, last_id: None }))
     }
 
     /// The next frame of any kind; `None` when the stream has ended or was cut.
@@ -113,27 +97,11 @@ impl Stream {
     }
 
     async fn next_unbounded(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
-                let text = String::from_utf8(self.text.drain(..end + 2).collect()).expect("UTF-8");
-                let frame = Frame::parse(text.trim_end_matches('\n'));
-                if frame.id.is_some() {
-                    self.last_id.clone_from(&frame.id);
-                }
-                return Some(frame);
-            }
-            let (bytes, taken, end) = unchunk(&self.raw);
-            self.raw.drain(..taken);
-            self.text.extend(bytes);
-            self.over |= end;
-            if taken > 0 {
-                continue;
-            }
-            if self.over {
-                return None;
-            }
-            self.over = matches!(self.socket.read_buf(&mut self.raw).await, Ok(0) | Err(_));
+        let frame = Frame::parse(self.body.until(b"\n\n").await?.trim_end_matches('\n'));
+        if frame.id.is_some() {
+            self.last_id.clone_from(&frame.id);
         }
+        Some(frame)
     }
 
     /// The next event: a frame with data. Fails at the end of the stream.

@@ -13,16 +13,16 @@ use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
 use campanile::domain::event::{Event, NewEvent, Time};
 use campanile::domain::options::Retention;
 use campanile::domain::position::{Epoch, Position};
-use campanile::publish::{Apply, Committed, PublishError, Publisher, Reaction, UnitOfWork, Verdict};
+use campanile::publish::{Committed, PublishError, Publisher, Reaction, UnitOfWork};
 use campanile::store::deliveries::{NewDelivery, Payload};
 use campanile::store::log::{self, Appended, Bounds, LogTx, Page, PageRequest};
-use campanile::store::{
-    self, Conn, Location, LockKey, Options, ReadTx, Store, StoreError, Table, Transaction, Ts,
-};
+use campanile::store::{self, Conn, Location, Options, ReadTx, Store, Ts};
 use diesel::sql_types::{BigInt, Text};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
+
+pub use super::change::*;
 
 /// Makes of each named `async fn(TestStore)` a test on SQLite and one on Postgres.
 macro_rules! on_both {
@@ -88,7 +88,7 @@ pub fn with_setting(url: &str, name: &str, value: &str) -> String {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
@@ -415,77 +415,6 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}: not within ten seconds");
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// A lock that orders the units of a transaction by `order`.
-pub fn lock(order: i64) -> LockKey {
-    LockKey::of(Table::Builds, Uuid::from_u128(order.abs_diff(i64::MIN).into()))
-}
-
-/// A change of state for tests: runs its statements, then ends as it is told.
-pub struct Change {
-    pub order: i64,
-    pub statements: Vec<String>,
-    pub end: End,
-}
-
-pub enum End {
-    Proceed,
-    Refuse,
-    Fail,
-}
-
-impl Change {
-    /// Adds `mark` to what [`TestStore::marks`] answers.
-    pub fn mark(order: i64, mark: &str) -> Self {
-        let statement = format!("UPDATE meta SET value = value || '{mark}' WHERE key = 'marks'");
-        Self { order, statements: vec![statement], end: End::Proceed }
-    }
-
-    /// Breaks a constraint of the database.
-    pub fn broken() -> Self {
-        let statement = "INSERT INTO meta (key, value) VALUES ('nothing', NULL)".to_owned();
-        Self { order: 0, statements: vec![statement], end: End::Proceed }
-    }
-
-    pub fn ending(self, end: End) -> Self {
-        Self { end, ..self }
-    }
-
-    pub fn on(self, unit: UnitOfWork) -> UnitOfWork {
-        UnitOfWork { apply: Some(Box::new(self)), ..unit }
-    }
-}
-
-impl Apply for Change {
-    fn locks(&self) -> Vec<LockKey> {
-        vec![lock(self.order)]
-    }
-
-    fn apply<'a>(&'a self, tx: &'a mut Transaction<'_>) -> BoxFuture<'a, store::Result<Verdict>> {
-        async move {
-            for statement in &self.statements {
-                tx.conn.execute(diesel::sql_query(statement.clone())).await?;
-            }
-            match self.end {
-                End::Proceed => Ok(Verdict::Proceed),
-                End::Refuse => Ok(Verdict::Refuse),
-                End::Fail => Err(StoreError::Failed("it was told to fail".into())),
-            }
-        }
-        .boxed()
-    }
-}
-
-impl TestStore {
-    /// A place where changes of state leave their marks.
-    pub async fn prepare_marks(&self) {
-        self.execute("INSERT INTO meta (key, value) VALUES ('marks', '')").await;
-    }
-
-    pub async fn marks(&self) -> String {
-        self.text("SELECT value AS text FROM meta WHERE key = 'marks'").await
     }
 }
 

@@ -5,21 +5,18 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::client::{Answer, DEADLINE, Request, unchunk};
+use super::client::{Answer, Body, DEADLINE, Request};
 
 /// An open stream.
 #[derive(Debug)]
 pub struct StreamClient {
     address: SocketAddr,
-    pub socket: TcpStream,
     pub head: Answer,
-    raw: Vec<u8>,
-    text: Vec<u8>,
-    over: bool,
+    pub body: Body,
     /// Whether messages are events of an event stream.
     sse: bool,
     pub pushes: VecDeque<Value>,
@@ -54,23 +51,11 @@ impl StreamClient {
     pub async fn try_open(address: SocketAddr, request: &Request) -> Result<Self, Answer> {
         let mut socket = TcpStream::connect(address).await.expect("a connection");
         socket.write_all(&request.bytes()).await.expect("written");
-        let mut raw = Vec::new();
-        let (head, length) = loop {
-            if let Some(head) = Answer::parse_head(&raw) {
-                break head;
-            }
-            let read = timeout(DEADLINE, socket.read_buf(&mut raw)).await.expect("an answer in time");
-            assert!(read.expect("an answer") > 0, "the answer breaks off");
-        };
-        if head.status != 200 {
-            super::client::read_answer(&mut socket, &mut raw).await;
-            return Err(Answer { body: raw[length..].to_vec(), ..head });
-        }
-        raw.drain(..length);
+        let begun = timeout(DEADLINE, Body::begin(socket)).await.expect("an answer in time");
+        let (head, body) = begun.expect("the answer does not break off")?;
         let sse = head.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"));
-        let (text, pushes, empty) = (Vec::new(), VecDeque::new(), String::new());
-        let (session, node) = (empty.clone(), empty);
-        Ok(Self { address, socket, head, raw, text, over: false, sse, pushes, last_id: 1, session, node })
+        let (pushes, session, node) = (VecDeque::new(), String::new(), String::new());
+        Ok(Self { address, head, body, sse, pushes, last_id: 1, session, node })
     }
 
     /// Connected over `transport` with this token.
@@ -158,31 +143,15 @@ impl StreamClient {
     /// The bytes of the next message, without their frame.
     pub async fn next_text(&mut self) -> Option<String> {
         let end: &[u8] = if self.sse { b"\n\n" } else { b"\n" };
-        loop {
-            if self.sse && self.text.starts_with(b"\r\n") {
-                self.text.drain(..2);
-            }
-            if let Some(at) = self.text.windows(end.len()).position(|bytes| bytes == end) {
-                let bytes: Vec<u8> = self.text.drain(..at + end.len()).collect();
-                let text = String::from_utf8(bytes[..at].to_vec()).expect("UTF-8");
-                return Some(match self.sse {
-                    true => text.strip_prefix("data: ").expect("an event has data").to_owned(),
-                    false => text,
-                });
-            }
-            let (bytes, taken, end) = unchunk(&self.raw);
-            self.raw.drain(..taken);
-            self.text.extend(bytes);
-            self.over |= end;
-            if taken > 0 {
-                continue;
-            }
-            if self.over {
-                assert!(self.text.is_empty(), "the last message is not whole");
-                return None;
-            }
-            self.over = matches!(self.socket.read_buf(&mut self.raw).await, Ok(0) | Err(_));
+        let Some(text) = self.body.until(end).await else {
+            assert!(self.body.text.is_empty(), "the last message is not whole");
+            return None;
+        };
+        if !self.sse {
+            return Some(text);
         }
+        let event = text.strip_prefix("\r\n").unwrap_or(&text);
+        Some(event.strip_prefix("data: ").expect("an event has data").to_owned())
     }
 
     /// Reads up to the end. Gives the code that was said before it; what comes earlier is left out.

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use campanile::store::{ListenEvent, Location, OpenError, Store};
-use tokio::time::{Duration, sleep};
+use testkit::postgres::{Postgres, Shutdown};
+use testkit::process::give_away;
 
 use crate::support::certificates::Authority;
-use crate::support::server::{Server, ordinary};
-use crate::support::store::{options, session};
+use crate::support::store::options;
 
 /// Users by what they are let in with.
 const RULES: &str = "\
@@ -23,56 +23,33 @@ CREATE ROLE plain SUPERUSER LOGIN;
 CREATE ROLE secret SUPERUSER LOGIN PASSWORD 'knows it';";
 
 /// The server, with a certificate for `localhost` alone.
-struct Postgres {
-    server: Server,
+struct Server {
+    postgres: Postgres,
     ours: PathBuf,
     others: PathBuf,
-    folder: tempfile::TempDir,
 }
 
-impl Postgres {
+impl Server {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path();
-        let (ours, others) = (Authority::new(path, "ours"), Authority::new(path, "others"));
+        let mut postgres = Postgres::start().await.expect("PostgreSQL");
+        let folder = postgres.folder();
+        let (ours, others) = (Authority::new(folder, "ours"), Authority::new(folder, "others"));
         let (certificate, key) = ours.vouch("DNS:localhost");
-        let data = path.join("data");
-        let run = |command: &mut std::process::Command| {
-            let done = command.output().expect("the programs of PostgreSQL");
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        };
-        let words =
-            ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
-        run(ordinary(program("initdb"), path).arg("-D").arg(&data).args(words));
-        std::fs::write(data.join("pg_hba.conf"), RULES).expect("the server's rules");
-        let server = Server::start(path, |port| {
-            let mut command = ordinary(program("postgres"), path);
-            command.arg("-D").arg(&data).args(["-p", &port.to_string()]);
-            let files = [
-                format!("ssl_cert_file={}", certificate.display()),
-                format!("ssl_key_file={}", key.display()),
-            ];
-            let fixed =
-                ["ssl=on", "listen_addresses=localhost", "unix_socket_directories=", "shared_buffers=16MB"];
-            for setting in fixed.into_iter().chain(files.iter().map(String::as_str)) {
-                command.args(["-c", setting]);
-            }
-            command
-        })
-        .await;
-        let postgres = Self { ours: ours.file(), others: others.file(), server, folder };
-        // It takes connections before it lets anybody in.
-        let url = postgres.url("postgres", "127.0.0.1", "sslmode=disable");
-        while tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
+        std::fs::write(postgres.data().join("pg_hba.conf"), RULES).expect("the server's rules");
+        give_away(folder).expect("the server's files");
+        let admin = postgres.session("postgres").await.expect("a session");
+        let certificate = format!("ALTER SYSTEM SET ssl_cert_file = '{}'", certificate.display());
+        let key = format!("ALTER SYSTEM SET ssl_key_file = '{}'", key.display());
+        for statement in [USERS, &certificate, &key, "ALTER SYSTEM SET ssl = on"] {
+            admin.batch_execute(statement).await.expect("users and options");
         }
-        session(&url).await.batch_execute(USERS).await.expect("users");
-        postgres
+        postgres.restart(Shutdown::Fast).await.expect("it starts again");
+        Self { ours: ours.file(), others: others.file(), postgres }
     }
 
     fn url(&self, user: &str, host: &str, query: &str) -> String {
         let query = query.replace("OURS", &path(&self.ours)).replace("OTHERS", &path(&self.others));
-        format!("postgres://{user}@{host}:{}/postgres?{query}", self.server.address.port())
+        format!("postgres://{user}@{host}:{}/postgres?{query}", self.postgres.address().port())
     }
 
     /// How many sessions a store of that address has, with TLS and without.
@@ -82,7 +59,7 @@ impl Postgres {
             Store::open(&options(Location::Postgres { url, direct_url: None })).await.map_err(reason)?;
         let mut heard = store.listen();
         assert_eq!(heard.recv().await, Some(ListenEvent::Connected));
-        let admin = session(&self.url("postgres", "127.0.0.1", "sslmode=disable")).await;
+        let admin = self.postgres.session("postgres").await.expect("a session");
         let count = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl) FROM pg_stat_ssl \
                      JOIN pg_stat_activity USING (pid) WHERE application_name = 'a store'";
         let row = admin.query_one(count, &[]).await.expect("an answer");
@@ -90,11 +67,6 @@ impl Postgres {
         drop(heard);
         Ok((row.get(0), row.get(1)))
     }
-}
-
-fn program(name: &str) -> PathBuf {
-    let folder = std::env::var_os("TEST_PG_BIN").expect("no TEST_PG_BIN: run tests/run");
-    Path::new(&folder).join(name)
 }
 
 fn path(file: &Path) -> String {
@@ -108,8 +80,7 @@ fn reason(error: OpenError) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_believes_whom_its_address_says_and_nobody_else() {
-    let server = Postgres::start().await;
-    let _kept = &server.folder;
+    let server = Server::start().await;
     let encrypted = Ok((true, false));
     let plain = Ok((false, true));
     let unknown = Err("invalid peer certificate: UnknownIssuer");

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use campanile::tls;
+use campanile::net::tls;
 use serde_json::json;
+use testkit::server::Server;
 
 use crate::support::certificates::Authority;
 use crate::support::client::Request;
 use crate::support::process::{API_KEY, Gateway, on_postgres, token};
-use crate::support::server::{Server, ordinary};
 use crate::support::store::eventually;
 use crate::support::websocket;
 
@@ -30,7 +30,7 @@ impl Redis {
         let (ours, others) = (Authority::new(path, "ours"), Authority::new(path, "others"));
         let (certificate, key) = ours.vouch("DNS:localhost");
         let users = format!("user default off\nuser node on >secret {RIGHTS}\n");
-        let server = Server::start(path, |port| {
+        let server = Server::start("redis-server", path, |port| {
             let (certificate, key) = (certificate.display(), key.display());
             let config = format!(
                 "port 0\ntls-port {port}\nbind 127.0.0.1\ntls-cert-file {certificate}\ntls-key-file {key}\n\
@@ -38,11 +38,9 @@ impl Redis {
                 ours.file().display()
             );
             std::fs::write(path.join("redis.conf"), config).expect("a configuration");
-            let mut command = ordinary(Path::new("redis-server"), path);
-            command.arg("redis.conf");
-            command
-        })
-        .await;
+            vec!["redis.conf".to_owned()]
+        });
+        let server = server.await.expect("Redis");
         Self { ours: ours.file(), others: others.file(), server, _folder: folder }
     }
 
@@ -89,7 +87,7 @@ fn nodes_are_joined_by_a_redis_that_knows_a_user_of_ours_alone() {
         let (here, there) = (Gateway::start(&home).await, Gateway::start(&home).await);
         for node in [&here, &there] {
             eventually("the nodes hear each other", async || {
-                let metrics = node.get("/metrics").await.body;
+                let metrics = node.get("/metrics").await.text().to_owned();
                 metrics.contains("campanile_bus_up 1\n") && metrics.contains("campanile_cluster_nodes 2\n")
             })
             .await;
@@ -102,7 +100,7 @@ fn nodes_are_joined_by_a_redis_that_knows_a_user_of_ours_alone() {
         publish.send(here.address).await.expect(200);
         assert!(client.push().await.to_string().contains("build:done"));
         // Counted when Redis has confirmed it.
-        let metrics = here.get("/metrics").await.body;
+        let metrics = here.get("/metrics").await.text().to_owned();
         assert!(!metrics.contains("campanile_bus_messages_sent_total{carrier=\"redis\"} 0\n"), "{metrics}");
     });
 }

@@ -85,7 +85,7 @@ async fn who_does_not_read_is_cut_and_nobody_else_feels_it(transport: &str) {
     let mut reads = StreamClient::connected(app.address(), transport, &app.ana()).await;
     reads.subscribe("news:x").await;
     let mut stands = StreamClient::connected(app.address(), transport, &app.ana()).await;
-    socket2::SockRef::from(&stands.socket).set_recv_buffer_size(4096).expect("a small buffer");
+    socket2::SockRef::from(&stands.body.socket).set_recv_buffer_size(4096).expect("a small buffer");
     stands.subscribe("news:x").await;
     let data = "x".repeat(30_000);
     for n in 1.. {
@@ -100,7 +100,7 @@ async fn who_does_not_read_is_cut_and_nobody_else_feels_it(transport: &str) {
     app.until_metric("connections", transport, 1).await;
     // It finds the end behind what it had been sent.
     let mut rest = Vec::new();
-    let _ = stands.socket.read_to_end(&mut rest).await;
+    let _ = stands.body.socket.read_to_end(&mut rest).await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut is no proper end");
 }
 

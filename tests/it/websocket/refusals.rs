@@ -2,10 +2,10 @@
 //! is answered as if nothing had been.
 
 use serde_json::{Value, json};
+use testkit::proxy::{Link, Proxy};
 
 use crate::support::app::{Backend, TestApp, on_both};
 use crate::support::database::Database;
-use crate::support::proxy::{Mode, Proxy};
 use crate::support::websocket::Client;
 
 const SPACES: &str = "channel.max_publication_size = \"32KiB\"
@@ -137,12 +137,12 @@ async fn a_store_that_is_away() {
 }
 
 pub(super) async fn a_store_that_is_away_is_our_fault(_: Backend) {
-    let proxy = Proxy::to(Database::server()).await;
+    let proxy = Proxy::to(Database::server()).await.expect("a proxy");
     let options = format!("store.deadline = \"1s\"\n{SPACES}");
-    let app = TestApp::on(Database::through(proxy.address()).await, &options).await;
+    let app = TestApp::on(Database::through(proxy.address).await, &options).await;
     let mut client = Client::connected(&app, &app.ana()).await;
     client.subscribe("kept:x").await;
-    for mode in [Mode::Cut, Mode::Silent] {
+    for mode in [Link::Refused, Link::Stalled] {
         proxy.set(mode);
         for command in [
             subscribe("kept:y"),
@@ -153,7 +153,7 @@ pub(super) async fn a_store_that_is_away_is_our_fault(_: Backend) {
             assert_eq!(client.error(command).await, 100, "{mode:?}: {told}");
         }
         client.is_quiet().await;
-        proxy.set(Mode::Pass);
+        proxy.set(Link::Open);
         app.until_metric("store_up", "", 1).await;
     }
     // A commit that nobody confirmed may have happened: what is in the log is told, in order.

@@ -238,7 +238,7 @@ fn who_only_talks_costs_no_more_than_its_queue() {
         let gateway = Gateway::start(&home).await;
         let mut other = Client::open(gateway.address).await;
         other.connect(&token()).await;
-        let before = resident(gateway.pid());
+        let before = resident(&gateway);
         let commands: Vec<String> = (2..3_000).map(|id| json!({ "id": id, "rpc": {} }).to_string()).collect();
         let flood = frame(TEXT, commands.join("\n").as_bytes());
         // All are there before the first one begins, so that none has to come in through the flood.
@@ -259,10 +259,10 @@ fn who_only_talks_costs_no_more_than_its_queue() {
             let began = Instant::now();
             other.is_quiet().await;
             times.push(began.elapsed());
-            most = most.max(resident(gateway.pid()));
+            most = most.max(resident(&gateway));
             while flooders.try_join_next().is_some() {}
         }
-        let metrics = gateway.get("/metrics").await.body;
+        let metrics = gateway.get("/metrics").await.text().to_owned();
         let slow = format!("campanile_disconnects_total{{code=\"3008\"}} {FLOODERS}\n");
         assert!(metrics.contains(&slow), "{metrics}");
         // A queue of 1 MiB, a message, and what the allocator makes of it.
@@ -275,8 +275,6 @@ fn who_only_talks_costs_no_more_than_its_queue() {
 }
 
 /// What a process has in memory, in bytes.
-fn resident(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+fn resident(gateway: &Gateway) -> usize {
+    gateway.id().and_then(testkit::process::resident).expect("the process lives") as usize
 }

@@ -8,11 +8,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use httparse::Status;
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-
-use crate::framing::Head;
 
 /// Holds the answers to many small requests.
 pub const BUFFER: usize = 64 * 1024;
@@ -149,24 +148,21 @@ impl Pipeline {
         input: &[u8],
         each: &mut impl FnMut(Answer<'_>) -> Result<()>,
     ) -> Result<Option<usize>> {
-        let mut body = Vec::new();
-        let (status, head, length) = if input.starts_with(NOT_MODIFIED) {
+        let answer = if input.starts_with(NOT_MODIFIED) {
             // A hundred thousand a second: they have no body, and their end is all there is to know.
             let Some(end) = memmem::find(input, END) else { return Ok(None) };
-            (304, end + END.len(), end + END.len())
+            let length = end + END.len();
+            Whole { status: 304, closes: false, head: length, body: Vec::new(), length }
         } else {
-            let Some((mut head, end)) = Head::parse(input)? else { return Ok(None) };
-            let length = end + head.body.take(&input[end..], &mut body)?;
-            if !head.body.is_done() {
-                return Ok(None);
-            }
-            if head.status == TOO_IDLE && self.outstanding == 0 {
+            let Some(answer) = Whole::read(input)? else { return Ok(None) };
+            if answer.status == TOO_IDLE && self.outstanding == 0 {
                 self.closed = true;
-                return Ok(Some(length));
+                return Ok(Some(answer.length));
             }
-            ensure!(!head.close, "the server does not keep the connection: {}", head.status);
-            (head.status, end, length)
+            ensure!(!answer.closes, "the server does not keep the connection: {}", answer.status);
+            answer
         };
+        let Whole { status, head, body, length, .. } = answer;
         ensure!(self.outstanding > 0, "an answer {status} to nothing");
         self.outstanding -= 1;
         each(Answer { status, head: &input[..head], body: &body })?;
@@ -184,6 +180,66 @@ impl Pipeline {
             }
         }
         Ok(written)
+    }
+}
+
+/// The first answer in what has come.
+struct Whole {
+    status: u16,
+    /// The connection takes no further request.
+    closes: bool,
+    /// The length of its head.
+    head: usize,
+    body: Vec<u8>,
+    /// The length of all of it.
+    length: usize,
+}
+
+impl Whole {
+    /// None until all of it has come.
+    fn read(input: &[u8]) -> Result<Option<Self>> {
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut answer = httparse::Response::new(&mut fields);
+        let Status::Complete(head) = answer.parse(input).context("this is not HTTP")? else {
+            return Ok(None);
+        };
+        let status = answer.code.context("an answer without a status")?;
+        let field = |name: &str| {
+            let field = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(field.value).ok()
+        };
+        let closes = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let rest = &input[head..];
+        let body = match (field("content-length"), field("transfer-encoding")) {
+            _ if matches!(status, 204 | 304) => Some((Vec::new(), 0)),
+            (_, Some(_)) => join_chunks(rest)?,
+            (Some(length), None) => {
+                let length = length.parse().with_context(|| format!("no length: {length:?}"))?;
+                rest.get(..length).map(|body| (body.to_vec(), length))
+            }
+            (None, None) => bail!("an answer {status} without a length"),
+        };
+        Ok(body.map(|(body, length)| Self { status, closes, head, body, length: head + length }))
+    }
+}
+
+/// The body of these chunks, and how long they are; none until the last one has come. Trailers, which no
+/// server here sends, are an error.
+fn join_chunks(input: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
+    let (mut body, mut used) = (Vec::new(), 0);
+    loop {
+        let Ok(size) = httparse::parse_chunk_size(&input[used..]) else { bail!("a chunk without a size") };
+        ensure!(!input[used..].starts_with(b"\r\n"), "a chunk without a size");
+        let Status::Complete((start, size)) = size else { return Ok(None) };
+        let (start, size) = (used + start, usize::try_from(size)?);
+        let chunk = size.checked_add(2).and_then(|length| input[start..].get(..length));
+        let Some(chunk) = chunk else { return Ok(None) };
+        ensure!(chunk.ends_with(b"\r\n"), "a chunk is longer than its size");
+        body.extend_from_slice(&chunk[..size]);
+        used = start + chunk.len();
+        if size == 0 {
+            return Ok(Some((body, used)));
+        }
     }
 }
 
@@ -264,12 +320,41 @@ mod tests {
     }
 
     #[test]
+    fn chunks_are_joined_wherever_they_were_cut_and_what_is_none_is_an_error() {
+        let chunks = b"4\r\nWiki\r\nA;name=v\r\npedia in\r\n\r\n0\r\n\r\nHTTP";
+        let end = chunks.len() - b"HTTP".len();
+        for cut in 0..end {
+            assert_eq!(join_chunks(&chunks[..cut]).unwrap(), None, "{cut}");
+        }
+        assert_eq!(join_chunks(chunks).unwrap(), Some((b"Wikipedia in\r\n".to_vec(), end)));
+        for bad in ["x\r\n", "\r\n", "1\r\nabc", "fffffffffffffffff\r\n"] {
+            assert!(join_chunks(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_may_come_in_pieces_but_must_be_one() {
+        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx";
+        for cut in 0..text.len() {
+            assert!(Whole::read(&text[..cut]).unwrap().is_none(), "{cut}");
+        }
+        let none = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n";
+        assert!(Whole::read(none).unwrap().is_some_and(|answer| answer.body.is_empty()));
+        for bad in
+            ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"]
+        {
+            assert!(Whole::read(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn a_connection_that_was_idle_is_opened_anew() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut poll = Poll::new().unwrap();
         let mut pipeline = Pipeline::open(listener.local_addr().unwrap(), poll.registry(), Token(0)).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        server.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").unwrap();
+        let idle = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        server.write_all(idle.as_bytes()).unwrap();
         drop(server);
         let mut events = Events::with_capacity(4);
         while !pipeline.closed {

@@ -13,7 +13,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager as _};
 use futures_util::future::BoxFuture;
 
 use super::error::Result;
-use super::log::KnownHeads;
+use super::known_heads::KnownHeads;
 use super::postgres::PooledConn;
 
 /// A connection for one piece of work.

@@ -15,6 +15,7 @@ mod error;
 pub mod generation;
 mod heads;
 pub mod history;
+mod known_heads;
 pub mod leases;
 pub mod listen_notify;
 mod locks;

@@ -10,13 +10,13 @@ use diesel::sqlite::Sqlite;
 use diesel::upsert::excluded;
 
 use super::keys::remember;
-use super::known_heads::Head;
 use super::{IdempotencyKey, LogTx, epoch, known_keys, to_u64};
 use crate::domain::event::NewEvent;
 use crate::domain::position::{Epoch, Position};
 use crate::store::conn::Conn;
 use crate::store::dialect::{Fixed, MANY_ROWS, insert_rows, write_rows};
 use crate::store::error::Result;
+use crate::store::known_heads::Head;
 use crate::store::read::ReadTx;
 use crate::store::schema::{channels, events};
 use crate::store::types::{Id, SqlTs, Ts};

@@ -8,7 +8,6 @@
 mod append;
 mod change;
 mod keys;
-mod known_heads;
 mod read;
 
 use std::ops::{Deref, DerefMut};
@@ -25,7 +24,6 @@ use crate::domain::position::Epoch;
 pub use append::{Append, Appended, Version, append};
 pub use change::{clear, leave_epoch, renew_epoch, trim};
 pub use keys::{IdempotencyKey, forget_keys, known_keys};
-pub(super) use known_heads::KnownHeads;
 pub use read::{
     Bounds, Page, PageRequest, event_id_at, first_stored, last_stored, oldest_after, read_after,
     recent_channels,

@@ -31,7 +31,7 @@ impl KnownHeads {
         self.0.insert(channel.to_owned(), head);
     }
 
-    pub(in crate::store) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 }

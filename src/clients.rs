@@ -219,7 +219,7 @@ pub struct ClientCounts {
 
 enum Command {
     Disconnect(Arc<Target>, Disconnect, oneshot::Sender<usize>),
-    ServerCommand(Arc<Target>, Arc<ServerCommand>, oneshot::Sender<()>),
+    Apply(Arc<Target>, Arc<ServerCommand>, oneshot::Sender<()>),
     Counts(oneshot::Sender<ClientCounts>),
     Channels(oneshot::Sender<Vec<(ChannelName, usize)>>),
     List(Option<Arc<str>>, usize, oneshot::Sender<Vec<ConnectionInfo>>),
@@ -241,7 +241,7 @@ impl ClientRegistry {
                     Command::Disconnect(target, disconnect, reply) => {
                         let _ = reply.send(clients.disconnect(&target, &disconnect));
                     }
-                    Command::ServerCommand(target, server_command, reply) => {
+                    Command::Apply(target, server_command, reply) => {
                         clients.send_command(&target, &server_command);
                         let _ = reply.send(());
                     }
@@ -269,8 +269,7 @@ impl ClientRegistry {
     /// Sends a command to the matching clients. Each applies it after the commands it already has.
     pub async fn send_command(&self, target: Target, server_command: ServerCommand) {
         let (target, server_command) = (Arc::new(target), Arc::new(server_command));
-        self.query_workers(|reply| Command::ServerCommand(target.clone(), server_command.clone(), reply))
-            .await;
+        self.query_workers(|reply| Command::Apply(target.clone(), server_command.clone(), reply)).await;
     }
 
     /// Counts the connected clients and users.

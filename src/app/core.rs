@@ -19,7 +19,7 @@ use crate::auth::revocations::Revocations;
 use crate::auth::{Fetching, KeyRing};
 use crate::bus::{Bus, BusHandlers, ClusterBusLoop, EventHandler};
 use crate::clients::ClientRegistry;
-use crate::cluster::{self, Changed, Cluster, Identity, Peers};
+use crate::cluster::{self, Changed, Cluster, Identity, Peers, PostHandler};
 use crate::config::{Config, JwksUrl, Secrets};
 use crate::domain::options::SharedNamespaces;
 use crate::hub::Hub;
@@ -57,8 +57,7 @@ pub struct ClientHandlers {
     pub hub: Option<Hub>,
     /// Counts the connections of a user on this node.
     pub count_connections: Box<dyn Fn(&str) -> u32 + Send + Sync>,
-    /// Takes a frame for a session of this node; `false` if the session's queue is full.
-    pub post: Box<dyn Fn(&str, String) -> bool + Send + Sync>,
+    pub post: PostHandler,
 }
 
 impl ClientHandlers {

@@ -101,7 +101,7 @@ mod tests {
         };
         let members: <Members as Request>::Response = serde_json::from_str(response.get()).unwrap();
         assert_eq!(members, [member]);
-        request_round_trip(AnyRequest::Members(Members { channel: channel.clone() }));
+        request_round_trip(AnyRequest::Members(Members { channel }));
         round_trip(&Message::Leaving {});
     }
 

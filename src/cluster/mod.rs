@@ -75,6 +75,9 @@ pub enum PostOutcome {
     NoResponse,
 }
 
+/// Takes a frame for a session of this node; `false` if the session's queue is full.
+pub type PostHandler = Box<dyn Fn(&str, String) -> bool + Send + Sync>;
+
 /// What a node does for the others, each for its own clients.
 pub struct Handlers {
     /// Who is connected here.
@@ -83,8 +86,7 @@ pub struct Handlers {
     pub hub: Option<Hub>,
     /// Counts the connections of a user on this node.
     pub count_connections: Box<dyn Fn(&str) -> u32 + Send + Sync>,
-    /// Takes a frame for a session of this node; `false` if the session's queue is full.
-    pub post: Box<dyn Fn(&str, String) -> bool + Send + Sync>,
+    pub post: PostHandler,
     /// Called when another node has changed what nodes keep in memory of the store.
     pub on_change: Box<dyn Fn(Changed) + Send + Sync>,
 }

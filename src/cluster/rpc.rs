@@ -24,11 +24,14 @@ const DEADLINE: Duration = Duration::from_secs(3);
 #[error("{0} nodes have not responded")]
 pub struct Incomplete(pub usize);
 
+/// A response with the node that sent it.
+type NodeResponse = (Uuid, Box<RawValue>);
+
 /// The requests that wait for responses.
 #[derive(Default)]
 pub(super) struct PendingRequests {
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, mpsc::Sender<(Uuid, Box<RawValue>)>>>,
+    waiting: Mutex<HashMap<u64, mpsc::Sender<NodeResponse>>>,
 }
 
 impl PendingRequests {

@@ -1,5 +1,5 @@
-//! How metrics are declared. Each module declares its own in one [`metrics!`] struct, where the doc
-//! comment of a field is its help text, and the labels of its families with [`label!`]. `app` adds all
+//! How metrics are declared. Each module declares its own in one `metrics!` struct, where the doc
+//! comment of a field is its help text, and the labels of its families with `label!`. `app` adds all
 //! of them to one [`Registry`] at start.
 
 use std::fmt::Debug;
@@ -18,7 +18,7 @@ pub use prometheus_client::metrics::histogram::Histogram;
 pub type Counter = prometheus_client::metrics::counter::Counter<u64, AtomicU64>;
 pub type Gauge = prometheus_client::metrics::gauge::Gauge<i64, AtomicI64>;
 
-/// The type of a label, declared by [`label!`].
+/// The type of a label, declared by `label!`.
 pub trait Label: EncodeLabelSet + Debug + Copy + Eq + Hash + Send + Sync + 'static {
     /// A counter that appears with its first event looks as if it had always been there, and whoever
     /// watches its growth misses that event. So these values are present from the start.
@@ -69,7 +69,7 @@ pub fn durations() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0])
 }
 
-/// A struct declared by [`metrics!`].
+/// A struct declared by `metrics!`.
 pub trait Metrics: Default {
     /// Adds each of its metrics to the registry.
     fn register(&self, registry: &mut Registry);

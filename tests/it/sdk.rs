@@ -108,7 +108,7 @@ const NEWS: &str = r#"[{ "name": "news", "history_size": 100, "history_ttl": "5m
 /// What the clients talk to.
 enum Server<'h> {
     Inside(Box<TestApp>),
-    Process(&'h Home, Option<Gateway>),
+    Process(&'h Home, Option<Box<Gateway>>),
 }
 
 impl Server<'_> {
@@ -146,7 +146,7 @@ impl Server<'_> {
             Self::Inside(app) => app.restart().await,
             Self::Process(home, gateway) => {
                 gateway.take().expect("it runs").kill9().await;
-                *gateway = Some(Gateway::start(home).await);
+                *gateway = Some(Box::new(Gateway::start(home).await));
             }
         }
     }
@@ -320,7 +320,8 @@ async fn a_silent_network_is_noticed() {
 async fn on_process(home: Home) {
     let home = home.with("CAMPANILE_CHANNEL__NAMESPACES", NEWS);
     let gateway = Gateway::start(&home).await;
-    play(Server::Process(&home, Some(gateway)), "websocket", "a_returning_client_outlives_crashes").await;
+    play(Server::Process(&home, Some(Box::new(gateway))), "websocket", "a_returning_client_outlives_crashes")
+        .await;
 }
 
 #[test]

@@ -123,7 +123,7 @@ pub async fn run(case: Case, defect: Option<Defect>, workload: &Workload) -> Res
             never = progressing => match never {},
         }
     };
-    let Ok((acted, records)) = timeout(PUBLISHING, both).await else {
+    let Ok((acted, records)) = Box::pin(timeout(PUBLISHING, both)).await else {
         bail!("publishing did not come to an end within {PUBLISHING:?}")
     };
     over.send_replace(true);

@@ -221,7 +221,7 @@ async fn one(
         settling: if options.defect.is_some() { self_test::DEADLINE } else { SETTLING },
         label: Some(label.clone()),
     };
-    let result = case::run(case, options.defect, &workload).await?;
+    let result = Box::pin(case::run(case, options.defect, &workload)).await?;
     if let CaseResult::Done(outcome) = &result {
         let (checked, seconds) = (outcome.checked.sum(), outcome.took.as_secs_f64());
         eprintln!("{label} {checked} checked, {} violations, {seconds:.1} s", outcome.violated);

@@ -86,7 +86,7 @@ async fn found(seed: u64, defect: Option<Defect>, transports: Vec<Transport>) ->
     let database = if defect == Some(Defect::NoBus) { Database::Cluster } else { CASE.database };
     let case = Case { database, ..CASE };
     let workload = Workload { seed, subscribers, events, nodes, transports, settling, label: None };
-    match case::run(case, defect, &workload).await? {
+    match Box::pin(case::run(case, defect, &workload)).await? {
         CaseResult::Done(outcome) => {
             if defect.is_none() {
                 outcome.violations.iter().for_each(|violation| eprintln!("  VIOLATION {violation}"));

@@ -35,8 +35,8 @@ const SETTLING: Duration = Duration::from_secs(20);
 #[group(skip)]
 pub struct Options {
     /// Bad connections.
-    #[arg(long, default_value_t = 200_000, value_parser = count(100..=1_000_000))]
-    connections: usize,
+    #[arg(long = "connections", default_value_t = 200_000, value_parser = count(100..=1_000_000))]
+    total: usize,
     /// Connections under way at once.
     #[arg(long, default_value_t = super::WINDOW, value_parser = count(1..=1024))]
     window: usize,
@@ -57,7 +57,7 @@ impl Scenario for Options {
     const GATEWAY_ALONE: bool = true;
 
     fn title(&self) -> String {
-        format!("hostile: {} bad connections, {} under way", self.connections, self.window)
+        format!("hostile: {} bad connections, {} under way", self.total, self.window)
     }
 
     fn connections(&self) -> usize {
@@ -66,7 +66,7 @@ impl Scenario for Options {
 
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(measure(session, self.connections, self.window, self.growth))
+        runtime.block_on(measure(session, self.total, self.window, self.growth))
     }
 }
 

@@ -59,7 +59,9 @@ async fn a_session_that_ends_is_noticed_and_no_other(store: TestStore) {
     let notified = Arc::new(AtomicUsize::new(0));
     let open = OpenSessions::new(store.store.clone(), {
         let notified = notified.clone();
-        move || drop(notified.fetch_add(1, Ordering::SeqCst))
+        move || {
+            notified.fetch_add(1, Ordering::SeqCst);
+        }
     });
     let task = tokio::spawn(open.clone().run());
     let [first, second, third, unknown] = [101, 102, 103, 104].map(|number| SecretHash([number; 32]));

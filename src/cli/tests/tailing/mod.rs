@@ -34,6 +34,7 @@ impl Drop for Peer {
 }
 
 impl Peer {
+    #[expect(clippy::result_large_err, reason = "the callback of tungstenite has this type")]
     fn accept(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let check = |request: &Request, response: Response| {

@@ -123,12 +123,24 @@ async fn run(scenario: Scenario) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory as _;
+
+    use super::*;
 
     #[test]
     fn the_options_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_scenario_says_what_it_does() {
+        let cli = Cli::command();
+        let described: Vec<String> =
+            cli.get_subcommands().map(|one| one.get_about().expect("a description").to_string()).collect();
+        let different: BTreeSet<&String> = described.iter().collect();
+        assert_eq!(different.len(), described.len(), "{described:#?}");
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl OpenCore {
                     move |what| match what {
                         Changed::Revocations => {
                             let revoker = revoker.clone();
-                            tokio::spawn(async move { revoker.sync_or_warn().await });
+                            tokio::spawn(critical(async move { revoker.sync_or_warn().await }));
                         }
                         Changed::Sessions => sessions.check_soon(),
                     }
@@ -271,7 +271,6 @@ mod tests {
     use crate::domain::event::NewEvent;
     use crate::jobs::JobError;
     use crate::publish::{Committed, UnitOfWork};
-    use crate::supervision::exit_on_critical_panic;
 
     /// Starts a core on `folder` without a server, lets a job of it panic, commits one event and stops
     /// it. Returns the event's offset.
@@ -305,8 +304,6 @@ mod tests {
 
     #[test]
     fn a_core_starts_and_stops_without_a_server() {
-        // From here on a panic in critical work would end the tests.
-        exit_on_critical_panic();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_str().expect("a path");
         assert_eq!(run_once(path), 1);

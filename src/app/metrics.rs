@@ -38,3 +38,27 @@ impl Default for Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_in_the_manual() {
+        let manual = include_str!("../../docs/OPERATIONS.md");
+        let text = Metrics::default().registry.encode();
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE campanile_")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a type");
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let written = [format!("`{name}{suffix}`"), format!("`{name}{suffix}{{")];
+            assert!(
+                written.iter().any(|written| manual.contains(written)),
+                "{name}{suffix} is not described"
+            );
+        }
+    }
+}

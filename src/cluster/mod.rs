@@ -36,6 +36,7 @@ use crate::domain::presence::Member;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::Hub;
 use crate::protocol::code::Disconnect;
+use crate::supervision::critical;
 use membership::Membership;
 use message::{Heartbeat, Message};
 use requests::{Channels, Command, Connected, Connections, Info, Members};
@@ -280,7 +281,7 @@ impl Cluster {
                     return;
                 };
                 let cluster = self.clone();
-                tokio::spawn(async move {
+                tokio::spawn(critical(async move {
                     let worker = cluster.0.request_workers.acquire().await;
                     let response = request.respond(&cluster).await;
                     drop((worker, slot));
@@ -288,7 +289,7 @@ impl Cluster {
                         Ok(response) => cluster.0.peers.send(Some(from), &Message::Response { id, response }),
                         Err(error) => tracing::error!(%error, "a response cannot be serialized"),
                     }
-                });
+                }));
             }
         }
     }

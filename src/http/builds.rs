@@ -44,7 +44,7 @@ impl BuildEndpoint {
 /// Where an event of a build is.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Told {
+struct BuildEventReceipt {
     /// The event's; absent for a key that was known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -72,11 +72,11 @@ struct Told {
     request_body(content = inline(Body), example = json!({ "type": "build:started", "data": { "branch": "main" } })),
     responses(
         (
-            status = 200, description = "The key was known.", body = Told,
+            status = 200, description = "The idempotency key was used before.", body = BuildEventReceipt,
             links(("events" = (operation_id = "listBuildEvents", parameters(("id" = "$response.body#/buildId"))))),
         ),
         (
-            status = 201, description = "It is committed.", body = Told,
+            status = 201, description = "It is committed.", body = BuildEventReceipt,
             links(("events" = (operation_id = "listBuildEvents", parameters(("id" = "$response.body#/buildId"))))),
         ),
         (status = 408), (status = 409), (status = 410), (status = 413), (status = 429),
@@ -114,7 +114,7 @@ pub async fn append_build_event(
         Appended::Duplicate(position) => (HttpResponse::Ok(), None, position),
     };
     let cursor = position.as_ref().map(ToString::to_string);
-    Ok(answer.json(Told { id, build_id, channel, cursor, duplicate: id.is_none() }))
+    Ok(answer.json(BuildEventReceipt { id, build_id, channel, cursor, duplicate: id.is_none() }))
 }
 
 /// A page of a build's events after a cursor.

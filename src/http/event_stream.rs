@@ -66,7 +66,7 @@ impl StreamEndpoint {
 pub struct Query {
     /// With commas between; all that the claims admit if absent.
     channels: Option<String>,
-    /// As an answer gave it.
+    /// The `cursor` of an earlier response.
     cursor: Option<String>,
     #[param(ignore)]
     token: Option<String>,

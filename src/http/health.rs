@@ -65,7 +65,7 @@ enum Part {
 
 /// The process lives.
 #[utoipa::path(
-    responses((status = 200, description = "It does.", body = Liveness)),
+    responses((status = 200, description = "The process lives.", body = Liveness)),
     security(),
 )]
 #[route("/healthz", method = "GET", method = "HEAD")]
@@ -79,7 +79,7 @@ struct Empty {}
 
 /// The process lives, as the client protocol asks.
 #[utoipa::path(
-    responses((status = 200, description = "It does.", body = inline(Empty))),
+    responses((status = 200, description = "The process lives.", body = inline(Empty))),
     security(),
 )]
 #[route("/health", method = "GET", method = "HEAD")]
@@ -90,8 +90,8 @@ pub async fn get_health() -> HttpResponse {
 /// Whether this node can keep its promise.
 #[utoipa::path(
     responses(
-        (status = 200, description = "It can.", body = Readiness),
-        (status = 503, description = "It cannot.", body = Readiness),
+        (status = 200, description = "The node is ready.", body = Readiness),
+        (status = 503, description = "The node is stopping, or its store does not answer.", body = Readiness),
     ),
     security(),
 )]

@@ -108,7 +108,7 @@ impl FromRequest for State {
 /// Where a page begins, and how many entries it may have.
 #[derive(Debug, Deserialize, IntoParams)]
 pub struct PageQuery {
-    /// As an answer gave it.
+    /// The `cursor` of an earlier response.
     cursor: Option<String>,
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,
@@ -152,6 +152,11 @@ mod tests {
             "use crate::{",
             "diesel",
             "|conn",
+            "|tx",
+            "|mut tx",
+            "store.read(",
+            "store.write",
+            "store.append(",
             "SELECT ",
             "INSERT INTO",
             "UPDATE ",
@@ -171,9 +176,12 @@ mod tests {
             let text = fs::read_to_string(&file).expect("a source file");
             assert_eq!(queries(&text), [""; 0], "{}", file.display());
         }
-        for planted in
-            ["use crate::store::builds;", "use crate::store::{self, Store};", "store.read(|conn| x)"]
-        {
+        for planted in [
+            "use crate::store::builds;",
+            "use crate::store::{self, Store};",
+            "x.store.read(f)",
+            "store.write_log(|tx| x)",
+        ] {
             assert_eq!(queries(planted), [planted]);
         }
     }

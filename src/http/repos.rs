@@ -87,7 +87,7 @@ pub struct ListQuery {
     q: Option<String>,
     /// Status or conclusion of the newest run.
     status: Option<String>,
-    /// As an answer gave it.
+    /// The `cursor` of an earlier response.
     cursor: Option<String>,
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,
@@ -132,7 +132,7 @@ fn missing() -> ApiError {
 /// One repository.
 #[utoipa::path(
     params(("id" = String, Path, description = "#RepoId")),
-    responses((status = 200, description = "It.", body = RepoOut)),
+    responses((status = 200, description = "The repository.", body = RepoOut)),
 )]
 #[get("/api/repos/{id}")]
 pub async fn get_repo(Caller(principal): Caller, id: web::Path<String>, state: State) -> ApiResult {

@@ -3,9 +3,9 @@
 
 use std::sync::LazyLock;
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse, get};
+use actix_web::{HttpRequest, HttpResponse, Route, get};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
@@ -31,8 +31,10 @@ macro_rules! routes {
                 $(.service($first::$often))+
                 .configure(server_api::routes)
                 $(.service($module::$handler))+
-                .configure(client_protocol)
                 .default_service(web::to(unrouted));
+            for (method, path, route) in client_protocol() {
+                app.route(path, route.method(method));
+            }
         }
     };
 }
@@ -51,16 +53,19 @@ routes! {
 }
 
 /// The routes of the client protocol, which `client_streams.json` describes.
-fn client_protocol(app: &mut ServiceConfig) {
-    app.route(websocket::PATH, web::get().to(websocket::no_upgrade))
-        .route(websocket::UNI_PATH, web::get().to(websocket::no_upgrade))
-        .route("/connection/http_stream", web::post().to(client_streams::http_stream))
-        .route("/connection/sse", web::get().to(client_streams::sse))
-        .route("/connection/sse", web::post().to(client_streams::sse_by_body))
-        .route("/connection/uni_http_stream", web::post().to(client_streams::uni_http_stream))
-        .route("/connection/uni_sse", web::get().to(client_streams::uni_sse))
-        .route("/connection/uni_sse", web::post().to(client_streams::uni_sse_by_body))
-        .route("/emulation", web::post().to(client_streams::emulate));
+fn client_protocol() -> [(Method, &'static str, Route); 9] {
+    let (get, post) = (Method::GET, Method::POST);
+    [
+        (get.clone(), websocket::PATH, web::to(websocket::no_upgrade)),
+        (get.clone(), websocket::UNI_PATH, web::to(websocket::no_upgrade)),
+        (post.clone(), "/connection/http_stream", web::to(client_streams::http_stream)),
+        (get.clone(), "/connection/sse", web::to(client_streams::sse)),
+        (post.clone(), "/connection/sse", web::to(client_streams::sse_by_body)),
+        (post.clone(), "/connection/uni_http_stream", web::to(client_streams::uni_http_stream)),
+        (get, "/connection/uni_sse", web::to(client_streams::uni_sse)),
+        (post.clone(), "/connection/uni_sse", web::to(client_streams::uni_sse_by_body)),
+        (post, "/emulation", web::to(client_streams::emulate)),
+    ]
 }
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| openapi::document(&Own::openapi()));
@@ -98,8 +103,8 @@ mod tests {
     use std::path::Path;
     use std::{env, fs};
 
+    use actix_web::App;
     use actix_web::test::{TestRequest, call_service, init_service};
-    use actix_web::{App, http::Method};
     use regex_lite::Regex;
 
     use super::*;
@@ -127,8 +132,29 @@ mod tests {
         );
     }
 
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let own = serde_json::to_value(Own::openapi()).expect("the description is JSON");
+        let pairs = |document: &Value| {
+            let paths = document["paths"].as_object().expect("paths").clone();
+            let methods = |(path, methods): (String, Value)| {
+                let names: Vec<String> =
+                    methods.as_object().expect("methods").keys().map(|name| name.to_uppercase()).collect();
+                names.into_iter().map(move |name| (path.clone(), name))
+            };
+            paths.into_iter().flat_map(methods).collect::<BTreeSet<_>>()
+        };
+        let mut served = pairs(&own);
+        // GET implies it.
+        served.retain(|(_, method)| method != "HEAD");
+        served.extend(server_api::paths().map(|path| (path, "POST".to_owned())));
+        let protocol = client_protocol().into_iter();
+        served.extend(protocol.map(|(method, path, _)| (path.to_owned(), method.to_string())));
+        assert_eq!(served, pairs(&DOCUMENT));
+    }
+
     #[actix_web::test]
-    async fn every_path_that_is_described_is_served_with_its_methods() {
+    async fn other_methods_are_refused_with_those_that_there_are() {
         let app = init_service(App::new().configure(routes)).await;
         let paths = described();
         for (path, methods) in &paths {

@@ -84,7 +84,7 @@ struct WebhookReceipt<'a> {
         (ref("#/components/schemas/WebhookForm") = "application/x-www-form-urlencoded"),
     )),
     responses(
-        (status = 200, description = "It was known.", body = WebhookReceipt),
+        (status = 200, description = "The delivery was accepted before.", body = WebhookReceipt),
         (status = 202, description = "It is committed.", body = WebhookReceipt),
         (status = 401), (status = 403), (status = 408), (status = 413), (status = 429), (status = 503),
     ),

@@ -119,13 +119,6 @@ impl UserConnections {
         self.0.open().users.get(user).copied().unwrap_or_default()
     }
 
-    /// A function that counts the connections of a user. It holds a weak reference, because its owner
-    /// may itself be referenced from here.
-    pub fn counter(&self) -> impl Fn(&str) -> u32 + Send + Sync + 'static {
-        let counted = Arc::downgrade(&self.0);
-        move |user| counted.upgrade().map_or(0, |counted| Self(counted).count(user))
-    }
-
     /// Checks the limit across all nodes. While Redis is not available, the limit counts as not reached.
     pub async fn resolve(&self, claim: SlotClaim) -> Capacity {
         let (SlotClaim(count), limit) = (claim, self.0.limit);

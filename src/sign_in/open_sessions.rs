@@ -1,5 +1,5 @@
-//! The sessions by which something is open on this node. One task looks after all of them: it reads those
-//! that are watched in one query, at once when a session may have ended, and every other second.
+//! Watches the sessions of open streams. One task reads all that are watched in one query: at once when a
+//! session may have ended, and every two seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,7 +62,7 @@ impl OpenSessions {
         loop {
             let _ = tokio::time::timeout(CHECK_INTERVAL, self.0.check.notified()).await;
             if let Err(error) = self.check().await {
-                tracing::debug!(%error, "the sessions cannot be read: their own time alone ends them");
+                tracing::debug!(%error, "the sessions cannot be read: streams end only when their session expires");
             }
         }
     }

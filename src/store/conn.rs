@@ -27,7 +27,7 @@ pub enum Conn {
     /// On one of SQLite's threads.
     Sqlite {
         conn: SqliteConnection,
-        /// Those that it moved.
+        /// The heads that this connection has moved.
         heads: KnownHeads,
     },
 }

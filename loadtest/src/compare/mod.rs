@@ -45,7 +45,8 @@ pub trait Scenario: Send + Sync + 'static {
     fn measure(&self, session: &Session) -> Result<Vec<Figure>>;
 }
 
-/// A scenario, and the servers that it measures.
+// A scenario, and the servers that it measures. A doc comment would take the place of the scenario's own in
+// the help.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Comparison<S: Args> {

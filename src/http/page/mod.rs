@@ -91,7 +91,7 @@ pub async fn get_home(request: HttpRequest) -> HttpResponse {
 ///
 /// The secret stands behind `#` and is not sent: the page's button does that.
 #[utoipa::path(
-    responses((status = 200, description = "It.", body = String, content_type = "text/html"), (status = 304)),
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html"), (status = 304)),
     security(),
 )]
 #[route("/sign-in", method = "GET", method = "HEAD")]

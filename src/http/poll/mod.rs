@@ -46,7 +46,7 @@ pub struct PollEndpoint {
 pub struct Query {
     #[param(value_type = String, min_length = 1, max_length = 255, example = "repo:acme/api")]
     channel: Option<String>,
-    /// As an answer gave it.
+    /// The `cursor` of an earlier response.
     cursor: Option<String>,
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,

@@ -20,6 +20,8 @@ use super::tls::Trust;
 const USER_AGENT: &str = concat!("campanile/", env!("CARGO_PKG_VERSION"));
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long a connection may take to open, within the deadline of its exchange.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_IDLE_PER_HOST: usize = 8;
 
 /// Whom a client may connect to.
@@ -82,6 +84,7 @@ impl HttpClient {
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
             .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST);
         let builder = match destination {
@@ -170,10 +173,10 @@ impl From<reqwest::Error> for HttpError {
         }
         let is_tls = cause.is::<rustls::Error>();
         let cause = cause.to_string();
-        match (is_timeout, is_tls, is_connect) {
-            (true, ..) => Self::Timeout,
-            (_, true, _) => Self::Tls(cause),
-            (.., true) => Self::Connect(cause),
+        match (is_connect, is_tls, is_timeout) {
+            (true, true, _) => Self::Tls(cause),
+            (true, false, _) => Self::Connect(cause),
+            (false, _, true) => Self::Timeout,
             _ => Self::Exchange(cause),
         }
     }

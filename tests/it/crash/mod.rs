@@ -51,7 +51,7 @@ fn a_second_process_on_a_folder_is_refused() {
         let flood = Flood::start(&book, gateway.address);
         flood.answered(20).await;
         let said = Gateway::refused(&home).await;
-        assert!(said.contains("exit status: 1"), "{said}");
+        assert!(said.contains("exit status: 1:"), "{said}");
         assert!(said.contains(&format!("{} is in use", home.data().display())), "{said}");
         flood.answered(20).await;
         assert_eq!(gateway.get("/readyz").await.status, 200);

@@ -139,7 +139,8 @@ async fn marked_values_do_not_reach_the_log(backend: Backend) {
 
     let bytes = lines.0.lock().expect("nobody panics while writing").clone();
     let text = String::from_utf8(bytes).expect("log lines are UTF-8");
-    assert!(text.contains("listening") && text.contains("draining"), "nothing is logged: {text}");
+    assert!(text.contains("listening") && text.contains(&own), "the address is not logged: {text}");
+    assert!(text.contains("draining"), "the end is not logged: {text}");
     let signatures = [&good, &forged, &admin].map(|token| token.rsplit('.').next().expect("a signature"));
     let secrets = [JWT_SECRET, API_KEY, WEBHOOK_SECRET, OLD_WEBHOOK_SECRET, &key, "MARK"];
     for never in secrets.into_iter().chain(signatures).chain([link_secret, session]) {

@@ -81,7 +81,7 @@ impl Node {
         &self.core.metrics
     }
 
-    /// Drains and stops: not ready, no new connections, streams told and ended, requests finished,
+    /// Drains and stops: not ready, no new connections, streams closed, requests finished,
     /// what was accepted committed.
     pub async fn stop(self) {
         self.core.release_leases();

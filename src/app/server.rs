@@ -168,7 +168,7 @@ impl Server {
         &self.state
     }
 
-    /// Not ready, no new connections, streams told and ended, requests finished. Returns the thread of
+    /// Not ready, no new connections, streams closed, requests finished. Returns the thread of
     /// the hub, which has to outlive the publisher.
     pub async fn drain(self, timeout: Duration) -> Arbiter {
         let open: Vec<_> = Transport::USUAL

@@ -32,7 +32,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sign-in link.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Link {
+struct SignInLink {
     #[schema(format = "uri")]
     link: String,
     #[schema(format = DateTime)]
@@ -41,13 +41,13 @@ struct Link {
 
 /// Makes a sign-in link for the operator's browser.
 #[utoipa::path(
-    responses((status = 201, description = "Good for one sign-in, until its time is over.", body = Link)),
+    responses((status = 201, description = "Good for one sign-in, until its time is over.", body = SignInLink)),
     security(("api_key" = [])),
 )]
 #[post("/api/auth/links")]
 pub async fn create_sign_in_link(_: Api, state: State) -> ApiResult {
     let (link, end) = sign_in::new_link(&state.store, &state.sign_in.base).await?;
-    Ok(no_store(HttpResponse::Created()).json(Link { link, expires_at: rfc3339(end) }))
+    Ok(no_store(HttpResponse::Created()).json(SignInLink { link, expires_at: rfc3339(end) }))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -173,7 +173,7 @@ pub async fn get_me(who: Who) -> ApiResult {
 /// A connection token.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Token {
+struct ConnectionToken {
     token: String,
     #[schema(format = DateTime)]
     expires_at: String,
@@ -184,7 +184,7 @@ struct Token {
 /// Sockets do not take the cookie. Whoever comes with a token is refused: 403 `session_needed`.
 #[utoipa::path(
     responses((
-        status = 200, description = "Valid for five minutes, or as long as the session if that is less.", body = Token,
+        status = 200, description = "Valid for five minutes, or as long as the session if that is less.", body = ConnectionToken,
     )),
 )]
 #[post("/api/auth/token")]
@@ -207,7 +207,7 @@ pub async fn create_token(who: Who, state: State) -> ApiResult {
     };
     let token = mint(signing.secret.expose(), &claims, now).map_err(|error| internal(&error))?;
     let end = now + chrono::TimeDelta::seconds(i64::try_from(ttl.as_secs()).unwrap_or(0));
-    Ok(no_store(HttpResponse::Ok()).json(Token { token, expires_at: rfc3339(end) }))
+    Ok(no_store(HttpResponse::Ok()).json(ConnectionToken { token, expires_at: rfc3339(end) }))
 }
 
 /// A response that must not be cached.

@@ -60,7 +60,7 @@ struct BuildEventReceipt {
     duplicate: bool,
 }
 
-/// Tells of a build; the first event makes it.
+/// Appends an event to a build; the first event creates the build.
 #[utoipa::path(
     params(
         ("id" = String, Path, description = "#BuildId"),

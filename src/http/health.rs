@@ -38,27 +38,27 @@ enum Liveness {
     Alive { version: &'static str },
 }
 
-/// How a node is.
+/// Whether a node is ready.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
 enum Readiness {
     Ready {
         #[schema(pattern = "^(sqlite|postgres)$")]
         store: &'static str,
-        /// `bus`: other nodes are not heard at once; nothing is lost.
+        /// `bus`: events of other nodes may arrive late.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
-        degraded: &'static [Part],
+        degraded: &'static [Dependency],
     },
     Stopping,
     Unavailable {
-        unavailable: [Part; 1],
+        unavailable: [Dependency; 1],
     },
 }
 
-/// What a node works with.
+/// What a node depends on.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Part {
+enum Dependency {
     Bus,
     Store,
 }
@@ -106,12 +106,11 @@ pub async fn get_readiness(state: State) -> HttpResponse {
     match probed {
         Ok(Ok(())) => {
             // Without the bus, events of other nodes arrive late, but they do arrive.
-            let degraded: &[Part] = if *endpoint.bus.borrow() { &[] } else { &[Part::Bus] };
+            let degraded: &[Dependency] = if *endpoint.bus.borrow() { &[] } else { &[Dependency::Bus] };
             HttpResponse::Ok().json(Readiness::Ready { store: store.backend_name(), degraded })
         }
-        Ok(Err(_)) | Err(_) => {
-            HttpResponse::ServiceUnavailable().json(Readiness::Unavailable { unavailable: [Part::Store] })
-        }
+        Ok(Err(_)) | Err(_) => HttpResponse::ServiceUnavailable()
+            .json(Readiness::Unavailable { unavailable: [Dependency::Store] }),
     }
 }
 

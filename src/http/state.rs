@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::limits::budget::Budget;
 
-/// What there is only so much of on this node.
+/// What is limited on this node.
 pub struct Budgets {
     /// Bodies of webhooks, in bytes.
     pub webhook_bytes: Budget,

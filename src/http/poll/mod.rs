@@ -26,7 +26,6 @@ use crate::http::metrics::PollOutcome;
 use crate::limits::rate_limit::RateLimit;
 use crate::protocol::polled;
 use crate::resources;
-use crate::store::Store;
 
 pub use not_modified_fast_path::NotModifiedFastPath;
 
@@ -135,13 +134,13 @@ fn judge_poll(
 
 /// The tag of `channel` for a reader at its end, if `from` is the end and the reader has sent that tag.
 fn etag_at_end(
-    store: &Store,
+    state: &HttpState,
     channel: &ChannelName,
     from: &Position,
     limit: u32,
     known: &str,
 ) -> Option<String> {
-    if !history::is_at_end(store, channel, from) {
+    if !history::is_at_end(&state.store, channel, from) {
         return None;
     }
     let bounds = Bounds { head: from.clone(), before_oldest: from.offset };
@@ -155,24 +154,29 @@ pub(super) async fn page(
     Caller(principal): &Caller,
     channel: ChannelName,
     query: &PageQuery,
-    HttpState { access, store, .. }: &HttpState,
+    state: &HttpState,
     hidden: impl FnOnce(ApiError) -> ApiError,
 ) -> ApiResult {
-    let resource = resources::lookup(store, &channel).await?;
-    let judged = judge_poll(access, principal, &channel, &resource, query).map_err(hidden)?;
+    let resource = resources::lookup(&state.store, &channel).await?;
+    let judged = judge_poll(&state.access, principal, &channel, &resource, query).map_err(hidden)?;
     let known = etag::known(request.headers());
     // The reader is at the end and has the current tag: the database has nothing to add.
     if let (Some(from), Some(known)) = (&judged.from, known)
-        && let Some(tag) = etag_at_end(store, &channel, from, judged.limit, known)
+        && let Some(tag) = etag_at_end(state, &channel, from, judged.limit, known)
     {
         return Ok(etag::not_modified(&tag));
     }
     // On the heap, so that the future of a reader at the end stays small.
-    Box::pin(read_page(channel, judged, known.map(str::to_owned), store)).await
+    Box::pin(read_page(channel, judged, known.map(str::to_owned), state)).await
 }
 
 /// Answers from the store.
-async fn read_page(channel: ChannelName, judged: Judged, known: Option<String>, store: &Store) -> ApiResult {
+async fn read_page(
+    channel: ChannelName,
+    judged: Judged,
+    known: Option<String>,
+    state: &HttpState,
+) -> ApiResult {
     let Judged { retention, limit, from } = judged;
     let tag_of = {
         let (channel, from) = (channel.clone(), from.clone());
@@ -182,7 +186,7 @@ async fn read_page(channel: ChannelName, judged: Judged, known: Option<String>, 
     let is_known = move |bounds: &Bounds| known.is_some_and(|known| etag::matches(&known, &tagger(bounds)));
     let is_built_in = channel.is_built_in();
     let request = PageRequest { channel, retention, from: from.clone(), limit };
-    match history::page(store, request, is_known).await? {
+    match history::page(&state.store, request, is_known).await? {
         Found::Known(bounds) => Ok(etag::not_modified(&tag_of(&bounds))),
         Found::Page(Page::Lost(bounds)) => Err(cursor_lost(&bounds)),
         Found::Page(Page::Events { events, bounds }) => {

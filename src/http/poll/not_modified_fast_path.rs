@@ -52,7 +52,7 @@ impl NotModifiedFastPath {
         let query = PageQuery { cursor, limit };
         let judged = judge_poll(access, &principal, &channel, &resource, &query).ok()?;
         // Only now: how long an answer takes must not tell an unauthorised caller anything about a channel.
-        let tag = etag_at_end(store, &channel, &judged.from?, judged.limit, known)?;
+        let tag = etag_at_end(&self.state, &channel, &judged.from?, judged.limit, known)?;
         let decision = polls.rate.check_here(&Access::user_key(&principal)?)?;
 
         self.not_modified.inc();

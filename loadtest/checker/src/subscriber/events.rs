@@ -5,18 +5,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use sse_stream::Sse;
 
-use super::subscription::{Context, Ended, Subscription};
+use super::subscription::{ConfiguredEvent, Context, Ended, Subscription};
 use crate::cursor;
-
-#[derive(Deserialize)]
-struct Configured<'a> {
-    offset: u32,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
 
 #[derive(Deserialize)]
 struct Reset {
@@ -57,7 +49,7 @@ pub fn handle(event: &Sse, subscriptions: &mut [Subscription], context: &Context
             if built_in {
                 subscription.event(offset, data);
             } else {
-                let inside: Configured<'_> = serde_json::from_str(data)?;
+                let inside: ConfiguredEvent<'_> = serde_json::from_str(data)?;
                 if inside.offset != offset {
                     subscription.unexpected(format!("the id says {offset}, the event {}", inside.offset));
                 }

@@ -8,7 +8,7 @@ use testkit::http::{self, Answer, Client, RequestBuilder as _};
 use tokio::time::Instant;
 
 use super::Subscriber;
-use super::subscription::Ended;
+use super::subscription::{ConfiguredEvent, Ended};
 use crate::cursor;
 use crate::history::{Digest, Entry};
 use crate::plan::Scenario;
@@ -22,13 +22,6 @@ struct Page<'a> {
     #[serde(borrow)]
     events: Vec<&'a RawValue>,
     cursor: String,
-}
-
-#[derive(Deserialize)]
-struct Configured<'a> {
-    offset: u32,
-    #[serde(borrow)]
-    data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -166,7 +159,7 @@ impl Subscriber {
                         // Its offset follows from its place on the page.
                         (from + events.len() as u32 + 1, Digest::of(event.get()))
                     } else {
-                        let event: Configured<'_> = serde_json::from_str(event.get())?;
+                        let event: ConfiguredEvent<'_> = serde_json::from_str(event.get())?;
                         (event.offset, Digest::of(event.data.get()))
                     });
                 }

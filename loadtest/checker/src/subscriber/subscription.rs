@@ -5,10 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::history::{Digest, Entry, Transport};
 use crate::plan::Scenario;
+
+/// An event of a configured namespace, as event streams and polls bring it.
+#[derive(Deserialize)]
+pub struct ConfiguredEvent<'a> {
+    pub offset: u32,
+    #[serde(borrow)]
+    pub data: &'a RawValue,
+}
 
 /// A channel, and where it begins.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Opening for the first time in a process: the lock on the data folder, a look at whether the
 //! server keeps what it commits, and the migrations.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use diesel::dsl::sql;
@@ -14,6 +14,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::backup;
 use super::conn::Conn;
 use super::error::StoreError;
+use super::folder_lock::FolderLock;
 use super::generation;
 use super::listen_notify::ListenConnector;
 use super::sqlite::{self, Side};
@@ -83,7 +84,7 @@ impl OpenError {
 pub(super) struct First {
     pub(super) generation: Epoch,
     /// The lock on SQLite's folder; held as long as the file is open.
-    pub(super) lock: Option<File>,
+    pub(super) lock: Option<FolderLock>,
     /// Opens connections for LISTEN on Postgres.
     pub(super) listen_connector: Option<ListenConnector>,
 }
@@ -135,7 +136,7 @@ fn run_sqlite(path: &Path) -> Result<First, OpenError> {
 }
 
 /// Takes the lock of the folder that `path` is in, making the folder if need be.
-fn lock_folder(path: &Path) -> Result<File, OpenError> {
+fn lock_folder(path: &Path) -> Result<FolderLock, OpenError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |source| OpenError::File { path: folder.to_path_buf(), source };
     std::fs::create_dir_all(folder).map_err(failed)?;
@@ -146,7 +147,7 @@ fn lock_folder(path: &Path) -> Result<File, OpenError> {
         .open(folder.join("campanile.lock"))
         .map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(FolderLock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_path_buf())),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }

@@ -12,6 +12,7 @@ mod connect;
 pub mod deliveries;
 mod dialect;
 mod error;
+mod folder_lock;
 pub mod generation;
 mod heads;
 pub mod history;

@@ -5,7 +5,6 @@
 //! The thread that writes has a runtime, for tasks that do little else than write: between two
 //! transactions no other thread has to be woken.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
+use super::folder_lock::FolderLock;
 use super::metrics::{Meter, Metrics};
 
 /// The most work items queued for the writer, and for all readers together.
@@ -58,7 +58,7 @@ impl Drop for Running {
 struct DatabaseFile {
     path: PathBuf,
     metrics: Arc<Metrics>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl DatabaseFile {
@@ -82,7 +82,7 @@ impl Threads {
     pub(super) fn start(
         path: &Path,
         readers: u32,
-        lock: File,
+        lock: FolderLock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, diesel::ConnectionError> {
         let file = Arc::new(DatabaseFile { path: path.to_path_buf(), metrics, _lock: lock });

@@ -20,7 +20,7 @@ pub struct Incoming<'a> {
     pub content_type: Option<&'a str>,
     pub body: Vec<u8>,
     /// When it came, for the latency metrics.
-    pub accepted: Instant,
+    pub arrived: Instant,
 }
 
 /// What became of an accepted delivery.
@@ -48,9 +48,10 @@ pub async fn accept(
     repos: &RepoMap,
     incoming: Incoming<'_>,
 ) -> Result<Accepted, AcceptError> {
-    let Incoming { id, event, content_type, body, accepted } = incoming;
+    let Incoming { id, event, content_type, body, arrived } = incoming;
     let payload = body_text(content_type, &body)?;
-    let received = Received { delivery_id: id, event, payload: &payload, received_at: store.now(), accepted };
+    let received =
+        Received { delivery_id: id, event, payload: &payload, received_at: store.now(), accepted: arrived };
     let (unit, status) = unit_of(received, repos)?;
     // The payload lives on in the unit, compressed.
     drop(payload);

@@ -43,7 +43,7 @@ pub async fn begin(
     catch_up(store, subscriber, retention, position).await
 }
 
-/// Reads the log from `position` to the head for an `subscriber` that is paused, and lets it go live. Also
+/// Reads the log from `position` to the head for a `subscriber` that is paused, and lets it go live. Also
 /// ends if the position is lost and the connection has to handle that.
 pub async fn catch_up(
     store: &Store,
@@ -77,10 +77,10 @@ pub async fn catch_up(
         if fruitless > 2 {
             tokio::time::sleep(RETRY).await;
         }
-        for piece in pieces(events, subscriber.chunk_size()) {
-            let last = piece.last().map_or(position.offset, |event| event.offset);
+        for chunk in chunks(events, subscriber.chunk_size()) {
+            let last = chunk.last().map_or(position.offset, |event| event.offset);
             subscriber.wait_for_capacity().await;
-            subscriber.replay(&position.epoch, piece)?;
+            subscriber.replay(&position.epoch, chunk)?;
             position.offset = last;
         }
         if position.offset >= bounds.head.offset {
@@ -92,25 +92,25 @@ pub async fn catch_up(
     }
 }
 
-/// Splits a page into pieces of about `size` bytes: a page of large events is too much to keep in
+/// Splits a page into chunks of about `size` bytes: a page of large events is too much to keep in
 /// memory for every client that returns at the same time.
-fn pieces(events: Vec<Event>, size: usize) -> Vec<Vec<Event>> {
-    let mut pieces: Vec<Vec<Event>> = Vec::new();
+fn chunks(events: Vec<Event>, size: usize) -> Vec<Vec<Event>> {
+    let mut chunks: Vec<Vec<Event>> = Vec::new();
     let mut space = 0;
     for event in events {
         let length = event.data.len();
-        match pieces.last_mut().filter(|_| length <= space) {
-            Some(piece) => {
-                piece.push(event);
+        match chunks.last_mut().filter(|_| length <= space) {
+            Some(chunk) => {
+                chunk.push(event);
                 space -= length;
             }
             None => {
-                pieces.push(vec![event]);
+                chunks.push(vec![event]);
                 space = size.saturating_sub(length);
             }
         }
     }
-    pieces
+    chunks
 }
 
 async fn read(

@@ -1,8 +1,7 @@
 //! The bus: announces what was committed to the nodes that have subscribers, and carries the messages
 //! that nodes send to each other. Best effort by design: the log is the truth, and a channel that
-//! misses an announcement reads the log. It knows neither the hub nor the content of the messages;
-//! what arrives
-//! from other nodes goes to [`BusHandlers`], without which a bus does not run.
+//! misses an announcement reads the log. It does not read the messages; what arrives from other nodes
+//! goes to [`BusHandlers`], without which a bus does not run.
 //!
 //! On a single node an event is a function call. Nodes that share a PostgreSQL are connected through
 //! Redis, and by NOTIFY where Redis fails (`cluster_bus`).

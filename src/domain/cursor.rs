@@ -35,7 +35,7 @@ impl Cursor {
         if text.len() > MAX_CURSOR {
             return Err(BadCursor);
         }
-        if text.contains('.') {
+        if Self::is_of_one_channel(text) {
             return Position::parse(text).map(Self::One).ok_or(BadCursor);
         }
         let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
@@ -50,6 +50,11 @@ impl Cursor {
             positions.insert(channel, Position { epoch, offset });
         }
         if positions.is_empty() { Err(BadCursor) } else { Ok(Self::Many(positions)) }
+    }
+
+    /// Whether a text has the form of a cursor on one channel: base64url has no dot.
+    pub fn is_of_one_channel(text: &str) -> bool {
+        text.contains('.')
     }
 }
 

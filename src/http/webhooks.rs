@@ -92,8 +92,8 @@ struct WebhookReceipt<'a> {
 )]
 #[post("/webhooks/github")]
 pub async fn receive_github_delivery(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
-    let accepted = Instant::now();
-    let done = take(&request, body, &state, accepted).await;
+    let arrived = Instant::now();
+    let done = take(&request, body, &state, arrived).await;
     let outcome = match &done {
         Ok((_, Accepted::Duplicate)) => "duplicate",
         Ok((_, Accepted::New(status))) => status.as_str(),
@@ -101,7 +101,7 @@ pub async fn receive_github_delivery(request: HttpRequest, body: web::Payload, s
     };
     state.metrics.webhooks.inc(WebhookOutcome(outcome));
     let id = done.as_ref().ok().map(|(id, _)| id.as_str());
-    tracing::debug!(delivery = id, outcome, duration_ms = accepted.elapsed().as_millis() as u64, "webhook");
+    tracing::debug!(delivery = id, outcome, duration_ms = arrived.elapsed().as_millis() as u64, "webhook");
     done.map(|(id, accepted)| {
         let duplicate = matches!(accepted, Accepted::Duplicate);
         let mut answer = if duplicate { HttpResponse::Ok() } else { HttpResponse::Accepted() };
@@ -113,7 +113,7 @@ async fn take(
     request: &HttpRequest,
     body: web::Payload,
     state: &State,
-    accepted: Instant,
+    arrived: Instant,
 ) -> Result<(DeliveryId, Accepted), ApiError> {
     let HttpState { access, webhooks: endpoint, publisher, store, .. } = &**state;
     let address = access.address_of(request);
@@ -145,7 +145,7 @@ async fn take(
         ));
     }
     let content_type = text(headers, "content-type");
-    let incoming = Incoming { id: delivery_id.clone(), event, content_type, body, accepted };
+    let incoming = Incoming { id: delivery_id.clone(), event, content_type, body, arrived };
     // The reservation covers the payload until it is stored.
     let accepted = deliveries::accept(publisher, store, &endpoint.repos, incoming).await?;
     Ok((delivery_id, accepted))

@@ -4,10 +4,10 @@
 //! one, so that a bad unit fails alone. A batch that neither stores nor changes anything does not
 //! use the store, so that ephemeral events do not depend on it.
 
-mod batch;
+mod apply;
+mod group_commit;
 mod metrics;
 mod reaction;
-mod transaction;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +21,13 @@ use crate::domain::position::Position;
 use crate::store::deliveries::NewDelivery;
 use crate::store::log::IdempotencyKey;
 use crate::store::{Store, StoreError, Ts};
-use batch::BatchCommitter;
+use group_commit::GroupCommit;
 
 pub use crate::store::log::Version;
+
+pub use apply::{Apply, Verdict};
 pub use metrics::Metrics;
 pub use reaction::{NewRow, Reaction};
-pub use transaction::{Apply, Verdict};
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;
@@ -125,7 +126,7 @@ impl Publisher {
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, requests) = mpsc::channel(QUEUE);
         let clock = store.writing_thread().is_some().then(|| store.clone());
-        let committer = BatchCommitter { store, bus, on_event, metrics: metrics.clone() };
+        let committer = GroupCommit { store, bus, on_event, metrics: metrics.clone() };
         (Self { queue, reactions: reactions.into(), metrics, clock }, committer.run(requests))
     }
 

@@ -95,7 +95,7 @@ impl Connection {
         let resource = match known {
             Some(resource) => resource,
             None => {
-                let Some(resource) = self.item_of(&channel, effects)? else { return Ok(()) };
+                let Some(resource) = self.resource_of(&channel, effects)? else { return Ok(()) };
                 resource
             }
         };

@@ -149,12 +149,12 @@ impl Connection {
         }
         let mut admitted = Vec::with_capacity(channels.len() + others.len());
         for channel in channels {
-            let Some(resource) = self.item_of(&channel, effects)? else { return Ok(None) };
+            let Some(resource) = self.resource_of(&channel, effects)? else { return Ok(None) };
             self.may(Action::Subscribe, &channel, &resource, false, false)?;
             admitted.push((channel, resource));
         }
         for channel in others {
-            let Some(resource) = self.item_of(&channel, effects)? else { return Ok(None) };
+            let Some(resource) = self.resource_of(&channel, effects)? else { return Ok(None) };
             if self.may(Action::Subscribe, &channel, &resource, false, false).is_ok() {
                 admitted.push((channel, resource));
             }

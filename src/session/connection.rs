@@ -304,7 +304,7 @@ impl Connection {
 
     /// What stands behind `channel`. `None`: it is being looked up, and the command, which has had
     /// no effect before, will be handled again.
-    pub(super) fn item_of(
+    pub(super) fn resource_of(
         &mut self,
         channel: &ChannelName,
         effects: &mut Vec<Effect>,

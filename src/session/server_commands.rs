@@ -63,7 +63,7 @@ impl Connection {
             return self.close(DisconnectCode::ChannelLimit, effects);
         }
         // No rule needs it now, but a later command on the channel does.
-        let resource = match self.item_of(channel, effects) {
+        let resource = match self.resource_of(channel, effects) {
             Ok(Some(resource)) => resource,
             Ok(None) => return,
             Err(_) => ResourceInfo::Unknown,

@@ -46,7 +46,7 @@ impl Connection {
             "" => None,
             token => Some(self.subscription_token(token, &channel, TokenUse::Subscribe, now)?),
         };
-        let Some(resource) = self.item_of(&channel, effects)? else { return Ok(()) };
+        let Some(resource) = self.resource_of(&channel, effects)? else { return Ok(()) };
         self.may(Action::Subscribe, &channel, &resource, false, token.is_some())?;
         if command.kind != 0 {
             return Err(ErrorCode::PermissionDenied.into());

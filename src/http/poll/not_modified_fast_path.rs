@@ -12,6 +12,7 @@ use actix_web::{HttpResponse, web};
 use super::{PATH, Query, etag_at_end, judge_poll};
 use crate::auth;
 use crate::domain::channel::ChannelName;
+use crate::domain::cursor::Cursor;
 use crate::http::access::Access;
 use crate::http::rate_headers::add_rate;
 use crate::http::{HttpState, PageQuery, etag, origin};
@@ -46,7 +47,7 @@ impl NotModifiedFastPath {
         let Query { channel, cursor, limit } =
             web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
         let channel = ChannelName::parse(&channel?).ok()?;
-        cursor.as_deref().filter(|cursor| cursor.contains('.'))?;
+        cursor.as_deref().filter(|cursor| Cursor::is_of_one_channel(cursor))?;
 
         let resource = resources::lookup_local(&channel).ok()?;
         let query = PageQuery { cursor, limit };

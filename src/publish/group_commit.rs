@@ -25,14 +25,14 @@ use crate::store::{self, LockKey, Store, StoreError, Transaction};
 /// Units in one transaction.
 const BATCH: usize = 256;
 
-pub(super) struct BatchCommitter {
+pub(super) struct GroupCommit {
     pub store: Store,
     pub bus: Bus,
     pub on_event: EventHandler,
     pub metrics: Arc<Metrics>,
 }
 
-impl BatchCommitter {
+impl GroupCommit {
     /// One transaction at a time: what arrives meanwhile makes the next batch. On Postgres two at
     /// once were measured slower, because they wait for each other's channels in smaller batches.
     pub(super) async fn run(self, mut requests: mpsc::Receiver<Request>) {

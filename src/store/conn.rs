@@ -5,6 +5,8 @@
 //! On Postgres the methods wait for the server. On SQLite they run at once: such a connection
 //! lives on a thread of its own (`sqlite`), and its futures are always ready.
 
+use std::sync::Arc;
+
 use diesel::prelude::*;
 use diesel::query_dsl::methods as sync_dsl;
 use diesel_async::methods as async_dsl;
@@ -12,8 +14,10 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager as _};
 
 use futures_util::future::BoxFuture;
 
+use super::dialect::{Words, run_fixed};
 use super::error::Result;
 use super::known_heads::KnownHeads;
+use super::metrics::{Meter, Metrics};
 use super::postgres::PooledConn;
 
 /// A connection for one piece of work.
@@ -29,6 +33,9 @@ pub enum Conn {
         conn: SqliteConnection,
         /// The heads that this connection has moved.
         heads: KnownHeads,
+        /// A transaction is open.
+        in_transaction: bool,
+        metrics: Arc<Metrics>,
     },
 }
 
@@ -64,8 +71,9 @@ impl<Q> Statement for Q where
 // The futures are boxed so that a caller's future does not carry the query's type: the compiler
 // cannot show that such a future is `Send` when the query borrows what it binds.
 impl Conn {
-    pub(super) fn sqlite(conn: SqliteConnection) -> Self {
-        Self::Sqlite { conn, heads: KnownHeads::default() }
+    pub(super) fn sqlite(mut conn: SqliteConnection, metrics: Arc<Metrics>) -> Self {
+        conn.set_instrumentation(Meter(metrics.clone()));
+        Self::Sqlite { conn, heads: KnownHeads::default(), in_transaction: false, metrics }
     }
 
     /// Heads may no longer be where this connection moved them.
@@ -126,40 +134,43 @@ impl Conn {
     pub(super) async fn begin(&mut self) -> Result<()> {
         match self {
             Self::Pg(conn) => PgTransactions::begin_transaction(&mut **conn).await?,
-            Self::Sqlite { conn, .. } => SqliteTransactions::begin_transaction_sql(conn, "BEGIN IMMEDIATE")?,
+            Self::Sqlite { conn, in_transaction, .. } => {
+                struct Begin;
+                run_fixed::<Begin>(conn, Words("BEGIN IMMEDIATE"))?;
+                *in_transaction = true;
+            }
         }
         Ok(())
     }
 
     pub(super) async fn commit(&mut self) -> Result<()> {
-        use diesel::connection::TransactionManager as _;
         match self {
             Self::Pg(conn) => PgTransactions::commit_transaction(&mut **conn).await?,
-            Self::Sqlite { conn, .. } => SqliteTransactions::commit_transaction(conn)?,
+            Self::Sqlite { conn, in_transaction, metrics, .. } => {
+                struct Commit;
+                run_fixed::<Commit>(conn, Words("COMMIT"))?;
+                *in_transaction = false;
+                metrics.commits.inc();
+            }
         }
         Ok(())
     }
 
     /// Whether no transaction is open. A connection of SQLite that was left in one cannot go on.
-    pub(super) fn is_idle(&mut self) -> bool {
-        use diesel::connection::TransactionManager as _;
-        match self {
-            Self::Pg(_) => true,
-            Self::Sqlite { conn, .. } => {
-                matches!(
-                    SqliteTransactions::transaction_manager_status_mut(conn).transaction_depth(),
-                    Ok(None)
-                )
-            }
-        }
+    pub(super) fn is_idle(&self) -> bool {
+        !matches!(self, Self::Sqlite { in_transaction: true, .. })
     }
 
     /// Rolls back. Only logs when that fails: the connection is then thrown away.
     pub(super) async fn rollback(&mut self) -> bool {
-        use diesel::connection::TransactionManager as _;
         let done = match self {
             Self::Pg(conn) => PgTransactions::rollback_transaction(&mut **conn).await,
-            Self::Sqlite { conn, .. } => SqliteTransactions::rollback_transaction(conn),
+            Self::Sqlite { conn, in_transaction, .. } => {
+                struct Rollback;
+                let done = run_fixed::<Rollback>(conn, Words("ROLLBACK"));
+                *in_transaction = done.is_err();
+                done
+            }
         };
         if let Err(error) = &done {
             tracing::debug!(%error, "rollback failed");
@@ -173,4 +184,3 @@ fn at_once<'s, T: Send + 's>(done: QueryResult<T>) -> BoxFuture<'s, Result<T>> {
 }
 
 type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;
-type SqliteTransactions = diesel::connection::AnsiTransactionManager;

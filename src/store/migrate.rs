@@ -3,6 +3,7 @@
 
 use std::fs::{OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diesel::dsl::sql;
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
@@ -128,7 +129,7 @@ fn run_sqlite(path: &Path) -> Result<First, OpenError> {
     let mut conn = sqlite::open(path, Side::Write).map_err(OpenError::unreachable)?;
     migrate(&mut conn, SQLITE)?;
     backup::settle_in(&mut conn).map_err(OpenError::store)?;
-    let mut conn = Conn::sqlite(conn);
+    let mut conn = Conn::sqlite(conn, Arc::default());
     let needed = at_once(Box::pin(generation::oldest_binary(&mut conn))).map_err(OpenError::store)?;
     check_version(needed)?;
     let probe = at_once(Box::pin(generation::probe(&mut conn))).map_err(OpenError::store)?;

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::conn::Conn;
 use super::error::{Result, StoreError};
 use super::folder_lock::FolderLock;
-use super::metrics::{Meter, Metrics};
+use super::metrics::Metrics;
 
 /// The most work items queued for the writer, and for all readers together.
 const QUEUE: usize = 1024;
@@ -62,10 +62,8 @@ struct DatabaseFile {
 }
 
 impl DatabaseFile {
-    fn open(&self, side: Side) -> Result<SqliteConnection, diesel::ConnectionError> {
-        let mut conn = open(&self.path, side)?;
-        conn.set_instrumentation(Meter(self.metrics.clone()));
-        Ok(conn)
+    fn open(&self, side: Side) -> Result<Conn, diesel::ConnectionError> {
+        Ok(Conn::sqlite(open(&self.path, side)?, self.metrics.clone()))
     }
 }
 
@@ -147,13 +145,12 @@ pub(super) fn open(path: &Path, side: Side) -> Result<SqliteConnection, diesel::
 
 fn spawn_writer(
     runtime: Runtime,
-    conn: SqliteConnection,
+    conn: Conn,
     file: &Arc<DatabaseFile>,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> mpsc::Sender<WorkItem> {
     let (sender, mut items) = mpsc::channel(QUEUE);
-    let mut thread =
-        ConnectionThread { conn: Conn::sqlite(conn), file: file.clone(), side: Side::Write, broken: false };
+    let mut thread = ConnectionThread { conn, file: file.clone(), side: Side::Write, broken: false };
     threads.push(start("store-write", move || {
         runtime.block_on(async {
             while let Some(item) = items.recv().await {
@@ -166,7 +163,7 @@ fn spawn_writer(
 }
 
 fn spawn_readers(
-    connections: Vec<SqliteConnection>,
+    connections: Vec<Conn>,
     file: &Arc<DatabaseFile>,
     threads: &mut Vec<JoinHandle<()>>,
 ) -> mpsc::Sender<WorkItem> {
@@ -174,12 +171,7 @@ fn spawn_readers(
     let items = Arc::new(Mutex::new(items));
     for conn in connections {
         let items = items.clone();
-        let mut thread = ConnectionThread {
-            conn: Conn::sqlite(conn),
-            file: file.clone(),
-            side: Side::Read,
-            broken: false,
-        };
+        let mut thread = ConnectionThread { conn, file: file.clone(), side: Side::Read, broken: false };
         threads.push(start("store-read", move || {
             loop {
                 // The lock is held while waiting: the thread that has it takes the next item.
@@ -224,6 +216,6 @@ impl ConnectionThread {
         let fresh = self.file.open(self.side).inspect_err(|error| {
             tracing::error!(%error, "cannot reopen the database");
         });
-        self.broken = fresh.map(|fresh| self.conn = Conn::sqlite(fresh)).is_err();
+        self.broken = fresh.map(|fresh| self.conn = fresh).is_err();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::schema::{every_path, schema, shape};
+use super::schema::{OptionPath, at, every_path, schema, shape};
 use super::*;
 use crate::domain::units::Size;
 

@@ -1,5 +1,7 @@
 //! Mistakes that operators make, and what they are told about each.
 
+use serde_json::Value;
+
 use super::*;
 
 /// A file, and what its refusal says.
@@ -239,4 +241,29 @@ fn a_bad_variable_is_refused_with_its_name_option_and_remedy() {
         assert!(!error.contains("hunter2"), "a secret is shown: {error}");
         assert!(error.starts_with("the configuration has an error"), "one mistake, one error: {error}");
     }
+}
+
+/// Numbers, sizes and durations for which 0 has a meaning.
+const MAY_BE_ZERO: [&str; 8] = [
+    "channel.linger",
+    "channel.without_namespace.history_size",
+    "channel.without_namespace.history_ttl",
+    "client.connection_limit",
+    "client.expired_close_delay",
+    "client.expired_sub_close_delay",
+    "client.user_connection_limit",
+    "server.drain_timeout",
+];
+
+#[test]
+fn zero_is_refused_where_it_means_nothing() {
+    let options = schema();
+    let is_quantity = |path: &OptionPath| match at(&options, path) {
+        Some(Value::Number(_)) => true,
+        Some(Value::String(text)) => text.starts_with(|first: char| first.is_ascii_digit()),
+        _ => false,
+    };
+    let quantities = every_path(&options).into_iter().filter(is_quantity);
+    let accepted = quantities.filter(|path| environment([(path.variable().as_str(), "0")]).is_ok());
+    assert_eq!(accepted.map(|path| path.to_string()).collect::<Vec<_>>(), MAY_BE_ZERO);
 }

@@ -225,7 +225,7 @@ fn move_known_heads<'m>(
     now: Ts,
     moved: &mut Heads,
 ) -> Result<Vec<(&'m str, i64)>> {
-    let Conn::Sqlite { conn, heads } = conn else { return Ok(moves) };
+    let Conn::Sqlite { conn, heads, .. } = conn else { return Ok(moves) };
     let mut rest = Vec::new();
     for (name, by) in moves {
         match heads.of(name) {

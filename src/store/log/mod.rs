@@ -45,8 +45,9 @@ impl<'c> DerefMut for LogTx<'c> {
     }
 }
 
-/// A stored event as [`COLUMNS`] select it.
-#[derive(Queryable)]
+/// A stored event.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = events)]
 pub(super) struct Row {
     offset: i64,
     event_id: Id,
@@ -55,11 +56,6 @@ pub(super) struct Row {
     tags: Option<String>,
     info: Option<String>,
 }
-
-/// The columns of a [`Row`].
-pub(super) const COLUMNS: Columns =
-    (events::offset, events::event_id, events::kind, events::data, events::tags, events::info);
-type Columns = (events::offset, events::event_id, events::kind, events::data, events::tags, events::info);
 
 /// A channel's own part is appended to the store's generation, so a new generation changes the
 /// epochs of all channels without touching a row.

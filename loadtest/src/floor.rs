@@ -69,7 +69,6 @@ struct Floor {
     buffer: Vec<u8>,
 }
 
-/// What polls get.
 struct Polled {
     tag: Vec<u8>,
     /// For those that have this tag.
@@ -100,7 +99,6 @@ struct Client {
     output: Vec<u8>,
 }
 
-/// What a publisher asks for.
 struct Publish<'a> {
     channel: &'a [u8],
     data: &'a [u8],
@@ -301,7 +299,6 @@ impl Floor {
         Ok(Some(length))
     }
 
-    /// Answers one command.
     fn command(
         &mut self,
         index: usize,

@@ -24,7 +24,6 @@ const END: &[u8] = b"\r\n\r\n";
 /// on which nothing was asked so far, and one that is kept alive.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(60));
 
-/// One connection.
 pub struct Pipeline {
     address: SocketAddr,
     registry: Registry,
@@ -43,19 +42,15 @@ pub struct Pipeline {
     outstanding: usize,
 }
 
-/// A whole answer.
 #[derive(Debug)]
 pub struct Answer<'a> {
-    /// The status code.
     pub status: u16,
     /// The status line and the header fields.
     pub head: &'a [u8],
-    /// The body.
     pub body: &'a [u8],
 }
 
 impl Pipeline {
-    /// Connects.
     pub fn open(address: SocketAddr, registry: &Registry, token: Token) -> Result<Self> {
         let registry = registry.try_clone()?;
         let socket = connect(address, &registry, token)?;
@@ -74,7 +69,6 @@ impl Pipeline {
         })
     }
 
-    /// How many answers are outstanding.
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
@@ -255,7 +249,6 @@ fn connect(address: SocketAddr, registry: &Registry, token: Token) -> Result<Tcp
 }
 
 impl Answer<'_> {
-    /// The value of a header field.
     pub fn header(&self, name: &str) -> Option<&str> {
         let head = std::str::from_utf8(self.head).ok()?;
         let fields = head.lines().filter_map(|line| line.split_once(':'));

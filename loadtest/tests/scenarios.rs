@@ -32,7 +32,6 @@ fn figures(arguments: &str) -> Vec<(String, f64)> {
     report["scenarios"][0]["figures"].as_array().unwrap().iter().map(figure).collect()
 }
 
-/// The figure of this name.
 fn figure(arguments: &str, name: &str) -> f64 {
     let figures = figures(arguments);
     let found = figures.iter().find(|(known, _)| known == name);

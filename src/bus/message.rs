@@ -52,9 +52,7 @@ pub(super) enum BusMessage {
 /// Why a text cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DecodeError {
-    /// It is of another version.
     Version,
-    /// It is not a message.
     Malformed,
 }
 

@@ -35,7 +35,6 @@ pub(super) enum Credential {
     Own {
         /// The secret that it is signed with.
         secret: Secret,
-        /// Its claims.
         claims: Box<NewToken>,
     },
 }
@@ -50,19 +49,14 @@ pub(super) struct Output<'a> {
     pub(super) diagnostics: &'a mut dyn Write,
 }
 
-/// Reads one channel.
 pub(super) struct ChannelReader<'a> {
-    /// The gateway.
     pub(super) remote: &'a Remote,
-    /// The channel.
     pub(super) channel: &'a ChannelName,
-    /// The token.
     pub(super) credential: Credential,
     /// Everything up to here was shown, or is older than the starting position.
     pub(super) cursor: Option<Position>,
     /// How many more events to show; `None` is no limit.
     pub(super) left: Option<u64>,
-    /// Where events and messages are written.
     pub(super) output: Output<'a>,
     /// How long to wait before the next connection.
     pub(super) backoff: Backoff,

@@ -61,9 +61,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// A case that ran, or could not.
 pub enum CaseResult {
-    /// To its verdict.
     Done(Box<Outcome>),
     /// Not on this machine, and why.
     Unsupported(String),

@@ -11,7 +11,6 @@ use crate::history::Digest;
 use crate::publisher::{Name, Outcome, Record};
 use crate::verifier::{Breach, Expected, Violation};
 
-/// A snapshot.
 #[derive(Debug, Default)]
 pub struct Log {
     channels: BTreeMap<String, Stored>,

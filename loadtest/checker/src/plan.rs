@@ -83,29 +83,21 @@ pub enum Database {
     ClusterNotify,
 }
 
-/// One run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    /// How subscribers behave.
     pub scenario: Scenario,
-    /// What goes wrong.
     pub fault: Fault,
-    /// Where the log is.
     pub database: Database,
 }
 
-/// How much to do in a case.
 #[derive(Debug, Clone)]
 pub struct Workload {
-    /// Plans everything.
     pub seed: u64,
     /// Subscribers, each a user.
     pub subscribers: usize,
     /// Webhooks and publications together.
     pub events: u32,
-    /// Nodes of a cluster.
     pub nodes: usize,
-    /// What subscribers may use.
     pub transports: Vec<Transport>,
     /// How long subscribers may take to reach the head at the end.
     pub settling: Duration,
@@ -147,17 +139,14 @@ impl Fault {
 }
 
 impl Database {
-    /// Several nodes.
     pub fn is_cluster(self) -> bool {
         matches!(self, Self::Cluster | Self::ClusterNotify)
     }
 
-    /// Its log is in a PostgreSQL.
     pub fn has_postgres(self) -> bool {
         self != Self::Sqlite
     }
 
-    /// Its nodes talk over Redis.
     pub fn has_redis(self) -> bool {
         self == Self::Cluster
     }

@@ -7,7 +7,6 @@ use super::data::{Report, Row, Section};
 
 const HEADS: [&str; 7] = ["scenario", "figure", "ours", "floor", "ratio", "spread", "command"];
 
-/// The table.
 pub fn table(report: &Report) -> String {
     let lines: Vec<[String; 7]> = report.scenarios.iter().flat_map(section).collect();
     let width = |column: usize| {

@@ -11,7 +11,6 @@ pub fn heading(report: &Report) -> String {
     format!("{}\n{}{commit}, {}\n", report.machine.line(), report.version, report.started)
 }
 
-/// All of it.
 pub fn section(section: &Section) -> String {
     let mut out = String::new();
     let mut put = |line: &str| {

@@ -132,7 +132,6 @@ impl Scenario for Options {
 }
 
 impl Options {
-    /// How many stop.
     fn stopped(&self) -> usize {
         (self.subscribers * self.percent / 100).max(1)
     }

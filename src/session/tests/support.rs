@@ -169,7 +169,6 @@ impl Client {
         self
     }
 
-    /// Sends one command.
     pub(super) fn send(&mut self, method: &str, fields: Value) -> &mut Self {
         self.last_id += 1;
         let command = json!({"id": self.last_id, method: fields});

@@ -45,7 +45,6 @@ impl<'c> DerefMut for LogTx<'c> {
     }
 }
 
-/// A stored event.
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = events)]
 pub(super) struct Row {

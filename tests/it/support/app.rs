@@ -109,7 +109,6 @@ impl TestApp {
         self.run().await;
     }
 
-    /// The data folder.
     pub fn folder(&self) -> &std::path::Path {
         self.database.folder()
     }

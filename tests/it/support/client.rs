@@ -143,7 +143,6 @@ pub async fn read_answer(reader: &mut (impl tokio::io::AsyncRead + Unpin), read:
     while matches!(reader.read_buf(read).await, Ok(1..)) && !Answer::is_whole(read) {}
 }
 
-/// What the server said.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,

@@ -24,7 +24,6 @@ const TABLES: [&str; 8] = [
     "workflow_jobs",
 ];
 
-/// The data of one test.
 pub struct Database {
     folder: tempfile::TempDir,
     schema: Option<Schema>,

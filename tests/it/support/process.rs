@@ -95,7 +95,6 @@ impl Home {
     }
 }
 
-/// A process that serves.
 pub struct Gateway(gateway::Gateway);
 
 impl Gateway {

@@ -330,7 +330,6 @@ impl TestStore {
         commits.await
     }
 
-    /// Commits one unit.
     pub async fn commit(&self, unit: UnitOfWork) -> Committed {
         self.commit_together(vec![unit]).await.remove(0).expect("the unit commits")
     }

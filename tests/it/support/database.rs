@@ -93,7 +93,9 @@ impl Schema {
             url.set_host(Some(&address.ip().to_string())).expect("a host");
             url.set_port(Some(address.port())).expect("a port");
         }
-        with_setting(url.as_str(), "search_path", &self.name)
+        // The name tells the store's sessions from those of other tests.
+        let url = with_setting(url.as_str(), "application_name", &self.name);
+        with_setting(&url, "search_path", &self.name)
     }
 }
 
@@ -104,8 +106,7 @@ impl Drop for Schema {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(Sql(Source::Postgres(server().into())).execute(&drop));
         });
-        // What is left goes with the server.
-        let _ = dropping.join();
+        assert!(dropping.join().is_ok() || std::thread::panicking(), "the schema cannot be dropped");
     }
 }
 

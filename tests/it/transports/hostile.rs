@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::uni::Listener;
 use super::{SPACES, over_both};
 use crate::support::app::{Backend, TestApp};
-use crate::support::client::{Answer, Request, read_answer};
+use crate::support::client::{Answer, Request};
 use crate::support::stream_client::{StreamClient, opening};
 use crate::support::websocket::{Client, Received};
 
@@ -142,10 +142,7 @@ async fn a_body_that_does_not_arrive_is_not_awaited() {
         let mut socket = TcpStream::connect(app.address()).await.expect("a connection");
         let head = Request::post(endpoint).header("Content-Length", "100").head();
         socket.write_all(format!("{head}\r\n{{").as_bytes()).await.expect("written");
-        let mut bytes = Vec::new();
-        read_answer(&mut socket, &mut bytes).await;
-        let (answer, start) = Answer::parse_head(&bytes).expect("an answer");
-        Answer { body: bytes[start..].to_vec(), ..answer }.refused(408, "body_timeout");
+        Answer::read(&mut socket).await.refused(408, "body_timeout");
     }
     assert_eq!(app.metric("connections", "").await, 0);
 }

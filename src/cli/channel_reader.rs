@@ -63,25 +63,16 @@ pub(super) struct ChannelReader<'a> {
 }
 
 /// Why reading one connection stopped.
+#[derive(derive_more::From)]
 enum Stop {
     /// The requested number of events was shown.
     LimitReached,
     /// The connection is over.
+    #[from]
     Disconnected(Disconnected),
     /// The output cannot be written.
+    #[from]
     Output(io::Error),
-}
-
-impl From<Disconnected> for Stop {
-    fn from(disconnected: Disconnected) -> Self {
-        Self::Disconnected(disconnected)
-    }
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
 }
 
 /// One connection, and how far the subscription on it has come.

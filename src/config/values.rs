@@ -16,7 +16,8 @@ use crate::domain::channel::{BUILT_IN, is_owner, is_repo_name};
 pub(super) const MASK: &str = "[secret]";
 
 /// A text that must not be shown: it prints as `[secret]` and is compared in constant time.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Display)]
+#[display("{MASK}")]
 pub struct Secret(String);
 
 impl Secret {
@@ -32,12 +33,6 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MASK)
-    }
-}
-
-impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }

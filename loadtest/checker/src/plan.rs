@@ -187,27 +187,19 @@ fn all_or<T: ValueEnum + Clone>(chosen: &[T]) -> Vec<T> {
     if chosen.is_empty() { T::value_variants() } else { chosen }.to_vec()
 }
 
-fn name(value: &impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+/// A choice is shown under the name by which it is asked for.
+macro_rules! shown_by_name {
+    ($($choice:ty),+) => {
+        $(impl fmt::Display for $choice {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = self.to_possible_value();
+                f.pad(value.as_ref().map_or("", |value| value.get_name()))
+            }
+        })+
+    };
 }
 
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name(self))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name(self))
-    }
-}
-
-impl fmt::Display for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name(self))
-    }
-}
+shown_by_name!(Scenario, Fault, Database);
 
 #[cfg(test)]
 mod tests {

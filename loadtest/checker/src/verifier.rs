@@ -63,17 +63,14 @@ pub struct Verdict {
     pub signals: u64,
     /// Events that a signal left out and that retention had taken.
     pub gone: u64,
-    pub breaches: Vec<HistoryViolation>,
+    pub breaches: Vec<Violation>,
 }
 
-/// A broken promise in one history.
-#[derive(Debug)]
-pub struct HistoryViolation {
-    pub breach: Breach,
-    pub transport: Option<Transport>,
-    /// The offsets concerned, both included.
-    pub offsets: Option<(u32, u32)>,
-    pub detail: String,
+impl Violation {
+    /// One that is nobody's and nowhere in particular.
+    pub fn new(breach: Breach, detail: String) -> Self {
+        Self { breach, subscriber: None, transport: None, channel: String::new(), offsets: None, detail }
+    }
 }
 
 impl Expected {
@@ -196,8 +193,8 @@ impl Verifier<'_> {
     }
 
     fn breach(&mut self, breach: Breach, offsets: Option<(u32, u32)>, detail: &str) {
-        let detail = detail.to_owned();
-        self.verdict.breaches.push(HistoryViolation { breach, transport: self.carrier, offsets, detail });
+        let violation = Violation::new(breach, detail.to_owned());
+        self.verdict.breaches.push(Violation { transport: self.carrier, offsets, ..violation });
     }
 }
 

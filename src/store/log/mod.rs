@@ -10,7 +10,6 @@ mod change;
 mod keys;
 mod read;
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -30,20 +29,8 @@ pub use read::{
 };
 
 /// A transaction that may change the log: what does so takes nothing else.
+#[derive(derive_more::Deref, derive_more::DerefMut)]
 pub struct LogTx<'c>(pub(super) ReadTx<'c>);
-
-impl<'c> Deref for LogTx<'c> {
-    type Target = ReadTx<'c>;
-    fn deref(&self) -> &ReadTx<'c> {
-        &self.0
-    }
-}
-
-impl<'c> DerefMut for LogTx<'c> {
-    fn deref_mut(&mut self) -> &mut ReadTx<'c> {
-        &mut self.0
-    }
-}
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = events)]

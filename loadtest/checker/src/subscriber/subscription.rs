@@ -1,6 +1,5 @@
 //! What a subscriber follows and how far it is, what all subscribers share, and how a connection ends.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -118,13 +117,6 @@ impl Subscription {
 }
 
 /// Why a connection is over, without a violation or with one that is in the history already.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Ended(pub &'static str);
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Ended {}

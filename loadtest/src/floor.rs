@@ -18,6 +18,7 @@ use memchr::memmem;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 
+use crate::pipeline::write;
 use crate::ws::frame;
 use crate::ws::swarm::{ACCEPT, KEY};
 use journal::Journal;
@@ -449,19 +450,6 @@ impl<'a> Publish<'a> {
         let (channel, rest) = rest.split_at(memmem::find(rest, b",\"data\":")?);
         Some(Self { channel, data: rest.strip_prefix(b",\"data\":")?.strip_suffix(b"}")? })
     }
-}
-
-/// Until the socket has no room; epoll says when it has some again.
-fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match socket.write(&bytes[written..]) {
-            Ok(more) => written += more,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(written)
 }
 
 fn register(registry: &Registry, socket: &mut TcpStream, index: usize) -> Result<()> {

@@ -88,7 +88,7 @@ impl Pipeline {
         }
         self.outstanding += count;
         if self.unsent.is_empty() {
-            let written = self.write(requests)?;
+            let written = write(&mut self.socket, requests)?;
             self.unsent.extend_from_slice(&requests[written..]);
         } else {
             self.unsent.extend_from_slice(requests);
@@ -104,7 +104,7 @@ impl Pipeline {
     ) -> Result<()> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
-            let written = self.write(&unsent)?;
+            let written = write(&mut self.socket, &unsent)?;
             self.unsent.extend_from_slice(&unsent[written..]);
         }
         while !self.closed {
@@ -162,19 +162,20 @@ impl Pipeline {
         each(Answer { status, head: &input[..head], body: &body })?;
         Ok(Some(length))
     }
+}
 
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut written = 0;
-        while written < bytes.len() {
-            match self.socket.write(&bytes[written..]) {
-                Ok(more) => written += more,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("a connection broke while sending"),
-            }
+/// Writes until the socket has no room; epoll says when it has some again.
+pub fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(more) => written += more,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("a connection broke while sending"),
         }
-        Ok(written)
     }
+    Ok(written)
 }
 
 /// The first answer in what has come.

@@ -284,6 +284,11 @@ impl Running {
     }
 }
 
+/// As a token says it.
+pub fn in_seconds(seconds: i64) -> i64 {
+    chrono::Utc::now().timestamp() + seconds
+}
+
 pub fn token_by(secret: &str, claims: &Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).expect("claims are JSON")

@@ -309,12 +309,7 @@ impl TestStore {
     /// Commits `units` in one transaction, as far as none of them fails.
     pub async fn commit_together(&self, units: Vec<UnitOfWork>) -> Vec<Result<Committed, PublishError>> {
         let (publisher, _, work) = self.idle_publisher();
-        let mut commits =
-            futures_util::future::join_all(units.into_iter().map(|unit| publisher.commit(unit)));
-        // The first poll puts all of them into the queue.
-        assert!(futures_util::poll!(&mut commits).is_pending());
-        tokio::spawn(work);
-        commits.await
+        commit_together(&publisher, units, work).await
     }
 
     pub async fn commit(&self, unit: UnitOfWork) -> Committed {
@@ -356,6 +351,19 @@ impl RecordedEvents {
     pub fn events(&self) -> Vec<HubEvent> {
         self.0.lock().expect("the lock").clone()
     }
+}
+
+/// Commits units that wait in the queue of a publisher until its work begins.
+pub async fn commit_together(
+    publisher: &Publisher,
+    units: impl IntoIterator<Item = UnitOfWork>,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> Vec<Result<Committed, PublishError>> {
+    let mut commits = futures_util::future::join_all(units.into_iter().map(|unit| publisher.commit(unit)));
+    // The first poll puts all of them into the queue.
+    assert!(futures_util::poll!(&mut commits).is_pending());
+    tokio::spawn(work);
+    commits.await
 }
 
 pub fn channel(name: &str) -> ChannelName {

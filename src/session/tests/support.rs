@@ -35,15 +35,7 @@ pub(super) fn position(offset: u64) -> Position {
 }
 
 pub(super) fn event(offset: u64) -> Event {
-    Event {
-        offset,
-        id: Uuid::nil(),
-        kind: "message".into(),
-        data: format!("{{\"n\":{offset}}}").into(),
-        tags: None,
-        info: None,
-        delta: Default::default(),
-    }
+    Event::plain(offset, &format!("{{\"n\":{offset}}}"))
 }
 
 /// A subscriber at offset 5 of a client that did not want to recover.

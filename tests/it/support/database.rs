@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use campanile::store::Location;
 use testkit::sql::{Source, columns};
 use url::Url;
 use uuid::Uuid;
@@ -65,6 +66,14 @@ impl Database {
     /// The address of the node's data in Postgres.
     pub fn url(&self) -> Option<String> {
         self.schema.as_ref().map(|schema| schema.url(schema.through))
+    }
+
+    /// Where a store finds it.
+    pub fn location(&self) -> Location {
+        match self.url() {
+            Some(url) => Location::Postgres { url, direct_url: None },
+            None => Location::Sqlite { path: self.folder().join("campanile.db") },
+        }
     }
 
     pub fn sql(&self) -> Sql {

@@ -52,9 +52,7 @@ pub fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
 
 /// Runs `test` with a new, empty folder for SQLite.
 pub fn in_folder(test: impl AsyncFnOnce(Location)) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let location = Location::Sqlite { path: folder.path().join("campanile.db") };
-    runtime().block_on(test(location));
+    in_database(Backend::Sqlite, test);
 }
 
 pub fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
@@ -63,10 +61,13 @@ pub fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
 
 /// Runs `test` with a new, empty schema of Postgres.
 pub fn in_schema(test: impl AsyncFnOnce(Location)) {
+    in_database(Backend::Postgres, test);
+}
+
+fn in_database(backend: Backend, test: impl AsyncFnOnce(Location)) {
     runtime().block_on(async {
-        let database = Database::new(Backend::Postgres).await;
-        let url = database.url().expect("a schema");
-        test(Location::Postgres { url, direct_url: None }).await;
+        let database = Database::new(backend).await;
+        test(database.location()).await;
     });
 }
 

@@ -22,7 +22,7 @@ pub struct Broadcast {
     check: SequenceCheck,
     subscribers: usize,
     /// The latencies of those before are not measured.
-    first_measured: usize,
+    pub first_measured: usize,
     schedule: Option<Schedule>,
     /// By publisher: every subscriber has its last message.
     delivered: Vec<bool>,
@@ -76,11 +76,6 @@ impl Broadcast {
             spin,
             measured: Measured::new(),
         })
-    }
-
-    /// From now on only the latencies of this subscriber and those behind it are measured.
-    pub fn measure_from(&mut self, subscriber: usize) {
-        self.first_measured = subscriber;
     }
 
     /// What was measured since the last call.

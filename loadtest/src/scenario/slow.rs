@@ -156,7 +156,7 @@ impl Options {
             spin: false,
         };
         let mut broadcast = Broadcast::open(session, swarm, &options)?;
-        broadcast.measure_from(self.stopped());
+        broadcast.first_measured = self.stopped();
         Ok(Round { session, broadcast, closed: vec![None; self.stopped()], epoch, offset })
     }
 }

@@ -13,16 +13,13 @@ pub enum CoreChoice {
     Auto,
     /// Leave it to the kernel.
     Off,
-    /// These.
     These(Cores),
 }
 
 /// A core for the server, another for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cores {
-    /// The server's.
     pub server: usize,
-    /// The client's.
     pub client: usize,
 }
 
@@ -45,7 +42,6 @@ impl FromStr for CoreChoice {
 }
 
 impl CoreChoice {
-    /// The cores to use, if any.
     pub fn cores(&self) -> Result<Option<Cores>> {
         match self {
             Self::Off => Ok(None),

@@ -18,6 +18,7 @@ use memchr::memmem;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 
+use crate::pipeline::write;
 use crate::ws::frame;
 use crate::ws::swarm::{ACCEPT, KEY};
 use journal::Journal;
@@ -69,7 +70,6 @@ struct Floor {
     buffer: Vec<u8>,
 }
 
-/// What polls get.
 struct Polled {
     tag: Vec<u8>,
     /// For those that have this tag.
@@ -100,7 +100,6 @@ struct Client {
     output: Vec<u8>,
 }
 
-/// What a publisher asks for.
 struct Publish<'a> {
     channel: &'a [u8],
     data: &'a [u8],
@@ -301,7 +300,6 @@ impl Floor {
         Ok(Some(length))
     }
 
-    /// Answers one command.
     fn command(
         &mut self,
         index: usize,
@@ -452,19 +450,6 @@ impl<'a> Publish<'a> {
         let (channel, rest) = rest.split_at(memmem::find(rest, b",\"data\":")?);
         Some(Self { channel, data: rest.strip_prefix(b",\"data\":")?.strip_suffix(b"}")? })
     }
-}
-
-/// Until the socket has no room; epoll says when it has some again.
-fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match socket.write(&bytes[written..]) {
-            Ok(more) => written += more,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(written)
 }
 
 fn register(registry: &Registry, socket: &mut TcpStream, index: usize) -> Result<()> {

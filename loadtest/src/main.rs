@@ -17,10 +17,9 @@ mod ws;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use compare::Comparison;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Puts a Campanile on this machine under load, and checks that it keeps its promise meanwhile.
 ///
@@ -83,18 +82,7 @@ fn load(cli: Cli) -> Result<()> {
         Scenario::Diff(options) => return report::diff::run(options),
         _ => {}
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cli.threads.into())
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            outcome = run(cli.scenario) => outcome,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-            _ = terminate.recv() => bail!("terminated"),
-        }
-    })
+    testkit::run(cli.threads.into(), run(cli.scenario))
 }
 
 async fn run(scenario: Scenario) -> Result<()> {

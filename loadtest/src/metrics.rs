@@ -24,7 +24,6 @@ impl PerEvent {
         })
     }
 
-    /// As figures.
     pub fn figures(&self) -> [Figure; 2] {
         [aside("statements per event", self.statements), aside("commits per event", self.commits)]
     }

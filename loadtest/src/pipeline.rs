@@ -24,7 +24,6 @@ const END: &[u8] = b"\r\n\r\n";
 /// on which nothing was asked so far, and one that is kept alive.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(60));
 
-/// One connection.
 pub struct Pipeline {
     address: SocketAddr,
     registry: Registry,
@@ -43,19 +42,15 @@ pub struct Pipeline {
     outstanding: usize,
 }
 
-/// A whole answer.
 #[derive(Debug)]
 pub struct Answer<'a> {
-    /// The status code.
     pub status: u16,
     /// The status line and the header fields.
     pub head: &'a [u8],
-    /// The body.
     pub body: &'a [u8],
 }
 
 impl Pipeline {
-    /// Connects.
     pub fn open(address: SocketAddr, registry: &Registry, token: Token) -> Result<Self> {
         let registry = registry.try_clone()?;
         let socket = connect(address, &registry, token)?;
@@ -74,7 +69,6 @@ impl Pipeline {
         })
     }
 
-    /// How many answers are outstanding.
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
@@ -94,7 +88,7 @@ impl Pipeline {
         }
         self.outstanding += count;
         if self.unsent.is_empty() {
-            let written = self.write(requests)?;
+            let written = write(&mut self.socket, requests)?;
             self.unsent.extend_from_slice(&requests[written..]);
         } else {
             self.unsent.extend_from_slice(requests);
@@ -110,7 +104,7 @@ impl Pipeline {
     ) -> Result<()> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
-            let written = self.write(&unsent)?;
+            let written = write(&mut self.socket, &unsent)?;
             self.unsent.extend_from_slice(&unsent[written..]);
         }
         while !self.closed {
@@ -168,19 +162,20 @@ impl Pipeline {
         each(Answer { status, head: &input[..head], body: &body })?;
         Ok(Some(length))
     }
+}
 
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut written = 0;
-        while written < bytes.len() {
-            match self.socket.write(&bytes[written..]) {
-                Ok(more) => written += more,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("a connection broke while sending"),
-            }
+/// Writes until the socket has no room; epoll says when it has some again.
+pub fn write(socket: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match socket.write(&bytes[written..]) {
+            Ok(more) => written += more,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("a connection broke while sending"),
         }
-        Ok(written)
     }
+    Ok(written)
 }
 
 /// The first answer in what has come.
@@ -255,7 +250,6 @@ fn connect(address: SocketAddr, registry: &Registry, token: Token) -> Result<Tcp
 }
 
 impl Answer<'_> {
-    /// The value of a header field.
     pub fn header(&self, name: &str) -> Option<&str> {
         let head = std::str::from_utf8(self.head).ok()?;
         let fields = head.lines().filter_map(|line| line.split_once(':'));

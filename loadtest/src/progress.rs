@@ -14,7 +14,6 @@ pub struct Progress<T> {
 }
 
 impl<T: PartialEq> Progress<T> {
-    /// Begins with this value.
     pub fn new(seen: T) -> Self {
         Self { seen, since: Instant::now() }
     }

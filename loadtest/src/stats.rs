@@ -16,7 +16,6 @@ const NARROWEST: u64 = 8;
 pub struct Histogram(hdrhistogram::Histogram<u64>);
 
 impl Histogram {
-    /// Nothing recorded.
     pub fn new() -> Self {
         let histogram = hdrhistogram::Histogram::new_with_bounds(1, u32::MAX.into(), DIGITS);
         Self(histogram.expect("the bounds are valid"))
@@ -27,12 +26,10 @@ impl Histogram {
         self.0.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Adds all of another.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("all histograms have the same bounds");
     }
 
-    /// How many were recorded.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
@@ -95,7 +92,6 @@ impl Timeline {
         self.counts[slice] += times;
     }
 
-    /// By slice.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
@@ -106,14 +102,11 @@ impl Timeline {
 pub struct Spread {
     /// Half were at most this.
     pub median: f64,
-    /// The lowest.
     pub low: f64,
-    /// The highest.
     pub high: f64,
 }
 
 impl Spread {
-    /// None of nothing.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut values = values.to_vec();
         values.sort_unstable_by(f64::total_cmp);

@@ -2,27 +2,14 @@
 //! invariants hold and that figures come out, never how fast anything was. The gateway is the binary
 //! beside the tool, as in every run.
 
-use std::path::Path;
-use std::process::Command;
-
 use serde_json::Value;
+use testkit::tool;
 
 /// Runs a scenario and gives the figures of the gateway by name.
 fn figures(arguments: &str) -> Vec<(String, f64)> {
-    let tool = Path::new(env!("CARGO_BIN_EXE_loadtest"));
-    let gateway = tool.with_file_name("campanile");
-    assert!(gateway.exists(), "no {}: cargo build --locked --bin campanile", gateway.display());
-    let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("figures.json");
-    let output = Command::new(tool)
-        .args(arguments.split(' '))
-        .args(["--cores", "off", "--repeats", "1", "--json"])
-        .arg(&json)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "loadtest {arguments}\n{said}");
-    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let arguments = arguments.split(' ').chain(["--cores", "off", "--repeats", "1"]);
+    let tool::Ran { output, said, report } = tool::run(env!("CARGO_BIN_EXE_loadtest"), arguments.clone());
+    assert!(output.status.success(), "loadtest {}\n{said}", arguments.collect::<Vec<_>>().join(" "));
     let figure = |figure: &Value| {
         let name = figure["name"].as_str().unwrap().to_owned();
         let of_gateway = |cell: &&Value| cell["side"] == "gateway";
@@ -32,7 +19,6 @@ fn figures(arguments: &str) -> Vec<(String, f64)> {
     report["scenarios"][0]["figures"].as_array().unwrap().iter().map(figure).collect()
 }
 
-/// The figure of this name.
 fn figure(arguments: &str, name: &str) -> f64 {
     let figures = figures(arguments);
     let found = figures.iter().find(|(known, _)| known == name);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use testkit::tool;
 
 #[test]
 fn the_short_suite_keeps_every_invariant() {
@@ -51,16 +52,9 @@ fn the_short_suite_keeps_every_invariant() {
 
 #[test]
 fn a_scenario_that_cannot_run_fails_the_suite_and_says_why() {
-    let tool = env!("CARGO_BIN_EXE_loadtest");
-    let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("report.json");
-    let mut command = Command::new(tool);
-    command
-        .args(["suite", "--quick", "--only", "connect", "--binary", "/nowhere/campanile", "--json"])
-        .arg(&json);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    let reason = report["scenarios"][0]["failed"].as_str().unwrap();
+    let arguments = "suite --quick --only connect --binary /nowhere/campanile".split(' ');
+    let ran = tool::run(env!("CARGO_BIN_EXE_loadtest"), arguments);
+    assert_eq!(ran.output.status.code(), Some(1));
+    let reason = ran.report["scenarios"][0]["failed"].as_str().unwrap();
     assert!(reason.contains("/nowhere/campanile"), "{reason}");
 }

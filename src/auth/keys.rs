@@ -58,17 +58,13 @@ impl Key {
 }
 
 /// Why a signature cannot be verified.
+#[derive(derive_more::From)]
 pub(super) enum VerifyError {
     /// No other key would change that.
+    #[from]
     Final(TokenError),
     /// It may be by a key that is not known yet.
     UnknownKey,
-}
-
-impl From<TokenError> for VerifyError {
-    fn from(error: TokenError) -> Self {
-        Self::Final(error)
-    }
 }
 
 impl From<VerifyError> for TokenError {

@@ -13,7 +13,6 @@ const MAX_TOKENS: usize = 4096;
 /// A longer token is verified each time, so that the cache takes some megabytes at most.
 const MAX_LENGTH: usize = 2048;
 
-/// See the module.
 #[derive(Default)]
 pub(super) struct TokenCache(Mutex<Tokens>);
 

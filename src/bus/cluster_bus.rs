@@ -65,7 +65,6 @@ impl ClusterBusLoop {
     }
 }
 
-/// The receiving side of the bus.
 #[derive(Clone)]
 struct BusReceiver {
     bus: ClusterBus,

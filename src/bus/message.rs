@@ -52,9 +52,7 @@ pub(super) enum BusMessage {
 /// Why a text cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DecodeError {
-    /// It is of another version.
     Version,
-    /// It is not a message.
     Malformed,
 }
 
@@ -287,14 +285,13 @@ mod tests {
     use super::*;
 
     fn event(offset: u64) -> Event {
+        let tags = Some(r#"{"t":"1"}"#.into());
         Event {
-            offset,
             id: Uuid::from_u128(u128::from(offset)),
             kind: "a \"kind\"".into(),
-            data: r#"{"b": 1.50,"a":"é\u0000"}"#.into(),
-            tags: Some(r#"{"t":"1"}"#.into()),
-            info: None,
+            tags,
             delta: Delta::May,
+            ..Event::plain(offset, r#"{"b": 1.50,"a":"é\u0000"}"#)
         }
     }
 
@@ -379,15 +376,7 @@ mod tests {
 
     #[test]
     fn many_large_events_go_in_several_messages() {
-        let event = |offset: u64, bytes: usize| Event {
-            offset,
-            id: Uuid::nil(),
-            kind: "k".into(),
-            data: "1".repeat(bytes).into(),
-            tags: None,
-            info: None,
-            delta: Delta::No,
-        };
+        let event = |offset: u64, bytes: usize| Event::plain(offset, &"1".repeat(bytes));
         let offsets = |events: &[Event]| -> Vec<Vec<u64>> {
             chunks(events).map(|some| some.iter().map(|event| event.offset).collect()).collect()
         };

@@ -43,7 +43,6 @@ pub(super) struct NotifyQueue {
     idle: Notify,
 }
 
-/// A text with its number.
 pub(super) struct NumberedText {
     pub(super) number: u64,
     pub(super) text: Arc<str>,
@@ -172,7 +171,6 @@ pub(super) fn split(from: Uuid, number: u64, text: &str) -> Vec<String> {
     parts.into_iter().enumerate().map(piece).collect()
 }
 
-/// Reassembles texts from their parts.
 #[derive(Default)]
 pub(super) struct Reassembler {
     texts: HashMap<(Uuid, u64), Vec<Option<Box<str>>>>,

@@ -80,7 +80,6 @@ pub(super) struct Redis {
     metrics: Arc<Metrics>,
 }
 
-/// A message in the queue.
 pub(super) struct QueuedMessage {
     topic: Topic,
     message: BusMessage,

@@ -35,7 +35,6 @@ pub(super) enum Credential {
     Own {
         /// The secret that it is signed with.
         secret: Secret,
-        /// Its claims.
         claims: Box<NewToken>,
     },
 }
@@ -50,44 +49,30 @@ pub(super) struct Output<'a> {
     pub(super) diagnostics: &'a mut dyn Write,
 }
 
-/// Reads one channel.
 pub(super) struct ChannelReader<'a> {
-    /// The gateway.
     pub(super) remote: &'a Remote,
-    /// The channel.
     pub(super) channel: &'a ChannelName,
-    /// The token.
     pub(super) credential: Credential,
     /// Everything up to here was shown, or is older than the starting position.
     pub(super) cursor: Option<Position>,
     /// How many more events to show; `None` is no limit.
     pub(super) left: Option<u64>,
-    /// Where events and messages are written.
     pub(super) output: Output<'a>,
     /// How long to wait before the next connection.
     pub(super) backoff: Backoff,
 }
 
 /// Why reading one connection stopped.
+#[derive(derive_more::From)]
 enum Stop {
     /// The requested number of events was shown.
     LimitReached,
     /// The connection is over.
+    #[from]
     Disconnected(Disconnected),
     /// The output cannot be written.
+    #[from]
     Output(io::Error),
-}
-
-impl From<Disconnected> for Stop {
-    fn from(disconnected: Disconnected) -> Self {
-        Self::Disconnected(disconnected)
-    }
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
 }
 
 /// One connection, and how far the subscription on it has come.

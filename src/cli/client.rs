@@ -52,7 +52,6 @@ pub(super) enum Disconnected {
 pub(super) enum Incoming {
     /// The reply to the command with this id.
     Reply(u32, Result<Reply, Failure>),
-    /// A push.
     Push(Push),
 }
 
@@ -145,7 +144,6 @@ struct ServerMessage {
     push: Option<Push>,
 }
 
-/// One connection.
 pub(super) struct Client {
     socket: WebSocketStream<Upgraded>,
     /// Messages of the last frame that are not consumed yet.
@@ -159,7 +157,6 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects with `token`.
     pub(super) async fn connect(remote: &Remote, token: &str) -> Result<Self, Disconnected> {
         let mut client = Self {
             socket: open_socket(remote).await?,

@@ -19,7 +19,6 @@ const LARGEST_ANSWER: usize = 1 << 20;
 pub(super) const WRONG_KEY: &str = "The key comes from CAMPANILE_API_KEY, http_api.key or the data folder: does it \
                                     belong to this gateway?";
 
-/// A client of one gateway.
 pub(super) struct Remote {
     base: BaseUrl,
     client: HttpClient,
@@ -35,9 +34,7 @@ pub(super) enum RequestError {
 
 /// An answer, read to its end.
 pub(super) struct Answer {
-    /// The status.
     pub(super) status: StatusCode,
-    /// The body.
     pub(super) body: Bytes,
 }
 
@@ -47,12 +44,10 @@ impl Remote {
         Self { base, client: HttpClient::new(Destination::Any) }
     }
 
-    /// Begins a GET of `path`.
     pub(super) fn get(&self, path: &str) -> Request {
         self.client.get(&self.base.join(path))
     }
 
-    /// Begins a POST to `path`.
     pub(super) fn post(&self, path: &str) -> Request {
         self.client.post(&self.base.join(path))
     }

@@ -8,7 +8,6 @@ use anyhow::Context as _;
 /// The most that is read from a file or from standard input.
 const LARGEST_INPUT: u64 = 256 << 20;
 
-/// Writes one line to standard output.
 pub(super) fn print_line(line: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }

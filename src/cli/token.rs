@@ -97,7 +97,7 @@ fn owner(text: &str) -> Result<String, &'static str> {
 }
 
 fn repo(text: &str) -> Result<String, String> {
-    RepoName::try_from(text.to_owned()).map(String::from)
+    RepoName::try_from(text.to_owned()).map(|name| name.as_str().to_owned())
 }
 
 fn lifetime(text: &str) -> Result<Span, String> {

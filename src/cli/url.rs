@@ -1,7 +1,6 @@
 //! The address of a running gateway: from `--url`, from CAMPANILE_URL, or where the configuration
 //! says that one listens. Valid by construction, and free of anything that must not be shown.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -29,7 +28,7 @@ impl UrlArg {
 }
 
 /// Scheme, host and perhaps a path below which a gateway is, without a slash at the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, derive_more::Display)]
 pub(super) struct BaseUrl(String);
 
 impl BaseUrl {
@@ -78,12 +77,6 @@ impl FromStr for BaseUrl {
             return Err("the URL of the gateway has something behind its path: leave out `?…` and `#…`");
         }
         Ok(Self(text.trim_end_matches('/').to_owned()))
-    }
-}
-
-impl fmt::Display for BaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

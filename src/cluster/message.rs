@@ -32,7 +32,6 @@ pub enum Changed {
     Sessions,
 }
 
-/// The heartbeat of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Heartbeat {
     pub(super) name: String,

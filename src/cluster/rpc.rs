@@ -27,7 +27,6 @@ pub struct Incomplete(pub usize);
 /// A response with the node that sent it.
 type NodeResponse = (Uuid, Box<RawValue>);
 
-/// The requests that wait for responses.
 #[derive(Default)]
 pub(super) struct PendingRequests {
     next: AtomicU64,

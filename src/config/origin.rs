@@ -1,14 +1,14 @@
 //! Web origins: the one that people use to reach this gateway, and patterns of others.
 //! Both are compared in one spelling: lower case, and without the port that the scheme implies.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 /// Scheme, host and port of a site, such as `https://live.example.com`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(try_from = "String", into = "String")]
+#[display("{scheme}://{}", self.authority())]
 pub struct Origin {
     scheme: String,
     host: String,
@@ -39,12 +39,6 @@ impl FromStr for Origin {
                 "`{text}` is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT and nothing behind it"
             )
         })
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.authority())
     }
 }
 

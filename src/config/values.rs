@@ -16,7 +16,8 @@ use crate::domain::channel::{BUILT_IN, is_owner, is_repo_name};
 pub(super) const MASK: &str = "[secret]";
 
 /// A text that must not be shown: it prints as `[secret]` and is compared in constant time.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Display)]
+#[display("{MASK}")]
 pub struct Secret(String);
 
 impl Secret {
@@ -32,12 +33,6 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(MASK)
-    }
-}
-
-impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
@@ -154,7 +149,7 @@ impl From<JwksUrl> for String {
 
 /// A repository as GitHub spells it: `owner/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct RepoName(String);
 
 impl RepoName {
@@ -175,12 +170,6 @@ impl TryFrom<String> for RepoName {
     }
 }
 
-impl From<RepoName> for String {
-    fn from(name: RepoName) -> String {
-        name.0
-    }
-}
-
 impl std::borrow::Borrow<str> for RepoName {
     fn borrow(&self) -> &str {
         &self.0
@@ -190,7 +179,7 @@ impl std::borrow::Borrow<str> for RepoName {
 /// The name of a configured namespace: two or more of letters, digits, `-` and `_`, and none
 /// of the built-in names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct NamespaceName(String);
 
 impl NamespaceName {
@@ -217,15 +206,9 @@ impl TryFrom<String> for NamespaceName {
     }
 }
 
-impl From<NamespaceName> for String {
-    fn from(name: NamespaceName) -> String {
-        name.0
-    }
-}
-
 /// A tracing filter that is known to parse, such as `info` or `info,campanile::store=debug`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct LogFilter(String);
 
 impl LogFilter {
@@ -251,12 +234,6 @@ impl TryFrom<String> for LogFilter {
                 "`{text}` is not a log filter: write a level, or TARGET=LEVEL with commas between"
             )),
         }
-    }
-}
-
-impl From<LogFilter> for String {
-    fn from(filter: LogFilter) -> String {
-        filter.0
     }
 }
 

@@ -171,7 +171,7 @@ impl Demo {
 
     fn new_run(&mut self, at: usize, now: Time) -> (Run, Step) {
         let (sha, conclusion, id) = (self.rng.sha(), self.conclusion(), self.id());
-        let title = self.rng.pick(TITLES[0], &TITLES[1..]);
+        let title = self.rng.pick(&TITLES);
         let by_pull = self.rng.percent(35);
         let pull_id = self.id();
         let Self { rng, repos, .. } = self;

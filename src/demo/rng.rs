@@ -28,11 +28,8 @@ impl Rng {
         self.below(100) < chance
     }
 
-    pub fn pick<'a, T: ?Sized>(&mut self, first: &'a T, others: &[&'a T]) -> &'a T {
-        match self.below(others.len() as u64 + 1) {
-            0 => first,
-            n => others[n as usize - 1],
-        }
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
     }
 
     /// 40 hex digits, as of a commit.
@@ -41,10 +38,7 @@ impl Rng {
     }
 
     pub fn uuid(&mut self) -> Uuid {
-        let (high, low) = (self.next_u64().to_be_bytes(), self.next_u64().to_be_bytes());
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&high);
-        bytes[8..].copy_from_slice(&low);
-        Builder::from_random_bytes(bytes).into_uuid()
+        let random = Uuid::from_u64_pair(self.next_u64(), self.next_u64());
+        Builder::from_random_bytes(random.into_bytes()).into_uuid()
     }
 }

@@ -2,7 +2,6 @@
 //! namespaces; protocol §11.1). A `ChannelName` is valid by construction: code that holds one
 //! never checks it again. Names are compared byte for byte, in GitHub's spelling.
 
-use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,9 @@ pub const MAX_LENGTH: usize = 255;
 pub const BUILT_IN: [&str; 5] = ["repo", "org", "job", "build", "db"];
 
 /// A well-formed channel name. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, derive_more::Display,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct ChannelName(Arc<str>);
 
@@ -215,12 +216,6 @@ pub fn is_repo_name(text: &str) -> bool {
 fn is_table(text: &str) -> bool {
     (1..=127).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
-}
-
-impl fmt::Display for ChannelName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 impl TryFrom<String> for ChannelName {

@@ -1,13 +1,12 @@
 //! A webhook delivery: one attempt of a provider to deliver an event, identified by its id.
 
-use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 /// GitHub's `X-GitHub-Delivery`: 1 to 100 letters, digits and hyphens (in practice a UUID).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display)]
 pub struct DeliveryId(Arc<str>);
 
 impl DeliveryId {
@@ -20,12 +19,6 @@ impl DeliveryId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for DeliveryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

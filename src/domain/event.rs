@@ -72,6 +72,15 @@ pub struct Event {
     pub delta: Delta,
 }
 
+#[cfg(test)]
+impl Event {
+    /// One without anything that it could also lack.
+    pub(crate) fn plain(offset: u64, data: &str) -> Self {
+        let (kind, data) = ("message".into(), data.into());
+        Self { offset, id: Uuid::nil(), kind, data, tags: None, info: None, delta: Delta::No }
+    }
+}
+
 /// How the data of an event relates to the event before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delta {

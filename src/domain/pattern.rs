@@ -2,11 +2,10 @@
 //! `/`; everything else stands for itself. Matching is linear in the name: no recursion, no
 //! backtracking, so a pattern from a token cannot cost more than its own length.
 
-use std::fmt;
 use std::sync::Arc;
 
 /// A pattern such as `repo:acme/*`. Every text is one. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display)]
 pub struct ChannelPattern(Arc<str>);
 
 impl ChannelPattern {
@@ -42,12 +41,6 @@ impl ChannelPattern {
             }
         }
         true
-    }
-}
-
-impl fmt::Display for ChannelPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

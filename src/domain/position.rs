@@ -2,14 +2,13 @@
 //! history it counts, and two histories never share an epoch (design, invariant 2).
 
 use std::cmp::Ordering;
-use std::fmt;
 use std::sync::Arc;
 
 /// The longest epoch, in bytes.
 pub const MAX_EPOCH: usize = 40;
 
 /// The name of one history of a channel: 1 to [`MAX_EPOCH`] letters, digits, `-` and `_`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, derive_more::Display)]
 pub struct Epoch(Arc<str>);
 
 impl Epoch {
@@ -26,15 +25,10 @@ impl Epoch {
     }
 }
 
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// A place in a channel's log: everything up to and including `offset` lies behind it.
 /// Offset 0 is before the first event.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, derive_more::Display)]
+#[display("{epoch}.{offset}")]
 pub struct Position {
     /// The history in which `offset` counts.
     pub epoch: Epoch,
@@ -68,10 +62,4 @@ pub fn parse_offset(text: &str) -> Option<u64> {
     let canonical = text == "0" || (!text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()));
     let offset: u64 = if canonical { text.parse().ok()? } else { return None };
     (offset <= i64::MAX as u64).then_some(offset)
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.offset)
-    }
 }

@@ -2,8 +2,6 @@
 //! status. Codes are stable, messages say what to do. What a client sees is decided here; what
 //! an operator sees is logged here, once.
 
-use std::fmt;
-
 use actix_web::dev::ServiceResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -44,7 +42,8 @@ struct Reason<'a> {
 /// The result of a handler.
 pub type ApiResult<T = HttpResponse> = Result<T, ApiError>;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, derive_more::Display)]
+#[display("{code}: {message}")]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
@@ -110,12 +109,6 @@ impl ApiError {
 
     fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, seconds)
-    }
-}
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.message)
     }
 }
 

@@ -22,7 +22,6 @@ use crate::protocol::reply::Reply;
 const KIND: &str = "message";
 
 impl Connection {
-    /// `publish`
     pub(super) fn publish(
         &mut self,
         id: u32,
@@ -82,7 +81,6 @@ impl Connection {
         send_reply(effects, id, &Reply::PresenceStats { clients, users });
     }
 
-    /// `history`
     pub(super) fn history(
         &mut self,
         id: u32,

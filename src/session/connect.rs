@@ -22,7 +22,6 @@ use crate::protocol::command::Connect;
 use crate::protocol::reply::ConnectResult;
 
 impl Connection {
-    /// `connect`
     pub(super) fn connect(
         &mut self,
         id: u32,

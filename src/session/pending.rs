@@ -58,7 +58,6 @@ pub(super) struct Connecting {
 /// The client's position, if it asks for recovery, and whether it accepts deltas.
 pub(super) type RequestedRecovery = (Option<Since>, bool);
 
-/// The state of a join.
 #[derive(Debug)]
 pub(super) enum JoinState {
     Pending,

@@ -14,7 +14,6 @@ use crate::protocol::command::{Refresh, SubRefresh};
 use crate::protocol::reply::Reply;
 
 impl Connection {
-    /// `refresh`
     pub(super) fn refresh(
         &mut self,
         id: u32,
@@ -55,7 +54,6 @@ impl Connection {
         denied.map(|(channel, _)| channel.clone()).collect()
     }
 
-    /// `sub_refresh`
     pub(super) fn sub_refresh(
         &mut self,
         id: u32,

@@ -9,7 +9,6 @@ use crate::domain::channel::ChannelName;
 use crate::domain::server_command::ServerCommand;
 use crate::protocol::code::Refusal;
 
-/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The client has not connected yet.
@@ -47,7 +46,6 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// A new frame.
     pub(super) fn new(text: ByteString) -> Self {
         Self { text, next: Some(0) }
     }

@@ -27,7 +27,6 @@ pub(super) fn push_recovered(effects: &mut Vec<Effect>, text: String, has_recove
 }
 
 impl Connection {
-    /// `subscribe`
     pub(super) fn subscribe(
         &mut self,
         id: u32,

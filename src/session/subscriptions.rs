@@ -38,7 +38,6 @@ impl Subscription {
     }
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions(Vec<(ChannelName, Subscription)>);
 

@@ -36,7 +36,6 @@ pub(super) struct Timers {
     pub(super) stale: Instant,
     /// When its token expires, without the grace period.
     pub(super) expires: Option<Instant>,
-    /// When the next ping is due.
     pub(super) ping: Option<Instant>,
     /// The last ping must be answered by then.
     pub(super) pong: Option<Instant>,

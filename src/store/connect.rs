@@ -16,7 +16,6 @@ use crate::net::tls::{PostgresAddress, TlsError, Trust};
 /// What libpq offers too; PostgreSQL 17 insists on it where TLS begins at once.
 const PROTOCOL: &[u8] = b"postgresql";
 
-/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// TLS is not possible as it was asked for.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zstd::bulk::Compressor;
 
 use super::conn::Conn;
-use super::dialect::write_rows;
+use super::dialect::{columns, write_rows};
 use super::error::{Result, StoreError};
 use super::schema::webhook_deliveries as table;
 use super::types::{Id, Ts};
@@ -109,31 +109,19 @@ pub struct Delivery {
     pub processed_at: Option<Time>,
 }
 
-type Row = (Id, String, String, Option<String>, Option<String>, String, Option<String>, Ts, Option<Ts>);
-
-type Columns = (
-    table::id,
-    table::delivery_id,
-    table::event,
-    table::action,
-    table::repo,
-    table::status,
-    table::error,
-    table::received_at,
-    table::processed_at,
-);
-
-const COLUMNS: Columns = (
-    table::id,
-    table::delivery_id,
-    table::event,
-    table::action,
-    table::repo,
-    table::status,
-    table::error,
-    table::received_at,
-    table::processed_at,
-);
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = table)]
+struct Row {
+    id: Id,
+    delivery_id: String,
+    event: String,
+    action: Option<String>,
+    repo: Option<String>,
+    status: String,
+    error: Option<String>,
+    received_at: Ts,
+    processed_at: Option<Ts>,
+}
 
 /// Inserts the deliveries whose id is new, and answers those ids.
 pub async fn insert_new(conn: &mut Conn, deliveries: &[&NewDelivery]) -> Result<HashSet<String>> {
@@ -179,14 +167,14 @@ pub async fn list(conn: &mut Conn, before: Option<Uuid>, limit: u32) -> Result<V
         .filter(table::id.lt(before))
         .order(table::id.desc())
         .limit(i64::from(limit))
-        .select(COLUMNS);
+        .select(columns::<Row>());
     let rows: Vec<Row> = conn.load(query).await?;
     Ok(rows.into_iter().map(Delivery::from).collect())
 }
 
 /// One delivery with its payload, which is `None` once it was dropped for age.
 pub async fn get(conn: &mut Conn, id: Uuid) -> Result<Option<(Delivery, Option<Payload>)>> {
-    let query = table::table.find(Id(id)).select((COLUMNS, table::payload));
+    let query = table::table.find(Id(id)).select((columns::<Row>(), table::payload));
     let row: Option<(Row, Option<Vec<u8>>)> = conn.maybe(query).await?;
     Ok(row.map(|(row, payload)| (row.into(), payload.map(Payload))))
 }
@@ -250,17 +238,17 @@ fn first_id_at(at: Ts) -> Id {
 }
 
 impl From<Row> for Delivery {
-    fn from((id, delivery_id, event, action, repo, status, error, received_at, processed_at): Row) -> Self {
+    fn from(row: Row) -> Self {
         Self {
-            id: id.0,
-            delivery_id,
-            event,
-            action,
-            repo,
-            status: DeliveryStatus::parse(&status).unwrap_or(DeliveryStatus::Failed),
-            error,
-            received_at: received_at.into(),
-            processed_at: processed_at.map(Time::from),
+            id: row.id.0,
+            delivery_id: row.delivery_id,
+            event: row.event,
+            action: row.action,
+            repo: row.repo,
+            status: DeliveryStatus::parse(&row.status).unwrap_or(DeliveryStatus::Failed),
+            error: row.error,
+            received_at: row.received_at.into(),
+            processed_at: row.processed_at.map(Time::from),
         }
     }
 }

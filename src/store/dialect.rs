@@ -85,6 +85,11 @@ macro_rules! insert_rows {
 
 pub(super) use {insert_rows, write_rows};
 
+/// The columns of a row, whichever the backend is.
+pub(super) fn columns<R: Selectable<Sqlite>>() -> R::SelectExpression {
+    R::construct_selection()
+}
+
 /// Rows in one statement. Postgres binds at most 65,535 values, and no row here has more than 16.
 pub(super) const ROWS: usize = 1000;
 /// Rows in one statement on SQLite, which is kept prepared: it pays to save the statements between

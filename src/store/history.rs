@@ -8,8 +8,9 @@
 use diesel::prelude::*;
 
 use super::conn::Conn;
+use super::dialect::columns;
 use super::error::Result;
-use super::log::{COLUMNS, Row, to_i64};
+use super::log::{Row, to_i64};
 use super::read::ReadTx;
 use super::schema::events;
 use crate::domain::channel::ChannelName;
@@ -133,7 +134,7 @@ async fn chunk(
         .filter(events::offset.gt(to_i64(after)))
         .filter(events::offset.le(to_i64(until)))
         .limit(to_i64(limit))
-        .select(COLUMNS);
+        .select(columns::<Row>());
     let rows: Vec<Row> = if reverse {
         conn.load(query.order(events::offset.desc())).await?
     } else {

@@ -40,7 +40,6 @@ pub enum ListenEvent {
     Lost,
 }
 
-/// Opens the connection for LISTEN.
 #[derive(Clone)]
 pub(super) struct ListenConnector {
     url: String,

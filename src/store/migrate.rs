@@ -86,7 +86,6 @@ pub(super) struct First {
     pub(super) generation: Epoch,
     /// The lock on SQLite's folder; held as long as the file is open.
     pub(super) lock: Option<FolderLock>,
-    /// Opens connections for LISTEN on Postgres.
     pub(super) listen_connector: Option<ListenConnector>,
 }
 

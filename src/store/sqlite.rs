@@ -189,7 +189,6 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     thread.spawn(work).expect("the system can start a thread")
 }
 
-/// A thread's connection.
 struct ConnectionThread {
     conn: Conn,
     file: Arc<DatabaseFile>,

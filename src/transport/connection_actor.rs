@@ -204,7 +204,6 @@ impl ActorCore {
     }
 }
 
-/// A connection actor.
 pub(super) trait ConnectionActor: Actor<Context: AsyncContext<Self>> + Handler<ActorEvent> {
     /// The state that all connection actors share.
     fn core(&mut self) -> &mut ActorCore;
@@ -316,7 +315,6 @@ pub(super) trait ConnectionActor: Actor<Context: AsyncContext<Self>> + Handler<A
     }
 }
 
-/// The current time.
 pub(super) fn now() -> Now {
     Now { wall: chrono::Utc::now(), mono: Instant::now() }
 }

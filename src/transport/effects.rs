@@ -96,7 +96,6 @@ pub(super) async fn join_channel(
     (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
 }
 
-/// Reads stored events.
 pub(super) async fn read_history(worker: Rc<WorkerContext>, request: ReadHistory) -> Stored {
     let ReadHistory { channel, since, limit, reverse } = request;
     let Some(retention) = worker.session_context.namespaces.load().retention_of(&channel) else {
@@ -119,7 +118,6 @@ pub(super) async fn read_history(worker: Rc<WorkerContext>, request: ReadHistory
     }
 }
 
-/// Commits a client's event.
 pub(super) async fn publish(publisher: Publisher, event: NewEvent) -> Published {
     match publisher.commit(UnitOfWork::of(vec![event])).await {
         Ok(_) => Published::Done,

@@ -79,7 +79,6 @@ impl Streams {
     }
 }
 
-/// The connection actor of a stream.
 struct HttpStreamActor {
     streams: Rc<Streams>,
     form: Form,

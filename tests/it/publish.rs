@@ -70,11 +70,7 @@ async fn what_is_answered_is_stored_and_announced(store: TestStore) {
 async fn units_that_wait_together_share_a_transaction(store: TestStore) {
     let news = channel("news");
     let (publisher, recorded, work) = store.idle_publisher();
-    let mut commits =
-        futures_util::future::join_all((1..=300).map(|n| publisher.commit(unit(&news, &n.to_string()))));
-    assert!(futures_util::poll!(&mut commits).is_pending());
-    tokio::spawn(work);
-    let outcomes = commits.await;
+    let outcomes = commit_together(&publisher, (1..=300).map(|n| unit(&news, &n.to_string())), work).await;
     let log = store.whole_log(&news).await;
     assert_eq!(log.len(), 300);
     for (n, outcome) in outcomes.into_iter().enumerate() {
@@ -310,10 +306,7 @@ async fn what_is_not_kept_goes_out_in_its_order(store: TestStore) {
         if also_kept {
             units.insert(9, unit(&news, "\"kept\""));
         }
-        let mut commits = futures_util::future::join_all(units.into_iter().map(|u| publisher.commit(u)));
-        assert!(futures_util::poll!(&mut commits).is_pending());
-        tokio::spawn(work);
-        let outcomes = commits.await;
+        let outcomes = commit_together(&publisher, units, work).await;
         let unplaced = outcomes.iter().filter(|outcome| matches!(outcome, Ok(d) if *d == done(&[])));
         assert_eq!(unplaced.count(), 300);
         assert_eq!(passed(&recorded), (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
@@ -469,10 +462,7 @@ async fn rows_of_a_reaction_are_committed_once_with_their_event(store: TestStore
         Change::broken().on(unit(&news, "\"d\"")),
         passing(&news, "\"e\""),
     ];
-    let mut commits = futures_util::future::join_all(units.map(|unit| publisher.commit(unit)));
-    assert!(futures_util::poll!(&mut commits).is_pending());
-    tokio::spawn(work);
-    let ended = commits.await;
+    let ended = commit_together(&publisher, units, work).await;
     assert!(matches!(ended[0], Ok(Committed::Done(_))) && matches!(ended[1], Ok(Committed::Done(_))));
     assert!(matches!(ended[2], Ok(Committed::Duplicate(Some(_)))));
     assert!(matches!(ended[3], Ok(Committed::Refused)) && matches!(ended[4], Err(PublishError::Failed(_))));
@@ -487,10 +477,7 @@ async fn a_row_that_cannot_be_inserted_fails_its_unit_alone(store: TestStore) {
     let news = channel("news");
     let (publisher, recorded, work) = store.reacting_publisher(vec![Box::new(Marking(Arc::default()))]);
     let units = ["\"a\"", "\"broken\"", "\"b\""].map(|data| unit(&news, data));
-    let mut commits = futures_util::future::join_all(units.map(|unit| publisher.commit(unit)));
-    assert!(futures_util::poll!(&mut commits).is_pending());
-    tokio::spawn(work);
-    let ended = commits.await;
+    let ended = commit_together(&publisher, units, work).await;
     assert!(matches!(ended[1], Err(PublishError::Failed(_))));
     assert!(matches!(ended[0], Ok(Committed::Done(_))) && matches!(ended[2], Ok(Committed::Done(_))));
     assert_eq!(store.marks().await, "ab");

@@ -219,25 +219,25 @@ macro_rules! on_sqlite {
 }
 
 /// The one table of what every transport does. Those that `on_both` lists are played on both databases
-/// over WebSocket; those that `python` lists are told in Python too.
+/// over WebSocket; all but the last two lists are told in Python too.
 macro_rules! over_all_transports {
-    ($($name:ident),+; on_both: $($other:ident),+; python: $($python:ident),+ $(,)?) => {
-        scenarios!($($other),+);
-        on_sqlite!(CHANNELS, "websocket"; $($name),+);
+    ($($name:ident),+; on_both: $($other:ident),+; not_in_python: $($own:ident),+; on_both: $($last:ident),+) => {
+        scenarios!($($other),+, $($last),+);
+        on_sqlite!(CHANNELS, "websocket"; $($name),+, $($own),+);
         on_sqlite!(INSECURE, "websocket"; without_tokens_everything_that_is_on_is_open);
         mod http_stream {
             use super::*;
-            on_sqlite!(CHANNELS, "http_stream"; $($name),+, $($other),+);
+            on_sqlite!(CHANNELS, "http_stream"; $($name),+, $($other),+, $($own),+, $($last),+);
             on_sqlite!(INSECURE, "http_stream"; without_tokens_everything_that_is_on_is_open);
         }
         mod sse {
             use super::*;
-            on_sqlite!(CHANNELS, "sse"; $($name),+, $($other),+);
+            on_sqlite!(CHANNELS, "sse"; $($name),+, $($other),+, $($own),+, $($last),+);
             on_sqlite!(INSECURE, "sse"; without_tokens_everything_that_is_on_is_open);
         }
         mod python {
             use super::*;
-            on_sqlite!(CHANNELS, PYTHON; $($python),+);
+            on_sqlite!(CHANNELS, PYTHON; $($name),+, $($other),+);
             on_sqlite!(INSECURE, PYTHON; without_tokens_everything_that_is_on_is_open);
         }
     };
@@ -256,12 +256,9 @@ over_all_transports!(
     who_gets_no_token_stays_out,
     a_wrong_token_is_the_end,
     a_token_opens_one_channel,
-    a_subscription_outlives_its_token,
-    a_subscription_that_is_not_renewed_ends,
-    a_subscription_is_not_renewed_for_another_channel;
+    a_subscription_outlives_its_token;
     on_both: publications_arrive,
     history_comes_in_pages,
-    webhooks_survive_a_cut,
     publications_survive_a_cut,
     differences_come_out_whole,
     a_returning_client_outlives_restarts,
@@ -269,28 +266,9 @@ over_all_transports!(
     who_unsubscribes_can_come_back,
     state_and_stream_fit_together,
     the_server_subscribes_and_recovers;
-    python: a_client_connects,
-    publications_arrive,
-    two_subscriptions_share_a_connection,
-    presence_is_exact,
-    history_comes_in_pages,
-    joins_and_leaves_are_told,
-    calls_need_a_backend,
-    unsubscribing_may_race_connecting,
-    publications_survive_a_cut,
-    differences_come_out_whole,
-    who_missed_too_much_is_told,
-    who_unsubscribes_can_come_back,
-    state_and_stream_fit_together,
-    the_server_subscribes_and_recovers,
-    a_returning_client_outlives_restarts,
-    a_connection_outlives_its_token,
-    a_connection_that_is_not_renewed_ends,
-    an_expired_token_is_replaced,
-    who_gets_no_token_stays_out,
-    a_wrong_token_is_the_end,
-    a_token_opens_one_channel,
-    a_subscription_outlives_its_token,
+    not_in_python: a_subscription_that_is_not_renewed_ends,
+    a_subscription_is_not_renewed_for_another_channel;
+    on_both: webhooks_survive_a_cut
 );
 
 on_sqlite!(CHANNELS, "websocket"; a_message_that_is_too_long_is_the_end);

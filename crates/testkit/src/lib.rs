@@ -18,12 +18,27 @@ pub mod sql;
 pub mod sse;
 pub mod target;
 pub mod token;
+pub mod tool;
 pub mod websocket;
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Does the work of a tool on so many threads, until it is done or somebody ends it.
+pub fn run<T>(threads: usize, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            outcome = work => outcome,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
 
 /// A folder of one run, below `parent` or among temporary files; removed when it is dropped.
 fn folder_in(parent: Option<&Path>, prefix: &str) -> Result<TempDir> {

@@ -23,7 +23,7 @@ use crate::publisher::{Progress, Record};
 use crate::roster;
 use crate::subscriber::Subscriber;
 use crate::subscriber::subscription::{Channel, Context, Counters, Phase};
-use crate::verifier::{Breach, Expected, HistoryViolation, Violation, verify};
+use crate::verifier::{Breach, Expected, Violation, verify};
 
 /// How long all publishing may take.
 const PUBLISHING: Duration = Duration::from_secs(600);
@@ -61,9 +61,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// A case that ran, or could not.
 pub enum CaseResult {
-    /// To its verdict.
     Done(Box<Outcome>),
     /// Not on this machine, and why.
     Unsupported(String),
@@ -135,7 +133,7 @@ pub async fn run(case: Case, defect: Option<Defect>, workload: &Workload) -> Res
             outcome.actions = actions;
             outcome.figures = findings.figures;
             for detail in findings.breaches {
-                outcome.violate(violation(Breach::Bound, detail));
+                outcome.violate(Violation::new(Breach::Bound, detail));
             }
         }
         Err(error) => outcome.violate(health(format!("{error:#}"))),
@@ -251,20 +249,14 @@ impl Outcome {
             self.checked.add(&verdict.checked);
             self.signals += verdict.signals;
             self.gone += verdict.gone;
-            for HistoryViolation { breach, transport, offsets, detail } in verdict.breaches {
+            for violation in verdict.breaches {
                 let channel = channels[subscription.channel].name.clone();
-                let subscriber = Some(subscriber.number);
-                self.violate(Violation { breach, subscriber, transport, channel, offsets, detail });
+                self.violate(Violation { subscriber: Some(subscriber.number), channel, ..violation });
             }
         }
     }
 }
 
 fn health(detail: String) -> Violation {
-    violation(Breach::Health, detail)
-}
-
-fn violation(breach: Breach, detail: String) -> Violation {
-    let channel = String::new();
-    Violation { breach, subscriber: None, transport: None, channel, offsets: None, detail }
+    Violation::new(Breach::Health, detail)
 }

@@ -9,7 +9,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 /// An epoch, and an offset in it.
 pub type Position = (String, u32);
 
-/// Reads a position.
 pub fn parse(text: &str) -> Option<Position> {
     let (epoch, offset) = text.split_once('.')?;
     Some((epoch.to_owned(), offset.parse().ok()?))

@@ -35,12 +35,10 @@ impl Disk {
         Ok(Ok(Self { folder }))
     }
 
-    /// Its root.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Takes all the room there is.
     pub fn fill(&self) -> Result<()> {
         let mut file = File::create(self.ballast())?;
         // The last pieces are small, so that not even a page is left.
@@ -51,7 +49,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives it back.
     pub fn free(&self) -> Result<()> {
         std::fs::remove_file(self.ballast()).context("there is no ballast")
     }
@@ -71,7 +68,6 @@ impl Drop for Disk {
     }
 }
 
-/// Fails if the disk is not full.
 pub fn expect_full(disk: &Disk) -> Result<()> {
     let probe = disk.path().join("probe");
     let full = std::fs::write(&probe, [0; 8192]).is_err();

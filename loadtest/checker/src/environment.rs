@@ -27,7 +27,6 @@ pub const NAMESPACE: &str = "check";
 pub const PROBE_NAMESPACE: &str = "probe";
 /// Connections of a user where users are counted.
 pub const CONNECTION_LIMIT: usize = 3;
-/// The name of the database.
 pub const DATABASE: &str = "campanile";
 /// MiB of a disk that is filled: SQLite's files, or a whole PostgreSQL.
 const SMALL_DISK: u32 = 48;
@@ -37,25 +36,17 @@ const SHORT_HISTORY: u32 = 60;
 /// How many publications can be recovered there.
 const SHORT_RECOVERY: u32 = 15;
 
-/// Secrets of a run.
 pub struct Secrets {
-    /// Signs webhooks.
     pub webhook: String,
-    /// Signs tokens.
     pub jwt: String,
-    /// Opens the server API.
     pub api_key: String,
 }
 
-/// Nodes, database, network and disk.
 pub struct Environment {
-    /// The gateway, or several.
     pub nodes: Vec<Gateway>,
     /// Where the log is.
     pub source: Source,
-    /// Its PostgreSQL, if it has one.
     pub postgres: Option<Postgres>,
-    /// What the nodes talk over, if they do.
     pub redis: Option<Redis>,
     /// The links of each node of a cluster to what it depends on.
     pub links: Vec<Links>,
@@ -63,9 +54,7 @@ pub struct Environment {
     pub proxy: Option<Proxy>,
     /// Messages of Redis that are lost.
     pub losses: Arc<Losses>,
-    /// The disk that can be filled.
     pub disk: Option<Disk>,
-    /// Its secrets.
     pub secrets: Secrets,
     /// How many publications a channel retains, if few.
     pub retained: Option<u32>,
@@ -74,11 +63,8 @@ pub struct Environment {
     faulty: Option<(Defect, FaultyProxy)>,
 }
 
-/// The links of one node.
 pub struct Links {
-    /// To the database.
     pub postgres: Proxy,
-    /// To Redis, if there is one.
     pub redis: Option<Proxy>,
 }
 
@@ -210,7 +196,6 @@ impl Environment {
         Ok(())
     }
 
-    /// Where subscribers connect.
     pub fn subscriber_address(&self) -> SocketAddr {
         match (&self.proxy, &self.faulty) {
             (Some(proxy), _) => proxy.address,
@@ -253,7 +238,6 @@ impl Environment {
     }
 }
 
-/// The configuration of every node.
 fn config(case: Case, defect: Option<Defect>) -> String {
     let (history, recovery) = match case.scenario {
         Scenario::Signals => (SHORT_HISTORY, SHORT_RECOVERY),

@@ -48,9 +48,7 @@ pub enum Defect {
     NoBus,
 }
 
-/// The proxy.
 pub struct FaultyProxy {
-    /// Where clients connect.
     pub address: SocketAddr,
     accepting: AbortHandle,
 }
@@ -83,7 +81,6 @@ impl Drop for FaultyProxy {
     }
 }
 
-/// A client's connection.
 #[derive(Clone)]
 struct Connection {
     upstream: SocketAddr,

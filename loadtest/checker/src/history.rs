@@ -5,7 +5,6 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
 
-/// What carries events to a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// `/connection/websocket`.
@@ -27,7 +26,6 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// All of them.
     pub const ALL: [Self; 8] = [
         Self::WebSocket,
         Self::HttpStream,
@@ -60,27 +58,22 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A count for each transport.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally([u64; Transport::ALL.len()]);
 
 impl Tally {
-    /// One more.
     pub fn count(&mut self, transport: Transport) {
         self.0[transport as usize] += 1;
     }
 
-    /// Those of another one as well.
     pub fn add(&mut self, other: &Self) {
         self.0.iter_mut().zip(other.0).for_each(|(sum, more)| *sum += more);
     }
 
-    /// Over all transports.
     pub fn sum(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Each with its name.
     pub fn each(&self) -> impl Iterator<Item = (Transport, u64)> {
         Transport::ALL.into_iter().zip(self.0)
     }
@@ -91,7 +84,6 @@ impl Tally {
 pub struct Digest(pub u64);
 
 impl Digest {
-    /// Of the data of an event.
     pub fn of(data: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         hasher.write(data.as_bytes());
@@ -104,11 +96,8 @@ impl Digest {
 pub enum Entry {
     /// A connection began, with the cursor as it was.
     Connected(Transport),
-    /// An event came.
     Event {
-        /// Its place.
         offset: u32,
-        /// Its data.
         digest: Digest,
     },
     /// The server said that it goes on behind `head`, and not where the subscriber was.
@@ -118,9 +107,7 @@ pub enum Entry {
     },
     /// An event was read by cursor, from a range that a signal had left out.
     Read {
-        /// Its place.
         offset: u32,
-        /// Its data.
         digest: Digest,
     },
     /// Reading by cursor was answered that everything up to `to` is gone (410).

@@ -11,7 +11,6 @@ use crate::history::Digest;
 use crate::publisher::{Name, Outcome, Record};
 use crate::verifier::{Breach, Expected, Violation};
 
-/// A snapshot.
 #[derive(Debug, Default)]
 pub struct Log {
     channels: BTreeMap<String, Stored>,
@@ -197,8 +196,7 @@ struct Findings(Vec<Violation>);
 impl Findings {
     fn add(&mut self, breach: Breach, channel: &str, offset: Option<u32>, detail: String) {
         let offsets = offset.map(|offset| (offset, offset));
-        let channel = channel.to_owned();
-        self.0.push(Violation { breach, subscriber: None, transport: None, channel, offsets, detail });
+        self.0.push(Violation { channel: channel.to_owned(), offsets, ..Violation::new(breach, detail) });
     }
 
     /// From the oldest retained to the head there is every offset, in the epoch it began with.

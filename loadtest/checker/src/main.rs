@@ -27,10 +27,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use testkit::random::Random;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use case::CaseResult;
@@ -117,26 +116,14 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match check(Options::parse()) {
+    let options = Options::parse();
+    match testkit::run(options.threads.into(), run(options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("checker: failed: {error:#}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn check(options: Options) -> Result<()> {
-    let threads = options.threads.into();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            outcome = run(options) => outcome,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-            _ = terminate.recv() => bail!("terminated"),
-        }
-    })
 }
 
 async fn run(options: Options) -> Result<()> {

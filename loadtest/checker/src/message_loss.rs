@@ -33,7 +33,6 @@ impl Losses {
         self.wanted.store(messages, Ordering::Relaxed);
     }
 
-    /// How many were lost until now.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -47,7 +46,6 @@ impl Losses {
 }
 
 impl MessageFilter {
-    /// On a new connection.
     pub fn new(losses: Arc<Losses>) -> Self {
         Self { pending: Vec::new(), losses }
     }

@@ -28,22 +28,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Action<'a> {
     /// How many have been before.
     pub number: u64,
-    /// What it actions on.
     pub env: &'a mut Environment,
-    /// How far publishers are.
     pub progress: &'a mut watch::Receiver<Progress>,
     /// How many events are to be published at least.
     pub events: u64,
-    /// Decides the details.
     pub random: &'a mut Random,
 }
 
-/// What it has done.
 #[derive(Debug, Default)]
 pub struct Acted {
-    /// How often it acted.
     pub actions: u64,
-    /// What was measured.
     pub findings: Findings,
 }
 

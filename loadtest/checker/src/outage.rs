@@ -66,7 +66,6 @@ pub async fn restart_redis(env: &mut Environment, random: &mut Random) -> Result
     server.up().await
 }
 
-/// Redis stands still.
 pub async fn freeze_redis(env: &mut Environment, random: &mut Random) -> Result<()> {
     let server = env.redis.as_mut().context("there is no Redis")?;
     server.freeze()?;

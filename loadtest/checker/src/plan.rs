@@ -83,29 +83,21 @@ pub enum Database {
     ClusterNotify,
 }
 
-/// One run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    /// How subscribers behave.
     pub scenario: Scenario,
-    /// What goes wrong.
     pub fault: Fault,
-    /// Where the log is.
     pub database: Database,
 }
 
-/// How much to do in a case.
 #[derive(Debug, Clone)]
 pub struct Workload {
-    /// Plans everything.
     pub seed: u64,
     /// Subscribers, each a user.
     pub subscribers: usize,
     /// Webhooks and publications together.
     pub events: u32,
-    /// Nodes of a cluster.
     pub nodes: usize,
-    /// What subscribers may use.
     pub transports: Vec<Transport>,
     /// How long subscribers may take to reach the head at the end.
     pub settling: Duration,
@@ -147,17 +139,14 @@ impl Fault {
 }
 
 impl Database {
-    /// Several nodes.
     pub fn is_cluster(self) -> bool {
         matches!(self, Self::Cluster | Self::ClusterNotify)
     }
 
-    /// Its log is in a PostgreSQL.
     pub fn has_postgres(self) -> bool {
         self != Self::Sqlite
     }
 
-    /// Its nodes talk over Redis.
     pub fn has_redis(self) -> bool {
         self == Self::Cluster
     }
@@ -198,27 +187,19 @@ fn all_or<T: ValueEnum + Clone>(chosen: &[T]) -> Vec<T> {
     if chosen.is_empty() { T::value_variants() } else { chosen }.to_vec()
 }
 
-fn name(value: &impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+/// A choice is shown under the name by which it is asked for.
+macro_rules! shown_by_name {
+    ($($choice:ty),+) => {
+        $(impl fmt::Display for $choice {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = self.to_possible_value();
+                f.pad(value.as_ref().map_or("", |value| value.get_name()))
+            }
+        })+
+    };
 }
 
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name(self))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name(self))
-    }
-}
-
-impl fmt::Display for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&name(self))
-    }
-}
+shown_by_name!(Scenario, Fault, Database);
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,6 @@ pub enum Name {
     Number(u32, u32),
 }
 
-/// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Answered 2xx; publications are answered with their offset.
@@ -43,7 +42,6 @@ pub enum Outcome {
     Unknown,
 }
 
-/// One event of a publisher.
 #[derive(Debug, Clone)]
 pub struct Sent {
     /// What it is known by.
@@ -52,14 +50,12 @@ pub struct Sent {
     pub channels: Vec<String>,
     /// A webhook's delivery.
     pub delivery: Option<Uuid>,
-    /// What became of it.
     pub outcome: Outcome,
 }
 
 /// What one publisher has done, in its order.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// All that it sent.
     pub sent: Vec<Sent>,
     /// Answers that should never be.
     pub refusals: Vec<String>,
@@ -68,22 +64,16 @@ pub struct Record {
 /// What all publishers together have come to.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Progress {
-    /// Events that are settled.
     pub settled: u64,
     /// Attempts that were not accepted.
     pub put_off: u64,
 }
 
-/// What publishers have in common.
 #[derive(Clone)]
 pub struct Context {
-    /// Where they publish.
     pub address: SocketAddr,
-    /// For the server API.
     pub api_key: String,
-    /// Webhooks.
     pub payloads: Arc<Payloads>,
-    /// Channels of publications.
     pub channels: Vec<String>,
     /// The most that is added to a publication, in bytes.
     pub padding: u64,

@@ -17,7 +17,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// An empty one.
     pub fn new(seed: u64) -> Self {
         Self { seed, defects: Vec::new(), rows: Vec::new() }
     }
@@ -48,7 +47,6 @@ impl Report {
             && self.done().all(|outcome| outcome.violated == 0)
     }
 
-    /// Prints it.
     pub fn print(&self, took: Duration) {
         for (what, convicted) in &self.defects {
             println!("self-test  {what:<40} {}", if *convicted { "as it must be" } else { "FAILED" });
@@ -82,7 +80,6 @@ impl Report {
         );
     }
 
-    /// For `--json`.
     pub fn to_json(&self, took: Duration) -> Value {
         let rows: Vec<Value> = self.rows.iter().map(|(case, result)| row(case, result)).collect();
         let defects: Vec<Value> = self

@@ -71,7 +71,6 @@ pub fn subscriptions(channels: &[Channel], random: &mut Random) -> Vec<Subscript
     }
 }
 
-/// Publishers of both kinds, at work.
 pub fn publishers(
     env: &Environment,
     case: Case,
@@ -129,7 +128,6 @@ pub async fn settle(
     }
 }
 
-/// Prints the progress now and then.
 pub async fn print_progress(
     workload: &Workload,
     progress: &watch::Sender<Progress>,

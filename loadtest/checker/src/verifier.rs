@@ -10,7 +10,6 @@ use crate::history::{Digest, Entry, Tally, Transport};
 /// A channel as the log has it.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// What this history goes by.
     pub epoch: String,
     /// By offset, from 1; none where the janitor has been.
     pub events: Vec<Option<Digest>>,
@@ -18,12 +17,10 @@ pub struct Expected {
     pub retained: Option<u32>,
 }
 
-/// What kind of promise was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Breach {
     /// Events were left out and nobody reported it.
     Gap,
-    /// An event came again.
     Repeat,
     /// An event came after a later one.
     OutOfOrder,
@@ -48,17 +45,13 @@ pub enum Breach {
 /// One broken promise.
 #[derive(Debug, Clone)]
 pub struct Violation {
-    /// Which kind.
     pub breach: Breach,
     /// Whose history; none if it is about the log.
     pub subscriber: Option<usize>,
-    /// What carried the events.
     pub transport: Option<Transport>,
-    /// Where.
     pub channel: String,
     /// The offsets concerned, both included.
     pub offsets: Option<(u32, u32)>,
-    /// What happened.
     pub detail: String,
 }
 
@@ -67,25 +60,17 @@ pub struct Violation {
 pub struct Verdict {
     /// Events compared with the log, by what carried them.
     pub checked: Tally,
-    /// Signals received.
     pub signals: u64,
     /// Events that a signal left out and that retention had taken.
     pub gone: u64,
-    /// What was broken.
-    pub breaches: Vec<HistoryViolation>,
+    pub breaches: Vec<Violation>,
 }
 
-/// A broken promise in one history.
-#[derive(Debug)]
-pub struct HistoryViolation {
-    /// Which kind.
-    pub breach: Breach,
-    /// What carried the events.
-    pub transport: Option<Transport>,
-    /// The offsets concerned, both included.
-    pub offsets: Option<(u32, u32)>,
-    /// What happened.
-    pub detail: String,
+impl Violation {
+    /// One that is nobody's and nowhere in particular.
+    pub fn new(breach: Breach, detail: String) -> Self {
+        Self { breach, subscriber: None, transport: None, channel: String::new(), offsets: None, detail }
+    }
 }
 
 impl Expected {
@@ -208,8 +193,8 @@ impl Verifier<'_> {
     }
 
     fn breach(&mut self, breach: Breach, offsets: Option<(u32, u32)>, detail: &str) {
-        let detail = detail.to_owned();
-        self.verdict.breaches.push(HistoryViolation { breach, transport: self.carrier, offsets, detail });
+        let violation = Violation::new(breach, detail.to_owned());
+        self.verdict.breaches.push(Violation { transport: self.carrier, offsets, ..violation });
     }
 }
 

@@ -1,34 +1,22 @@
 //! The checker itself, in its short form and with fixed counts: it convicts servers with a known defect,
 //! finds nothing wrong with the gateway under faults on either database, and its exit code says so.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use testkit::tool;
 
-use serde_json::Value;
-
-fn check(options: &[&str]) -> (Output, String) {
-    let tool = Path::new(env!("CARGO_BIN_EXE_checker"));
-    let gateway = tool.with_file_name("campanile");
-    assert!(gateway.is_file(), "no {}: cargo build --workspace --locked", gateway.display());
-    let output =
-        Command::new(tool).args(["--seed", "20261121"]).args(options).output().expect("the tool starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output, said)
+fn check(options: &str) -> tool::Ran {
+    tool::run(env!("CARGO_BIN_EXE_checker"), ["--seed", "20261121"].into_iter().chain(options.split(' ')))
 }
 
 #[test]
 fn the_promise_holds_under_faults_and_defects_are_noticed() {
-    let file = std::env::temp_dir().join(format!("campanile-check-{}.json", std::process::id()));
-    let few = ["--subscribers", "12", "--events", "96", "--json", file.to_str().expect("a path")];
     // All at once: each mostly waits.
-    let some = ["--scenario", "churn", "--fault", "kill", "--fault", "cut", "--at-once", "4"];
-    let on = ["--database", "sqlite", "--database", "postgres"];
-    let (output, said) = check(&[&few[..], &some[..], &on[..]].concat());
+    let tool::Ran { output, said, report } = check(
+        "--subscribers 12 --events 96 --scenario churn --fault kill --fault cut --at-once 4 \
+         --database sqlite --database postgres",
+    );
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{shown}");
 
-    let report: Value = serde_json::from_slice(&std::fs::read(&file).expect("a report")).expect("JSON");
-    std::fs::remove_file(&file).expect("the report goes");
     let defects = report["self_test"].as_array().expect("defects");
     assert!(defects.len() >= 6 && defects.iter().all(|defect| defect["convicted"] == true), "{defects:?}");
     let cases = report["cases"].as_array().expect("cases");
@@ -45,9 +33,9 @@ fn the_promise_holds_under_faults_and_defects_are_noticed() {
 
 #[test]
 fn a_violation_fails_the_run_and_says_how_to_see_it_again() {
-    let few = ["--subscribers", "12", "--events", "120", "--database", "sqlite"];
-    let (output, said) =
-        check(&[&["--defect", "drop", "--scenario", "stay", "--fault", "none"], &few[..]].concat());
+    let options =
+        "--defect drop --scenario stay --fault none --subscribers 12 --events 120 --database sqlite";
+    let tool::Ran { output, said, .. } = check(options);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("VIOLATION Gap: "), "{said}");
     assert!(said.contains("again with: checker --seed 20261121 --scenario stay --fault none"), "{said}");

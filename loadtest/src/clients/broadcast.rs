@@ -15,7 +15,6 @@ use crate::ws::publisher::Publishers;
 use crate::ws::sequence_check::SequenceCheck;
 use crate::ws::swarm::{Received, Swarm, expect_nothing};
 
-/// The publishers, their pace, and what was received.
 pub struct Broadcast {
     /// All connections, subscribers first.
     pub swarm: Swarm,
@@ -23,7 +22,7 @@ pub struct Broadcast {
     check: SequenceCheck,
     subscribers: usize,
     /// The latencies of those before are not measured.
-    first_measured: usize,
+    pub first_measured: usize,
     schedule: Option<Schedule>,
     /// By publisher: every subscriber has its last message.
     delivered: Vec<bool>,
@@ -47,7 +46,6 @@ struct Schedule {
     due: Instant,
 }
 
-/// How to open a [`Broadcast`].
 pub struct Options {
     /// The first connections of the swarm, which follow channel 0.
     pub subscribers: usize,
@@ -62,7 +60,6 @@ pub struct Options {
 }
 
 impl Broadcast {
-    /// Connects the publishers.
     pub fn open(session: &Session, swarm: Swarm, options: &Options) -> Result<Self> {
         let Options { subscribers, publishers, rate, size, spin } = *options;
         let schedule =
@@ -81,27 +78,19 @@ impl Broadcast {
         })
     }
 
-    /// From now on only the latencies of this subscriber and those behind it are measured.
-    pub fn measure_from(&mut self, subscriber: usize) {
-        self.first_measured = subscriber;
-    }
-
     /// What was measured since the last call.
     pub fn take(&mut self) -> Measured {
         std::mem::replace(&mut self.measured, Measured::new())
     }
 
-    /// How many messages were published.
     pub fn published(&self) -> usize {
         self.check.published()
     }
 
-    /// How many messages a subscriber has received.
     pub fn received(&self, subscriber: usize) -> u64 {
         self.check.received(subscriber)
     }
 
-    /// Publishes up to the limit.
     pub fn run(&mut self, limit: Limit) -> Result<()> {
         let end = limit.time().map(|time| Instant::now() + time);
         let before = self.check.published();
@@ -193,7 +182,6 @@ impl Broadcast {
         Ok(())
     }
 
-    /// Publishes nothing until [`Self::resume`].
     pub fn stop(&mut self) {
         self.stopped = true;
     }

@@ -23,15 +23,12 @@ const SETTLING: Duration = Duration::from_millis(1);
 /// What one group cost.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Point {
-    /// Messages.
     pub events: f64,
-    /// Their deliveries.
     pub deliveries: f64,
     /// The server's CPU in microseconds.
     pub cost: f64,
 }
 
-/// All of them, and the connections.
 pub struct ChannelGroups {
     swarm: Swarm,
     publishers: Publishers,

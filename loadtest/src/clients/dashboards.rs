@@ -21,7 +21,6 @@ use crate::ws::swarm::{FirstFrame, OTHER_TOKENS, Received, Swarm, expect_nothing
 /// What stands before the run's id in an event of a workflow.
 const RUN: &[u8] = b"\"runId\":";
 
-/// All of it.
 pub struct Dashboards {
     swarm: Swarm,
     posters: Vec<Poster>,
@@ -100,7 +99,6 @@ impl Dashboards {
         std::mem::replace(&mut self.measured, Measured::new())
     }
 
-    /// How many webhooks have been posted.
     pub fn posted(&self) -> usize {
         self.log.published()
     }

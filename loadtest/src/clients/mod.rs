@@ -21,7 +21,6 @@ const QUIET: Duration = Duration::from_millis(200);
 /// When a run is over.
 #[derive(Debug, Clone, Copy)]
 pub enum Limit {
-    /// After this time.
     Time(Duration),
     /// After this many messages or requests, when all of them are answered and delivered.
     Count(u64),
@@ -34,18 +33,14 @@ impl Limit {
     }
 }
 
-/// Clients that work in turns.
 pub trait Turns {
-    /// Their connections.
     fn swarm(&mut self) -> &mut Swarm;
 
     /// Sends what is due, and handles what arrives, at most for `timeout`.
     fn turn(&mut self, timeout: Duration) -> Result<()>;
 
-    /// How many answers and deliveries are outstanding.
     fn outstanding(&self) -> u64;
 
-    /// Works for a while.
     fn run_for(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {

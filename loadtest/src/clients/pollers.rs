@@ -16,7 +16,6 @@ use crate::ws::message;
 
 const EVENTS: usize = 1024;
 
-/// All of them.
 pub struct Pollers {
     poll: Poll,
     events: Events,
@@ -26,7 +25,6 @@ pub struct Pollers {
     spin: bool,
 }
 
-/// How often they ask.
 #[derive(Debug, Clone, Copy)]
 pub enum Pace {
     /// Again as soon as there is an answer.
@@ -35,12 +33,7 @@ pub enum Pace {
         under_way: usize,
     },
     /// At this interval. With `longest`, half as long again after each answer without news, up to it.
-    Every {
-        /// The interval.
-        interval: Duration,
-        /// The longest.
-        longest: Duration,
-    },
+    Every { interval: Duration, longest: Duration },
 }
 
 struct Member {
@@ -63,7 +56,6 @@ struct Member {
 pub struct Outcome {
     /// Answers 304.
     pub unchanged: u64,
-    /// How long each took.
     pub latencies: Histogram,
     /// From the first request to the end.
     pub took: Duration,
@@ -240,7 +232,6 @@ impl Member {
     }
 }
 
-/// A page as it matters here.
 struct Page {
     tag: String,
     cursor: String,

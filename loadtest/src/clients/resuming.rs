@@ -18,7 +18,6 @@ use crate::ws::swarm::{FirstFrame, Received, Swarm, expect_nothing};
 /// Messages under way at once.
 const PUBLISHERS: usize = 32;
 
-/// All of them, each on one channel.
 pub struct ResumingClients {
     swarm: Swarm,
     session: Session,
@@ -72,12 +71,10 @@ impl ResumingClients {
         })
     }
 
-    /// How many are connected.
     pub fn live(&self) -> usize {
         self.swarm.live()
     }
 
-    /// How many messages have been published.
     pub fn published(&self) -> usize {
         self.log.published()
     }

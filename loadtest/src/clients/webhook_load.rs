@@ -18,7 +18,6 @@ const TIMER: Duration = Duration::from_millis(2);
 /// An answer may take this long.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The connections.
 pub struct WebhookLoad {
     poll: Poll,
     events: Events,
@@ -48,7 +47,6 @@ struct Poster {
 }
 
 impl WebhookLoad {
-    /// Connects.
     pub fn open(target: &Target, payloads: Payloads, connections: usize) -> Result<Self> {
         let poll = Poll::new()?;
         let poster = |index| {
@@ -60,7 +58,6 @@ impl WebhookLoad {
         Ok(Self { poll, events, buffer, payloads, posters })
     }
 
-    /// The length of every body.
     pub fn body_size(&self) -> usize {
         self.payloads.body_size()
     }

@@ -29,7 +29,6 @@ pub struct Seen {
     pub timelines: Vec<(String, Timeline)>,
     /// One for each measured time.
     pub samples: Vec<Sample>,
-    /// By code.
     pub warnings: Vec<(&'static str, String)>,
 }
 
@@ -61,12 +60,10 @@ impl Meter {
         Ok((outcome, self.finish(watch)))
     }
 
-    /// The measured part begins.
     pub fn start(&self) -> Watch {
         Watch::start(self.pid, self.database, self.cores)
     }
 
-    /// The measured part is over.
     pub fn finish(&self, watch: Watch) -> Cost {
         let sample = watch.finish();
         self.with(|seen| seen.samples.push(sample));
@@ -113,12 +110,10 @@ impl Meter {
         self.cores.is_some()
     }
 
-    /// See [`Self::spin`].
     pub fn spins(&self) -> bool {
         self.spins.load(Ordering::Relaxed)
     }
 
-    /// Everything that has been recorded.
     pub fn seen(&self) -> Seen {
         self.with(|seen| seen.clone())
     }

@@ -53,7 +53,6 @@ struct Ticks {
 }
 
 impl Watch {
-    /// Looks for the first time.
     pub fn start(pid: Option<u32>, database: Option<u32>, cores: Option<Cores>) -> Self {
         let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
         Self {

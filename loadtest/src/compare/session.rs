@@ -33,7 +33,6 @@ const OTHER_FILES: u64 = 1100;
 
 /// A server, kept until the round is over.
 pub struct RunningServer {
-    /// How to use it.
     pub session: Session,
     process: Process,
 }
@@ -48,13 +47,9 @@ enum Process {
 /// How to use a running server.
 #[derive(Clone)]
 pub struct Session {
-    /// Whether it is the floor or the gateway.
     pub side: Side,
-    /// Where it listens.
     pub address: SocketAddr,
-    /// The `Host` header.
     pub host: String,
-    /// Its process, if that is known.
     pub pid: Option<u32>,
     /// The PostgreSQL that was started for the run, to make more databases in.
     pub postgres: Option<String>,
@@ -77,7 +72,6 @@ enum Tokens {
 }
 
 impl RunningServer {
-    /// Starts it, or finds it.
     pub async fn start(options: &Options, side: Side, cores: Option<Cores>) -> Result<Self> {
         match (side, &options.url) {
             (Side::Floor, _) => Self::floor(options, cores).await,
@@ -191,7 +185,6 @@ impl Session {
         connections.map(|connection| self.first_frame(connection, connection % channels)).collect()
     }
 
-    /// The first frame of a connection to a channel.
     pub fn first_frame(&self, connection: usize, channel: usize) -> FirstFrame {
         FirstFrame::subscribing(&self.token(connection, None), [&*self.channel(channel)])
     }
@@ -214,12 +207,10 @@ impl Session {
         }
     }
 
-    /// The secret that signs webhooks.
     pub fn webhook_secret(&self) -> Result<&str> {
         self.webhook_secret.as_deref().context("--secret is missing: what signs webhooks there")
     }
 
-    /// Its address and name.
     pub fn target(&self) -> Target {
         Target { address: self.address, host: self.host.clone() }
     }
@@ -230,7 +221,6 @@ impl Session {
         publisher::Options { address: *address, host, api_key, channel, size }
     }
 
-    /// The server's metrics.
     pub fn metrics(&self) -> Result<Metrics> {
         self.runtime.block_on(Metrics::scrape(self.address))
     }

@@ -28,12 +28,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A peer listens to the stream.
     pub fn listen(&mut self, index: usize) {
         self.listeners.push(index);
     }
 
-    /// A peer posted a body.
     pub fn post(&mut self, index: usize, body: &[u8]) -> Result<()> {
         let at = memmem::rfind(body, RUN).context("no run")? + RUN.len();
         let run = body.get(at..at + DIGITS).context("no run")?;

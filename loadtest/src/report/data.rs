@@ -16,7 +16,6 @@ const PERCENTILES: [f64; 6] = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 pub struct Report {
     /// The layout of the file.
     pub format: u32,
-    /// The version of this tool.
     pub version: String,
     /// The commit of the checkout in which it ran, if it ran in one.
     pub commit: Option<String>,
@@ -24,7 +23,6 @@ pub struct Report {
     pub started: String,
     /// The command line, without secrets.
     pub command: String,
-    /// On which machine.
     pub machine: Machine,
     /// In the order in which they ran.
     pub scenarios: Vec<Section>,
@@ -41,7 +39,6 @@ pub struct Section {
     pub conditions: Vec<String>,
     /// The servers, in the order of the columns.
     pub sides: Vec<String>,
-    /// What was measured.
     pub figures: Vec<Row>,
     /// Latencies, all rounds of a side taken together.
     pub latencies: Vec<Latency>,
@@ -69,7 +66,6 @@ pub struct Row {
 /// A figure of all rounds of one side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// The side's name.
     pub side: String,
     /// In the order in which they were measured.
     pub rounds: Vec<f64>,
@@ -80,9 +76,7 @@ pub struct Cell {
 /// The gateway's figure over another's, round by round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// The other side.
     pub over: String,
-    /// The spread of the ratios of the rounds.
     pub spread: Spread,
 }
 
@@ -91,9 +85,7 @@ pub struct Ratio {
 pub struct Latency {
     /// What was measured, from where to where.
     pub name: String,
-    /// The side's name.
     pub side: String,
-    /// How many latencies.
     pub count: u64,
     /// Percentiles in milliseconds.
     pub percentiles: Vec<(f64, f64)>,
@@ -104,15 +96,11 @@ pub struct Latency {
 /// Counts over time of one round of one side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
-    /// What was counted.
     pub name: String,
-    /// The side's name.
     pub side: String,
     /// The number of the round, from 1.
     pub round: u8,
-    /// The length of a slice.
     pub slice_ms: u64,
-    /// The counts, by slice.
     pub counts: Vec<u64>,
 }
 
@@ -121,7 +109,6 @@ pub struct Throughput {
 pub struct Warning {
     /// The code for programs and the documentation.
     pub code: String,
-    /// The text for people.
     pub text: String,
 }
 
@@ -196,7 +183,6 @@ impl Row {
         self.cells.iter().find(|cell| cell.side == side)
     }
 
-    /// The ratio to another side.
     pub fn ratio(&self, over: &str) -> Option<&Spread> {
         self.ratios.iter().find(|ratio| ratio.over == over).map(|ratio| &ratio.spread)
     }

@@ -9,7 +9,6 @@ use clap::Args;
 
 use super::data::{Cell, Report, Row, Section};
 use super::number::{number, spread};
-use crate::stats::Spread;
 
 /// Compares two reports: per figure the medians, their ratio, and whether they differ by more than
 /// the spread of their rounds.
@@ -132,13 +131,9 @@ fn verdict(before: &Cell, after: &Cell, higher_is_better: bool) -> Verdict {
     match (from.overlaps(&to), before.rounds.len().min(after.rounds.len())) {
         (true, _) => Verdict::Same,
         (false, 0 | 1) => Verdict::Unknown,
-        (false, _) if is_above(to, from) == higher_is_better => Verdict::Better,
+        (false, _) if (to.median > from.median) == higher_is_better => Verdict::Better,
         (false, _) => Verdict::Worse,
     }
-}
-
-fn is_above(this: Spread, other: Spread) -> bool {
-    this.median > other.median
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use super::number::{number, ratio, spread};
 
 const STYLE: &str = include_str!("page.css");
 
-/// The page.
 pub fn page(report: &Report) -> String {
     let mut out = String::new();
     let commit = report.commit.as_deref().map(|commit| format!(" · {}", escape(commit))).unwrap_or_default();
@@ -33,7 +32,6 @@ pub fn page(report: &Report) -> String {
     out + "</main></body></html>\n"
 }
 
-/// The closing table.
 fn summary(report: &Report, out: &mut String) {
     out.push_str(
         "<section><h2>In short</h2><div class=\"wide\"><table><thead><tr><th><th class=\"n\">ours\

@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-/// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Of the processor.
@@ -36,7 +35,6 @@ impl Machine {
         }
     }
 
-    /// In one line.
     pub fn line(&self) -> String {
         let Self { model, cores, is_virtual, memory, kernel } = self;
         let kind = if *is_virtual { ", virtual" } else { "" };

@@ -2,7 +2,6 @@
 
 use crate::stats::Spread;
 
-/// A figure.
 pub fn number(value: f64) -> String {
     match value.abs() {
         small if small < 10.0 => format!("{value:.2}"),

@@ -1,30 +1,17 @@
 //! The closing table of a session, in Markdown, so that it reads well in a terminal and can be pasted
 //! where it is needed: scenario, ours, floor, ratio, spread, command.
 
-use std::fmt::Write as _;
-
 use super::data::{Report, Row, Section};
+use super::text::aligned;
 
 const HEADS: [&str; 7] = ["scenario", "figure", "ours", "floor", "ratio", "spread", "command"];
 
-/// The table.
 pub fn table(report: &Report) -> String {
-    let lines: Vec<[String; 7]> = report.scenarios.iter().flat_map(section).collect();
-    let width = |column: usize| {
-        let cells = lines.iter().map(|line| line[column].chars().count());
-        cells.chain([HEADS[column].len()]).max().unwrap_or(0)
-    };
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let mut out = String::new();
-    let mut put = |cells: [&str; 7]| {
-        let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        let _ = writeln!(out, "| {} |", cells.collect::<Vec<_>>().join(" | "));
-    };
-    put(HEADS);
-    let rules = widths.map(|width| "-".repeat(width));
-    put(rules.each_ref().map(|rule| &rule[..]));
-    lines.iter().for_each(|line| put(line.each_ref().map(|cell| &cell[..])));
-    out
+    let mut lines = vec![HEADS.map(str::to_owned)];
+    lines.extend(report.scenarios.iter().flat_map(section));
+    let mut lines: Vec<Vec<String>> = aligned(&lines).collect();
+    lines.insert(1, lines[0].iter().map(|head| "-".repeat(head.len())).collect());
+    lines.iter().map(|cells| format!("| {} |\n", cells.join(" | "))).collect()
 }
 
 /// A line for each figure worth comparing; what repeats is left out.

@@ -5,14 +5,11 @@ use super::number::number;
 /// One server of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The bare server.
     Floor,
-    /// Campanile.
     Gateway,
 }
 
 impl Side {
-    /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
@@ -24,9 +21,7 @@ impl Side {
 /// One figure of one round. Its name includes the unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    /// What was measured.
     pub name: &'static str,
-    /// How much.
     pub value: f64,
     /// Whether the ratio of gateway to floor is meaningful.
     pub compared: bool,
@@ -42,7 +37,6 @@ pub fn aside(name: &'static str, value: f64) -> Figure {
     Figure { name, value, compared: false }
 }
 
-/// The figures of one round.
 pub fn line(figures: &[Figure]) -> String {
     let texts: Vec<String> = figures.iter().map(|f| format!("{} {}", f.name, number(f.value))).collect();
     texts.join("; ")

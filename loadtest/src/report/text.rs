@@ -11,7 +11,6 @@ pub fn heading(report: &Report) -> String {
     format!("{}\n{}{commit}, {}\n", report.machine.line(), report.version, report.started)
 }
 
-/// All of it.
 pub fn section(section: &Section) -> String {
     let mut out = String::new();
     let mut put = |line: &str| {
@@ -43,12 +42,16 @@ pub fn figures(sides: &[&str], rows: &[Row]) -> String {
         let cells = sides.iter().map(cell).chain(others.iter().map(ratio));
         lines.push([row.name.clone()].into_iter().chain(cells).collect());
     }
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    let mut out = String::new();
-    for line in &lines {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    out
+    aligned(&lines).map(|cells| format!("{}\n", cells.join("  ").trim_end())).collect()
+}
+
+/// The cells of each line, as wide as their columns.
+pub fn aligned<L: AsRef<[String]>>(lines: &[L]) -> impl Iterator<Item = Vec<String>> {
+    lines.iter().map(|line| {
+        let cells = line.as_ref().iter().enumerate().map(|(column, cell)| {
+            let width = lines.iter().map(|line| line.as_ref()[column].chars().count()).max().unwrap_or(0);
+            format!("{cell:width$}")
+        });
+        cells.collect()
+    })
 }

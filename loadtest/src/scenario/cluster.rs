@@ -84,7 +84,6 @@ struct Sent {
     at: Instant,
 }
 
-/// The latencies of one subscriber.
 struct Heard {
     /// From the node that was published to, and from another one.
     here: Histogram,

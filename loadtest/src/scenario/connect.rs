@@ -71,7 +71,6 @@ impl Scenario for Options {
 }
 
 impl Options {
-    /// How many connect.
     fn count(&self) -> usize {
         let (few, many) = CONNECTIONS;
         let most = || session::most_connections().saturating_sub(self.others + FIRST);

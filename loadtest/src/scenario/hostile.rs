@@ -91,7 +91,6 @@ async fn measure(session: &Session, total: usize, window: usize, growth: u64) ->
     Ok(figures)
 }
 
-/// Every kind in turn.
 async fn open_all(
     target: &Target,
     kinds: &Arc<[BadConnection]>,

@@ -76,7 +76,6 @@ struct Posted {
     counts: bool,
 }
 
-/// An event of the stream.
 #[derive(Debug)]
 struct Arrival {
     at: Instant,
@@ -275,7 +274,6 @@ async fn wait_until(due: Instant) {
     }
 }
 
-/// Checks the invariant.
 fn verify(posted: &[Posted], arrivals: &[Arrival]) -> Result<()> {
     let by_run: HashMap<u64, &Posted> = posted.iter().map(|p| (p.run, p)).collect();
     let mut seen = HashMap::new();

@@ -48,7 +48,6 @@ pub struct Options {
     shape: Shape,
 }
 
-/// Dashboards on repositories.
 pub fn layout(dashboards: usize, repos: usize, follows: usize) -> Layout {
     let fan_out = (dashboards * follows / repos).clamp(1, dashboards);
     Layout { channels: repos, fan_out, connections: dashboards }

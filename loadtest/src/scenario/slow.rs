@@ -132,7 +132,6 @@ impl Scenario for Options {
 }
 
 impl Options {
-    /// How many stop.
     fn stopped(&self) -> usize {
         (self.subscribers * self.percent / 100).max(1)
     }
@@ -157,7 +156,7 @@ impl Options {
             spin: false,
         };
         let mut broadcast = Broadcast::open(session, swarm, &options)?;
-        broadcast.measure_from(self.stopped());
+        broadcast.first_measured = self.stopped();
         Ok(Round { session, broadcast, closed: vec![None; self.stopped()], epoch, offset })
     }
 }

@@ -11,11 +11,9 @@ use super::sequence_check::{Receipt, SequenceCheck};
 /// about as many channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// Channels, from 0 on.
     pub channels: usize,
     /// Subscribers of each.
     pub fan_out: usize,
-    /// Connections, from 0 on.
     pub connections: usize,
 }
 
@@ -50,7 +48,6 @@ impl Layout {
 }
 
 impl DeliveryLog {
-    /// Nothing published yet.
     pub fn new(layout: Layout, publishers: usize) -> Result<Self> {
         let Layout { channels, fan_out, connections } = layout;
         ensure!(fan_out <= connections, "{fan_out} subscribers of a channel, and {connections} connections");
@@ -66,12 +63,10 @@ impl DeliveryLog {
         self.messages.len() as u32 - 1
     }
 
-    /// How many have been published.
     pub fn published(&self) -> usize {
         self.messages.len()
     }
 
-    /// How many deliveries are outstanding.
     pub fn outstanding(&self) -> u64 {
         self.outstanding
     }

@@ -28,14 +28,12 @@ pub enum Message<'a> {
     Publication(u32),
     /// The protocol's ping, which must be answered.
     Ping,
-    /// Anything else.
     Other(&'a [u8]),
 }
 
 /// The reply to a command, and the position of its subscription.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
-    /// The command's.
     pub id: u64,
     /// The channel's epoch, if it has positions.
     pub epoch: Option<String>,
@@ -65,7 +63,6 @@ pub fn digits(number: u32) -> [u8; DIGITS] {
     out
 }
 
-/// The messages of a text frame.
 pub fn messages(frame: &[u8]) -> impl Iterator<Item = Result<Message<'_>>> {
     let mut rest = Some(frame);
     std::iter::from_fn(move || {

@@ -18,11 +18,8 @@ const BUFFER: usize = 4096;
 
 /// What all publishers of a run have in common.
 pub struct Options<'a> {
-    /// The server.
     pub address: SocketAddr,
-    /// Its name.
     pub host: &'a str,
-    /// For `X-API-Key`.
     pub api_key: &'a str,
     /// The channel to publish to, until another one is set.
     pub channel: &'a str,
@@ -117,7 +114,6 @@ pub struct Publishers {
 }
 
 impl Publishers {
-    /// Connects this many.
     pub fn open(options: &Options<'_>, swarm: &Swarm, count: usize) -> Result<Self> {
         let open = |index| Publisher::open(options, swarm.registry(), Token(OTHER_TOKENS + index));
         Ok(Self { all: (0..count).map(open).collect::<Result<_>>()?, ready: Vec::new() })
@@ -128,7 +124,6 @@ impl Publishers {
         self.all.iter_mut().enumerate().filter(|(_, publisher)| !publisher.is_busy())
     }
 
-    /// How many answers are outstanding.
     pub fn outstanding(&self) -> usize {
         self.all.iter().filter(|publisher| publisher.is_busy()).count()
     }

@@ -28,7 +28,6 @@ struct Published {
     in_order: bool,
 }
 
-/// One delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Since before it was published.
@@ -38,7 +37,6 @@ pub struct Receipt {
 }
 
 impl SequenceCheck {
-    /// Nothing published yet.
     pub fn new(subscribers: usize, publishers: usize) -> Self {
         Self {
             subscribers: subscribers as u32,
@@ -59,17 +57,14 @@ impl SequenceCheck {
         number
     }
 
-    /// How many have been published.
     pub fn published(&self) -> usize {
         self.published.len()
     }
 
-    /// How many deliveries are outstanding.
     pub fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
-    /// How many a subscriber has received.
     pub fn received(&self, subscriber: usize) -> u64 {
         self.received[subscriber].into()
     }

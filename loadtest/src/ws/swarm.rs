@@ -36,7 +36,6 @@ pub struct FirstFrame {
     commands: u32,
 }
 
-/// What a connection has received.
 #[derive(Debug)]
 pub enum Received<'a> {
     /// A publication of ours with its number, pushed or recovered.
@@ -84,7 +83,6 @@ enum Stage {
 }
 
 impl Swarm {
-    /// No connections yet.
     pub fn new(address: SocketAddr, host: &str) -> Result<Self> {
         let upgrade = format!(
             "GET /connection/websocket HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
@@ -102,7 +100,6 @@ impl Swarm {
         })
     }
 
-    /// How many are live.
     pub fn live(&self) -> usize {
         self.live
     }

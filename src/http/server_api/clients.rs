@@ -64,6 +64,10 @@ fn from_all_nodes<T>(result: Result<T, Incomplete>) -> MethodResult {
     empty_result()
 }
 
+async fn command(api: &Api, target: Target, command: ServerCommand) -> MethodResult {
+    from_all_nodes(api.state().cluster.send_command(target, command).await)
+}
+
 /// Selects the connections of a request.
 fn target(user: String, client: &str, session: String, whitelist: &[String]) -> Target {
     let id = |text: &str| Uuid::parse_str(text).ok();
@@ -110,13 +114,8 @@ pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> Metho
         expires_at: until(asked.expire_at).ok_or(ErrorCode::Expired)?,
         since: asked.recover_since.map(|since| (since.epoch, since.offset)),
     };
-    let target_connections = target(asked.user, &asked.client, asked.session, &[]);
-    from_all_nodes(
-        api.state()
-            .cluster
-            .send_command(target_connections, ServerCommand::Subscribe(Box::new(admission)))
-            .await,
-    )
+    let target = target(asked.user, &asked.client, asked.session, &[]);
+    command(api, target, ServerCommand::Subscribe(Box::new(admission))).await
 }
 
 #[derive(Deserialize)]
@@ -136,10 +135,8 @@ pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> MethodResult {
         "" => None,
         name => Some(channel_of(&api.state().access.namespaces.load(), name)?.0),
     };
-    let target_connections = target(asked.user, &asked.client, asked.session, &[]);
-    from_all_nodes(
-        api.state().cluster.send_command(target_connections, ServerCommand::Unsubscribe(channel)).await,
-    )
+    let target = target(asked.user, &asked.client, asked.session, &[]);
+    command(api, target, ServerCommand::Unsubscribe(channel)).await
 }
 
 #[derive(Deserialize)]
@@ -164,10 +161,8 @@ pub(super) async fn refresh(api: &Api, asked: Refresh, body: &[u8]) -> MethodRes
         Some(Some(end)) => Expiry::At(end),
     };
     let info = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?.info;
-    let target_connections = target(asked.user, &asked.client, asked.session, &[]);
-    from_all_nodes(
-        api.state().cluster.send_command(target_connections, ServerCommand::Refresh { expiry, info }).await,
-    )
+    let target = target(asked.user, &asked.client, asked.session, &[]);
+    command(api, target, ServerCommand::Refresh { expiry, info }).await
 }
 
 #[derive(Deserialize)]
@@ -199,8 +194,8 @@ pub(super) async fn disconnect(api: &Api, asked: DisconnectRequest) -> MethodRes
             Disconnect::custom(code, &reason).ok_or(ErrorCode::BadRequest)?
         }
     };
-    let target_connections = target(asked.user, &asked.client, asked.session, &asked.whitelist);
-    from_all_nodes(api.state().cluster.disconnect(target_connections, &disconnect).await)
+    let target = target(asked.user, &asked.client, asked.session, &asked.whitelist);
+    from_all_nodes(api.state().cluster.disconnect(target, &disconnect).await)
 }
 
 #[derive(Deserialize)]

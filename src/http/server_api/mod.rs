@@ -90,6 +90,7 @@ pub fn routes(app: &mut ServiceConfig) {
 type MethodResult = Result<String, Failure>;
 
 /// Why a method has no result.
+#[derive(derive_more::From)]
 enum Failure {
     /// The protocol has a code for it.
     Code(ErrorCode),
@@ -105,18 +106,6 @@ impl Failure {
             Self::Refused(error) if error.is_callers() => ErrorCode::BadRequest,
             Self::Refused(_) => ErrorCode::Internal,
         }
-    }
-}
-
-impl From<ErrorCode> for Failure {
-    fn from(code: ErrorCode) -> Self {
-        Self::Code(code)
-    }
-}
-
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Self {
-        Self::Refused(error)
     }
 }
 

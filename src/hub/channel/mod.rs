@@ -37,7 +37,6 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 type JoinResult = Result<Option<Position>, SubscribeError>;
 
-/// A handle on the actor.
 #[derive(Clone)]
 pub(super) struct ChannelHandle {
     id: u64,

@@ -76,15 +76,9 @@ mod tests {
     use crate::domain::position::Epoch;
 
     fn event(offset: u64, color: &str) -> Event {
-        Event {
-            offset,
-            id: Uuid::from_u128(offset.into()),
-            kind: "message".into(),
-            data: format!("\"the same words each time, and then {offset}\"").into(),
-            tags: Some(format!("{{\"color\":\"{color}\"}}").into()),
-            info: None,
-            delta: crate::domain::event::Delta::No,
-        }
+        let data = format!("\"the same words each time, and then {offset}\"");
+        let tags = Some(format!("{{\"color\":\"{color}\"}}").into());
+        Event { id: Uuid::from_u128(offset.into()), tags, ..Event::plain(offset, &data) }
     }
 
     /// Events 3, 4 and 5 after event 2: blue, red, red.

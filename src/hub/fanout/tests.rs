@@ -4,7 +4,6 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use uuid::Uuid;
 
 use super::pause_buffer::MAX_BUFFERED;
 use super::*;
@@ -40,16 +39,7 @@ fn bounds(epoch_name: &str, before_oldest: u64, head: u64) -> Bounds {
 }
 
 fn event(offset: u64) -> Event {
-    let data = Arc::from(format!("{{\"n\":{offset}}}"));
-    Event {
-        offset,
-        id: Uuid::nil(),
-        kind: Arc::from("message"),
-        data,
-        tags: None,
-        info: None,
-        delta: Default::default(),
-    }
+    Event::plain(offset, &format!("{{\"n\":{offset}}}"))
 }
 
 fn events(offsets: impl IntoIterator<Item = u64>) -> Vec<Event> {

@@ -2,11 +2,8 @@
 //! out is the log, whole and in order. The log is the truth here too: a read answers what was
 //! committed by then, and only what was committed is announced.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use uuid::Uuid;
 
 use super::*;
 
@@ -19,16 +16,7 @@ fn at(offset: u64) -> Position {
 }
 
 fn event(offset: u64) -> Event {
-    let text = Arc::from("{}");
-    Event {
-        offset,
-        id: Uuid::nil(),
-        kind: Arc::from("message"),
-        data: text,
-        tags: None,
-        info: None,
-        delta: Default::default(),
-    }
+    Event::plain(offset, "{}")
 }
 
 fn events(offsets: impl IntoIterator<Item = u64>) -> Vec<Event> {

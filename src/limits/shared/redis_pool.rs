@@ -28,7 +28,6 @@ pub(super) struct Manager {
     failures: Arc<AtomicU64>,
 }
 
-/// A pooled connection.
 pub(super) struct PooledConn {
     conn: MultiplexedConnection,
     /// Failures of the pool before it was opened.

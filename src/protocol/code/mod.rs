@@ -238,7 +238,7 @@ impl From<DisconnectCode> for Disconnect {
 }
 
 /// How a command is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, derive_more::From)]
 pub enum Refusal {
     /// An error reply; the connection stays up.
     Error(ErrorCode),
@@ -327,17 +327,5 @@ impl From<BadChannel> for Refusal {
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         Self::Error(denied.into())
-    }
-}
-
-impl From<ErrorCode> for Refusal {
-    fn from(code: ErrorCode) -> Self {
-        Self::Error(code)
-    }
-}
-
-impl From<DisconnectCode> for Refusal {
-    fn from(code: DisconnectCode) -> Self {
-        Self::Disconnect(code)
     }
 }

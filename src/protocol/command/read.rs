@@ -132,7 +132,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<'de, T> {
     }
 }
 
-/// The keys of a command.
 #[derive(serde::Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
 enum Key {

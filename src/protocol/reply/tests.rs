@@ -13,15 +13,7 @@ use crate::protocol::json::tests::{any_value, check, pretty};
 
 /// An event of the log.
 pub(in crate::protocol) fn event(offset: u64, data: &str) -> Event {
-    Event {
-        offset,
-        id: Uuid::nil(),
-        kind: "message".into(),
-        data: data.into(),
-        tags: None,
-        info: None,
-        delta: Default::default(),
-    }
+    Event::plain(offset, data)
 }
 
 pub(in crate::protocol) fn channel(name: &str) -> ChannelName {

@@ -169,56 +169,26 @@ fn returning(joined: Joined, flag: i64) -> Vec<String> {
 
 #[test]
 fn a_returning_client_is_told_what_it_missed_or_that_it_cannot_be_told() {
-    let place = |offset| format!(r#""recoverable":true,"positioned":true,"epoch":"e1","offset":{offset}"#);
+    let replied = |offset, rest: &str| {
+        let place = format!(r#""recoverable":true,"positioned":true,"epoch":"e1","offset":{offset}"#);
+        format!(r#"{{"id":2,"subscribe":{{{place},{rest}}}}}"#)
+    };
+    let recovered = r#""recovered":true,"was_recovering":true"#;
+    let missed = r#""publications":[{"data":{"n":4},"offset":4},{"data":{"n":5},"offset":5}]"#;
+    let replay = format!("replay {}", replied(3, &format!("{recovered},{missed}")));
+    let refused = r#"{"id":2,"error":{"code":112,"message":"unrecoverable position"}}"#.to_owned();
+    let live = |offset| format!("live kept:a e1.{offset}");
     let found = |missed: Vec<_>, head| Joined {
         position: Some(position(head)),
         replay: Replay::Found(position(3), missed),
     };
     let lost = Joined { position: Some(position(5)), replay: Replay::Lost };
     for (joined, flag, expected) in [
-        (
-            found(vec![event(4), event(5)], 5),
-            1,
-            [
-                format!(
-                    r#"replay {{"id":2,"subscribe":{{{},"recovered":true,"was_recovering":true,"publications":[{{"data":{{"n":4}},"offset":4}},{{"data":{{"n":5}},"offset":5}}]}}}}"#,
-                    place(3)
-                ),
-                "live kept:a e1.5".to_owned(),
-            ],
-        ),
-        (
-            found(vec![], 3),
-            0,
-            [
-                format!(r#"{{"id":2,"subscribe":{{{},"recovered":true,"was_recovering":true}}}}"#, place(3)),
-                "live kept:a e1.3".to_owned(),
-            ],
-        ),
-        (
-            lost.clone(),
-            1,
-            [
-                format!(r#"{{"id":2,"subscribe":{{{},"was_recovering":true}}}}"#, place(5)),
-                "live kept:a e1.5".to_owned(),
-            ],
-        ),
-        (
-            found(vec![], 3),
-            2,
-            [
-                format!(r#"{{"id":2,"subscribe":{{{},"recovered":true,"was_recovering":true}}}}"#, place(3)),
-                "live kept:a e1.3".to_owned(),
-            ],
-        ),
-        (
-            lost,
-            3,
-            [
-                "leave kept:a".to_owned(),
-                r#"{"id":2,"error":{"code":112,"message":"unrecoverable position"}}"#.to_owned(),
-            ],
-        ),
+        (found(vec![event(4), event(5)], 5), 1, [replay, live(5)]),
+        (found(vec![], 3), 0, [replied(3, recovered), live(3)]),
+        (lost.clone(), 1, [replied(5, r#""was_recovering":true"#), live(5)]),
+        (found(vec![], 3), 2, [replied(3, recovered), live(3)]),
+        (lost, 3, ["leave kept:a".to_owned(), refused]),
     ] {
         let story = returning(joined, flag);
         assert_eq!(story[..2], expected);

@@ -35,15 +35,7 @@ pub(super) fn position(offset: u64) -> Position {
 }
 
 pub(super) fn event(offset: u64) -> Event {
-    Event {
-        offset,
-        id: Uuid::nil(),
-        kind: "message".into(),
-        data: format!("{{\"n\":{offset}}}").into(),
-        tags: None,
-        info: None,
-        delta: Default::default(),
-    }
+    Event::plain(offset, &format!("{{\"n\":{offset}}}"))
 }
 
 /// A subscriber at offset 5 of a client that did not want to recover.
@@ -169,7 +161,6 @@ impl Client {
         self
     }
 
-    /// Sends one command.
     pub(super) fn send(&mut self, method: &str, fields: Value) -> &mut Self {
         self.last_id += 1;
         let command = json!({"id": self.last_id, method: fields});

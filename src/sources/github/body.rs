@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode;
 use serde::de::IgnoredAny;
 
 /// Why a body is no delivery. Over HTTP all of these are 400.
@@ -50,30 +51,15 @@ fn is_form(content_type: Option<&str>) -> bool {
 fn field(form: &[u8], wanted: &[u8]) -> Option<Vec<u8>> {
     form.split(|b| *b == b'&').find_map(|pair| {
         let mut halves = pair.splitn(2, |b| *b == b'=');
-        let name = percent_decode(halves.next()?);
-        (name == wanted).then(|| percent_decode(halves.next().unwrap_or_default()))
+        let name = decode(halves.next()?);
+        (name == wanted).then(|| decode(halves.next().unwrap_or_default()))
     })
 }
 
 /// As browsers do it: `+` is a space, and a `%` without two hex digits stands for itself.
-fn percent_decode(text: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| text.get(at).and_then(|b| char::from(*b).to_digit(16));
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        let escaped = if byte == b'%' { digit(at + 1).zip(digit(at + 2)) } else { None };
-        match escaped {
-            Some((high, low)) => {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            None => {
-                decoded.push(if byte == b'+' { b' ' } else { byte });
-                at += 1;
-            }
-        }
-    }
-    decoded
+fn decode(text: &[u8]) -> Vec<u8> {
+    let spaced: Vec<u8> = text.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    percent_decode(&spaced).collect()
 }
 
 #[cfg(test)]

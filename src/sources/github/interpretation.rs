@@ -46,7 +46,6 @@ impl Interpretation {
         Self { action, repo: None, outcome, changes: Vec::new(), events: Vec::new() }
     }
 
-    /// It cannot be interpreted.
     pub(super) fn failed(error: PayloadError) -> Self {
         Self { outcome: Outcome::Failed(error), ..Self::ignored(None, "") }
     }

@@ -136,27 +136,20 @@ pub struct Step {
 }
 
 /// A number that GitHub gave to something.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "u64")]
 pub struct Id(pub i64);
 
 /// An instant as GitHub writes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Timestamp(pub Time);
 
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Positive;
-        impl Visitor<'_> for Positive {
-            type Value = Id;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a whole number above 0")
-            }
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Id, E> {
-                let id = i64::try_from(number).ok().filter(|id| *id > 0);
-                id.map(Id).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
-            }
-        }
-        d.deserialize_u64(Positive)
+impl TryFrom<u64> for Id {
+    type Error = &'static str;
+
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        let id = i64::try_from(number).ok().filter(|id| *id > 0);
+        id.map(Self).ok_or("out of range, expected u64")
     }
 }
 
@@ -245,6 +238,7 @@ fn in_words(expected: &str) -> &str {
     match expected {
         "a boolean" => "true or false",
         "a sequence" => "a list",
+        "u64" => "a whole number above 0",
         _ if expected.starts_with("struct ") => "an object",
         _ => expected,
     }

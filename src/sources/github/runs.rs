@@ -1,13 +1,14 @@
 //! `workflow_run` and `workflow_job`: what a run or a job is now, as a row and as an event. The
 //! event says exactly what the row says; what GitHub left out, or gave as null, is left out.
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::interpretation::{event, to_json};
-use super::payload::{self, Id, JobPayload, Payload, PayloadError, RunPayload, Step, Timestamp, Workflow};
+use super::payload::{self, Id, JobPayload, Payload, PayloadError, RunPayload, Step, Workflow};
 use super::sanitize;
-use crate::domain::event::{Time, rfc3339};
+use crate::domain::event::rfc3339;
 use crate::domain::workflow::{EventDraft, RepoUpdate, StateChange, WorkflowJob, WorkflowRun};
 
 /// The longest list of steps; GitHub's own jobs stay far below.
@@ -28,14 +29,14 @@ pub fn run(action: &str, repo: &RepoUpdate, payload: &Payload) -> Result<Option<
         (_, Some("failure" | "timed_out" | "startup_failure")) => "workflow:failed",
         _ => "workflow:completed",
     };
-    let event = event(kind, repo, to_json(&RunData::of(&run))?);
+    let event = event(kind, repo, to_json(&RunData(&run))?);
     Ok(Some((StateChange::Run { repo: repo.clone(), run }, Some(event))))
 }
 
 /// A `workflow_job` delivery: every action reports a new state of the job.
 pub fn job(repo: &RepoUpdate, payload: &Payload) -> Result<RowChange, PayloadError> {
     let (job, steps) = read_job(payload)?;
-    let event = event("workflow:job", repo, to_json(&JobData::of(&job, &steps))?);
+    let event = event("workflow:job", repo, to_json(&JobData(&job, &steps))?);
     Ok((StateChange::Job { repo: repo.clone(), job }, Some(event)))
 }
 
@@ -71,7 +72,7 @@ fn read_job(payload: &Payload) -> Result<(WorkflowJob, Box<RawValue>), PayloadEr
     const PART: &str = "workflow_job";
     let job: JobPayload = payload::required(payload.workflow_job, PART)?;
     let steps: Vec<StepData> =
-        job.steps.unwrap_or_default().into_iter().take(MAX_STEPS).map(StepData::from).collect();
+        job.steps.unwrap_or_default().into_iter().take(MAX_STEPS).map(StepData).collect();
     let steps = to_json(&steps)?;
     let job = WorkflowJob {
         job_id: job.id.0,
@@ -103,126 +104,69 @@ fn attempt(number: Option<Id>, part: &str) -> Result<i32, PayloadError> {
         .map_err(|_| PayloadError::new(&format!("{part}.run_attempt"), "is too large"))
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RunData<'a> {
-    run_id: i64,
-    workflow_id: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    workflow_name: Option<&'a str>,
-    status: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conclusion: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    branch: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    commit_sha: Option<&'a str>,
-    attempt: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    updated_at: Option<String>,
-}
+/// The fields of an event's data; absent ones are left out.
+struct Fields<M>(M);
 
-impl<'a> RunData<'a> {
-    fn of(run: &'a WorkflowRun) -> Self {
-        Self {
-            run_id: run.run_id,
-            workflow_id: run.workflow_id,
-            workflow_name: run.workflow_name.as_deref(),
-            status: &run.status,
-            conclusion: run.conclusion.as_deref(),
-            event: run.event.as_deref(),
-            branch: run.branch.as_deref(),
-            commit_sha: run.commit_sha.as_deref(),
-            attempt: run.attempt,
-            url: run.url.as_deref(),
-            started_at: print(run.started_at),
-            updated_at: print(run.updated_at),
-        }
+impl<M: SerializeMap> Fields<M> {
+    fn put(&mut self, name: &'static str, value: Option<impl Serialize>) -> Result<(), M::Error> {
+        value.map_or(Ok(()), |value| self.0.serialize_entry(name, &value))
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JobData<'a> {
-    run_id: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    workflow_name: Option<&'a str>,
-    status: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conclusion: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    branch: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    commit_sha: Option<&'a str>,
-    attempt: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    completed_at: Option<String>,
-    job_id: i64,
-    name: &'a str,
-    steps: &'a RawValue,
-}
+struct RunData<'a>(&'a WorkflowRun);
 
-impl<'a> JobData<'a> {
-    fn of(job: &'a WorkflowJob, steps: &'a RawValue) -> Self {
-        Self {
-            run_id: job.run_id,
-            workflow_name: job.workflow_name.as_deref(),
-            status: &job.status,
-            conclusion: job.conclusion.as_deref(),
-            branch: job.branch.as_deref(),
-            commit_sha: job.commit_sha.as_deref(),
-            attempt: job.attempt,
-            url: job.url.as_deref(),
-            started_at: print(job.started_at),
-            completed_at: print(job.completed_at),
-            job_id: job.job_id,
-            name: &job.name,
-            steps,
-        }
+impl Serialize for RunData<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (run, mut data) = (self.0, Fields(to.serialize_map(None)?));
+        data.put("runId", Some(run.run_id))?;
+        data.put("workflowId", Some(run.workflow_id))?;
+        data.put("workflowName", run.workflow_name.as_ref())?;
+        data.put("status", Some(&run.status))?;
+        data.put("conclusion", run.conclusion.as_ref())?;
+        data.put("event", run.event.as_ref())?;
+        data.put("branch", run.branch.as_ref())?;
+        data.put("commitSha", run.commit_sha.as_ref())?;
+        data.put("attempt", Some(run.attempt))?;
+        data.put("url", run.url.as_ref())?;
+        data.put("startedAt", run.started_at.map(rfc3339))?;
+        data.put("updatedAt", run.updated_at.map(rfc3339))?;
+        data.0.end()
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct StepData {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    number: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conclusion: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    completed_at: Option<String>,
-}
+struct JobData<'a>(&'a WorkflowJob, &'a RawValue);
 
-impl From<Step> for StepData {
-    fn from(step: Step) -> Self {
-        let at = |at: Option<Timestamp>| print(at.map(|at| at.0));
-        Self {
-            number: step.number.map(|number| number.0),
-            name: sanitize::optional(step.name.as_deref(), sanitize::NAME),
-            status: sanitize::optional(step.status.as_deref(), sanitize::WORD),
-            conclusion: sanitize::optional(step.conclusion.as_deref(), sanitize::WORD),
-            started_at: at(step.started_at),
-            completed_at: at(step.completed_at),
-        }
+impl Serialize for JobData<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (Self(job, steps), mut data) = (self, Fields(to.serialize_map(None)?));
+        data.put("runId", Some(job.run_id))?;
+        data.put("workflowName", job.workflow_name.as_ref())?;
+        data.put("status", Some(&job.status))?;
+        data.put("conclusion", job.conclusion.as_ref())?;
+        data.put("branch", job.branch.as_ref())?;
+        data.put("commitSha", job.commit_sha.as_ref())?;
+        data.put("attempt", Some(job.attempt))?;
+        data.put("url", job.url.as_ref())?;
+        data.put("startedAt", job.started_at.map(rfc3339))?;
+        data.put("completedAt", job.completed_at.map(rfc3339))?;
+        data.put("jobId", Some(job.job_id))?;
+        data.put("name", Some(&job.name))?;
+        data.put("steps", Some(steps))?;
+        data.0.end()
     }
 }
 
-fn print(at: Option<Time>) -> Option<String> {
-    at.map(rfc3339)
+struct StepData(Step);
+
+impl Serialize for StepData {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (step, mut data) = (&self.0, Fields(to.serialize_map(None)?));
+        data.put("number", step.number.map(|number| number.0))?;
+        data.put("name", sanitize::optional(step.name.as_deref(), sanitize::NAME))?;
+        data.put("status", sanitize::optional(step.status.as_deref(), sanitize::WORD))?;
+        data.put("conclusion", sanitize::optional(step.conclusion.as_deref(), sanitize::WORD))?;
+        data.put("startedAt", step.started_at.map(|at| rfc3339(at.0)))?;
+        data.put("completedAt", step.completed_at.map(|at| rfc3339(at.0)))?;
+        data.0.end()
+    }
 }

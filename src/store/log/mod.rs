@@ -10,7 +10,6 @@ mod change;
 mod keys;
 mod read;
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -30,23 +29,11 @@ pub use read::{
 };
 
 /// A transaction that may change the log: what does so takes nothing else.
+#[derive(derive_more::Deref, derive_more::DerefMut)]
 pub struct LogTx<'c>(pub(super) ReadTx<'c>);
 
-impl<'c> Deref for LogTx<'c> {
-    type Target = ReadTx<'c>;
-    fn deref(&self) -> &ReadTx<'c> {
-        &self.0
-    }
-}
-
-impl<'c> DerefMut for LogTx<'c> {
-    fn deref_mut(&mut self) -> &mut ReadTx<'c> {
-        &mut self.0
-    }
-}
-
-/// A stored event as [`COLUMNS`] select it.
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = events)]
 pub(super) struct Row {
     offset: i64,
     event_id: Id,
@@ -55,11 +42,6 @@ pub(super) struct Row {
     tags: Option<String>,
     info: Option<String>,
 }
-
-/// The columns of a [`Row`].
-pub(super) const COLUMNS: Columns =
-    (events::offset, events::event_id, events::kind, events::data, events::tags, events::info);
-type Columns = (events::offset, events::event_id, events::kind, events::data, events::tags, events::info);
 
 /// A channel's own part is appended to the store's generation, so a new generation changes the
 /// epochs of all channels without touching a row.

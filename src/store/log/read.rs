@@ -6,12 +6,13 @@ use diesel::dsl::{max, min};
 use diesel::prelude::*;
 use uuid::Uuid;
 
-use super::{COLUMNS, Row, epoch, to_i64, to_u64};
+use super::{Row, epoch, to_i64, to_u64};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::store::conn::Conn;
+use crate::store::dialect::columns;
 use crate::store::error::Result;
 use crate::store::read::ReadTx;
 use crate::store::schema::{channels, events};
@@ -133,7 +134,7 @@ impl ReadTx<'_> {
             .filter(events::created_at.gt(self.now.minus(retention.age)))
             .order(events::offset.desc())
             .limit(i64::from(limit).min(to_i64(retention.events)))
-            .select(COLUMNS);
+            .select(columns::<Row>());
         let rows: Vec<Row> = self.load(query).await?;
         Ok(rows.into_iter().map(Event::from).collect())
     }
@@ -157,7 +158,7 @@ pub async fn read_after(
         .filter(events::offset.gt(to_i64(after)))
         .filter(events::offset.le(to_i64(until)))
         .order(events::offset.asc())
-        .select(COLUMNS);
+        .select(columns::<Row>());
     let rows: Vec<Row> = conn.load(query).await?;
     Ok(rows.into_iter().map(Event::from).collect())
 }

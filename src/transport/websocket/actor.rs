@@ -27,7 +27,6 @@ use crate::transport::emulation::new_name;
 use crate::transport::timer_queue::TimerKey;
 use crate::transport::worker::WorkerContext;
 
-/// The connection actor.
 pub(super) struct WebSocketActor {
     core: ActorCore,
     /// `None` in the usual form, where the client sends commands and a frame may hold several replies.

@@ -24,7 +24,6 @@ use crate::protocol::websocket as wire;
 use actor::WebSocketActor;
 use incoming::{Credit, Incoming};
 
-/// The context of the connection actor.
 type SocketContext = Context<WebSocketActor>;
 
 /// The kind of client on a WebSocket.

@@ -87,7 +87,6 @@ impl Nodes {
         self.api(node, "publish", json!({ "channel": channel, "data": data })).await;
     }
 
-    /// The value of a metric on a node.
     async fn metric(&self, node: usize, line: &str) -> i64 {
         let text = self.nodes[node].get("/metrics").await.text().to_owned();
         let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));

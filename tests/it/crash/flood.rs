@@ -23,7 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// One delivery; its run id is its number.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sent {
-    /// How often it was posted.
     pub posts: u32,
     /// Whether an answer of 2xx came.
     pub answered: bool,
@@ -37,7 +36,6 @@ pub struct Book {
     refusals: Mutex<Vec<String>>,
 }
 
-/// A flood under way.
 pub struct Flood {
     workers: JoinSet<()>,
     /// Grows by one with each answer of 2xx.
@@ -169,7 +167,6 @@ pub fn id(number: u64) -> Uuid {
     Uuid::from_u128(0x4000_8000 << 48 | u128::from(number))
 }
 
-/// The repository of delivery `number`.
 pub fn repo(number: u64) -> String {
     format!("acme/r{}", number % REPOS)
 }
@@ -178,7 +175,6 @@ fn request(number: u64) -> http::Request {
     payload::signed(WEBHOOK_SECRET, "workflow_run", id(number), body(number))
 }
 
-/// The body of delivery `number`.
 pub fn body(number: u64) -> String {
     let repo = number % REPOS;
     format!(

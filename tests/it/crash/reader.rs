@@ -26,7 +26,6 @@ pub struct Seen {
     pub closed: bool,
 }
 
-/// A reader at work.
 pub struct Reader {
     reading: JoinHandle<Seen>,
     offset: watch::Receiver<u64>,

@@ -9,7 +9,6 @@ use testkit::sql::{Source, columns};
 use super::flood::{self, Book};
 use crate::support::process::Home;
 
-/// One snapshot.
 pub struct Snapshot {
     marker: String,
     /// Channel → its own part of the epoch, and its head.

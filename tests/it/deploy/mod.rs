@@ -6,11 +6,11 @@ mod files;
 mod proxies;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use testkit::server::Server;
 
 use crate::support::app::{Backend, TestApp};
 use crate::support::client::{Answer, DEADLINE, Request};
@@ -56,32 +56,26 @@ fn questions() -> Vec<String> {
 
 /// A Prometheus of its own, ended with the test.
 struct Prometheus {
-    process: Child,
-    address: std::net::SocketAddr,
+    server: Server,
     _folder: tempfile::TempDir,
 }
 
 impl Prometheus {
     async fn scraping(app: &TestApp) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let rules = Path::new(RULES).canonicalize().unwrap();
+        std::fs::copy(RULES, folder.path().join("rules.yml")).unwrap();
         let config = format!(
-            "global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}\nrule_files: [{}]\n\
+            "global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}\nrule_files: [rules.yml]\n\
              scrape_configs: [{{ job_name: campanile, static_configs: [{{ targets: [\"{}\"] }}] }}]\n",
-            rules.display(),
             app.address(),
         );
         std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let process = Command::new("prometheus")
-            .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address={port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("tests/services installs prometheus");
-        let prometheus = Self { process, address: port, _folder: folder };
+        let server = Server::start("prometheus", folder.path(), |port| {
+            let listen = format!("--web.listen-address=127.0.0.1:{port}");
+            vec!["--config.file=prometheus.yml".into(), "--storage.tsdb.path=data".into(), listen]
+        });
+        let server = server.await.expect("tests/services installs prometheus");
+        let prometheus = Self { server, _folder: folder };
         let up = async {
             while prometheus.scalar("up{job=\"campanile\"}").await.as_deref() != Some("1") {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -92,7 +86,7 @@ impl Prometheus {
     }
 
     async fn get(&self, path: &str) -> Option<Answer> {
-        Request::get(path).try_send(self.address).await
+        Request::get(path).try_send(self.server.address).await
     }
 
     async fn ask(&self, question: &str) -> Option<Answer> {
@@ -104,13 +98,6 @@ impl Prometheus {
         // 503 until it has started.
         let answer = self.ask(question).await.filter(|answer| answer.status == 200)?.json();
         Some(answer["data"]["result"][0]["value"][1].as_str()?.to_owned())
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -1,13 +1,10 @@
 //! Builds: told of over HTTP, heard over all three transports, and only by those whom they concern.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::app::{Backend, TestApp, on_both, stream_request};
-use crate::support::client::{Answer, Request, read_answer};
+use crate::support::client::{Answer, Request};
 use crate::support::sse::Stream;
 use crate::support::websocket::Client;
 
@@ -319,16 +316,7 @@ async fn who_tells_too_often_is_told_when_to_come_back(backend: Backend) {
 /// Begins an event of 2,000 bytes and stops shortly before its end, when the node reads it.
 async fn half_an_event(app: &TestApp, user: &str) -> TcpStream {
     let request = telling(OTHER, &app.token(json!({ "sub": user })), &json!(0));
-    let request = request.header("Content-Length", "2000").header("Expect", "100-continue");
-    let mut socket = TcpStream::connect(app.address()).await.expect("a connection");
-    let mut bytes = request.head().into_bytes();
-    bytes.extend(b"\r\n");
-    bytes.extend(vec![b' '; 1900]);
-    socket.write_all(&bytes).await.expect("written");
-    let mut sign = [0; 25];
-    socket.read_exact(&mut sign).await.expect("a sign of life");
-    assert_eq!(&sign, b"HTTP/1.1 100 Continue\r\n\r\n");
-    socket
+    request.send_beginning(app.address(), 2000, &[b' '; 1900]).await
 }
 
 async fn events_that_come_slowly_take_no_more_than_their_room(backend: Backend) {
@@ -344,11 +332,7 @@ async fn events_that_come_slowly_take_no_more_than_their_room(backend: Backend) 
 
     app.restart_with("limits.webhook_body_timeout = \"200ms\"").await;
     let mut socket = half_an_event(&app, "carl").await;
-    let mut bytes = Vec::new();
-    let reading = read_answer(&mut socket, &mut bytes);
-    tokio::time::timeout(Duration::from_secs(10), reading).await.expect("an answer in time");
-    let (answer, start) = Answer::parse_head(&bytes).expect("a head");
-    Answer { body: bytes[start..].to_vec(), ..answer }.refused(408, "body_timeout");
+    Answer::read(&mut socket).await.refused(408, "body_timeout");
     assert_eq!(app.sql().count("builds").await, 1);
 }
 

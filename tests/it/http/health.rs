@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::app::{Backend, TestApp, on_both, run_of};
-use crate::support::client::{DEADLINE, Request, read_answer};
+use crate::support::client::{Answer, DEADLINE, Request};
 use crate::support::database::Database;
 
 async fn a_healthy_node_says_so(backend: Backend) {
@@ -162,7 +162,7 @@ async fn a_node_that_drains_is_not_ready_and_finishes_what_it_began(backend: Bac
     let mut app = TestApp::start(backend).await;
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut kept = TcpStream::connect(app.address()).await.expect("a connection");
-    ask(&mut kept, &request("/readyz"), "200").await;
+    ask(&mut kept, &request("/readyz"), 200).await;
     // Who polls at the end of a channel is answered without a look at the routes.
     let ana = app.ana();
     let cursor = app.poll("channel=org:acme", &ana).await["cursor"].as_str().expect("a cursor").to_owned();
@@ -172,38 +172,25 @@ async fn a_node_that_drains_is_not_ready_and_finishes_what_it_began(backend: Bac
         "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ana}\r\nIf-None-Match: {tag}\r\n\r\n"
     );
     let mut poller = TcpStream::connect(app.address()).await.expect("a connection");
-    ask(&mut poller, &poll, "304").await;
+    ask(&mut poller, &poll, 304).await;
     // A delivery whose second half comes during the drain.
-    let delivery = app.webhook("star", "{}      ").header("Expect", "100-continue").bytes();
-    let mut slow = TcpStream::connect(app.address()).await.expect("a connection");
-    slow.write_all(&delivery[..delivery.len() - 4]).await.expect("written");
-    let mut expected = [0; 25];
-    slow.read_exact(&mut expected).await.expect("a sign that the delivery is being read");
-    assert_eq!(&expected, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let delivery = app.webhook("star", "{}      ");
+    let mut slow = delivery.send_beginning(app.address(), 8, b"{}  ").await;
     let admin = app.admin();
     let finish = async {
         loop {
-            tokio::io::AsyncWriteExt::write_all(&mut kept, request("/readyz").as_bytes())
-                .await
-                .expect("kept");
-            let mut bytes = Vec::new();
-            read_answer(&mut kept, &mut bytes).await;
-            let answer = String::from_utf8_lossy(&bytes);
+            kept.write_all(request("/readyz").as_bytes()).await.expect("kept");
+            let answer = Answer::read(&mut kept).await;
             // An answer that was ready when the drain began says so by its connection's end.
-            if answer.starts_with("HTTP/1.1 503") || answer.contains("connection: close") {
+            if answer.status == 503 || answer.header("connection") == Some("close") {
                 break;
             }
         }
         poller.write_all(poll.as_bytes()).await.expect("kept");
-        let mut bytes = Vec::new();
-        read_answer(&mut poller, &mut bytes).await;
-        let answer = String::from_utf8_lossy(&bytes);
-        assert!(answer.starts_with("HTTP/1.1 304") && answer.contains("connection: close"), "{answer}");
-        let rest = &delivery[delivery.len() - 4..];
-        let mut bytes = Vec::new();
-        slow.write_all(rest).await.expect("written");
-        read_answer(&mut slow, &mut bytes).await;
-        assert!(bytes.starts_with(b"HTTP/1.1 202"), "{}", String::from_utf8_lossy(&bytes));
+        let answer = Answer::read(&mut poller).await.expect(304);
+        assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+        slow.write_all(b"    ").await.expect("written");
+        Answer::read(&mut slow).await.expect(202);
     };
     tokio::join!(app.stop(), finish);
     app.restart().await;
@@ -211,15 +198,9 @@ async fn a_node_that_drains_is_not_ready_and_finishes_what_it_began(backend: Bac
     assert_eq!(list["deliveries"].as_array().map(Vec::len), Some(1));
 }
 
-async fn ask(socket: &mut TcpStream, request: &str, status: &str) {
+async fn ask(socket: &mut TcpStream, request: &str, status: u16) {
     socket.write_all(request.as_bytes()).await.expect("written");
-    let mut bytes = Vec::new();
-    read_answer(socket, &mut bytes).await;
-    assert!(
-        bytes.starts_with(format!("HTTP/1.1 {status}").as_bytes()),
-        "{}",
-        String::from_utf8_lossy(&bytes)
-    );
+    Answer::read(socket).await.expect(status);
 }
 
 on_both!(

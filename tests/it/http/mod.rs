@@ -18,3 +18,17 @@ mod sign_in;
 mod stream;
 mod stream_life;
 mod webhooks;
+
+/// What the server API publishes to: `news` keeps some events, `fleeting` none.
+const SPACES: &str = "channel.max_publication_size = \"4KiB\"
+[[channel.namespaces]]
+name = \"news\"
+history_size = 10
+history_ttl = \"1h\"
+allow_subscribe_for_client = true
+allow_history_for_client = true
+[[channel.namespaces]]
+name = \"fleeting\"
+presence = true
+allow_subscribe_for_client = true
+";

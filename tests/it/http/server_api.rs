@@ -2,20 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::SPACES;
 use crate::support::app::{API_KEY, Backend, TestApp, on_both};
 use crate::support::client::Request;
-
-const SPACES: &str = "channel.max_publication_size = \"4KiB\"
-[[channel.namespaces]]
-name = \"news\"
-history_size = 10
-history_ttl = \"1h\"
-allow_subscribe_for_client = true
-allow_history_for_client = true
-[[channel.namespaces]]
-name = \"fleeting\"
-allow_subscribe_for_client = true
-";
 
 fn news() -> Request {
     Request::post("/api/publish").json(&json!({ "channel": "news:x", "data": 1 }))

@@ -3,21 +3,10 @@
 
 use serde_json::{Value, json};
 
+use super::SPACES;
 use crate::support::app::{API_KEY, Backend, TestApp, on_both};
 use crate::support::client::Request;
 use crate::support::websocket::Client;
-
-const SPACES: &str = "channel.max_publication_size = \"4KiB\"
-[[channel.namespaces]]
-name = \"news\"
-history_size = 10
-history_ttl = \"1h\"
-allow_subscribe_for_client = true
-[[channel.namespaces]]
-name = \"fleeting\"
-presence = true
-allow_subscribe_for_client = true
-";
 
 async fn call(app: &TestApp, method: &str, body: Value) -> Value {
     app.call(method, body).await.expect(200).json()

@@ -3,18 +3,10 @@
 
 use serde_json::{Value, json};
 
+use super::SPACES;
 use crate::support::app::{API_KEY, Backend, TestApp, on_both};
 use crate::support::client::Request;
 
-const SPACES: &str = "
-[[channel.namespaces]]
-name = \"news\"
-history_size = 10
-history_ttl = \"1h\"
-[[channel.namespaces]]
-name = \"fleeting\"
-presence = true
-";
 const METHODS: [&str; 3] = ["history", "presence", "presence_stats"];
 
 async fn with_news(backend: Backend, count: u64) -> (TestApp, Value) {

@@ -1,14 +1,11 @@
 //! `POST /webhooks/github`: what is taken, what is refused and with which words, and that a
 //! refusal leaves no trace but a metric.
 
-use std::time::Duration;
-
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::app::{Backend, OLD_WEBHOOK_SECRET, TestApp, WEBHOOK_SECRET, on_both, run_of, signature};
-use crate::support::client::{Answer, Request, read_answer};
+use crate::support::client::{Answer, Request};
 
 /// A request, and the refusal that it gets.
 type Case = (Request, u16, &'static str);
@@ -168,25 +165,7 @@ async fn too_large_is_refused_however_it_comes(backend: Backend) {
 
 /// Begins a delivery of `announced` bytes and stops half-way, when the node has begun to read it.
 async fn half_a_delivery(app: &TestApp, announced: usize) -> TcpStream {
-    let request = app.webhook("star", "").header("Content-Length", &announced.to_string());
-    let request = request.header("Expect", "100-continue");
-    let mut socket = TcpStream::connect(app.address()).await.expect("a connection");
-    let mut bytes = request.head().into_bytes();
-    bytes.extend(b"\r\n");
-    bytes.extend(vec![b' '; announced / 2]);
-    socket.write_all(&bytes).await.expect("written");
-    let mut sign = [0; 25];
-    socket.read_exact(&mut sign).await.expect("a sign of life");
-    assert_eq!(&sign, b"HTTP/1.1 100 Continue\r\n\r\n");
-    socket
-}
-
-async fn read(socket: &mut TcpStream) -> Answer {
-    let mut bytes = Vec::new();
-    let reading = read_answer(socket, &mut bytes);
-    tokio::time::timeout(Duration::from_secs(10), reading).await.expect("an answer in time");
-    let (answer, start) = Answer::parse_head(&bytes).expect("a head");
-    Answer { body: bytes[start..].to_vec(), ..answer }
+    app.webhook("star", "").send_beginning(app.address(), announced, &vec![b' '; announced / 2]).await
 }
 
 async fn more_bodies_than_fit_are_sent_away_for_a_while(backend: Backend) {
@@ -209,7 +188,7 @@ async fn a_body_that_stops_half_way_is_given_up(backend: Backend) {
     let app = TestApp::with(backend, "limits.webhook_body_timeout = \"200ms\"").await;
     let before = app.sql().counts().await;
     let mut slow = half_a_delivery(&app, 1000).await;
-    read(&mut slow).await.refused(408, "body_timeout");
+    Answer::read(&mut slow).await.refused(408, "body_timeout");
     assert_eq!(app.metric("webhooks", "body_timeout").await, 1);
     assert_eq!(app.sql().counts().await, before);
 }

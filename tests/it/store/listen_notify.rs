@@ -6,6 +6,7 @@ use testkit::proxy::{Link, Proxy};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::support::app::Backend;
 use crate::support::database::Database;
 use crate::support::store::*;
 
@@ -26,34 +27,21 @@ async fn notify(store: &TestStore, texts: &[&str]) {
 fn every_node_of_a_store_is_notified_and_no_other() {
     in_schema(async |location| {
         let ours = TestStore::open(options(location)).await;
-        in_another_schema(async |theirs| {
-            let mut listeners =
-                [ours.store.listen(), ours.second().await.store.listen(), theirs.store.listen()];
-            for listener in &mut listeners {
-                assert_eq!(next(listener).await, ListenEvent::Connected);
+        let another = Database::new(Backend::Postgres).await;
+        let theirs = TestStore::open(options(another.location())).await;
+        let mut listeners = [ours.store.listen(), ours.second().await.store.listen(), theirs.store.listen()];
+        for listener in &mut listeners {
+            assert_eq!(next(listener).await, ListenEvent::Connected);
+        }
+        notify(&ours, &["one", "two's", ""]).await;
+        notify(&theirs, &["for us"]).await;
+        for listener in &mut listeners[..2] {
+            for text in ["one", "two's", ""] {
+                assert_eq!(next(listener).await, notification(text));
             }
-            notify(&ours, &["one", "two's", ""]).await;
-            notify(&theirs, &["for us"]).await;
-            for listener in &mut listeners[..2] {
-                for text in ["one", "two's", ""] {
-                    assert_eq!(next(listener).await, notification(text));
-                }
-            }
-            assert_eq!(next(&mut listeners[2]).await, notification("for us"));
-        })
-        .await;
+        }
+        assert_eq!(next(&mut listeners[2]).await, notification("for us"));
     });
-}
-
-/// A second store within the story of a first one.
-async fn in_another_schema(story: impl AsyncFnOnce(TestStore)) {
-    let server = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is missing: run tests/run");
-    let schema = format!("other_{}", uuid::Uuid::new_v4().simple());
-    let admin = session(&server).await;
-    admin.batch_execute(&format!("CREATE SCHEMA {schema}")).await.unwrap();
-    let url = with_setting(&server, "search_path", &schema);
-    story(TestStore::open(options(Location::Postgres { url, direct_url: None })).await).await;
-    admin.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
 }
 
 #[test]
@@ -149,7 +137,10 @@ fn a_store_keeps_its_id_when_its_history_changes() {
         let again = store.reopen().await;
         assert_ne!(again.store.generation(), generation);
         assert_eq!(again.store.id(), Some(&*id));
-        in_another_schema(async |other| assert_ne!(other.store.id(), Some(&*id))).await;
+        let another = Database::new(Backend::Postgres).await;
+        let other = TestStore::open(options(another.location())).await;
+        assert_ne!(other.store.id(), Some(&*id));
+        drop(other);
     });
 }
 

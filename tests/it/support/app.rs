@@ -109,7 +109,6 @@ impl TestApp {
         self.run().await;
     }
 
-    /// The data folder.
     pub fn folder(&self) -> &std::path::Path {
         self.database.folder()
     }
@@ -283,6 +282,11 @@ impl Running {
         let address = address.await.expect("the node says where it listens");
         (Self { stop, thread }, address.expect("the node starts"))
     }
+}
+
+/// As a token says it.
+pub fn in_seconds(seconds: i64) -> i64 {
+    chrono::Utc::now().timestamp() + seconds
 }
 
 pub fn token_by(secret: &str, claims: &Value) -> String {

@@ -115,6 +115,18 @@ impl Request {
         send_raw(address, &self.bytes()).await
     }
 
+    /// Announces a body of this length and sends the beginning of it; the node is reading it then.
+    pub async fn send_beginning(self, address: SocketAddr, announced: usize, sent: &[u8]) -> TcpStream {
+        let request = self.header("Content-Length", &announced.to_string()).header("Expect", "100-continue");
+        let mut socket = TcpStream::connect(address).await.expect("a connection");
+        let bytes = [request.head().as_bytes(), b"\r\n", sent].concat();
+        socket.write_all(&bytes).await.expect("written");
+        let mut sign = [0; 25];
+        socket.read_exact(&mut sign).await.expect("a sign of life");
+        assert_eq!(&sign, b"HTTP/1.1 100 Continue\r\n\r\n");
+        socket
+    }
+
     /// Like [`Request::send`] for a server that may be gone.
     pub async fn try_send(&self, address: SocketAddr) -> Option<Answer> {
         try_send_raw(address, &self.bytes()).await
@@ -139,11 +151,10 @@ async fn try_send_raw(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
 }
 
 /// Reads until the answer is whole or the connection ends.
-pub async fn read_answer(reader: &mut (impl tokio::io::AsyncRead + Unpin), read: &mut Vec<u8>) {
+async fn read_answer(reader: &mut (impl tokio::io::AsyncRead + Unpin), read: &mut Vec<u8>) {
     while matches!(reader.read_buf(read).await, Ok(1..)) && !Answer::is_whole(read) {}
 }
 
-/// What the server said.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -152,6 +163,14 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The next answer on a connection.
+    pub async fn read(socket: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        let reading = read_answer(socket, &mut bytes);
+        tokio::time::timeout(DEADLINE / 2, reading).await.expect("an answer in time");
+        Self::parse(&bytes).expect("a head")
+    }
+
     /// The head of an answer, and how long it is.
     pub fn parse_head(bytes: &[u8]) -> Option<(Self, usize)> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use campanile::store::Location;
 use testkit::sql::{Source, columns};
 use url::Url;
 use uuid::Uuid;
@@ -24,7 +25,6 @@ const TABLES: [&str; 8] = [
     "workflow_jobs",
 ];
 
-/// The data of one test.
 pub struct Database {
     folder: tempfile::TempDir,
     schema: Option<Schema>,
@@ -68,6 +68,14 @@ impl Database {
         self.schema.as_ref().map(|schema| schema.url(schema.through))
     }
 
+    /// Where a store finds it.
+    pub fn location(&self) -> Location {
+        match self.url() {
+            Some(url) => Location::Postgres { url, direct_url: None },
+            None => Location::Sqlite { path: self.folder().join("campanile.db") },
+        }
+    }
+
     pub fn sql(&self) -> Sql {
         Sql(match &self.schema {
             None => Source::Sqlite(self.folder().join("campanile.db")),
@@ -94,7 +102,9 @@ impl Schema {
             url.set_host(Some(&address.ip().to_string())).expect("a host");
             url.set_port(Some(address.port())).expect("a port");
         }
-        with_setting(url.as_str(), "search_path", &self.name)
+        // The name tells the store's sessions from those of other tests.
+        let url = with_setting(url.as_str(), "application_name", &self.name);
+        with_setting(&url, "search_path", &self.name)
     }
 }
 
@@ -105,8 +115,7 @@ impl Drop for Schema {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(Sql(Source::Postgres(server().into())).execute(&drop));
         });
-        // What is left goes with the server.
-        let _ = dropping.join();
+        assert!(dropping.join().is_ok() || std::thread::panicking(), "the schema cannot be dropped");
     }
 }
 

@@ -93,7 +93,6 @@ pub enum Mood {
     Status(u16, String),
     /// Sends elsewhere.
     Redirects(String),
-    /// Hangs up.
     HangsUp,
     /// Never answers.
     Sleeps,
@@ -105,7 +104,6 @@ pub enum Mood {
     NeverSaysHowMuch(String),
 }
 
-/// The server.
 pub struct Issuer {
     pub address: SocketAddr,
     mood: watch::Sender<Mood>,
@@ -153,12 +151,10 @@ impl Issuer {
         self.turns(Mood::Says(key_set(pairs)));
     }
 
-    /// How often it was asked.
     pub fn asked(&self) -> usize {
         *self.asked.borrow()
     }
 
-    /// Waits until it was asked so often.
     pub async fn until_asked(&self, times: usize) {
         let mut asked = self.asked.subscribe();
         let waited = tokio::time::timeout(DEADLINE, asked.wait_for(|asked| *asked >= times)).await;

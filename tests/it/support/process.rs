@@ -1,7 +1,6 @@
 //! The real binary as a child process, so that it can be killed: with data of its own, secrets by
 //! environment and nothing inherited. Its folder and log outlive it.
 
-use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,7 +94,7 @@ impl Home {
     }
 }
 
-/// A process that serves.
+#[derive(derive_more::Deref, derive_more::DerefMut)]
 pub struct Gateway(gateway::Gateway);
 
 impl Gateway {
@@ -127,19 +126,5 @@ impl Gateway {
     /// One request with a token.
     pub async fn get(&self, path: &str) -> Answer {
         Request::get(path).bearer(&token()).send(self.address).await
-    }
-}
-
-impl Deref for Gateway {
-    type Target = gateway::Gateway;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl DerefMut for Gateway {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
     }
 }

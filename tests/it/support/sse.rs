@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 
 use super::client::{Answer, Body, DEADLINE, Request};
 
-/// One frame of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
     pub event: Option<String>,
@@ -56,7 +55,6 @@ impl Frame {
     }
 }
 
-/// An open stream.
 #[derive(Debug)]
 pub struct Stream {
     pub head: Answer,

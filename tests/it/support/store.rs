@@ -1,9 +1,7 @@
 //! A store for one test: a SQLite file in a folder of its own, or a schema of its own in the
 //! Postgres of `tests/run`. Both are gone after the test, also when it fails.
 
-use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +20,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use super::app::Backend;
 pub use super::change::*;
+use super::database::Database;
 
 /// Makes of each named `async fn(TestStore)` a test on SQLite and one on Postgres.
 macro_rules! on_both {
@@ -52,9 +52,7 @@ pub fn on_sqlite<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
 
 /// Runs `test` with a new, empty folder for SQLite.
 pub fn in_folder(test: impl AsyncFnOnce(Location)) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let location = Location::Sqlite { path: folder.path().join("campanile.db") };
-    runtime().block_on(test(location));
+    in_database(Backend::Sqlite, test);
 }
 
 pub fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
@@ -63,20 +61,13 @@ pub fn on_postgres<F: Future<Output = ()>>(test: impl FnOnce(TestStore) -> F) {
 
 /// Runs `test` with a new, empty schema of Postgres.
 pub fn in_schema(test: impl AsyncFnOnce(Location)) {
-    static NEXT: AtomicUsize = AtomicUsize::new(1);
-    let server = std::env::var("TEST_DATABASE_URL").expect("TEST_DATABASE_URL is missing: run tests/run");
-    let schema = format!("it_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    // The name tells the store's sessions from those of other tests.
-    let url = with_setting(&server, "search_path", &schema);
-    let url = with_setting(&url, "application_name", &schema);
+    in_database(Backend::Postgres, test);
+}
+
+fn in_database(backend: Backend, test: impl AsyncFnOnce(Location)) {
     runtime().block_on(async {
-        let admin = session(&server).await;
-        admin.batch_execute(&format!("CREATE SCHEMA {schema}")).await.expect("a schema of its own");
-        let test = AssertUnwindSafe(test(Location::Postgres { url, direct_url: None }));
-        let outcome = test.catch_unwind().await;
-        let dropped = admin.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await;
-        outcome.unwrap_or_else(|panic| resume_unwind(panic));
-        dropped.expect("the schema can be dropped");
+        let database = Database::new(backend).await;
+        test(database.location()).await;
     });
 }
 
@@ -105,10 +96,7 @@ pub fn options(location: Location) -> Options {
 
 /// A session on Postgres beside the store's own.
 pub async fn session(url: &str) -> tokio_postgres::Client {
-    let (client, connection) =
-        tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
-    tokio::spawn(connection);
-    client
+    testkit::postgres::session(url).await.expect("Postgres answers")
 }
 
 impl TestStore {
@@ -322,15 +310,9 @@ impl TestStore {
     /// Commits `units` in one transaction, as far as none of them fails.
     pub async fn commit_together(&self, units: Vec<UnitOfWork>) -> Vec<Result<Committed, PublishError>> {
         let (publisher, _, work) = self.idle_publisher();
-        let mut commits =
-            futures_util::future::join_all(units.into_iter().map(|unit| publisher.commit(unit)));
-        // The first poll puts all of them into the queue.
-        assert!(futures_util::poll!(&mut commits).is_pending());
-        tokio::spawn(work);
-        commits.await
+        commit_together(&publisher, units, work).await
     }
 
-    /// Commits one unit.
     pub async fn commit(&self, unit: UnitOfWork) -> Committed {
         self.commit_together(vec![unit]).await.remove(0).expect("the unit commits")
     }
@@ -370,6 +352,19 @@ impl RecordedEvents {
     pub fn events(&self) -> Vec<HubEvent> {
         self.0.lock().expect("the lock").clone()
     }
+}
+
+/// Commits units that wait in the queue of a publisher until its work begins.
+pub async fn commit_together(
+    publisher: &Publisher,
+    units: impl IntoIterator<Item = UnitOfWork>,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> Vec<Result<Committed, PublishError>> {
+    let mut commits = futures_util::future::join_all(units.into_iter().map(|unit| publisher.commit(unit)));
+    // The first poll puts all of them into the queue.
+    assert!(futures_util::poll!(&mut commits).is_pending());
+    tokio::spawn(work);
+    commits.await
 }
 
 pub fn channel(name: &str) -> ChannelName {

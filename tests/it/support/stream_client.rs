@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use super::client::{Answer, Body, DEADLINE, Request};
 
-/// An open stream.
 #[derive(Debug)]
 pub struct StreamClient {
     address: SocketAddr,
@@ -109,7 +108,6 @@ impl StreamClient {
         reply["subscribe"].clone()
     }
 
-    /// The next push.
     pub async fn push(&mut self) -> Value {
         let push = match self.pushes.pop_front() {
             Some(push) => push,

@@ -65,7 +65,6 @@ pub fn header(first: u8, length: usize, masked: u8) -> Vec<u8> {
     bytes
 }
 
-/// What the server said.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Received {
     /// One message, of those that a text frame joins by LF.
@@ -76,7 +75,6 @@ pub enum Received {
     End(bool),
 }
 
-/// A client.
 pub struct Client {
     pub stream: TcpStream,
     input: Vec<u8>,
@@ -194,7 +192,6 @@ impl Client {
         error["code"].as_u64().expect("a code")
     }
 
-    /// The next push.
     pub async fn push(&mut self) -> Value {
         let push = match self.pushes.pop_front() {
             Some(push) => push,
@@ -204,7 +201,6 @@ impl Client {
         push["push"].clone()
     }
 
-    /// The next message.
     pub async fn message(&mut self) -> Value {
         match self.next().await {
             Received::Message(message) => message,

@@ -7,14 +7,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{SPACES, over_both};
+use super::{SPACES, over, start};
 use crate::support::app::{Backend, TestApp};
 use crate::support::client::Request;
 use crate::support::stream_client::StreamClient;
-
-async fn start() -> TestApp {
-    TestApp::with(Backend::Sqlite, SPACES).await
-}
 
 async fn a_post_finds_its_session_or_its_node_does_not_exist(transport: &str) {
     let app = start().await;
@@ -156,10 +152,10 @@ async fn who_posts_more_than_may_wait_is_told_and_ended(transport: &str) {
     assert_eq!(app.metric("disconnects", "3013").await, 1);
 }
 
-over_both!(
+over!(http_stream, sse: [
     a_post_finds_its_session_or_its_node_does_not_exist,
     garbage_in_a_post_ends_the_connection,
     posts_may_come_together_and_in_any_order,
     a_subscribe_may_overtake_an_unsubscribe,
     who_posts_more_than_may_wait_is_told_and_ended,
-);
+]);

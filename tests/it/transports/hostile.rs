@@ -6,9 +6,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::uni::Listener;
-use super::{SPACES, over_both};
+use super::{SPACES, over, start};
 use crate::support::app::{Backend, TestApp};
-use crate::support::client::{Answer, Request, read_answer};
+use crate::support::client::{Answer, Request};
 use crate::support::stream_client::{StreamClient, opening};
 use crate::support::websocket::{Client, Received};
 
@@ -48,10 +48,6 @@ fn nonsense() -> Vec<String> {
     texts.push("\n".repeat(20_000));
     texts.push("{\"a\":".repeat(5_000));
     texts
-}
-
-async fn start() -> TestApp {
-    TestApp::with(Backend::Sqlite, SPACES).await
 }
 
 /// Nobody is there any more, and the node serves on.
@@ -104,7 +100,7 @@ async fn who_does_not_read_is_cut_and_nobody_else_feels_it(transport: &str) {
     assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut is no proper end");
 }
 
-over_both!(nonsense_ends_a_stream_at_any_time, who_does_not_read_is_cut_and_nobody_else_feels_it);
+over!(http_stream, sse: [nonsense_ends_a_stream_at_any_time, who_does_not_read_is_cut_and_nobody_else_feels_it]);
 
 #[tokio::test]
 async fn nonsense_ends_who_only_listens() {
@@ -142,10 +138,7 @@ async fn a_body_that_does_not_arrive_is_not_awaited() {
         let mut socket = TcpStream::connect(app.address()).await.expect("a connection");
         let head = Request::post(endpoint).header("Content-Length", "100").head();
         socket.write_all(format!("{head}\r\n{{").as_bytes()).await.expect("written");
-        let mut bytes = Vec::new();
-        read_answer(&mut socket, &mut bytes).await;
-        let (answer, start) = Answer::parse_head(&bytes).expect("an answer");
-        Answer { body: bytes[start..].to_vec(), ..answer }.refused(408, "body_timeout");
+        Answer::read(&mut socket).await.refused(408, "body_timeout");
     }
     assert_eq!(app.metric("connections", "").await, 0);
 }

@@ -9,6 +9,8 @@ mod streams;
 mod token_expiry;
 mod uni;
 
+use crate::support::app::{Backend, TestApp};
+
 /// Channels that everybody may have.
 const SPACES: &str = r#"
 [client]
@@ -33,15 +35,17 @@ allow_subscribe_for_client = true
 allow_presence_for_client = true
 "#;
 
-/// Makes a test of each function for each of the two transports with posts.
-macro_rules! over_both {
-    ($($name:ident),+ $(,)?) => {
-        mod http_stream {
-            $(#[tokio::test] async fn $name() { super::$name("http_stream").await })+
-        }
-        mod sse {
-            $(#[tokio::test] async fn $name() { super::$name("sse").await })+
+/// Makes a test of each function for each of these transports, in a module of its name.
+macro_rules! over {
+    ($($transport:ident),+: $names:tt) => { $(over!(@$transport $names);)+ };
+    (@$transport:ident [$($name:ident),+ $(,)?]) => {
+        mod $transport {
+            $(#[tokio::test] async fn $name() { super::$name(stringify!($transport)).await })+
         }
     };
 }
-use over_both;
+use over;
+
+async fn start() -> TestApp {
+    TestApp::with(Backend::Sqlite, SPACES).await
+}

@@ -2,13 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{SPACES, over_both};
+use super::{SPACES, over, start};
 use crate::support::app::{Backend, TestApp};
 use crate::support::stream_client::{StreamClient, opening};
-
-async fn start() -> TestApp {
-    TestApp::with(Backend::Sqlite, SPACES).await
-}
 
 /// A message with what is another one each time replaced by a word.
 fn told(message: &Value, known: &[(&str, &str)]) -> String {
@@ -183,11 +179,11 @@ async fn pings_are_answered_by_posts(transport: &str) {
     assert_eq!(answers.ask(json!({ "rpc": { "method": "x" } })).await["error"]["code"], 108);
 }
 
-over_both!(
+over!(http_stream, sse: [
     frames_are_those_of_the_protocol,
     whatever_is_wrong_at_first_ends_the_stream_with_its_code,
     commands_may_come_with_the_first,
     who_leaves_is_gone_at_once,
     a_node_that_stops_says_so,
     pings_are_answered_by_posts,
-);
+]);

@@ -3,26 +3,11 @@
 
 use serde_json::{Value, json};
 
-use super::SPACES;
 use super::uni::Listener;
-use crate::support::app::{Backend, TestApp};
+use super::{over, start};
+use crate::support::app::{TestApp, in_seconds};
 use crate::support::stream_client::StreamClient;
 use crate::support::websocket::Client;
-
-/// Makes a test of each function for each transport with commands.
-macro_rules! over_all {
-    ($($name:ident),+ $(,)?) => {
-        mod websocket {
-            $(#[tokio::test] async fn $name() { super::$name("websocket").await })+
-        }
-        mod http_stream {
-            $(#[tokio::test] async fn $name() { super::$name("http_stream").await })+
-        }
-        mod sse {
-            $(#[tokio::test] async fn $name() { super::$name("sse").await })+
-        }
-    };
-}
 
 const LISTENING: [&str; 3] = ["uni_websocket", "uni_http_stream", "uni_sse"];
 
@@ -73,14 +58,6 @@ impl Speaker {
             Self::StreamClient(lines) => lines.push().await,
         }
     }
-}
-
-fn in_seconds(seconds: i64) -> i64 {
-    chrono::Utc::now().timestamp() + seconds
-}
-
-async fn start() -> TestApp {
-    TestApp::with(Backend::Sqlite, SPACES).await
 }
 
 async fn a_connection_lives_as_long_as_its_token(transport: &str) {
@@ -155,12 +132,12 @@ async fn a_revoked_token_ends_its_connections(transport: &str) {
     assert_eq!(stays.ask(json!({ "rpc": { "method": "x" } })).await["error"]["code"], 108);
 }
 
-over_all!(
+over!(websocket, http_stream, sse: [
     a_connection_lives_as_long_as_its_token,
     a_token_is_not_renewed_with_a_wrong_one,
     a_subscription_lives_as_long_as_its_token,
     a_revoked_token_ends_its_connections,
-);
+]);
 
 #[tokio::test]
 async fn a_listener_ends_with_its_token() {

@@ -4,25 +4,10 @@
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::SPACES;
+use super::{over, start};
 use crate::support::app::{Backend, TestApp};
 use crate::support::stream_client::{StreamClient, opening};
 use crate::support::websocket::{Client, Received, upgrade};
-
-/// Makes a test of each function for each of the three.
-macro_rules! over_each {
-    ($($name:ident),+ $(,)?) => {
-        mod uni_websocket {
-            $(#[tokio::test] async fn $name() { super::$name("uni_websocket").await })+
-        }
-        mod uni_http_stream {
-            $(#[tokio::test] async fn $name() { super::$name("uni_http_stream").await })+
-        }
-        mod uni_sse {
-            $(#[tokio::test] async fn $name() { super::$name("uni_sse").await })+
-        }
-    };
-}
 
 /// A client that listens.
 pub(super) enum Listener {
@@ -65,10 +50,6 @@ impl Listener {
             }
         }
     }
-}
-
-async fn start() -> TestApp {
-    TestApp::with(Backend::Sqlite, SPACES).await
 }
 
 async fn pushes_stand_bare(transport: &str) {
@@ -155,7 +136,7 @@ async fn errors_are_ends(transport: &str) {
     );
 }
 
-over_each!(pushes_stand_bare, who_returns_gets_what_it_missed, errors_are_ends);
+over!(uni_websocket, uni_http_stream, uni_sse: [pushes_stand_bare, who_returns_gets_what_it_missed, errors_are_ends]);
 
 #[tokio::test]
 async fn a_socket_may_say_who_it_is_in_its_address() {

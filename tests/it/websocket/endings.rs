@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::app::{Backend, TestApp, on_both, token_by};
+use crate::support::app::{Backend, TestApp, in_seconds, on_both, token_by};
 use crate::support::websocket::Client;
 
 const SPACES: &str = "
@@ -23,10 +23,6 @@ history_size = 100
 history_ttl = \"1h\"
 allow_subscribe_for_client = true
 ";
-
-fn in_seconds(seconds: i64) -> i64 {
-    chrono::Utc::now().timestamp() + seconds
-}
 
 async fn publish(app: &TestApp, channel: &str, data: u64) {
     app.publish(json!({ "channel": channel, "data": data })).await.expect(200);

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use testkit::proxy::{Link, Proxy};
 
-use crate::support::app::{Backend, TestApp, on_both};
+use crate::support::app::{Backend, TestApp, in_seconds, on_both};
 use crate::support::database::Database;
 use crate::support::websocket::Client;
 
@@ -28,10 +28,6 @@ name = \"shut\"
 
 fn subscribe(channel: &str) -> Value {
     json!({ "subscribe": { "channel": channel } })
-}
-
-fn in_seconds(seconds: i64) -> i64 {
-    chrono::Utc::now().timestamp() + seconds
 }
 
 pub(super) async fn what_a_client_may_not_do_is_said(backend: Backend) {

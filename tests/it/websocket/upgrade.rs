@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::app::{Backend, TestApp, on_both};
-use crate::support::client::{Request, read_answer};
+use crate::support::client::{Answer, Request};
 use crate::support::websocket::*;
 
 async fn what_is_no_websocket_is_refused_in_words(backend: Backend) {
@@ -55,8 +55,7 @@ async fn what_is_no_websocket_is_refused_in_words(backend: Backend) {
     let mut socket = tokio::net::TcpStream::connect(app.address()).await.expect("a connection");
     let first = Request::get("/healthz").header("Connection", "keep-alive").bytes();
     socket.write_all(&first).await.expect("written");
-    let mut read = Vec::new();
-    read_answer(&mut socket, &mut read).await;
+    Answer::read(&mut socket).await;
     Client::over(socket, &upgrade().bytes()).await.connect(&app.ana()).await;
     // Other upgrades that clients offer are none of this endpoint's business.
     let h2c =

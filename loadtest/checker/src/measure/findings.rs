@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-/// What was found.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// By name.
     pub figures: Vec<(String, f64)>,
-    /// What should not have been.
     pub breaches: Vec<String>,
 }
 
 impl Findings {
-    /// A figure.
     pub fn figure(&mut self, name: impl Into<String>, value: f64) {
         self.figures.push((name.into(), value));
     }
@@ -34,7 +30,6 @@ impl Findings {
     }
 }
 
-/// For a figure.
 pub fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 10_000.0).round() / 10.0
 }

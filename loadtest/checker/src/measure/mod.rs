@@ -44,7 +44,6 @@ pub async fn run(fault: Fault, env: &mut Environment) -> Result<Findings> {
     }
 }
 
-/// Redis is gone, or does not answer.
 async fn redis_away(env: &mut Environment, hangs: bool) -> Result<Findings> {
     let (mut found, prober) = (Findings::default(), Prober::start(env).await?);
     sleep(BEFORE).await;
@@ -82,7 +81,6 @@ async fn redis_away(env: &mut Environment, hangs: bool) -> Result<Findings> {
     Ok(found)
 }
 
-/// PostgreSQL is gone.
 async fn postgres_away(env: &mut Environment) -> Result<Findings> {
     let (mut found, prober) = (Findings::default(), Prober::start(env).await?);
     let webhooks = WebhookProber::start(env);
@@ -177,7 +175,6 @@ fn judge_probes(
     }
 }
 
-/// What each node reports of the bus.
 async fn bus_up(env: &Environment) -> Result<Vec<bool>> {
     let mut up = Vec::new();
     for node in &env.nodes {

@@ -22,7 +22,6 @@ const IN_AGAIN: Duration = Duration::from_secs(10);
 /// Until another node knows who is here.
 const KNOWN: Duration = Duration::from_secs(10);
 
-/// Runs it.
 pub async fn run(env: &mut Environment) -> Result<Findings> {
     let mut found = Findings::default();
     let (victim, other) = (env.nodes.len() - 1, env.nodes[0].address);

@@ -19,12 +19,10 @@ const CHANNEL: &str = "events";
 /// Between two events.
 const INTERVAL: Duration = Duration::from_millis(40);
 
-/// One event.
 #[derive(Debug, Clone)]
 pub struct Probe {
     /// The node that took it.
     pub node: usize,
-    /// When it was sent to it.
     pub sent: Instant,
     /// When it answered 200, if it did.
     pub accepted: Option<Instant>,
@@ -32,10 +30,8 @@ pub struct Probe {
     pub received: Vec<Option<Instant>>,
 }
 
-/// All that happened.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// Events in their order.
     pub probes: Vec<Probe>,
     /// Clients that were cut off, and why.
     pub disconnects: Vec<String>,
@@ -65,7 +61,6 @@ impl Prober {
         Ok(Self { log, _tasks: tasks })
     }
 
-    /// What has happened until now.
     pub fn log(&self) -> MutexGuard<'_, Log> {
         lock(&self.log)
     }

@@ -19,16 +19,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(20);
 const BODY: &str = r#"{"zen":"Anything added dilutes everything else."}"#;
 
-/// One webhook.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The node that it came to.
     pub node: usize,
-    /// When it was sent.
     pub sent: Instant,
     /// When it was answered, or given up.
     pub answered: Instant,
-    /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// The answer says when to come again.
     pub retry_after: bool,
@@ -50,7 +46,6 @@ impl Prober {
         Self { attempts, _tasks: tasks }
     }
 
-    /// All until now.
     pub fn attempts(&self) -> MutexGuard<'_, Vec<Attempt>> {
         lock(&self.attempts)
     }

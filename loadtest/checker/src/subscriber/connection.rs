@@ -26,7 +26,6 @@ const ENDING: Duration = Duration::from_secs(5);
 /// The most that is handled before a connection answers.
 const BATCH: usize = 256;
 
-/// The connection.
 pub struct Connection {
     incoming: ReadyChunks<Incoming>,
     pending: Vec<Result<Received>>,
@@ -36,7 +35,6 @@ pub struct Connection {
 
 type Incoming = BoxStream<'static, Result<Received>>;
 
-/// What comes over a connection.
 enum Received {
     /// Messages of the client protocol, a line each.
     Messages(String),
@@ -47,7 +45,6 @@ enum Received {
 }
 
 enum Outgoing {
-    /// Nothing is ever said.
     Nothing,
     Socket(SplitSink<Socket, Message>),
     /// Posts, and what has to wait for the reply to connect, because only that says how to post.
@@ -110,7 +107,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles what has come.
     pub fn take(&mut self, subscriptions: &mut [Subscription], context: &Context) -> Result<()> {
         for received in self.pending.drain(..) {
             match received? {
@@ -140,7 +136,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Unsubscribes from everything.
     pub async fn unsubscribe(&mut self, subscriptions: &mut [Subscription], context: &Context) -> Result<()> {
         self.send(protocol::unsubscribes(subscriptions, context), subscriptions).await
     }

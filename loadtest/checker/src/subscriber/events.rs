@@ -16,7 +16,6 @@ struct Reset {
     head: String,
 }
 
-/// Handles an event.
 pub fn handle(event: &Sse, subscriptions: &mut [Subscription], context: &Context) -> Result<()> {
     let (data, id) = (event.data.as_deref().unwrap_or_default(), event.id.as_deref().unwrap_or_default());
     match event.event.as_deref().unwrap_or_default() {

@@ -33,9 +33,7 @@ const STAY: std::ops::Range<u64> = 100..2500;
 /// Milliseconds that one stays away who wants to miss a lot.
 const ABSENCE: std::ops::Range<u64> = 200..2500;
 
-/// The subscriber.
 pub struct Subscriber {
-    /// Which one.
     pub number: usize,
     /// What it follows: one channel, or a built-in and a configured one.
     pub subscriptions: Vec<Subscription>,
@@ -45,7 +43,6 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// One that has seen nothing.
     pub fn new(
         number: usize,
         subscriptions: Vec<Subscription>,

@@ -50,7 +50,6 @@ enum Found {
 }
 
 impl Subscriber {
-    /// Polls until the time is up.
     pub(super) async fn poll(&mut self, until: Instant) -> Result<()> {
         let mut client = Client::new(self.context.address);
         let stays = self.context.scenario == Scenario::Stay;

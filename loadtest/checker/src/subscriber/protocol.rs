@@ -104,7 +104,6 @@ struct Subscribed<'a> {
     publications: Vec<Publication<'a>>,
 }
 
-/// The first command.
 pub fn connect(token: &str) -> String {
     json!({ "id": CONNECT, "connect": { "token": token } }).to_string()
 }
@@ -119,7 +118,6 @@ pub fn subscribes(subscriptions: &[Subscription], context: &Context) -> String {
     (SUBSCRIBE..).zip(subscriptions).map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// An unsubscribe for each channel.
 pub fn unsubscribes(subscriptions: &[Subscription], context: &Context) -> String {
     let one = |(id, subscription): (u32, &Subscription)| {
         let channel = &context.channels[subscription.channel].name;

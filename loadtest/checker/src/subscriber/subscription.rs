@@ -1,6 +1,5 @@
 //! What a subscriber follows and how far it is, what all subscribers share, and how a connection ends.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,7 +22,6 @@ pub struct ConfiguredEvent<'a> {
 /// A channel, and where it begins.
 #[derive(Debug, Clone)]
 pub struct Channel {
-    /// Its name.
     pub name: String,
     /// The epoch of its positions, until it gets another one.
     pub epoch: String,
@@ -31,10 +29,8 @@ pub struct Channel {
     pub built_in: bool,
 }
 
-/// Where a run is.
 #[derive(Debug, Clone)]
 pub enum Phase {
-    /// Events are being published.
     Publishing,
     /// No more will come: these are the epochs and heads, by channel.
     Settling(Arc<Vec<(String, u32)>>),
@@ -45,19 +41,13 @@ pub enum Phase {
 /// What subscribers have in common.
 #[derive(Clone)]
 pub struct Context {
-    /// Where they connect.
     pub address: SocketAddr,
-    /// All channels.
     pub channels: Arc<Vec<Channel>>,
-    /// How they behave.
     pub scenario: Scenario,
     /// How many times longer than usual their connections last.
     pub patience: u32,
-    /// What they may use.
     pub transports: Vec<Transport>,
-    /// Where the run is.
     pub phase: watch::Receiver<Phase>,
-    /// What happened to them.
     pub counters: Arc<Counters>,
 }
 
@@ -66,7 +56,6 @@ pub struct Context {
 pub struct Counters {
     /// Connections and polls that began.
     pub connections: AtomicU64,
-    /// Events that came.
     pub events: AtomicU64,
     /// Connections that were closed as slow (3008).
     pub slow: AtomicU64,
@@ -77,15 +66,12 @@ pub struct Counters {
 pub struct Subscription {
     /// Which of the channels.
     pub channel: usize,
-    /// The epoch of its position.
     pub epoch: String,
     /// The last offset seen.
     pub offset: u32,
-    /// `ETag` of the last page.
     pub etag: Option<String>,
     /// Left out by a signal and not read yet: the offset before, and the last.
     pub unread: Vec<(u32, u32)>,
-    /// What it saw.
     pub history: Vec<Entry>,
 }
 
@@ -96,7 +82,6 @@ impl Subscription {
         Self { channel, epoch, offset: 0, etag: None, unread, history }
     }
 
-    /// An event came.
     pub fn event(&mut self, offset: u32, data: &str) {
         self.history.push(Entry::Event { offset, digest: Digest::of(data) });
         self.offset = self.offset.max(offset);
@@ -132,13 +117,6 @@ impl Subscription {
 }
 
 /// Why a connection is over, without a violation or with one that is in the history already.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Ended(pub &'static str);
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Ended {}

@@ -83,7 +83,7 @@ pub struct Core {
     /// For work that may fail without harm to the node.
     pub jobs: JobsRuntime,
     runtime: Handle,
-    lease: Lease,
+    pub(super) lease: Lease,
     publisher_task: JoinHandle<()>,
     bus_task: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
@@ -224,11 +224,6 @@ impl Core {
     /// Runs `task` until the core stops. A panic in it ends the process.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.push(self.runtime.spawn(critical(task)));
-    }
-
-    /// Gives up what only one node does, so that another need not wait for it.
-    pub fn release_leases(&self) {
-        self.lease.release();
     }
 
     /// Stops the tasks; what the publisher has accepted is committed and announced. Nobody else may

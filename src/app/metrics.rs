@@ -5,39 +5,24 @@ use std::sync::Arc;
 use crate::telemetry::metrics::Registry;
 use crate::{bus, cluster, http, hub, limits, publish, session, store, tasks, transport};
 
-/// The metrics of every module, and the registry that shows them.
-pub struct Metrics {
-    pub store: Arc<store::Metrics>,
-    pub publish: Arc<publish::Metrics>,
-    pub bus: Arc<bus::Metrics>,
-    pub hub: Arc<hub::Metrics>,
-    pub cluster: Arc<cluster::Metrics>,
-    pub limits: Arc<limits::Metrics>,
-    pub tasks: Arc<tasks::Metrics>,
-    pub session: Arc<session::Metrics>,
-    pub transport: Arc<transport::Metrics>,
-    pub http: Arc<http::Metrics>,
-    pub registry: Arc<Registry>,
+macro_rules! modules {
+    ($($module:ident),*) => {
+        /// The metrics of every module, and the registry that shows them.
+        pub struct Metrics {
+            $(pub $module: Arc<$module::Metrics>,)*
+            pub registry: Arc<Registry>,
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::default();
+                Self { $($module: registry.add(),)* registry: Arc::new(registry) }
+            }
+        }
+    };
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::default();
-        Self {
-            store: registry.add(),
-            publish: registry.add(),
-            bus: registry.add(),
-            hub: registry.add(),
-            cluster: registry.add(),
-            limits: registry.add(),
-            tasks: registry.add(),
-            session: registry.add(),
-            transport: registry.add(),
-            http: registry.add(),
-            registry: Arc::new(registry),
-        }
-    }
-}
+modules!(store, publish, bus, hub, cluster, limits, tasks, session, transport, http);
 
 #[cfg(test)]
 mod tests {

@@ -84,7 +84,8 @@ impl Node {
     /// Drains and stops: not ready, no new connections, streams closed, requests finished,
     /// what was accepted committed.
     pub async fn stop(self) {
-        self.core.release_leases();
+        // Another node need not wait for what only one may do.
+        self.core.lease.release();
         let hub_thread = self.server.drain(self.drain_timeout).await;
         self.core.stop(self.drain_timeout).await;
         hub_thread.stop();

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel::query_dsl::methods as sync_dsl;
+use diesel::sql_query;
 use diesel_async::methods as async_dsl;
 use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager as _};
 
 use futures_util::future::BoxFuture;
 
-use super::dialect::{Words, run_fixed};
+use super::dialect::run_fixed;
 use super::error::Result;
 use super::known_heads::KnownHeads;
 use super::metrics::{Meter, Metrics};
@@ -130,13 +131,13 @@ impl Conn {
     }
 
     /// Opens a transaction. On SQLite it takes the write lock at once, so that no statement in it
-    /// can find the database busy.
+    /// can find the database busy; what opens and ends one there stays prepared, unlike with Diesel.
     pub(super) async fn begin(&mut self) -> Result<()> {
         match self {
             Self::Pg(conn) => PgTransactions::begin_transaction(&mut **conn).await?,
             Self::Sqlite { conn, in_transaction, .. } => {
                 struct Begin;
-                run_fixed::<Begin>(conn, Words("BEGIN IMMEDIATE"))?;
+                run_fixed::<Begin>(conn, sql_query("BEGIN IMMEDIATE"))?;
                 *in_transaction = true;
             }
         }
@@ -148,7 +149,7 @@ impl Conn {
             Self::Pg(conn) => PgTransactions::commit_transaction(&mut **conn).await?,
             Self::Sqlite { conn, in_transaction, metrics, .. } => {
                 struct Commit;
-                run_fixed::<Commit>(conn, Words("COMMIT"))?;
+                run_fixed::<Commit>(conn, sql_query("COMMIT"))?;
                 *in_transaction = false;
                 metrics.commits.inc();
             }
@@ -167,7 +168,7 @@ impl Conn {
             Self::Pg(conn) => PgTransactions::rollback_transaction(&mut **conn).await,
             Self::Sqlite { conn, in_transaction, .. } => {
                 struct Rollback;
-                let done = run_fixed::<Rollback>(conn, Words("ROLLBACK"));
+                let done = run_fixed::<Rollback>(conn, sql_query("ROLLBACK"));
                 *in_transaction = done.is_err();
                 done
             }

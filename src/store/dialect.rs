@@ -193,14 +193,3 @@ impl<Q: QueryId> QueryId for NoRows<Q> {
 impl<Q> Query for NoRows<Q> {
     type SqlType = Untyped;
 }
-
-/// A statement that is these words, for [`run_fixed`]. Diesel has what begins and ends transactions parsed
-/// each time.
-pub(super) struct Words(pub &'static str);
-
-impl QueryFragment<Sqlite> for Words {
-    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        pass.push_sql(self.0);
-        Ok(())
-    }
-}

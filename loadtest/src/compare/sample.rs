@@ -99,11 +99,6 @@ impl Cost {
     pub fn server_percent(&self) -> Option<f64> {
         self.server.map(|server| server * 100.0 / self.took)
     }
-
-    /// This tool's share of one core in percent.
-    pub fn client_percent(&self) -> f64 {
-        self.client * 100.0 / self.took
-    }
 }
 
 impl Ticks {

@@ -252,7 +252,7 @@ impl Session {
             figures.push(aside("server CPU, %", percent));
         }
         if !self.meter.spins() {
-            figures.push(aside("client CPU, %", cost.client_percent()));
+            figures.push(aside("client CPU, %", cost.client * 100.0 / cost.took));
         }
         figures
     }

@@ -5,7 +5,8 @@
 //! > **subscriptions** → each **connection** pushes it, or replays what it missed.
 //!
 //! The log is the truth; the bus only says "look". Losing an announcement costs latency, never an
-//! event. A module may use the modules above it in this list, and none below.
+//! event. A module may use the modules of the groups above its own, and none below; within its group only
+//! what the code map of docs/ARCHITECTURE.md lists before it.
 
 pub mod domain;
 

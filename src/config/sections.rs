@@ -142,14 +142,14 @@ impl Default for ChannelConfig {
 }
 
 impl ChannelConfig {
-    /// The declared namespaces, as the access rule and the log look them up. Personal channels have
-    /// options of their own until `without_namespace` is configured.
+    /// The declared namespaces, as the access rule and the log look them up. Personal channels have a
+    /// history of their own unless `without_namespace` has one.
     pub fn declared(&self) -> Namespaces {
         let named = self.namespaces.iter();
-        let unconfigured = self.without_namespace == ChannelOptions::default();
+        let without = &self.without_namespace;
         Namespaces {
-            without: Some(self.without_namespace.clone()),
-            personal: unconfigured.then(ChannelOptions::personal),
+            without: Some(without.clone()),
+            personal: (!without.has_history()).then(|| without.with_personal_history()),
             named: named.map(|space| (space.name.as_str().to_owned(), space.options.clone())).collect(),
         }
     }

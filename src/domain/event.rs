@@ -74,7 +74,7 @@ pub struct Event {
 
 #[cfg(test)]
 impl Event {
-    /// One without anything that it could also lack.
+    /// An event with nothing optional.
     pub(crate) fn plain(offset: u64, data: &str) -> Self {
         let (kind, data) = ("message".into(), data.into());
         Self { offset, id: Uuid::nil(), kind, data, tags: None, info: None, delta: Delta::No }

@@ -156,11 +156,11 @@ impl From<NameRegex> for String {
 }
 
 impl ChannelOptions {
-    /// What personal channels (`#42`) have where the operator has configured nothing: a notification
-    /// waits for its user for a week.
-    pub fn personal() -> Self {
+    /// These, with the history that personal channels (`#42`) have where the operator has chosen none: a
+    /// notification waits for its user for a week.
+    pub fn with_personal_history(&self) -> Self {
         let history_ttl = Span(std::time::Duration::from_secs(7 * 24 * HOUR));
-        Self { history_size: 100, history_ttl, force_recovery: true, ..Self::default() }
+        Self { history_size: 100, history_ttl, force_recovery: true, ..self.clone() }
     }
 
     /// Whether events of the namespace are kept and numbered.
@@ -217,6 +217,13 @@ pub struct Namespaces {
     pub named: std::collections::BTreeMap<String, ChannelOptions>,
 }
 
+/// Why there is no channel of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoChannel {
+    BadName,
+    UnknownNamespace,
+}
+
 impl Namespaces {
     /// These, until they are replaced.
     pub fn shared(self) -> SharedNamespaces {
@@ -233,6 +240,19 @@ impl Namespaces {
             | ChannelKind::Plain { namespace: Some(name), .. } => self.named.get(name),
             _ => None,
         }
+    }
+
+    /// The channel of this name with its options, which the built-in ones do not have.
+    pub fn find(&self, name: &str) -> Result<(ChannelName, Option<&ChannelOptions>), NoChannel> {
+        let channel = ChannelName::parse(name).map_err(|_| NoChannel::BadName)?;
+        let options = self.options_of(&channel);
+        if !channel.is_built_in() && options.is_none() {
+            return Err(NoChannel::UnknownNamespace);
+        }
+        if options.is_some_and(|options| !options.channel_regex.admits(&channel)) {
+            return Err(NoChannel::BadName);
+        }
+        Ok((channel, options))
     }
 
     /// What is kept of `channel`; `None` when nothing is.

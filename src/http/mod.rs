@@ -72,8 +72,7 @@ pub struct HttpState {
     pub health: health::HealthEndpoint,
 }
 
-/// The state of the app on one worker thread, and its only application data. Handlers take it as an
-/// extractor.
+/// The state of the app on one worker thread. Handlers take it as an extractor.
 #[derive(Clone)]
 pub struct State {
     pub node: Arc<HttpState>,

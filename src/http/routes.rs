@@ -215,8 +215,12 @@ mod tests {
             });
             wrong.map(|(path, wanted)| format!("{wanted} {path}")).collect::<Vec<_>>()
         };
-        for file in ["README.md", "docs/PROTOCOL.md", "docs/TRANSPORTS.md", "docs/OPERATIONS.md"] {
-            let mut unknown = unknown(&read(file));
+        let documents = ["ARCHITECTURE", "CHECKER", "DECISIONS", "OPERATIONS", "PERFORMANCE", "PROTOCOL"]
+            .into_iter()
+            .chain(["SCALING", "SECURITY", "TRANSPORTS"])
+            .map(|name| format!("docs/{name}.md"));
+        for file in documents.chain(["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(String::from)) {
+            let mut unknown = unknown(&read(&file));
             unknown.retain(|route| !foreign.iter().any(|start| route.contains(start)));
             assert_eq!(unknown, [""; 0], "{file}");
         }

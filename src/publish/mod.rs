@@ -8,6 +8,7 @@ mod apply;
 mod group_commit;
 mod metrics;
 mod reaction;
+mod request;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,10 +25,10 @@ use crate::store::{Store, StoreError, Ts};
 use group_commit::GroupCommit;
 
 pub use crate::store::log::Version;
-
 pub use apply::{Apply, Verdict};
 pub use metrics::Metrics;
 pub use reaction::{NewRow, Reaction};
+pub use request::{BroadcastError, PublishRequest, RequestError};
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::schema::{OptionPath, at, every_path, schema, shape};
 use super::*;
+use crate::domain::channel::ChannelName;
 use crate::domain::units::Size;
 
 mod refusals;
@@ -54,6 +55,21 @@ fn a_named_file_must_exist_but_the_usual_one_need_not() {
     for loader in [Loader::new().file_if_exists(&missing), Loader::new().file(Some(missing))] {
         assert_eq!(loader.load().unwrap().store.readers, 9);
     }
+}
+
+#[test]
+fn personal_channels_keep_a_history_unless_there_is_another() {
+    let channel = ChannelName::parse("#42").unwrap();
+    let size = |options: &str| {
+        let config = file(&format!("[channel.without_namespace]\n{options}")).unwrap();
+        let declared = config.channel.declared();
+        let options = declared.options_of(&channel).unwrap();
+        assert!(options.has_history() && options.presence == config.channel.without_namespace.presence);
+        options.history_size
+    };
+    assert_eq!(size(""), 100);
+    assert_eq!(size("presence = true"), 100);
+    assert_eq!(size("history_size = 5\nhistory_ttl = \"1m\""), 5);
 }
 
 #[test]

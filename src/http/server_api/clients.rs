@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Api, Failure, MethodResult, channel_of, empty_result};
+use super::{Api, Failure, MethodResult, empty_result};
 use crate::auth::revocations::{Revocation, Subject};
 use crate::auth::sub_claim;
 use crate::clients::{ConnectionInfo, Target};
@@ -106,7 +106,7 @@ struct Since {
 /// `POST /api/subscribe`: connections that are subscribed already stay subscribed. `body` has the same
 /// fields as a subscription token.
 pub(super) async fn subscribe(api: &Api, asked: Subscribe, body: &[u8]) -> MethodResult {
-    let (channel, _) = channel_of(&api.state().access.namespaces.load(), &asked.channel)?;
+    let (channel, _) = api.state().access.namespaces.load().find(&asked.channel)?;
     let claim = sub_claim(body).map_err(|_| ErrorCode::BadRequest)?;
     let admission = Admission {
         channel,
@@ -133,7 +133,7 @@ pub(super) struct Unsubscribe {
 pub(super) async fn unsubscribe(api: &Api, asked: Unsubscribe) -> MethodResult {
     let channel = match asked.channel.as_str() {
         "" => None,
-        name => Some(channel_of(&api.state().access.namespaces.load(), name)?.0),
+        name => Some(api.state().access.namespaces.load().find(name)?.0),
     };
     let target = target(asked.user, &asked.client, asked.session, &[]);
     command(api, target, ServerCommand::Unsubscribe(channel)).await

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Api, MethodResult, channel_of, empty_result};
+use super::{Api, MethodResult, empty_result};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::history::{self, History as Found, Wanted};
@@ -53,7 +53,7 @@ pub(super) async fn history(api: &Api, asked: History) -> MethodResult {
 /// A channel that has a history.
 fn readable(api: &Api, name: &str) -> Result<(ChannelName, Retention), ErrorCode> {
     let namespaces = api.state().access.namespaces.load();
-    let (channel, _) = channel_of(&namespaces, name)?;
+    let (channel, _) = namespaces.find(name)?;
     let retention = namespaces.retention_of(&channel).ok_or(ErrorCode::NotAvailable)?;
     Ok((channel, retention))
 }

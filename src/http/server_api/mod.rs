@@ -5,7 +5,6 @@
 //! them as the routes do.
 
 mod batch;
-mod broadcast;
 mod clients;
 mod history;
 mod node;
@@ -28,8 +27,7 @@ use super::State;
 use super::access::Access;
 use super::error::{ApiError, ApiResult};
 use crate::auth::same_secret;
-use crate::domain::channel::ChannelName;
-use crate::domain::options::{ChannelOptions, Namespaces};
+use crate::domain::options::NoChannel;
 use crate::protocol::code::ErrorCode;
 use crate::session::metrics::Code;
 use crate::store::StoreError;
@@ -48,7 +46,7 @@ const BATCH: &str = "batch";
 /// The methods by their names, each with a route under `/api/`. What comes often stands first.
 const METHODS: [(&str, Call); 18] = [
     ("publish", |api, body| reading(body, |asked| publish::publish(api, asked))),
-    ("broadcast", |api, body| reading(body, |asked| broadcast::broadcast(api, asked))),
+    ("broadcast", |api, body| reading(body, |asked| publish::broadcast(api, asked))),
     ("subscribe", |api, body| reading(body, |asked| clients::subscribe(api, asked, body))),
     ("unsubscribe", |api, body| reading(body, |asked| clients::unsubscribe(api, asked))),
     ("disconnect", |api, body| reading(body, |asked| clients::disconnect(api, asked))),
@@ -188,20 +186,19 @@ fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, ApiError> {
     })
 }
 
-/// A channel that exists, and what the operator decided about it; `None` for the built-in ones.
-fn channel_of<'n>(
-    namespaces: &'n Namespaces,
-    name: &str,
-) -> Result<(ChannelName, Option<&'n ChannelOptions>), ErrorCode> {
-    let channel = ChannelName::parse(name).map_err(|_| ErrorCode::BadRequest)?;
-    let options = namespaces.options_of(&channel);
-    if !channel.is_built_in() && options.is_none() {
-        return Err(ErrorCode::UnknownChannel);
+impl From<NoChannel> for ErrorCode {
+    fn from(none: NoChannel) -> Self {
+        match none {
+            NoChannel::BadName => Self::BadRequest,
+            NoChannel::UnknownNamespace => Self::UnknownChannel,
+        }
     }
-    if options.is_some_and(|options| !options.channel_regex.admits(&channel)) {
-        return Err(ErrorCode::BadRequest);
+}
+
+impl From<NoChannel> for Failure {
+    fn from(none: NoChannel) -> Self {
+        ErrorCode::from(none).into()
     }
-    Ok((channel, options))
 }
 
 /// The response to a single call.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Api, MethodResult, channel_of};
+use super::{Api, MethodResult};
 use crate::domain::presence::{Member, counts};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::reply::Reply;
@@ -31,7 +31,7 @@ pub(super) async fn presence_stats(api: &Api, asked: Presence) -> MethodResult {
 async fn members_of(api: &Api, asked: &Presence) -> Result<Vec<Member>, ErrorCode> {
     let channel = {
         let namespaces = api.state().access.namespaces.load();
-        let (channel, options) = channel_of(&namespaces, &asked.channel)?;
+        let (channel, options) = namespaces.find(&asked.channel)?;
         if !options.is_some_and(|options| options.presence) {
             return Err(ErrorCode::NotAvailable);
         }

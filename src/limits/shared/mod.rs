@@ -1,5 +1,6 @@
-//! Counters that all nodes share in Redis: the rates, and the connections of each user. Every node counts for itself as well, and uses only its own counters while Redis
-//! is down or slow: no caller waits long for a counter, and no counter has to survive.
+//! Counters that all nodes share in Redis: the rates, and the connections of each user. Every node counts
+//! for itself as well, and uses only its own counters while Redis is down or slow: no caller waits long for
+//! a counter, and no counter has to survive.
 
 mod rates;
 mod redis_pool;

@@ -99,7 +99,7 @@ struct World {
     unanswered: VecDeque<u64>,
     /// Effects that are under way.
     under_way: VecDeque<Effect>,
-    /// Entries by channel: on hold, or live.
+    /// Subscribers by channel: whether they are live, or paused.
     subscribers: BTreeMap<String, bool>,
     unhandled: VecDeque<usize>,
     over: bool,

@@ -100,7 +100,7 @@ fn a_node_that_alone_does_not_hear_redis_misses_nothing() {
             all_hear_all(&nodes, &mut clients, 0, 30).await;
             nodes.until(2, "campanile_bus_up", 0).await;
             all_hear_all(&nodes, &mut clients, 30, 30).await;
-            // The others speak up for it, also of what is not kept.
+            // The others send by NOTIFY too, also what is not kept.
             eventually("it hears what is not kept", async || {
                 nodes.publish(0, "talk:a", json!("hello")).await;
                 !talks.pushes.is_empty() || {

@@ -125,7 +125,7 @@ fn no_faults() -> Faults {
     Arc::new(|event| vec![event])
 }
 
-fn deaf() -> Faults {
+fn nothing_arrives() -> Faults {
     Arc::new(|_| Vec::new())
 }
 
@@ -339,7 +339,7 @@ impl Reader {
 }
 
 async fn a_lost_last_announcement_is_found_by_the_position_check(store: TestStore) {
-    on_node(store, options(), deaf(), async |node, _| {
+    on_node(store, options(), nothing_arrives(), async |node, _| {
         let (news, fanout) = (channel("news"), node.fanout());
         let mut reader = Reader::follow(node, &fanout, &news, None).await;
         let last = node.publish(&news, "1").await;
@@ -426,7 +426,7 @@ async fn a_channel_ends_after_its_last_follower_and_begins_again(store: TestStor
 }
 
 async fn a_gap_that_was_trimmed_is_told(store: TestStore) {
-    on_node(store, hub_options(5), deaf(), async |node, store| {
+    on_node(store, hub_options(5), nothing_arrives(), async |node, store| {
         let (news, fanout) = (channel("news"), node.fanout());
         let first = node.publish(&news, "1").await;
         let mut reader = Reader::follow(node, &fanout, &news, Some(first.clone())).await;

@@ -87,7 +87,7 @@ pub async fn a_history_with_another_event_at_a_known_place_is_told(store: TestSt
 }
 
 pub async fn announced_events_that_the_log_lost_are_a_new_history_and_not_a_busy_loop(store: TestStore) {
-    on_node(store, options(), deaf(), async |node, store| {
+    on_node(store, options(), nothing_arrives(), async |node, store| {
         let (news, fanout) = (channel("news"), node.fanout());
         let mut reader = Reader::follow(node, &fanout, &news, None).await;
         let events: Vec<_> = (0..5).map(|n| event(&news, &n.to_string())).collect();

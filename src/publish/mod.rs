@@ -28,7 +28,7 @@ pub use crate::store::log::Version;
 pub use apply::{Apply, Verdict};
 pub use metrics::Metrics;
 pub use reaction::{NewRow, Reaction};
-pub use request::{BroadcastError, PublishRequest, RequestError};
+pub use request::{PublishRequest, RequestError, is_key};
 
 /// The most queued units; one more is refused with [`PublishError::Busy`].
 pub const QUEUE: usize = 4096;

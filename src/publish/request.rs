@@ -39,25 +39,28 @@ pub struct PublishRequest {
     pub now: Time,
 }
 
-/// Why an event is not published to a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a text can be a key, or the epoch of a version. PostgreSQL cannot store NUL in text.
+pub fn is_key(text: &str) -> bool {
+    text.len() <= MAX_KEY && !text.contains('\0')
+}
+
+/// Why an event is not published to a channel, or to several.
+#[derive(Debug, Clone)]
 pub enum RequestError {
     /// The event, its key or its version is not as the channel takes it.
     Bad,
     NoChannel(NoChannel),
     /// Too many channels, or too many bytes for all of them together.
     TooMuch,
-    /// The transaction cannot be committed.
-    Failed,
+    Publish(PublishError),
 }
 
 impl PublishRequest {
     /// Refuses what no channel takes: more than `max_bytes` of data, and keys that are too long.
     pub fn check(mut self, max_bytes: usize) -> Result<Self, RequestError> {
-        let is_bad = |text: &str| text.len() > MAX_KEY || text.contains('\0');
-        let bad_key = self.key.as_deref().is_some_and(is_bad);
-        let bad_version = self.version.as_ref().is_some_and(|version| is_bad(&version.epoch));
-        let good = self.data.len() <= max_bytes && !bad_key && !bad_version;
+        let good_key = self.key.as_deref().is_none_or(is_key);
+        let good_version = self.version.as_ref().is_none_or(|version| is_key(&version.epoch));
+        let good = self.data.len() <= max_bytes && good_key && good_version;
         // A line feed would end the frame; outside of strings JSON does not need it, inside it is escaped.
         if self.data.contains(['\n', '\r']) {
             self.data = self.data.replace(['\n', '\r'], "").into();
@@ -118,25 +121,19 @@ fn enveloped(channel: ChannelName, data: &str, now: Time) -> Result<NewEvent, Re
 }
 
 /// What became of a broadcast in each channel, in the order in which they were given.
-pub type BroadcastOutcomes = Vec<Result<Committed, BroadcastError>>;
-
-/// Why a broadcast, or its part for one channel, was not published.
-#[derive(Debug, Clone)]
-pub enum BroadcastError {
-    Refused(RequestError),
-    Publish(PublishError),
-}
+pub type BroadcastOutcomes = Vec<Result<Committed, RequestError>>;
 
 impl Publisher {
-    /// Publishes `request` to each of `channels`. An error means that nothing was published.
+    /// Publishes `request` to each of `channels`. An error is that of the first transaction: no channel is
+    /// known to have the event.
     pub async fn broadcast(
         &self,
         namespaces: &SharedNamespaces,
         request: &PublishRequest,
         channels: &[String],
-    ) -> Result<BroadcastOutcomes, BroadcastError> {
+    ) -> Result<BroadcastOutcomes, RequestError> {
         if channels.len() > MAX_CHANNELS || channels.len() * request.size() > MAX_BYTES {
-            return Err(BroadcastError::Refused(RequestError::TooMuch));
+            return Err(RequestError::TooMuch);
         }
         let batch_size = (BATCH_BYTES / request.size()).clamp(1, BATCH_SIZE);
         // Sorted, so that neighbouring rows are written together.
@@ -153,8 +150,8 @@ impl Publisher {
             let done = match done {
                 Ok(done) => done,
                 // The earlier ones are known to be published, so the request as a whole has not failed.
-                Err(error) if !first => vec![Err(BroadcastError::Publish(error)); part.len()],
-                Err(error) => return Err(BroadcastError::Publish(error)),
+                Err(error) if !first => vec![Err(RequestError::Publish(error)); part.len()],
+                Err(error) => return Err(RequestError::Publish(error)),
             };
             first = false;
             part.iter().zip(done).for_each(|(index, outcome)| outcomes[*index] = Some(outcome));
@@ -177,14 +174,15 @@ impl Publisher {
         };
         let mut committed = match self.commit_all(units).await {
             Ok(committed) => committed.into_iter(),
-            Err(PublishError::Failed(_)) => Vec::new().into_iter(),
+            Err(error @ PublishError::Failed(_)) => {
+                let failed = refusals
+                    .into_iter()
+                    .map(|refusal| refusal.and_then(|()| Err(RequestError::Publish(error.clone()))));
+                return Ok(failed.collect());
+            }
             Err(error) => return Err(error),
         };
-        let outcomes = refusals.into_iter().map(|refusal| {
-            refusal
-                .and_then(|()| committed.next().ok_or(RequestError::Failed))
-                .map_err(BroadcastError::Refused)
-        });
-        Ok(outcomes.collect())
+        let mut next = || committed.next().expect("each unit has its answer");
+        Ok(refusals.into_iter().map(|refusal| refusal.map(|()| next())).collect())
     }
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::{Api, Failure, MethodResult, error_of};
 use crate::domain::position::Position;
 use crate::protocol::code::ErrorCode;
-use crate::publish::{BroadcastError, Committed, PublishError, PublishRequest, RequestError, Version};
+use crate::publish::{Committed, PublishError, PublishRequest, RequestError, Version, is_key};
 
 /// A request of `publish` or of `broadcast`.
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ pub(super) struct Publish<'a> {
 pub(super) async fn publish(api: &Api, asked: Publish<'_>) -> MethodResult {
     let channel = asked.channel.clone();
     let unit = asked.read(api)?.unit(&api.state().access.namespaces.load(), &channel)?;
-    let committed = api.state().publisher.commit(unit).await.map_err(BroadcastError::Publish)?;
+    let committed = api.state().publisher.commit(unit).await.map_err(RequestError::Publish)?;
     Ok(result(&committed)?)
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn broadcast(api: &Api, mut asked: Publish<'_>) -> MethodResult
     }
     let (request, state) = (asked.read(api)?, api.state());
     let outcomes = state.publisher.broadcast(&state.access.namespaces, &request, &channels).await?;
-    let response = |outcome: Result<Committed, BroadcastError>| {
+    let response = |outcome: Result<Committed, RequestError>| {
         let done = outcome.map_err(|error| Failure::from(error).code());
         done.and_then(|committed| result(&committed)).map_or_else(
             |code| {
@@ -81,35 +81,20 @@ fn result(committed: &Committed) -> Result<String, ErrorCode> {
     Ok(position.filter(kept).map_or_else(|| "{}".to_owned(), place))
 }
 
-impl From<RequestError> for ErrorCode {
-    fn from(error: RequestError) -> Self {
-        match error {
-            RequestError::Bad => Self::BadRequest,
-            RequestError::NoChannel(none) => none.into(),
-            RequestError::TooMuch => Self::LimitExceeded,
-            RequestError::Failed => Self::Internal,
-        }
-    }
-}
-
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
-        ErrorCode::from(error).into()
-    }
-}
-
-impl From<BroadcastError> for Failure {
-    fn from(error: BroadcastError) -> Self {
         match error {
-            BroadcastError::Refused(error) => error.into(),
-            BroadcastError::Publish(PublishError::Failed(_)) => ErrorCode::Internal.into(),
-            BroadcastError::Publish(error) => Self::Refused(error.into()),
+            RequestError::Bad => ErrorCode::BadRequest.into(),
+            RequestError::NoChannel(none) => none.into(),
+            RequestError::TooMuch => ErrorCode::LimitExceeded.into(),
+            RequestError::Publish(PublishError::Failed(_)) => ErrorCode::Internal.into(),
+            RequestError::Publish(error) => Self::Refused(error.into()),
         }
     }
 }
 
 impl Publish<'_> {
-    fn read(self, api: &Api) -> Result<PublishRequest, ErrorCode> {
+    fn read(self, api: &Api) -> Result<PublishRequest, Failure> {
         let data = match (self.data, self.b64data.filter(|data| !data.is_empty())) {
             // Subscribers read JSON, so it must decode to JSON.
             (_, Some(coded)) => {
@@ -118,11 +103,15 @@ impl Publish<'_> {
                 value.get().into()
             }
             (Some(data), None) => data.get().into(),
-            (None, None) => return Err(ErrorCode::BadRequest),
+            (None, None) => return Err(ErrorCode::BadRequest.into()),
         };
         let number = self.version.filter(|number| *number > 0);
         let number = number.map(i64::try_from).transpose().map_err(|_| ErrorCode::BadRequest)?;
         let epoch = self.version_epoch.unwrap_or_default();
+        // Without a number the version does not come to `check`.
+        if !is_key(&epoch) {
+            return Err(ErrorCode::BadRequest.into());
+        }
         let tags = self.tags.filter(|tags| !tags.is_empty());
         let tags = tags.map(|tags| serde_json::to_string(&tags)).transpose();
         let request = PublishRequest {

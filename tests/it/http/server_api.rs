@@ -86,6 +86,8 @@ async fn what_cannot_be_published_has_the_code_of_the_protocol(backend: Backend)
         (json!({ "channel": "news:x", "data": large }), 107),
         (json!({ "channel": "news:x", "data": 1, "idempotency_key": "k".repeat(256) }), 107),
         (json!({ "channel": "news:x", "data": 1, "idempotency_key": "a\u{0}b" }), 107),
+        (json!({ "channel": "news:x", "data": 1, "version_epoch": "e".repeat(256) }), 107),
+        (json!({ "channel": "news:x", "data": 1, "version": 1, "version_epoch": "a\u{0}b" }), 107),
         (json!({ "channel": "org:acme", "data": 1 }), 107),
         (json!({ "channel": "org:acme", "data": [] }), 107),
         (json!({ "channel": "org:acme", "data": {} }), 107),

@@ -47,11 +47,11 @@ pub fn figures(sides: &[&str], rows: &[Row]) -> String {
 
 /// The cells of each line, as wide as their columns.
 pub fn aligned<L: AsRef<[String]>>(lines: &[L]) -> impl Iterator<Item = Vec<String>> {
-    lines.iter().map(|line| {
-        let cells = line.as_ref().iter().enumerate().map(|(column, cell)| {
-            let width = lines.iter().map(|line| line.as_ref()[column].chars().count()).max().unwrap_or(0);
-            format!("{cell:width$}")
-        });
-        cells.collect()
+    let width =
+        |column: usize| lines.iter().map(|line| line.as_ref()[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines.first().map_or(0, |line| line.as_ref().len())).map(width).collect();
+    lines.iter().map(move |line| {
+        let cells = line.as_ref().iter().zip(&widths);
+        cells.map(|(cell, width)| format!("{cell:width$}")).collect()
     })
 }

@@ -318,11 +318,7 @@ impl Store {
             Backend::Pg(pool) => {
                 self.within(Box::pin(async {
                     let mut conn = Conn::Pg(pool.acquire().await?);
-                    // As on SQLite's threads, work that panics ends its connection and nothing else.
-                    let done = AssertUnwindSafe(supervision::non_critical(transaction(&mut conn, work)))
-                        .catch_unwind()
-                        .await;
-                    done.unwrap_or_else(|_| Err(StoreError::Unavailable("the work panicked".into())))
+                    transaction(&mut conn, work).await
                 }))
                 .await
             }
@@ -424,7 +420,10 @@ where
     W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T>>,
 {
     conn.begin().await?;
-    let done = match work(conn).await {
+    // Work that panics fails by itself: what it did is rolled back.
+    let worked = AssertUnwindSafe(supervision::non_critical(work(conn))).catch_unwind().await;
+    let worked = worked.unwrap_or_else(|_| Err(StoreError::Failed("the work panicked".into())));
+    let done = match worked {
         Ok(value) => match conn.commit().await {
             Ok(()) => {
                 finish(conn);

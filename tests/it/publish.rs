@@ -26,6 +26,8 @@ on_both![
     an_expired_key_is_free_again,
     a_known_key_changes_no_state,
     a_key_that_comes_twice_at_once_changes_state_once,
+    equal_keys_of_a_batch_cost_one_more_transaction,
+    a_bad_unit_costs_its_batch_few_transactions,
     a_refused_unit_appends_nothing_and_keeps_its_mates,
     a_bad_unit_fails_alone,
     a_unit_over_several_channels_is_all_or_nothing,
@@ -187,6 +189,37 @@ async fn a_key_that_comes_twice_at_once_changes_state_once(store: TestStore) {
     marks.sort_unstable();
     assert_eq!(marks, ['b', 'd']);
     assert_eq!(store.whole_log(&news).await.len(), 2);
+}
+
+fn commits(store: &TestStore) -> u64 {
+    store.options.metrics.commits.get()
+}
+
+async fn equal_keys_of_a_batch_cost_one_more_transaction(store: TestStore) {
+    store.prepare_marks().await;
+    let (news, expires) = (channel("news"), in_a_minute(&store));
+    let keyed = |n: i64| {
+        let unit = UnitOfWork { dedup: key(&news, "x", expires), ..unit(&news, "1") };
+        Change::mark(n, "k").on(unit)
+    };
+    let before = commits(&store);
+    let units = (0..20).flat_map(|n| [keyed(n), unit(&news, "2")]).collect();
+    let outcomes = store.commit_together(units).await;
+    assert_eq!(commits(&store) - before, 2, "one for what is new, one for all that is known");
+    let known = |outcome: &Result<Committed, _>| matches!(outcome, Ok(Committed::Duplicate(Some(_))));
+    assert_eq!(outcomes.iter().filter(|outcome| known(outcome)).count(), 19, "{outcomes:?}");
+    assert_eq!((store.marks().await, store.whole_log(&news).await.len()), ("k".to_owned(), 21));
+}
+
+async fn a_bad_unit_costs_its_batch_few_transactions(store: TestStore) {
+    let news = channel("news");
+    let before = commits(&store);
+    let mut units: Vec<_> = (0..64).map(|n| unit(&news, &n.to_string())).collect();
+    units[40] = Change::broken().on(unit(&news, "0"));
+    let outcomes = store.commit_together(units).await;
+    assert_eq!(commits(&store) - before, 6, "32, 16, 8, 4, 2 and 1");
+    assert!(matches!(outcomes[40], Err(PublishError::Failed(_))));
+    assert_eq!(store.whole_log(&news).await.len(), 63);
 }
 
 async fn a_refused_unit_appends_nothing_and_keeps_its_mates(store: TestStore) {

@@ -36,6 +36,8 @@ struct Client {
     session: Option<Arc<str>>,
     /// Anonymous until the client has connected.
     principal: Rc<Principal>,
+    /// Whether subscription tokens that can be revoked have been used on it.
+    uses_subscription_tokens: bool,
 }
 
 impl WorkerClients {
@@ -51,7 +53,8 @@ impl WorkerClients {
     ) -> Registration {
         // The id contains the time of the connection and nothing else.
         let id = Uuid::now_v7();
-        self.0.borrow_mut().insert(id, Client { outbox, transport, session, principal });
+        let client = Client { outbox, transport, session, principal, uses_subscription_tokens: false };
+        self.0.borrow_mut().insert(id, client);
         Registration { clients: self.clone(), id }
     }
 
@@ -125,6 +128,13 @@ impl Registration {
         self.id
     }
 
+    /// Subscription tokens that can be revoked are used on it.
+    pub fn uses_subscription_tokens(&self) {
+        if let Some(client) = self.clients.0.borrow_mut().get_mut(&self.id) {
+            client.uses_subscription_tokens = true;
+        }
+    }
+
     /// Sets or replaces the principal of the client.
     pub fn identify(&self, principal: Rc<Principal>) {
         if let Some(client) = self.clients.0.borrow_mut().get_mut(&self.id) {
@@ -169,6 +179,8 @@ pub enum Target {
     },
     /// The connections that were opened or last refreshed with the token that has this `jti`.
     Token(String),
+    /// The connections on which subscription tokens that can be revoked were used.
+    WithSubscriptionTokens,
 }
 
 impl Target {
@@ -189,6 +201,7 @@ impl Target {
             // Ids grow with time.
             Self::Older { user, than } => principal.is_user(user) && id < *than,
             Self::Token(jti) => principal.jti.as_deref() == Some(jti),
+            Self::WithSubscriptionTokens => one.uses_subscription_tokens,
         }
     }
 }

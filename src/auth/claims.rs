@@ -13,6 +13,7 @@ use serde::de::{Deserializer, IgnoredAny, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
+use super::revocations::can_be_named;
 use super::{Keys, TokenError};
 use crate::domain::access::{Capability, Overrides, Principal, Rights, Scopes, SubClaim};
 use crate::domain::channel::ChannelName;
@@ -34,6 +35,7 @@ pub struct SubscriptionToken {
     pub channel: ChannelName,
     /// The connection it was made for, if any.
     pub client: Option<String>,
+    pub jti: Option<Box<str>>,
     /// When the subscription ends; `None` is never.
     pub expires_at: Option<Time>,
     /// `chan_info`, data and changed options of the subscription.
@@ -190,7 +192,8 @@ pub(super) fn subscription(json: &[u8], keys: &Keys, now: Time) -> Result<Subscr
     let Subscription { channel, client } = read(json)?;
     let claim = read::<Sub<'_>>(json)?.into_claim()?;
     let (expires_at, _) = common.check(keys, Some(now))?;
-    Ok(SubscriptionToken { user: common.sub.unwrap_or_default(), channel, client, expires_at, claim })
+    let (user, jti) = (common.sub.unwrap_or_default(), common.jti.map(String::into_boxed_str));
+    Ok(SubscriptionToken { user, channel, client, jti, expires_at, claim })
 }
 
 /// The options of a subscription in a request of the server API, in the same form as in the claim `subs`.
@@ -199,7 +202,7 @@ pub fn sub_claim(json: &[u8]) -> Result<SubClaim, TokenError> {
 }
 
 impl Common {
-    /// Checks audience and issuer, then the times. Returns when the connection or subscription ends, and the
+    /// Checks audience, issuer and whether it can be revoked, then the times. Returns when the connection or subscription ends, and the
     /// validity of the token. `expire_at` overrides `exp` for the end only; 0 means never.
     fn check(&self, keys: &Keys, now: Option<Time>) -> Result<(Option<Time>, Validity), TokenError> {
         let audience = keys.audience.as_ref().is_none_or(|ours| match &self.aud {
@@ -208,7 +211,8 @@ impl Common {
             None => false,
         });
         let issuer = keys.issuer.is_none() || keys.issuer == self.iss;
-        if !audience || !issuer {
+        let names = [&self.sub, &self.jti];
+        if !audience || !issuer || !names.into_iter().flatten().all(|name| can_be_named(name)) {
             return Err(TokenError::Invalid);
         }
         let Some(now) = now else {

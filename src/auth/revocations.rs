@@ -25,6 +25,15 @@ pub struct Revocation {
     pub until: Option<Time>,
 }
 
+/// The longest name of a subject, in bytes. What cannot be named cannot be revoked, so tokens with a longer
+/// `sub` or `jti` are invalid.
+pub const MAX_SUBJECT: usize = 1_024;
+
+/// Whether a token or a user of this name can be revoked. PostgreSQL cannot store NUL in text.
+pub fn can_be_named(name: &str) -> bool {
+    name.len() <= MAX_SUBJECT && !name.contains('\0')
+}
+
 /// Why a valid token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revoked {
@@ -41,26 +50,29 @@ pub struct Revocations(Arc<RwLock<HashMap<Subject, Option<Time>>>>);
 impl Revocations {
     /// Whether `principal` is refused at the time `now`.
     pub fn check(&self, principal: &Principal, now: Time) -> Result<(), Revoked> {
-        let list = self.0.read().expect("the list is not poisoned");
-        if list.is_empty() {
-            return Ok(());
-        }
-        let holds =
-            |subject: &Subject| list.get(subject).is_some_and(|until| until.is_none_or(|until| now < until));
-        if principal.jti.as_deref().is_some_and(|jti| holds(&Subject::Token(jti.to_owned()))) {
-            return Err(Revoked::Token);
-        }
-        if !principal.user.is_empty() && holds(&Subject::User(principal.user.clone())) {
-            return Err(Revoked::User);
-        }
-        Ok(())
+        self.check_token(principal.jti.as_deref(), now)?;
+        let blocked = !principal.user.is_empty() && self.holds(|| Subject::User(principal.user.clone()), now);
+        if blocked { Err(Revoked::User) } else { Ok(()) }
     }
 
-    /// Makes the list this one, and answers what is new in it.
+    /// Whether a token is refused whose user was checked already.
+    pub fn check_token(&self, jti: Option<&str>, now: Time) -> Result<(), Revoked> {
+        let revoked = jti.is_some_and(|jti| self.holds(|| Subject::Token(jti.to_owned()), now));
+        if revoked { Err(Revoked::Token) } else { Ok(()) }
+    }
+
+    fn holds(&self, subject: impl FnOnce() -> Subject, now: Time) -> bool {
+        let list = self.0.read().expect("the list is not poisoned");
+        !list.is_empty() && list.get(&subject()).is_some_and(|until| until.is_none_or(|until| now < until))
+    }
+
+    /// Makes the list this one, and answers what is new in it or holds until another time: a user may have
+    /// come back after an earlier block had run out.
     pub fn replace(&self, all: Vec<Revocation>) -> Vec<Subject> {
         let all: HashMap<_, _> = all.into_iter().map(|one| (one.subject, one.until)).collect();
         let mut list = self.0.write().expect("the list is not poisoned");
-        let new = all.keys().filter(|subject| !list.contains_key(subject)).cloned().collect();
+        let is_new = |(subject, until): &(&Subject, &Option<Time>)| list.get(subject) != Some(until);
+        let new = all.iter().filter(is_new).map(|(subject, _)| subject.clone()).collect();
         *list = all;
         new
     }
@@ -85,7 +97,18 @@ mod tests {
             Revocation { subject: Subject::User("bob".into()), until: None },
         ];
         assert_eq!(list.replace(all.clone()).len(), 2);
-        assert_eq!(list.replace(all), [], "none of it is new");
+        assert_eq!(list.replace(all.clone()), [], "none of it is new");
+        let [mut token, user] = <[Revocation; 2]>::try_from(all).unwrap();
+        assert_eq!(list.check_token(Some("1"), at(9)), Err(Revoked::Token));
+        assert_eq!(list.check_token(Some("bob"), at(9)), Ok(()));
+        token.until = Some(at(20));
+        assert_eq!(
+            list.replace(vec![token.clone(), user.clone()]),
+            [token.subject.clone()],
+            "it holds again"
+        );
+        token.until = Some(at(10));
+        list.replace(vec![token, user]);
         assert_eq!(list.check(&principal("ann", "1"), at(9)), Err(Revoked::Token));
         assert_eq!(list.check(&principal("ann", "1"), at(10)), Ok(()));
         assert_eq!(list.check(&principal("ann", "bob"), at(9)), Ok(()), "a name is no jti");

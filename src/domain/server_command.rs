@@ -17,6 +17,8 @@ pub enum ServerCommand {
     Subscribe(Box<Admission>),
     /// End the subscription of this channel, or all of them.
     Unsubscribe(Option<ChannelName>),
+    /// End the subscriptions that the token with this `jti` admitted.
+    RevokeToken(String),
     /// Change when the connection expires.
     Refresh {
         /// The new expiry.

@@ -25,7 +25,7 @@ use crate::domain::principal::Principal;
 use crate::limits::budget::Budget;
 use crate::limits::user_connections::{Capacity, UserConnections};
 use crate::resources;
-use crate::transport::event_stream::{self, EventStreamContext, SseOptions, Start};
+use crate::transport::event_stream::{self, EventStreamContext, OpenError, SseOptions, Start};
 
 /// What the endpoint needs.
 pub struct StreamEndpoint {
@@ -148,9 +148,14 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
         revoked: who.session.map(|session| Box::pin(state.sessions.ended(session)) as _),
         clients: worker.clients.clone(),
         principal: Arc::unwrap_or_clone(principal),
+        revocations: access.revocations.clone(),
         held: Box::new((counted, by_user)),
     };
-    let body = event_stream::open(context, starts.collect(), lifetime).await?;
+    let body =
+        event_stream::open(context, starts.collect(), lifetime).await.map_err(|error| match error {
+            OpenError::Subscribe(error) => ApiError::from(error),
+            OpenError::Revoked(revoked) => revoked.into(),
+        })?;
     Ok(HttpResponse::build(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header(tcp::UNCACHED)

@@ -41,6 +41,7 @@ pub struct Connection {
     pub(super) principal: Rc<Principal>,
     pub(super) counted: Option<OpenConnection>,
     pub(super) subscriptions: Subscriptions,
+    pub(super) uses_subscription_tokens: bool,
     pub(super) timers: Timers,
     /// The command whose effect is under way.
     pub(super) pending: Option<Box<Pending>>,
@@ -62,6 +63,7 @@ impl Connection {
             principal: Rc::default(),
             counted: None,
             subscriptions: Subscriptions::default(),
+            uses_subscription_tokens: false,
             timers,
             pending: None,
             lookups: Lookups::default(),
@@ -82,6 +84,11 @@ impl Connection {
     /// Who the client is: another value after each command that changes it.
     pub fn principal(&self) -> &Rc<Principal> {
         &self.principal
+    }
+
+    /// Whether it was given subscription tokens that can be revoked.
+    pub fn uses_subscription_tokens(&self) -> bool {
+        self.uses_subscription_tokens
     }
 
     /// Whether the client has connected and has not been closed.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::connection::{Connection, VERSION, send_reply};
 use super::effect::Effect;
 use super::state::CommandResult;
+use super::subscriptions::SubscribedBy;
 use super::timers::Now;
 use crate::domain::access::Action;
 use crate::domain::channel::ChannelName;
@@ -47,7 +48,7 @@ impl Connection {
     /// Subscriptions that the connection's token does not admit to any more. Those that the server
     /// made are in the token, and those with a token of their own do not depend on it.
     fn no_longer_allowed(&self) -> Vec<ChannelName> {
-        let depending = self.subscriptions.iter().filter(|(_, sub)| !sub.server_side && !sub.by_token);
+        let depending = self.subscriptions.iter().filter(|(_, sub)| !sub.server_side && sub.token.is_none());
         let denied = depending.filter(|(channel, sub)| {
             self.may(Action::Subscribe, channel, sub.resource(), false, false).is_err()
         });
@@ -74,6 +75,7 @@ impl Connection {
         if let Some(subscription) = self.subscriptions.get_mut(channel.as_str()) {
             subscription.expires = expires;
             subscription.chan_info = token.claim.info;
+            subscription.token = Some(Box::new(SubscribedBy { jti: token.jti }));
         }
         send_reply(effects, id, &Reply::SubRefresh { ttl: expires.map(|end| now.ttl(end)) });
         Ok(())

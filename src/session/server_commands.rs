@@ -45,6 +45,15 @@ impl Connection {
                     self.end_subscription(&channel, UnsubscribeCode::Server, effects);
                 }
             }
+            ServerCommand::RevokeToken(jti) => {
+                let by_it = self.subscriptions.iter().filter(|(_, sub)| {
+                    sub.token.as_ref().is_some_and(|token| token.jti.as_deref() == Some(jti))
+                });
+                let channels: Vec<ChannelName> = by_it.map(|(channel, _)| channel.clone()).collect();
+                for channel in channels {
+                    self.end_subscription(&channel, UnsubscribeCode::Server, effects);
+                }
+            }
             ServerCommand::Refresh { expiry, info } => self.set_expiry(*expiry, info.as_ref(), now, effects),
         }
         if matches!(self.pending.as_deref(), Some(Pending::LookUp(_))) {

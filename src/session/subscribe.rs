@@ -10,7 +10,7 @@ use super::connection::{Connection, send_reply};
 use super::effect::{Effect, Join, Joined, Replay, Since};
 use super::pending::{Pending, PendingSubscription, has_recovered, live_from};
 use super::state::CommandResult;
-use super::subscriptions::{RequestedFlags, Subscription, SubscriptionFlags};
+use super::subscriptions::{RequestedFlags, SubscribedBy, Subscription, SubscriptionFlags};
 use super::timers::Now;
 use crate::auth::SubscriptionToken;
 use crate::domain::access::{Action, SubClaim};
@@ -41,7 +41,7 @@ impl Connection {
         if self.subscriptions.len() >= self.context.options.channel_limit {
             return Err(ErrorCode::LimitExceeded.into());
         }
-        let token = match command.token.as_ref() {
+        let mut token = match command.token.as_ref() {
             "" => None,
             token => Some(self.subscription_token(token, &channel, TokenUse::Subscribe, now)?),
         };
@@ -64,7 +64,7 @@ impl Connection {
             command.recover.then(|| Since { epoch: command.epoch.to_string(), offset: command.offset });
         let since = since.or_else(|| self.implicit_recovery(&channel));
         let subscription = Subscription {
-            by_token: token.is_some(),
+            token: token.as_mut().map(|token| Box::new(SubscribedBy { jti: token.jti.take() })),
             expires: token.as_ref().and_then(|token| now.until(token.expires_at?)),
             ..Subscription::default()
         }
@@ -101,7 +101,7 @@ impl Connection {
 
     /// A subscription token that is for this channel, user and connection.
     pub(super) fn subscription_token(
-        &self,
+        &mut self,
         token: &str,
         channel: &ChannelName,
         used: TokenUse,
@@ -109,8 +109,10 @@ impl Connection {
     ) -> Result<SubscriptionToken, Refusal> {
         let token = self.context.keys.subscription(token, now.wall);
         let token = token.map_err(|error| Refusal::of_token(used, error))?;
+        self.context.revocations.check_token(token.jti.as_deref(), now.wall)?;
         let ours = token.client.as_ref().is_none_or(|client| *client == self.id.to_string());
         if token.channel == *channel && token.user == self.user() && ours {
+            self.uses_subscription_tokens |= token.jti.is_some();
             Ok(token)
         } else {
             Err(Refusal::FOREIGN_TOKEN)

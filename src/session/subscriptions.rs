@@ -17,14 +17,20 @@ pub(super) struct Subscription {
     pub(super) server_side: bool,
     /// A loss of events ends it.
     pub(super) positioned: bool,
-    /// Its own token admitted it, so that what the connection's token says does not matter.
-    pub(super) by_token: bool,
+    /// Its own token, if one admitted it: what the connection's token says does not matter then.
+    pub(super) token: Option<Box<SubscribedBy>>,
     /// When its token expires; the delay for late clients comes on top.
     pub(super) expires: Option<Instant>,
     /// Shown to others as `chan_info`.
     pub(super) chan_info: Option<Arc<str>>,
     /// What stands behind its channel, for the rule, if something does: it never changes.
     pub(super) resource: Option<Box<ResourceInfo>>,
+}
+
+/// The token that admitted a subscription.
+#[derive(Debug)]
+pub(super) struct SubscribedBy {
+    pub(super) jti: Option<Box<str>>,
 }
 
 impl Subscription {

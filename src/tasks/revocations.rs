@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::auth::revocations::{Revocation, Revocations, Subject};
 use crate::clients::{ClientRegistry, Target};
+use crate::domain::server_command::ServerCommand;
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::store::{self, Store, revocations as rows};
 
@@ -65,7 +66,11 @@ impl Revoker {
         let all = self.store.read(move |conn| Box::pin(rows::all(conn, now))).await?;
         for subject in self.list.replace(all) {
             let (target, code) = match subject {
-                Subject::Token(jti) => (Target::Token(jti), DisconnectCode::InvalidToken),
+                Subject::Token(jti) => {
+                    let revoke = ServerCommand::RevokeToken(jti.clone());
+                    self.client_registry.send_command(Target::WithSubscriptionTokens, revoke).await;
+                    (Target::Token(jti), DisconnectCode::InvalidToken)
+                }
                 Subject::User(user) => (Target::all_of(user), DisconnectCode::PermissionDenied),
             };
             self.client_registry.disconnect(target, &Disconnect::from(code)).await;

@@ -86,6 +86,8 @@ pub(super) struct ActorCore {
     registration: Registration,
     /// The principal that it is registered with.
     principal: Rc<Principal>,
+    /// Whether it is registered as one that uses subscription tokens.
+    uses_subscription_tokens: bool,
     /// By channel, in order.
     follows: Vec<Follow>,
     /// Whether the connection has ended: the disconnect was sent or needs not be sent, and no channel
@@ -118,6 +120,7 @@ impl ActorCore {
             opened: false,
             registration,
             principal,
+            uses_subscription_tokens: false,
             follows: Vec::new(),
             ended: false,
         }
@@ -134,6 +137,10 @@ impl ActorCore {
         if !Rc::ptr_eq(&self.principal, self.session.principal()) {
             self.principal = self.session.principal().clone();
             self.registration.identify(self.principal.clone());
+        }
+        if self.session.uses_subscription_tokens() && !self.uses_subscription_tokens {
+            self.uses_subscription_tokens = true;
+            self.registration.uses_subscription_tokens();
         }
         effects
     }

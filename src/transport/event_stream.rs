@@ -14,6 +14,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 
 use super::body::{BodyDropped, StreamBody};
+use crate::auth::revocations::{Revocations, Revoked};
 use crate::clients::{Registration, WorkerClients};
 use crate::config::Config;
 use crate::domain::channel::ChannelName;
@@ -84,8 +85,16 @@ pub struct EventStreamContext {
     pub clients: Rc<WorkerClients>,
     /// The principal who reads the stream.
     pub principal: Principal,
+    pub revocations: Revocations,
     /// Dropped when the stream ends.
     pub held: Box<dyn Any>,
+}
+
+/// Why a stream was not opened.
+#[derive(derive_more::From)]
+pub enum OpenError {
+    Subscribe(SubscribeError),
+    Revoked(Revoked),
 }
 
 /// Subscribes to all of `starts` and answers the body that carries them. Every event after the
@@ -94,10 +103,13 @@ pub async fn open(
     context: EventStreamContext,
     starts: Vec<Start>,
     lifetime: Option<Duration>,
-) -> Result<StreamBody, SubscribeError> {
+) -> Result<StreamBody, OpenError> {
     let outbox = Rc::new(Outbox::new(context.options.queue, context.abort));
-    // Registered in the turn in which it was admitted, so that a later revocation finds it.
-    let registration = context.clients.add(outbox.clone(), Rc::new(context.principal), "sse", None);
+    let principal = Rc::new(context.principal);
+    let registration = context.clients.add(outbox.clone(), principal.clone(), "sse", None);
+    // Time has passed since the caller was admitted. A revocation that came meanwhile is in the list, and
+    // one that comes later finds the registration.
+    context.revocations.check(&principal, chrono::Utc::now())?;
     let many = (starts.len() > 1).then(|| Rc::new(Cursors::default()));
     let framing = many.map_or(Framing::Sse, Framing::SseMany);
     let mut follows = Vec::with_capacity(starts.len());

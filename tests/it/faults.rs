@@ -51,7 +51,9 @@ async fn a_unit_that_panics_fails_alone(store: TestStore) {
     for round in 0..2 {
         let bad = UnitOfWork { apply: Some(Box::new(Panics)), ..unit(&news, "0") };
         let outcomes = store.commit_together(vec![unit(&news, "1"), bad, unit(&news, "2")]).await;
-        let [Ok(Committed::Done(first)), Err(PublishError::Failed(_)), Ok(Committed::Done(last))] = &outcomes[..] else {
+        let [Ok(Committed::Done(first)), Err(PublishError::Failed(_)), Ok(Committed::Done(last))] =
+            &outcomes[..]
+        else {
             panic!("{outcomes:?}")
         };
         assert_eq!((first[0].offset, last[0].offset), (2 * round + 1, 2 * round + 2));

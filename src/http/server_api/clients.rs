@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Api, Failure, MethodResult, empty_result};
-use crate::auth::revocations::{Revocation, Subject};
+use crate::auth::revocations::{Revocation, Subject, can_be_named};
 use crate::auth::sub_claim;
 use crate::clients::{ConnectionInfo, Target};
 use crate::cluster::Incomplete;
@@ -20,8 +20,6 @@ use crate::protocol::code::{Disconnect, DisconnectCode, ErrorCode};
 const LISTED: usize = 100;
 /// The most that can be asked for.
 const MAX_LISTED: usize = 5_000;
-/// The longest user id or `jti` that can be revoked, in bytes.
-const MAX_SUBJECT: usize = 1_024;
 
 #[derive(Deserialize)]
 pub(super) struct Connections {
@@ -230,7 +228,7 @@ pub(super) struct UnblockUser {
 
 /// `POST /api/unblock_user`.
 pub(super) async fn unblock_user(api: &Api, asked: UnblockUser) -> MethodResult {
-    if !is_name(&asked.user) {
+    if asked.user.is_empty() || !can_be_named(&asked.user) {
         return Err(ErrorCode::BadRequest.into());
     }
     let restored = api.state().revoker.restore(Subject::User(asked.user)).await;
@@ -241,18 +239,13 @@ pub(super) async fn unblock_user(api: &Api, asked: UnblockUser) -> MethodResult 
 /// `expire_at` is in seconds since 1970; 0 is never.
 async fn revoke_subject(api: &Api, subject: Subject, expire_at: i64) -> MethodResult {
     let (Subject::Token(name) | Subject::User(name)) = &subject;
-    let named = is_name(name);
+    let named = !name.is_empty() && can_be_named(name);
     let until = until(expire_at).filter(|_| named).ok_or(ErrorCode::BadRequest)?;
     let revoked = api.state().revoker.revoke(Revocation { subject, until }).await;
     match revoked.map_err(|error| Failure::Refused(error.into()))? {
         true => empty_result(),
         false => Err(ErrorCode::LimitExceeded.into()),
     }
-}
-
-/// Whether a subject of this name can be revoked. PostgreSQL cannot store NUL in text.
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_SUBJECT && !name.contains('\0')
 }
 
 /// When it ends; the outer `None` if that time has passed already.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::support::app::{Backend, TestApp, on_both, run_of, stream_request};
 use crate::support::client::Request;
 use crate::support::sse::Stream;
+use crate::support::store::eventually;
 use crate::support::websocket::Client;
 
 fn person(app: &TestApp, user: &str, jti: &str) -> String {
@@ -158,6 +159,90 @@ async fn a_blocked_user_stays_out_until_it_is_taken_back(backend: Backend) {
     }
 }
 
+async fn a_block_that_ran_out_and_comes_again_disconnects(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let ana = person(&app, "ana", "t-1");
+    let soon = chrono::Utc::now().timestamp() + 1;
+    app.result("block_user", json!({ "user": "ana", "expire_at": soon })).await;
+    eventually("she is let in again", async || app.get("/api/repos", &ana).await.status == 200).await;
+    let mut socket = Client::connected(&app, &ana).await;
+    let mut stream = app.stream("org:acme", &ana, None).await;
+    app.result("block_user", json!({ "user": "ana" })).await;
+    assert_eq!(socket.closed_with().await, 3507);
+    assert_eq!(stream.next_event().await.name(), "stream:expired");
+}
+
+async fn a_revoked_subscription_token_admits_nobody(backend: Backend) {
+    let app = TestApp::with(backend, "[[channel.namespaces]]\nname = \"news\"\n").await;
+    let grant = |channel: &str, jti: &str| {
+        app.token(json!({ "sub": "ana", "channel": channel, "jti": jti, "exp": 4_000_000_000u64 }))
+    };
+    let subscribe = |channel: &str, jti: &str| json!({ "subscribe": { "channel": channel, "token": grant(channel, jti) } });
+    let connect = async || Client::connected(&app, &person(&app, "ana", "t-1")).await;
+    let mut ana = connect().await;
+    for (channel, jti) in [("news:a", "s-1"), ("news:b", "s-2"), ("news:c", "s-3")] {
+        assert!(ana.ask(subscribe(channel, jti)).await["subscribe"].is_object());
+    }
+    // The token that counts is the one of the last refresh.
+    let renew = json!({ "sub_refresh": { "channel": "news:c", "token": grant("news:c", "s-1") } });
+    assert!(ana.ask(renew).await["sub_refresh"].is_object());
+
+    app.result("revoke_token", json!({ "uid": "s-3" })).await;
+    ana.is_quiet().await;
+    app.result("revoke_token", json!({ "uid": "s-1" })).await;
+    let mut ended = [ana.push().await, ana.push().await];
+    ended.sort_by_key(|push| push["channel"].to_string());
+    for (push, channel) in ended.iter().zip(["news:a", "news:c"]) {
+        assert_eq!((&push["channel"], &push["unsubscribe"]["code"]), (&json!(channel), &json!(2000)));
+    }
+    app.result("publish", json!({ "channel": "news:b", "data": 1 })).await;
+    assert_eq!(ana.push().await["channel"], "news:b", "the other token is as good as ever");
+
+    ana.command(subscribe("news:a", "s-1")).await;
+    assert_eq!(ana.closed_with().await, 3500);
+    let mut ana = connect().await;
+    assert!(ana.ask(subscribe("news:b", "s-2")).await["subscribe"].is_object());
+    ana.command(json!({ "sub_refresh": { "channel": "news:b", "token": grant("news:b", "s-1") } })).await;
+    assert_eq!(ana.closed_with().await, 3500);
+}
+
+async fn who_could_not_be_blocked_is_not_let_in(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let long = "x".repeat(1_025);
+    for claims in [json!({ "sub": long }), json!({ "sub": "a\0b" }), json!({ "sub": "ana", "jti": long })] {
+        is_refused(&app, &app.token(claims), 3500, 401, "token_invalid").await;
+    }
+    let longest = "x".repeat(1_024);
+    Client::connected(&app, &person(&app, &longest, &longest)).await;
+    app.result("block_user", json!({ "user": longest })).await;
+}
+
+/// The stream waits for the store to say whose build it is, and meanwhile its reader is blocked.
+#[tokio::test]
+async fn a_stream_that_opens_while_its_reader_is_blocked_is_refused() {
+    let app = TestApp::start(Backend::Postgres).await;
+    const BUILD: &str = "6f1c7f0a-3f52-4f7e-9d0e-0c7c2ad0b6aa";
+    let ana = person(&app, "ana", "t-1");
+    let first = json!({ "type": "build:started", "data": {} });
+    let path = format!("/api/builds/{BUILD}/events");
+    app.send(Request::post(&path).bearer(&ana).json(&first)).await.expect(201);
+    let (mut blocker, watcher) = (app.session().await, app.session().await);
+    let lock = blocker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE builds IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let request = stream_request(&format!("build:{BUILD}"), &ana, None);
+    let address = app.address();
+    let opening = tokio::spawn(async move { Stream::open(address, &request).await.map(drop) });
+    eventually("the stream waits for the table", async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'builds'::regclass";
+        watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
+    app.result("block_user", json!({ "user": "ana" })).await;
+    lock.rollback().await.unwrap();
+    let Err(answer) = opening.await.unwrap() else { panic!("a blocked reader has a stream") };
+    answer.refused(403, "user_blocked");
+}
+
 async fn only_the_key_opens_these_endpoints(backend: Backend) {
     let app = TestApp::start(backend).await;
     for method in ["connections", "disconnect", "revoke_token", "block_user", "unblock_user"] {
@@ -174,5 +259,8 @@ on_both!(
     a_user_is_disconnected_from_every_transport,
     a_revoked_token_is_worth_nothing_at_once,
     a_blocked_user_stays_out_until_it_is_taken_back,
+    a_block_that_ran_out_and_comes_again_disconnects,
+    a_revoked_subscription_token_admits_nobody,
+    who_could_not_be_blocked_is_not_let_in,
     only_the_key_opens_these_endpoints,
 );

@@ -200,6 +200,11 @@ impl TestApp {
         self.get(&format!("/api/events?{query}"), token).await.expect(200).json()
     }
 
+    /// A session on its Postgres.
+    pub async fn session(&self) -> tokio_postgres::Client {
+        super::store::session(&self.database.url().expect("its data is in Postgres")).await
+    }
+
     pub fn sql(&self) -> Sql {
         self.database.sql()
     }

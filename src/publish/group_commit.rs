@@ -58,13 +58,21 @@ impl GroupCommit {
     /// Commits a batch, announces it and answers its callers.
     async fn process_batch(&self, batch: Vec<Request>) {
         let (batch, repeats) = split_repeats(batch);
-        self.commit_batch(batch).await;
-        if !repeats.is_empty() {
-            Box::pin(self.process_batch(repeats)).await;
+        let used = self.commit_batch(batch).await;
+        // Where the first one was refused, the next one is the first.
+        let (known, open): (Vec<_>, Vec<_>) =
+            repeats.into_iter().partition(|request| request.changing_keys().all(|key| used.contains(&key)));
+        if !known.is_empty() {
+            self.commit_batch(known).await;
+        }
+        if !open.is_empty() {
+            Box::pin(self.process_batch(open)).await;
         }
     }
 
-    async fn commit_batch(&self, mut batch: Vec<Request>) {
+    /// Answers the keys under which state was changed, now or before.
+    async fn commit_batch(&self, mut batch: Vec<Request>) -> HashSet<ChangingKey> {
+        let mut used = HashSet::new();
         let units: Arc<[Arc<UnitOfWork>]> =
             batch.iter().flat_map(|request| request.units.iter().cloned()).collect();
         let ephemeral = units.iter().all(|unit| unit.is_ephemeral());
@@ -81,7 +89,11 @@ impl GroupCommit {
                     for unit in &request.units {
                         self.metrics.publish_seconds.observe(unit.accepted.elapsed().as_secs_f64());
                     }
-                    let _ = request.reply.send(Ok(outcomes.by_ref().take(request.units.len()).collect()));
+                    let own: Vec<_> = outcomes.by_ref().take(request.units.len()).collect();
+                    if !own.contains(&Committed::Refused) {
+                        used.extend(request.changing_keys());
+                    }
+                    let _ = request.reply.send(Ok(own));
                 }
             }
             Err(StoreError::Unavailable(reason)) => self.unconfirmed(batch, &reason),
@@ -93,10 +105,11 @@ impl GroupCommit {
             Err(error) => {
                 tracing::debug!(%error, units = batch.len(), "a batch failed; its halves are tried");
                 let rest = batch.split_off(batch.len() / 2);
-                Box::pin(self.commit_batch(batch)).await;
-                Box::pin(self.commit_batch(rest)).await;
+                used.extend(Box::pin(self.commit_batch(batch)).await);
+                used.extend(Box::pin(self.commit_batch(rest)).await);
             }
         }
+        used
     }
 
     /// One transaction, retried while it conflicts with others.
@@ -168,21 +181,26 @@ impl GroupCommit {
     }
 }
 
-/// Splits off the requests that change state under a key of an earlier one. By the time they are tried that
-/// key is known, or its first user was refused.
+/// A key under which state changes, with its channel.
+type ChangingKey = (ChannelName, String);
+
+impl Request {
+    fn changing_keys(&self) -> impl Iterator<Item = ChangingKey> {
+        let changing = self.units.iter().filter(|unit| unit.apply.is_some());
+        changing.filter_map(|unit| unit.key()).map(|key| (key.channel.clone(), key.key.clone()))
+    }
+}
+
+/// Splits off the requests that change state under a key of an earlier one: only when that one is settled,
+/// it is known what they are.
 fn split_repeats(batch: Vec<Request>) -> (Vec<Request>, Vec<Request>) {
     let mut keys = HashSet::new();
-    let mut is_first = |request: &Request| {
-        let changing = request.units.iter().filter(|unit| unit.apply.is_some());
-        let own: Vec<_> = changing
-            .filter_map(|unit| unit.key())
-            .map(|key| (key.channel.clone(), key.key.clone()))
-            .collect();
-        let known = own.iter().any(|key| keys.contains(key));
+    batch.into_iter().partition(|request| {
+        let own: Vec<_> = request.changing_keys().collect();
+        let is_first = !own.iter().any(|key| keys.contains(key));
         keys.extend(own);
-        !known
-    };
-    batch.into_iter().partition(|request| is_first(request))
+        is_first
+    })
 }
 
 /// The new heads of the channels whose events were stored.

@@ -99,7 +99,7 @@ async fn what_makes_no_sense_is_refused_by_name(backend: Backend) {
         app.send(telling(ID, &ana, &step(1)).header("Idempotency-Key", key)).await.refused(400, "bad_key");
     }
     tell(&app, ID, &app.token(json!({ "orgs": ["acme"] })), &step(1)).await.refused(403, "forbidden");
-    tell(&app, ID, &app.token(json!({ "sub": "a\u{0}" })), &step(1)).await.refused(403, "forbidden");
+    tell(&app, ID, &app.token(json!({ "sub": "a\u{0}" })), &step(1)).await.refused(401, "token_invalid");
     let request = telling(ID, "", &step(1));
     app.send(request.clone().without("Authorization")).await.refused(401, "token_missing");
     app.send(request.bearer("x")).await.refused(401, "token_invalid");

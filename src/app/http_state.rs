@@ -74,7 +74,10 @@ pub(super) fn new(
         summaries: Summaries::new(limits.stream_channels),
         max_publication: config.channel.max_publication_size.bytes(),
         webhooks: webhooks.context("github.repos")?,
-        polls: PollEndpoint { rate: rate("polls", limits.polls_per_minute) },
+        polls: PollEndpoint {
+            rate: rate("polls", limits.polls_per_minute),
+            max_channels: limits.stream_channels as usize,
+        },
         builds: BuildEndpoint::new(config, budgets.build_bytes.clone(), build_events),
         event_streams: StreamEndpoint::new(config, streams, users, stopping.subscribe()),
         client_streams: ClientStreamEndpoints::new(

@@ -220,7 +220,7 @@ pub struct LimitsConfig {
     pub build_events_in_flight: Size,
     /// First commands and posts of clients over HTTP held in memory while they arrive; above it 503.
     pub client_bodies_in_flight: Size,
-    /// Channels of one event stream; above it 400.
+    /// Channels of one event stream, or of one poll; above it 400.
     pub stream_channels: u32,
     /// Streams open at once on this node, over any transport but WebSocket; above it 503.
     pub sse_connections: u32,

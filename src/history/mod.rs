@@ -1,6 +1,8 @@
 //! What a channel still holds, for everybody who reads it outside a connection: pages for polls, pieces
 //! for the server API, and letting go of it. Who may read is decided before.
 
+mod several;
+
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
@@ -9,6 +11,7 @@ use crate::store::{self, Store, StoreError, log};
 
 pub use crate::store::history::History;
 pub use crate::store::log::{Bounds, Page};
+pub use several::{Asked, FoundSeveral, Part, several};
 
 /// Which page of a channel is wanted.
 #[derive(Debug, Clone)]

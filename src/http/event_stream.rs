@@ -12,6 +12,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use utoipa::IntoParams;
 
+use super::channel_list;
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
 use super::tcp::{self, TcpHandle};
@@ -19,7 +20,6 @@ use super::{HttpState, State};
 use crate::config::Config;
 use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
-use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::limits::budget::Budget;
@@ -169,25 +169,15 @@ fn channels(
     asked: Option<&str>,
     max: usize,
 ) -> Result<BTreeSet<ChannelName>, ApiError> {
-    let bad = |message: String| ApiError::bad_request("bad_channel", message);
-    let channels: BTreeSet<ChannelName> = match asked {
-        Some(names) => names
-            .split(',')
-            .map(|name| ChannelName::parse(name.trim()).map_err(|error| bad(format!("{error}"))))
-            .collect::<Result<_, _>>()?,
+    let channels = match asked {
+        Some(names) => channel_list::parse(names)?,
         None => default_channels(principal).into_iter().collect(),
     };
     if channels.is_empty() {
-        return Err(bad(
-            "name the channels, because the token names none: ?channels=org:acme,repo:acme/api".into()
-        ));
+        let message = "name the channels, because the token names none: ?channels=org:acme,repo:acme/api";
+        return Err(ApiError::bad_request("bad_channel", message));
     }
-    if channels.len() > max {
-        return Err(ApiError::bad_request(
-            "too_many_channels",
-            format!("a stream can have at most {max} channels"),
-        ));
-    }
+    channel_list::check_number(&channels, max)?;
     Ok(channels)
 }
 
@@ -197,21 +187,11 @@ fn positions(
     query: &Query,
     channels: &BTreeSet<ChannelName>,
 ) -> Result<BTreeMap<ChannelName, Position>, ApiError> {
-    let bad = |message: &str| ApiError::bad_request("bad_cursor", message);
     let header = request.headers().get("last-event-id").filter(|value| !value.is_empty());
+    let bad = |_| ApiError::bad_request("bad_cursor", "Last-Event-ID is not a cursor");
     let text = match header {
-        Some(value) => Some(value.to_str().map_err(|_| bad("Last-Event-ID is not a cursor"))?),
+        Some(value) => Some(value.to_str().map_err(bad)?),
         None => query.cursor.as_deref(),
     };
-    let Some(text) = text else { return Ok(BTreeMap::new()) };
-    match Cursor::parse(text).map_err(|error| bad(&error.to_string()))? {
-        Cursor::One(position) => match channels.first() {
-            Some(only) if channels.len() == 1 => Ok(BTreeMap::from([(only.clone(), position)])),
-            _ => Err(bad("the cursor belongs to a single channel, but several are requested")),
-        },
-        Cursor::Many(positions) if positions.keys().all(|channel| channels.contains(channel)) => {
-            Ok(positions)
-        }
-        Cursor::Many(_) => Err(bad("the cursor has channels that are not requested")),
-    }
+    text.map_or_else(|| Ok(BTreeMap::new()), |text| channel_list::positions(text, channels))
 }

@@ -5,6 +5,7 @@ pub mod access;
 pub mod auth;
 mod body;
 pub mod builds;
+mod channel_list;
 pub mod client_streams;
 pub mod dashboard;
 pub mod deliveries;

@@ -1,6 +1,7 @@
 //! An event as polling and SSE show it. In built-in channels that is its data, which carries id,
 //! type and time itself; in configured namespaces it is `{offset,data,tags?,info?}`.
 
+use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 
 /// Appends `event` as one JSON object.
@@ -10,6 +11,18 @@ pub fn write(text: &mut String, built_in: bool, event: &Event) {
         return;
     }
     text.push('{');
+    write_fields(text, event);
+}
+
+/// Appends `event` of one of several channels, as `{channel,offset,data,tags?,info?}` whatever the channel.
+pub fn write_with_channel(text: &mut String, channel: &ChannelName, event: &Event) {
+    text.push_str("{\"channel\":");
+    text.push_str(&serde_json::to_string(channel.as_str()).expect("a text is always JSON"));
+    text.push(',');
+    write_fields(text, event);
+}
+
+fn write_fields(text: &mut String, event: &Event) {
     if event.offset > 0 {
         text.push_str("\"offset\":");
         text.push_str(&event.offset.to_string());

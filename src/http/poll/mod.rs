@@ -1,7 +1,8 @@
-//! `GET /api/events`: reads a channel page by page with the cursor that SSE and WebSocket use.
+//! `GET /api/events`: reads a channel, or several, page by page with the cursor that SSE and WebSocket use.
 //! Nothing new costs one look at the head: the answer is 304.
 
 mod not_modified_fast_path;
+mod several;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, get, web};
@@ -38,6 +39,8 @@ const MAX_LIMIT: u32 = 100;
 pub struct PollEndpoint {
     /// Polls by user.
     pub rate: RateLimit,
+    /// Channels of one poll.
+    pub max_channels: usize,
 }
 
 /// The query string.
@@ -45,20 +48,25 @@ pub struct PollEndpoint {
 pub struct Query {
     #[param(value_type = String, min_length = 1, max_length = 255, example = "repo:acme/api")]
     channel: Option<String>,
+    /// Instead of `channel`: up to 32, with commas between.
+    #[param(example = "org:acme,repo:acme/api")]
+    channels: Option<String>,
     /// The `cursor` of an earlier response.
     cursor: Option<String>,
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 50)]
     limit: Option<String>,
 }
 
-/// A page of a channel's events after a cursor.
+/// A page of events after a cursor, of one channel or of several.
 ///
-/// Without a cursor it begins with the oldest event that is retained.
+/// Without a cursor it begins with the oldest event that is retained. With `channels` each event comes with
+/// its channel and offset; the cursor is for all of them, and a channel that it does not name begins with its
+/// oldest event.
 #[utoipa::path(
     params(Query),
     responses(
         (status = 200, description = "#Page"), (status = 304), (status = 404),
-        (status = 410, description = "#CursorLost"), (status = 429),
+        (status = 410, description = "#CursorsLost"), (status = 429),
     ),
 )]
 #[get("/api/events")]
@@ -68,9 +76,16 @@ pub async fn list_events(
     query: web::Query<Query>,
     state: State,
 ) -> ApiResult {
-    let Query { channel, cursor, limit } = query.into_inner();
+    let Query { channel, channels, cursor, limit } = query.into_inner();
     let query = PageQuery { cursor, limit };
     rate_limited(&request, &caller, &state, async {
+        if let Some(channels) = channels {
+            if channel.is_some() {
+                let message = "name the channels by `channel` or by `channels`, not by both";
+                return Err(ApiError::bad_request("bad_channel", message));
+            }
+            return Box::pin(several::page(&request, &caller.0, &channels, &query, &state)).await;
+        }
         let channel = ChannelName::parse(channel.as_deref().unwrap_or_default())
             .map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))?;
         page(&request, &caller, channel, &query, &state, |error| error).await
@@ -125,11 +140,21 @@ fn judge_poll(
     resource: &ResourceInfo,
     query: &PageQuery,
 ) -> Result<Judged, ApiError> {
-    access.check(principal, Action::History, channel, resource)?;
-    let retention = access.namespaces.load().retention_of(channel).ok_or(Denied::NotAvailable)?;
+    let retention = retention_for(access, principal, channel, resource)?;
     let limit = super::parse_limit(query.limit.as_deref(), DEFAULT_LIMIT, MAX_LIMIT)?;
     let from = query.cursor.as_deref().map(|cursor| parse_cursor(cursor, channel)).transpose()?;
     Ok(Judged { retention, limit, from })
+}
+
+/// What is kept of `channel`, if `principal` may read it.
+fn retention_for(
+    access: &Access,
+    principal: &Principal,
+    channel: &ChannelName,
+    resource: &ResourceInfo,
+) -> Result<Retention, ApiError> {
+    access.check(principal, Action::History, channel, resource)?;
+    Ok(access.namespaces.load().retention_of(channel).ok_or(Denied::NotAvailable)?)
 }
 
 /// The tag of `channel` for a reader at its end, if `from` is the end and the reader has sent that tag.

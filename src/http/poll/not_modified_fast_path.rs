@@ -44,8 +44,11 @@ impl NotModifiedFastPath {
         let known = text(headers.get(header::IF_NONE_MATCH)?)?;
         let token = auth::bearer(text(headers.get(header::AUTHORIZATION)?)?)?;
         let principal = access.authenticate_from_cache(token)?;
-        let Query { channel, cursor, limit } =
-            web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner();
+        let Query { channel, channels: None, cursor, limit } =
+            web::Query::<Query>::from_query(request.uri().query()?).ok()?.into_inner()
+        else {
+            return None;
+        };
         let channel = ChannelName::parse(&channel?).ok()?;
         cursor.as_deref().filter(|cursor| Cursor::is_of_one_channel(cursor))?;
 

@@ -102,6 +102,33 @@ impl ReadTx<'_> {
         Ok(Bounds { head, before_oldest })
     }
 
+    /// The bounds of several channels that have the same retention, in one statement. A channel without
+    /// a row is left out.
+    pub async fn bounds_of(
+        &mut self,
+        names: &[&ChannelName],
+        retention: Retention,
+    ) -> Result<HashMap<String, Bounds>> {
+        let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+        let oldest = events::table
+            .filter(events::channel.eq(channels::name))
+            .filter(events::offset.gt(channels::head - to_i64(retention.events)))
+            .filter(events::created_at.gt(self.now.minus(retention.age)))
+            .order(events::offset.asc());
+        let query = channels::table.filter(channels::name.eq_any(names)).select((
+            channels::name,
+            channels::epoch,
+            channels::head,
+            oldest.select(events::offset).single_value(),
+        ));
+        let rows: Vec<(String, String, i64, Option<i64>)> = self.load(query).await?;
+        let bounds = |part: &str, head: i64, oldest: Option<i64>| {
+            let head = Position::new(epoch(&self.generation, part), to_u64(head));
+            Bounds { before_oldest: oldest.map_or(head.offset, |offset| to_u64(offset - 1)), head }
+        };
+        Ok(rows.into_iter().map(|(name, part, head, oldest)| (name, bounds(&part, head, oldest))).collect())
+    }
+
     /// Reads what `asked` names of `channel`, up to its head.
     pub async fn page(
         &mut self,
@@ -115,11 +142,25 @@ impl ReadTx<'_> {
         }
         let after = asked.from.map_or(bounds.before_oldest, |position| position.offset);
         let until = asked.until.map_or(bounds.head.offset, |until| until.min(bounds.head.offset));
-        let events = read_after(self, channel, after, until, asked.limit).await?;
-        // The janitor may have trimmed between the two statements.
+        Ok(match self.without_hole(channel, after, until, asked.limit).await? {
+            Some(events) => Page::Events { events, bounds },
+            None => Page::Lost(bounds),
+        })
+    }
+
+    /// Like [`read_after`]; `None` if some of them are missing, because the janitor may have trimmed since
+    /// the bounds were read.
+    pub async fn without_hole(
+        &mut self,
+        channel: &ChannelName,
+        after: u64,
+        until: u64,
+        limit: u32,
+    ) -> Result<Option<Vec<Event>>> {
+        let events = read_after(self, channel, after, until, limit).await?;
         let whole = events.iter().zip(after + 1..).all(|(event, expected)| event.offset == expected);
-        let complete = events.len() as u64 == (until.saturating_sub(after)).min(u64::from(asked.limit));
-        if whole && complete { Ok(Page::Events { events, bounds }) } else { Ok(Page::Lost(bounds)) }
+        let complete = events.len() as u64 == (until.saturating_sub(after)).min(u64::from(limit));
+        Ok((whole && complete).then_some(events))
     }
 
     /// The newest `limit` events of `channel`, newest first, with retention applied.

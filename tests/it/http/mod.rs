@@ -9,6 +9,7 @@ mod limits;
 mod logs;
 mod page;
 mod poll;
+mod poll_several;
 mod repos;
 mod server_api;
 mod server_batch;

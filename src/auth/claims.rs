@@ -9,6 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::value::MapDeserializer;
 use serde::de::{Deserializer, IgnoredAny, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
@@ -26,6 +27,32 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// The claims that we read.
+const CLAIMS: [&str; 22] = [
+    "sub",
+    "exp",
+    "nbf",
+    "iat",
+    "expire_at",
+    "aud",
+    "iss",
+    "jti",
+    "channel",
+    "client",
+    "orgs",
+    "repos",
+    "scope",
+    "caps",
+    "channels",
+    "subs",
+    "info",
+    "b64info",
+    "meta",
+    "data",
+    "b64data",
+    "override",
+];
 
 /// What a subscription token grants: one channel to one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +108,7 @@ struct Connection<'a> {
 
 #[derive(Deserialize)]
 struct Subscription {
-    channel: ChannelName,
+    channel: Option<ChannelName>,
     client: Option<String>,
 }
 
@@ -127,7 +154,7 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// The seconds between which a token is valid, without leeway.
+/// The seconds between which a token is valid, with leeway.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Validity {
     not_before: Option<i64>,
@@ -157,17 +184,19 @@ pub(super) fn connection(
     let common: Common = read(json)?;
     let claims: Connection<'_> = read(json)?;
     if claims.channel.is_some() {
-        return Err(TokenError::Invalid);
+        return Err(TokenError::Claim("channel"));
     }
     let subs = claims.subs.unwrap_or_default().into_iter();
-    let subs: Box<[_]> =
-        subs.map(|(channel, sub)| Ok((channel, sub.into_claim()?))).collect::<Result<_, TokenError>>()?;
+    let subs: Box<[_]> = subs
+        .map(|(channel, sub)| Ok((channel, sub.into_claim()?)))
+        .collect::<Result<_, _>>()
+        .map_err(|_: TokenError| TokenError::Claim("subs"))?;
     let channels = claims.channels.unwrap_or_default().into_iter();
     let channels = channels.chain(subs.iter().map(|(channel, _)| channel.clone())).collect();
-    let info = json_or_base64(claims.info, claims.b64info)?;
+    let info = json_or_base64(claims.info, claims.b64info, "b64info")?;
     let meta = one_line(claims.meta);
     if meta.as_ref().is_some_and(|meta| !meta.starts_with('{')) {
-        return Err(TokenError::Invalid);
+        return Err(TokenError::Claim("meta"));
     }
     let (expires_at, validity) = common.check(keys, now)?;
     let principal = Principal {
@@ -190,6 +219,7 @@ pub(super) fn connection(
 pub(super) fn subscription(json: &[u8], keys: &Keys, now: Time) -> Result<SubscriptionToken, TokenError> {
     let common: Common = read(json)?;
     let Subscription { channel, client } = read(json)?;
+    let channel = channel.ok_or(TokenError::Claim("channel"))?;
     let claim = read::<Sub<'_>>(json)?.into_claim()?;
     let (expires_at, _) = common.check(keys, Some(now))?;
     let (user, jti) = (common.sub.unwrap_or_default(), common.jti.map(String::into_boxed_str));
@@ -211,25 +241,30 @@ impl Common {
             None => false,
         });
         let issuer = keys.issuer.is_none() || keys.issuer == self.iss;
-        let names = [&self.sub, &self.jti];
-        if !audience || !issuer || !names.into_iter().flatten().all(|name| can_be_named(name)) {
-            return Err(TokenError::Invalid);
+        let named = |name: &Option<String>| name.as_deref().is_none_or(can_be_named);
+        let checks =
+            [("aud", audience), ("iss", issuer), ("sub", named(&self.sub)), ("jti", named(&self.jti))];
+        if let Some((wrong, _)) = checks.into_iter().find(|(_, right)| !right) {
+            return Err(TokenError::Claim(wrong));
         }
         let Some(now) = now else {
             return Ok((None, Validity::default()));
         };
+        let leeway = i64::try_from(keys.leeway.as_secs()).unwrap_or(i64::MAX);
+        let later = |Seconds(end): Seconds| end.saturating_add(leeway);
+        let exp = self.exp.map(later);
         let end = match self.expire_at {
             Some(Seconds(0)) => None,
-            Some(end) => Some(end),
-            None => self.exp,
+            Some(end) => Some(later(end)),
+            None => exp,
         };
         let validity = Validity {
-            not_before: self.nbf.map(|Seconds(start)| start),
-            expires: [self.exp, end].into_iter().flatten().map(|Seconds(end)| end).min(),
+            not_before: self.nbf.map(|Seconds(start)| start.saturating_sub(leeway)),
+            expires: [exp, end].into_iter().flatten().min(),
         };
         validity.check(now)?;
         // What lies behind the last day of the calendar is never.
-        Ok((end.and_then(|Seconds(end)| Time::from_timestamp(end, 0)), validity))
+        Ok((end.and_then(|end| Time::from_timestamp(end, 0)), validity))
     }
 }
 
@@ -252,8 +287,8 @@ impl OneOrMany {
 impl Sub<'_> {
     fn into_claim(self) -> Result<SubClaim, TokenError> {
         Ok(SubClaim {
-            info: json_or_base64(self.info, self.b64info)?,
-            data: json_or_base64(self.data, self.b64data)?,
+            info: json_or_base64(self.info, self.b64info, "b64info")?,
+            data: json_or_base64(self.data, self.b64data, "b64data")?,
             overrides: self.overrides.map(Changes::into_overrides).unwrap_or_default(),
         })
     }
@@ -305,16 +340,33 @@ pub(super) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> R
 }
 
 fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, TokenError> {
-    serde_json::from_slice(json).map_err(|_| TokenError::Invalid)
+    serde_json::from_slice(json).map_err(|_| match wrong_claim::<T>(json) {
+        Some(name) => TokenError::Claim(name),
+        None => TokenError::Invalid,
+    })
 }
 
-/// A JSON claim, or its twin in base64, which wins if it is not empty.
-fn json_or_base64(raw: Option<&RawValue>, twin: Option<String>) -> Result<Option<Arc<str>>, TokenError> {
+/// The first of the claims that makes `json` unreadable by itself: serde's error does not name it.
+fn wrong_claim<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<&'static str> {
+    let claims: BTreeMap<String, &'a RawValue> = serde_json::from_slice(json).ok()?;
+    let alone = |claim: (&str, &'a RawValue)| {
+        T::deserialize(MapDeserializer::<_, serde_json::Error>::new(std::iter::once(claim)))
+    };
+    CLAIMS.into_iter().find(|name| claims.get(*name).is_some_and(|value| alone((name, *value)).is_err()))
+}
+
+/// A JSON claim, or its twin in base64, called `name`, which wins if it is not empty.
+fn json_or_base64(
+    raw: Option<&RawValue>,
+    twin: Option<String>,
+    name: &'static str,
+) -> Result<Option<Arc<str>>, TokenError> {
     let Some(twin) = twin.filter(|twin| !twin.is_empty()) else {
         return Ok(one_line(raw));
     };
-    let json = BASE64.decode(twin).map_err(|_| TokenError::Invalid)?;
-    Ok(one_line(Some(read(&json)?)))
+    let json = BASE64.decode(twin).map_err(|_| TokenError::Claim(name))?;
+    let json: &RawValue = serde_json::from_slice(&json).map_err(|_| TokenError::Claim(name))?;
+    Ok(one_line(Some(json)))
 }
 
 /// A JSON value without line breaks, which it can only have between its parts. `null` is none.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
+use super::awaited::Awaited;
 use super::keys::VerifyError;
 use super::token_cache::TokenCache;
 use super::{KeySet, Keys, SubscriptionToken, TokenError};
@@ -25,7 +26,8 @@ pub enum Fetching {
     Ready,
     /// It is being fetched: a token with an unknown key may be valid.
     UnderWay,
-    /// It was fetched recently because of such a token: a token with an unknown key is invalid.
+    /// It was fetched recently because of such a token, and is not fetched again yet: a token with an unknown
+    /// key may be by a newer one, unless a set that was fetched later than the token was shown lacks it too.
     Cooldown,
     /// It could not be fetched and will be tried again soon: a token with an unknown key may be valid.
     Failed,
@@ -41,6 +43,8 @@ struct State {
     fetching: AtomicU8,
     fetch_requested: Notify,
     token_cache: TokenCache,
+    /// Tokens whose keys are unknown.
+    awaited: Awaited,
 }
 
 impl From<Keys> for KeyRing {
@@ -51,6 +55,7 @@ impl From<Keys> for KeyRing {
             fetching: AtomicU8::new(Fetching::Off as u8),
             fetch_requested: Notify::new(),
             token_cache: TokenCache::default(),
+            awaited: Awaited::default(),
         }))
     }
 }
@@ -101,23 +106,26 @@ impl KeyRing {
         let keys = self.0.configured.load_full();
         let json = keys.payload(token, self.0.fetched.load().as_deref()).map_err(|error| match error {
             VerifyError::Final(error) => error,
-            VerifyError::UnknownKey => self.unknown_key(),
+            VerifyError::UnknownKey => self.unknown_key(token),
         })?;
         Ok((keys, json))
     }
 
     /// The error of a token with an unknown key; the first one requests a fetch.
-    fn unknown_key(&self) -> TokenError {
+    fn unknown_key(&self, token: &str) -> TokenError {
+        let State { fetching, fetch_requested, awaited, .. } = &*self.0;
         let (ready, under_way) = (Fetching::Ready as u8, Fetching::UnderWay as u8);
         let order = Ordering::SeqCst;
-        match self.0.fetching.compare_exchange(ready, under_way, order, order) {
-            Ok(_) => {
-                self.0.fetch_requested.notify_one();
-                TokenError::KeyPending
+        match fetching.compare_exchange(ready, under_way, order, order) {
+            Ok(_) => fetch_requested.notify_one(),
+            Err(now) if now == Fetching::Off as u8 => return TokenError::Invalid,
+            Err(now) if now == Fetching::Cooldown as u8 && awaited.in_vain(token) => {
+                return TokenError::Invalid;
             }
-            Err(now) if now == Fetching::Off as u8 || now == Fetching::Cooldown as u8 => TokenError::Invalid,
-            Err(_) => TokenError::KeyPending,
+            Err(_) => {}
         }
+        awaited.note(token);
+        TokenError::KeyPending
     }
 
     /// Replaces the configured keys.
@@ -133,8 +141,17 @@ impl KeyRing {
 
     /// Replaces the fetched key set; `None` removes it.
     pub fn set_fetched(&self, set: Option<KeySet>) {
+        if set.is_none() {
+            self.0.awaited.clear();
+        }
         self.0.fetched.store(set.map(Arc::new));
         self.0.token_cache.clear();
+    }
+
+    /// A fetched set counts against tokens that were shown before it. To be called for fetches that began at
+    /// least the interval of requested fetches after one another.
+    pub fn count_fetch(&self) {
+        self.0.awaited.count_fetch();
     }
 
     /// Sets the state of the fetching.

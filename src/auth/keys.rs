@@ -3,6 +3,7 @@
 //! says about itself, and `none` is served by no key at all.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -82,6 +83,8 @@ pub struct Keys {
     keys: Vec<Key>,
     pub(super) audience: Option<String>,
     pub(super) issuer: Option<String>,
+    /// By how much the clocks of issuers may differ from ours.
+    pub(super) leeway: Duration,
 }
 
 impl Keys {
@@ -99,7 +102,12 @@ impl Keys {
             id: None,
             only: None,
         };
-        Self { keys: secrets.map(key).collect(), audience, issuer }
+        Self { keys: secrets.map(key).collect(), audience, issuer, leeway: Duration::ZERO }
+    }
+
+    /// The same, where tokens are valid so much earlier and longer than they say.
+    pub fn with_leeway(self, leeway: Duration) -> Self {
+        Self { leeway, ..self }
     }
 
     /// The same and these public keys.
@@ -146,10 +154,9 @@ impl Keys {
             crypto::verify(signature, message.as_bytes(), &key.key, algorithm).unwrap_or(false)
         });
         if !signed {
-            let known = match &header.kid {
-                Some(kid) => all().any(|key| key.id.as_deref() == Some(kid)),
-                None => more.is_some(),
-            };
+            // Without a name it may be by any key, also by one that the set does not have yet.
+            let known =
+                header.kid.as_ref().is_some_and(|kid| all().any(|key| key.id.as_deref() == Some(kid)));
             let shared = algorithm.family() == AlgorithmFamily::Hmac;
             return Err(if known || shared { TokenError::Invalid.into() } else { VerifyError::UnknownKey });
         }

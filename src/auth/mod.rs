@@ -3,6 +3,7 @@
 //! learns more than "invalid". Reads no clock and fetches nothing; what a principal may do is
 //! `domain::access`. Must hold: a key verifies only algorithms of its own family.
 
+mod awaited;
 mod claims;
 mod key_ring;
 mod keys;
@@ -25,15 +26,20 @@ pub use public::{BadKey, BadKeySet, KeyKind, KeySet, MAX_KEY_SET};
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
-/// Why a token is refused. No more detail, because the answer goes to an unauthenticated caller.
+/// Why a token is refused. No more detail unless the signature was right, because the answer goes to an
+/// unauthenticated caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// There is none. On the wire 3501, over HTTP 401.
     #[error("no token")]
     Missing,
-    /// Not signed by us, of another kind, for somebody else, or malformed. On the wire 3500.
+    /// Not signed by us, or malformed. On the wire 3500.
     #[error("invalid token")]
     Invalid,
+    /// Signed by us, but this claim has a wrong type or value, or is for somebody else. On the wire as
+    /// [`Invalid`](Self::Invalid).
+    #[error("invalid token: the claim `{0}` is wrong")]
+    Claim(&'static str),
     /// Ours, but its time is over. On the wire 109: get a new one and come back.
     #[error("token expired")]
     Expired,

@@ -99,6 +99,9 @@ pub struct TokenConfig {
     pub audience: Option<String>,
     /// The `iss` that a token must have; not checked if unset.
     pub issuer: Option<String>,
+    /// By how much the clocks of issuers may differ: `nbf` counts so much earlier, `exp` and `expire_at` so
+    /// much later.
+    pub leeway: Span,
 }
 
 /// `[client.subscribe_to_user_personal_channel]`: a channel of each user's own.

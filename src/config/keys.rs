@@ -30,7 +30,7 @@ impl Config {
     pub fn token_keys(&self, secret: Option<&Secret>) -> Result<Keys, ConfigError> {
         let token = &self.client.token;
         let (audience, issuer) = (token.audience.clone(), token.issuer.clone());
-        let mut keys = Keys::hmac(secret.map(Secret::expose), audience, issuer);
+        let mut keys = Keys::hmac(secret.map(Secret::expose), audience, issuer).with_leeway(token.leeway.0);
         for (option, kind, pem) in token.in_pem() {
             keys = keys.with(KeySet::from_pem(kind, pem).map_err(|bad| self.bad_pem(option, bad))?);
         }

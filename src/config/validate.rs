@@ -17,6 +17,8 @@ const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 const MAX_WORKERS: u32 = 1024;
 /// The most events that are read at once, because they are in memory together.
 const MAX_EVENTS: u32 = 10_000;
+/// The most by which clocks differ that are set at all; more would make old tokens good.
+const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
 /// The longest message of a client; more is a mistake.
 const LARGEST_MESSAGE: Size = Size(64 << 20);
 /// Advised lengths in bytes. HS256 has no more strength than its key (RFC 7518 §3.2 asks for 32).
@@ -78,6 +80,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("client.expired_close_delay", client.expired_close_delay),
         ("client.expired_sub_close_delay", client.expired_sub_close_delay),
         ("channel.linger", config.channel.linger),
+        ("client.token.leeway", client.token.leeway),
     ];
 
     let zero_counts = counts.iter().filter(|(_, count)| *count == 0).map(|(option, _)| *option);
@@ -122,6 +125,10 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         }
     }
 
+    if client.token.leeway.0 > LONGEST_LEEWAY {
+        let remedy = "write at most \"5m\", and set the clocks by NTP";
+        refuse("client.token.leeway", "clocks that are set do not differ so much", remedy);
+    }
     if config.server.data_dir.as_os_str().is_empty() {
         refuse("server.data_dir", "the path is empty", "write \"./data\", or leave it out");
     }

@@ -133,17 +133,39 @@ impl From<TokenError> for ApiError {
         let (code, message) = match error {
             TokenError::Missing => (
                 "token_missing",
-                "send a token: Authorization: Bearer <JWT> (make one with `campanile token`)",
+                "send a token: Authorization: Bearer <JWT> (make one with `campanile token`)".to_owned(),
             ),
-            TokenError::Invalid => ("token_invalid", "the token is not valid here"),
-            TokenError::Expired => ("token_expired", "the token has expired: get a new one"),
-            TokenError::NotYetValid => ("token_not_yet_valid", "the token is not valid yet"),
+            TokenError::Invalid => (
+                "token_invalid",
+                "the token is not valid here: it is malformed, or no key of this gateway has signed it"
+                    .to_owned(),
+            ),
+            TokenError::Claim(name) => ("token_invalid", wrong_claim(name)),
+            TokenError::Expired => {
+                ("token_expired", "the token has expired (`exp` or `expire_at`): get a new one".to_owned())
+            }
+            TokenError::NotYetValid => (
+                "token_not_yet_valid",
+                "the token is not valid yet (`nbf`): wait, or compare the clocks".to_owned(),
+            ),
             TokenError::KeyPending => {
                 let message = "the key of the token is not known yet: try again";
                 return Self::unavailable("token_key_awaited", message);
             }
         };
         Self::new(StatusCode::UNAUTHORIZED, code, message).header(header::WWW_AUTHENTICATE, "Bearer")
+    }
+}
+
+/// Says what is expected of a claim of a token that is signed by us.
+fn wrong_claim(name: &str) -> String {
+    match name {
+        "aud" => "the claim `aud` does not name this gateway (client.token.audience)".to_owned(),
+        "iss" => "the claim `iss` is not the issuer that is expected here (client.token.issuer)".to_owned(),
+        "channel" => {
+            "the claim `channel` makes this the token of a subscription: send that of a connection".to_owned()
+        }
+        _ => format!("the claim `{name}` has a wrong type or value"),
     }
 }
 

@@ -113,6 +113,7 @@ async fn keep(
     metrics: &Metrics,
 ) -> std::convert::Infallible {
     let (mut asked, mut rested_at, mut failed) = (false, Instant::now(), true);
+    let mut counted_at: Option<Instant> = None;
     loop {
         keys.set_fetching(Fetching::UnderWay);
         let began = Instant::now();
@@ -128,6 +129,10 @@ async fn keep(
                     tracing::info!(keys = set.len(), skipped = set.skipped(), "the key set was fetched");
                 }
                 keys.set_fetched(Some(set));
+                if counted_at.is_none_or(|at| began >= at + intervals.cooldown) {
+                    counted_at = Some(began);
+                    keys.count_fetch();
+                }
                 keys.set_fetching(if rests { Fetching::Cooldown } else { Fetching::Ready });
                 began + intervals.refresh
             }

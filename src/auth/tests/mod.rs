@@ -145,7 +145,7 @@ fn no_token_and_far_too_much_token_are_told_apart() {
 
 #[test]
 fn times_are_checked_to_the_second_and_no_claim_is_required() {
-    use TokenError::{Expired, Invalid, NotYetValid};
+    use TokenError::{Claim, Expired, NotYetValid};
     let ends = |end| Ok(Some(at(end)));
     let table: &[(String, Result<Option<Time>, TokenError>)] = &[
         ("{}".into(), Ok(None)),
@@ -171,8 +171,8 @@ fn times_are_checked_to_the_second_and_no_claim_is_required() {
         (format!(r#"{{"exp":{FUTURE},"expire_at":{}}}"#, NOW + 5), ends(NOW + 5)),
         (format!(r#"{{"expire_at":{}}}"#, NOW + 5), ends(NOW + 5)),
         (format!(r#"{{"expire_at":{NOW}}}"#), Err(Expired)),
-        (format!(r#"{{"channel":"x","exp":{NOW}}}"#), Err(Invalid)),
-        (format!(r#"{{"sub":7,"exp":{NOW}}}"#), Err(Invalid)),
+        (format!(r#"{{"channel":"x","exp":{NOW}}}"#), Err(Claim("channel"))),
+        (format!(r#"{{"sub":7,"exp":{NOW}}}"#), Err(Claim("sub"))),
     ];
     for (claims, expected) in table {
         assert_eq!(read(claims).map(|who| who.expires_at), *expected, "{claims}");
@@ -184,7 +184,29 @@ fn times_are_checked_to_the_second_and_no_claim_is_required() {
 }
 
 #[test]
-fn a_claim_of_the_wrong_type_makes_the_token_invalid() {
+fn leeway_makes_a_token_valid_earlier_and_longer() {
+    use TokenError::{Expired, NotYetValid};
+    let late = KeyRing::from(keys().with_leeway(Duration::from_secs(30)));
+    let read = |claims: String| late.authenticate(&token(&claims), at(NOW)).map(|who| who.expires_at);
+    // It ends when its leeway does, so that a connection is not over as it begins.
+    let ends = |end| Ok(Some(at(end)));
+    assert_eq!(read(format!(r#"{{"exp":{}}}"#, NOW - 29)), ends(NOW + 1));
+    assert_eq!(read(format!(r#"{{"exp":{}}}"#, NOW - 30)), Err(Expired));
+    assert_eq!(read(format!(r#"{{"exp":{},"expire_at":{}}}"#, NOW - 9, NOW - 20)), ends(NOW + 10));
+    assert_eq!(read(format!(r#"{{"exp":{},"expire_at":0}}"#, NOW - 9)), Ok(None));
+    assert_eq!(read(format!(r#"{{"nbf":{}}}"#, NOW + 30)), Ok(None));
+    assert_eq!(read(format!(r#"{{"nbf":{}}}"#, NOW + 31)), Err(NotYetValid));
+    assert_eq!(read(r#"{"exp":-1e300,"nbf":-1e300}"#.to_owned()), Err(Expired));
+    assert_eq!(read(r#"{"exp":18446744073709551615}"#.to_owned()), Ok(None));
+    let cached = token(&format!(r#"{{"exp":{}}}"#, NOW - 29));
+    assert!(late.authenticate_cached(&cached, at(NOW)).is_ok());
+    assert_eq!(late.authenticate_cached(&cached, at(NOW + 1)), Err(Expired));
+    let subscription = token(&format!(r#"{{"channel":"x","exp":{}}}"#, NOW - 29));
+    assert!(late.subscription(&subscription, at(NOW)).is_ok());
+}
+
+#[test]
+fn a_claim_of_the_wrong_type_makes_the_token_invalid_and_is_named() {
     let mut bad: Vec<String> =
         ["", "null", "[]", "7", "\"x\"", "{", "{}{}", "{'a':1}"].map(str::to_owned).into();
     bad.push(r#"["42"]"#.to_owned());
@@ -209,12 +231,20 @@ fn a_claim_of_the_wrong_type_makes_the_token_invalid() {
         ("meta", &["7", r#""x""#, "[]"]),
     ];
     for (claim, values) in wrong {
-        bad.extend(values.iter().map(|value| format!(r#"{{"{claim}":{value}}}"#)));
+        for value in *values {
+            let claims = format!(r#"{{"orgs":["acme"],"{claim}":{value},"unknown":null}}"#);
+            let claims = if *claim == "orgs" { format!(r#"{{"orgs":{value}}}"#) } else { claims };
+            assert_eq!(read(&claims), Err(TokenError::Claim(claim)), "{claims}");
+        }
     }
-    bad.push(r#"{"subs":{"news":{"override":{"presence":true}}}}"#.to_owned());
+    let overrides = r#"{"subs":{"news":{"override":{"presence":true}}}}"#;
+    assert_eq!(read(overrides), Err(TokenError::Claim("subs")));
     for claims in bad {
         assert_eq!(read(&claims), Err(TokenError::Invalid), "{claims}");
     }
+    // Nobody learns anything about the claims of a token that we did not sign.
+    let forged = forged(r#"{"sub":7}"#);
+    assert_eq!(keys().authenticate(&forged, at(NOW)), Err(TokenError::Invalid));
 }
 
 #[test]
@@ -265,7 +295,7 @@ fn audience_and_issuer_are_checked_only_if_configured() {
         let keys = Keys::hmac([SECRET], audience.map(str::to_owned), issuer.map(str::to_owned));
         keys.authenticate(&token(claims), at(NOW)).map(|_| ())
     };
-    let bad = Err(TokenError::Invalid);
+    let (bad, bad_issuer) = (Err(TokenError::Claim("aud")), Err(TokenError::Claim("iss")));
     assert_eq!(ours(None, None, r#"{"aud":"them","iss":"them"}"#), Ok(()));
     assert_eq!(ours(Some("us"), None, r#"{"aud":"us"}"#), Ok(()));
     assert_eq!(ours(Some("us"), None, r#"{"aud":["them","us"]}"#), Ok(()));
@@ -275,8 +305,8 @@ fn audience_and_issuer_are_checked_only_if_configured() {
     assert_eq!(ours(Some("us"), None, "{}"), bad);
     assert_eq!(ours(Some("us"), None, r#"{"aud":"them","exp":1}"#), bad);
     assert_eq!(ours(None, Some("us"), r#"{"iss":"us"}"#), Ok(()));
-    assert_eq!(ours(None, Some("us"), r#"{"iss":"them"}"#), bad);
-    assert_eq!(ours(None, Some("us"), "{}"), bad);
+    assert_eq!(ours(None, Some("us"), r#"{"iss":"them"}"#), bad_issuer);
+    assert_eq!(ours(None, Some("us"), "{}"), bad_issuer);
 }
 
 #[test]
@@ -327,8 +357,15 @@ fn a_subscription_token_grants_one_channel() {
     assert_eq!(grant.claim.overrides.force_recovery, Some(false));
     assert_eq!(read(r#"{"channel":"x"}"#).map(|grant| grant.user), Ok(String::new()));
     assert_eq!(read(r#"{"channel":"x","exp":1}"#), Err(TokenError::Expired));
-    for bad in ["{}", r#"{"channel":""}"#, r#"{"channel":["x"]}"#, r#"{"channel":"x","client":7}"#] {
-        assert_eq!(read(bad), Err(TokenError::Invalid), "{bad}");
+    for (bad, claim) in [
+        ("{}", "channel"),
+        (r#"{"channel":""}"#, "channel"),
+        (r#"{"channel":["x"]}"#, "channel"),
+        (r#"{"channel":null}"#, "channel"),
+        (r#"{"channel":"x","client":7}"#, "client"),
+        (r#"{"channel":"x","b64data":"?"}"#, "b64data"),
+    ] {
+        assert_eq!(read(bad), Err(TokenError::Claim(claim)), "{bad}");
     }
     assert_eq!(KeyRing::from(keys()).subscription(&forged(&claims), at(NOW)), Err(TokenError::Invalid));
     assert_eq!(KeyRing::from(keys()).subscription("", at(NOW)), Err(TokenError::Missing));

@@ -247,7 +247,7 @@ fn an_unknown_key_is_awaited_as_long_as_it_may_turn_up() {
     let ring = KeyRing::from(by_set(&[P256.jwk(json!({ "kid": "file" }))]));
     let read = |token: &str| ring.subscription(token, at(NOW)).map(|grant| grant.user);
     for (state, expected) in
-        [(Off, Invalid), (UnderWay, KeyPending), (Cooldown, Invalid), (Failed, KeyPending)]
+        [(Off, Invalid), (UnderWay, KeyPending), (Cooldown, KeyPending), (Failed, KeyPending)]
     {
         ring.set_fetching(state);
         for token in [&named("new"), &nameless] {
@@ -272,17 +272,47 @@ fn an_unknown_key_is_awaited_as_long_as_it_may_turn_up() {
     ring.set_fetching(Cooldown);
     assert_eq!(read(&named("new")), Ok("42".to_owned()));
     assert_eq!(read(&nameless), Ok("42".to_owned()));
-    assert_eq!(read(&named("old")), Err(Invalid));
+    assert_eq!(read(&named("old")), Err(KeyPending));
     let known = || {
         let token = with_claims(r#"{"alg":"EdDSA"}"#, r#"{"sub":"42"}"#, &ED.signer(), Algorithm::EdDSA);
         ring.authenticate_cached(&token, at(NOW)).map(|who| who.user.clone())
     };
     assert_eq!([known(), known()], [Ok("42".to_owned()), Ok("42".to_owned())]);
     ring.set_fetched(None);
+    ring.set_fetching(Off);
     assert_eq!(read(&named("new")), Err(Invalid));
     assert_eq!(known(), Err(Invalid), "what an issuer has taken back is not known any more");
     ring.replace(by_pem(&ED));
     assert_eq!(read(&named("new")), Ok("42".to_owned()));
+}
+
+#[test]
+fn a_token_is_refused_for_good_only_by_a_set_that_was_fetched_after_it_was_shown() {
+    use TokenError::{Invalid, KeyPending};
+    let token = |kid: &str, claims: &str| {
+        with_claims(&format!(r#"{{"alg":"EdDSA"{kid}}}"#), claims, &ED.signer(), Algorithm::EdDSA)
+    };
+    let ring = KeyRing::from(no_keys());
+    let read = |token: &str| ring.authenticate(token, at(NOW)).map(|who| who.user);
+    let other_set = || KeySet::from_json(&set_of(&[P256.jwk(json!({ "kid": "a" }))])).expect("a set");
+    let fetched = || {
+        ring.set_fetched(Some(other_set()));
+        ring.count_fetch();
+        ring.set_fetching(Fetching::Cooldown);
+    };
+    fetched();
+    // The same key under a name that the set does not have, and without a name.
+    for kid in [r#","kid":"new""#, ""] {
+        let (first, later) = (token(kid, r#"{"sub":"ana"}"#), token(kid, r#"{"sub":"ben"}"#));
+        assert_eq!(read(&first), Err(KeyPending), "the key may be newer than the set");
+        fetched();
+        assert_eq!(read(&first), Err(KeyPending), "this fetch may have begun before it was shown");
+        assert_eq!(read(&later), Err(KeyPending));
+        fetched();
+        assert_eq!((read(&first), read(&later)), (Err(Invalid), Err(KeyPending)));
+        ring.set_fetching(Fetching::Ready);
+        assert_eq!(read(&first), Err(KeyPending), "it is looked for again");
+    }
 }
 
 #[test]

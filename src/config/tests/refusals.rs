@@ -56,6 +56,10 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[client.token]\nleeway = \"6m\"",
+        &["client.token.leeway: clocks that are set do not differ so much; write at most \"5m\""],
+    ),
+    (
         "[server]\npublic_url = \"live.example.com\"",
         &["server.public_url", "is not an origin", "SCHEME://HOST"],
     ),
@@ -244,13 +248,14 @@ fn a_bad_variable_is_refused_with_its_name_option_and_remedy() {
 }
 
 /// Numbers, sizes and durations for which 0 has a meaning.
-const MAY_BE_ZERO: [&str; 8] = [
+const MAY_BE_ZERO: [&str; 9] = [
     "channel.linger",
     "channel.without_namespace.history_size",
     "channel.without_namespace.history_ttl",
     "client.connection_limit",
     "client.expired_close_delay",
     "client.expired_sub_close_delay",
+    "client.token.leeway",
     "client.user_connection_limit",
     "server.drain_timeout",
 ];

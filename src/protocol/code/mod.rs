@@ -267,13 +267,13 @@ impl Refusal {
     /// What a worthless token costs. A token whose time has not come counts as expired: in both
     /// cases a new one helps. One whose key is being fetched may be sent again.
     pub const fn of_token(used: TokenUse, error: TokenError) -> Self {
-        use TokenError::{Expired, Invalid, KeyPending, Missing, NotYetValid};
+        use TokenError::{Claim, Expired, Invalid, KeyPending, Missing, NotYetValid};
         match (used, error) {
             (_, KeyPending) => Self::Error(ErrorCode::Internal),
             (TokenUse::Connect | TokenUse::Refresh, Missing) => Self::Disconnect(DisconnectCode::BadRequest),
-            (TokenUse::Subscribe, Missing | Invalid) => Self::Error(ErrorCode::PermissionDenied),
+            (TokenUse::Subscribe, Missing | Invalid | Claim(_)) => Self::Error(ErrorCode::PermissionDenied),
             (TokenUse::SubRefresh, Missing) => Self::Error(ErrorCode::BadRequest),
-            (_, Invalid) => Self::Disconnect(DisconnectCode::InvalidToken),
+            (_, Invalid | Claim(_)) => Self::Disconnect(DisconnectCode::InvalidToken),
             (TokenUse::Connect | TokenUse::Subscribe, Expired | NotYetValid) => {
                 Self::Error(ErrorCode::TokenExpired)
             }

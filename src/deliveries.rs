@@ -6,11 +6,18 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
+use crate::domain::workflow::RepoUpdate;
 use crate::publish::{Committed, PublishError, Publisher};
-use crate::sources::github::{BadBody, Received, RepoMap, body_text, reprocessing_unit, unit_of};
-use crate::store::{Store, StoreError, deliveries};
+use crate::sources::github::{
+    About, BadBody, Received, RepoMap, about, body_text, reprocessing_unit, unit_of,
+};
+use crate::store::{self, Store, StoreError, deliveries, repos};
 
 pub use crate::store::deliveries::Delivery;
+
+/// The most repositories that one delivery changes without naming them, because they are one transaction.
+/// The rest change when they are heard of again.
+const MAX_KNOWN: u32 = 2000;
 
 /// A delivery as it came over HTTP, after its signature was found right.
 pub struct Incoming<'a> {
@@ -38,6 +45,8 @@ pub enum AcceptError {
     #[error("the payload cannot be compressed: {0}")]
     Pack(#[from] std::io::Error),
     #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
     Publish(#[from] PublishError),
 }
 
@@ -45,14 +54,15 @@ pub enum AcceptError {
 pub async fn accept(
     publisher: &Publisher,
     store: &Store,
-    repos: &RepoMap,
+    map: &RepoMap,
     incoming: Incoming<'_>,
 ) -> Result<Accepted, AcceptError> {
     let Incoming { id, event, content_type, body, arrived } = incoming;
     let payload = body_text(content_type, &body)?;
+    let known = known(store, event, &payload).await?;
     let received =
         Received { delivery_id: id, event, payload: &payload, received_at: store.now(), accepted: arrived };
-    let (unit, status) = unit_of(received, repos)?;
+    let (unit, status) = unit_of(received, map, &known)?;
     // The payload lives on in the unit, compressed.
     drop(payload);
     drop(body);
@@ -60,6 +70,25 @@ pub async fn accept(
         Committed::Duplicate(_) => Accepted::Duplicate,
         _ => Accepted::New(status),
     })
+}
+
+/// The repositories that a delivery is about without naming them.
+async fn known(store: &Store, event: &str, payload: &str) -> store::Result<Vec<RepoUpdate>> {
+    let of = match about(event, payload) {
+        None => return Ok(Vec::new()),
+        Some(About::Owner(owner)) => repos::Of::Owner(owner),
+        Some(About::Installation(id)) => repos::Of::Installation(id),
+    };
+    let read = store.read(move |tx| Box::pin(async move { repos::known(tx.conn, of, MAX_KNOWN).await }));
+    let found = read.await?;
+    if found.len() == MAX_KNOWN as usize {
+        tracing::warn!(
+            event,
+            repositories = MAX_KNOWN,
+            "this delivery is about more repositories than are told"
+        );
+    }
+    Ok(found)
 }
 
 /// Why a delivery is not shown or not processed again.
@@ -107,12 +136,13 @@ pub async fn get(store: &Store, id: &str) -> Result<(Delivery, Option<String>), 
 pub async fn process(
     publisher: &Publisher,
     store: &Store,
-    repos: &RepoMap,
+    map: &RepoMap,
     id: &str,
 ) -> Result<Delivery, DeliveryError> {
     let (delivery, payload) = get(store, id).await?;
     let payload = payload.ok_or(DeliveryError::PayloadGone)?;
-    let (unit, _) = reprocessing_unit(delivery.id, &delivery.event, &payload, repos, store.now());
+    let known = known(store, &delivery.event, &payload).await?;
+    let (unit, _) = reprocessing_unit(delivery.id, &delivery.event, &payload, map, &known, store.now());
     if publisher.commit(unit).await? == Committed::Refused {
         return Err(DeliveryError::AlreadyProcessed);
     }

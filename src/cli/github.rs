@@ -26,10 +26,11 @@ Output: one line for each field of the form.
 Exit codes: 0 done, 1 there is no secret or no URL, 2 wrong usage.";
 
 /// What each event is used for.
-const EVENTS: [(&str, &str); 7] = [
+const EVENTS: [(&str, &str); 8] = [
     ("Workflow runs", "workflow:started, progress, completed, failed"),
     ("Workflow jobs", "workflow:job, with the steps"),
-    ("Repositories", "repo:added, removed, updated"),
+    ("Repositories", "repo:added, removed, updated, renamed"),
+    ("Organizations", "org:renamed, and repo:renamed for each repository"),
     ("Pushes", "for scans of the default branch"),
     ("Pull requests", "for scans of what is proposed"),
     ("Check runs", "kept in the audit log"),

@@ -163,7 +163,8 @@ pub enum StateChange {
     },
 }
 
-/// An event to be published for a delivery; it goes to `repo:` (if there is one) and to `org:`.
+/// An event to be published for a delivery; it goes to `repo:` (if there is one) and to `org:`, also under
+/// the former name.
 #[derive(Debug, Clone)]
 pub struct EventDraft {
     /// Its type, such as `workflow:completed`.
@@ -172,8 +173,17 @@ pub struct EventDraft {
     pub owner: String,
     /// The repository's name without the owner.
     pub repo: Option<String>,
+    /// What it was called before, whose followers hear of it too.
+    pub former: Option<Former>,
     /// One JSON object, the `data` inside the envelope.
     pub data: Box<RawValue>,
+}
+
+/// A name that is no longer in use.
+#[derive(Debug, Clone)]
+pub struct Former {
+    pub owner: String,
+    pub repo: Option<String>,
 }
 
 /// How far a run or a job is within one attempt. A status that GitHub may add later ranks 0, so it

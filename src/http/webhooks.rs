@@ -190,6 +190,7 @@ impl From<AcceptError> for ApiError {
     fn from(error: AcceptError) -> Self {
         match error {
             AcceptError::Pack(error) => internal(&error),
+            AcceptError::Store(error) => error.into(),
             AcceptError::Publish(error) => error.into(),
             AcceptError::BadBody(error) => {
                 let code = match error {

@@ -177,6 +177,23 @@ pub struct Filter {
     pub after: Option<(String, String, Uuid)>,
 }
 
+/// The repositories of an account, or those that came through an installation.
+#[derive(Debug, Clone)]
+pub enum Of {
+    Owner(String),
+    Installation(i64),
+}
+
+/// Up to `limit` repositories of one account or installation, as a delivery would describe them.
+pub async fn known(conn: &mut Conn, of: Of, limit: u32) -> Result<Vec<RepoUpdate>> {
+    let query = table::table.filter(table::removed_at.is_null()).order(table::id.asc()).limit(limit.into());
+    let rows: Vec<Row> = match of {
+        Of::Owner(owner) => conn.load(query.filter(table::owner.eq(owner))).await?,
+        Of::Installation(id) => conn.load(query.filter(table::installation_id.eq(id))).await?,
+    };
+    Ok(rows.into_iter().map(RepoUpdate::from).collect())
+}
+
 /// Up to `limit` repositories by owner and name.
 pub async fn list(conn: &mut Conn, visible: &Visible, filter: &Filter, limit: u32) -> Result<Vec<Repo>> {
     let flag = |on: bool| on.into_sql::<Bool>();
@@ -247,6 +264,19 @@ pub async fn get_by_name(conn: &mut Conn, owner: &str, name: &str) -> Result<Opt
         .limit(1);
     let row: Option<Row> = conn.maybe(query).await?;
     Ok(row.map(Repo::from))
+}
+
+impl From<Row> for RepoUpdate {
+    fn from(row: Row) -> Self {
+        Self {
+            github_id: row.github_id,
+            owner: row.owner,
+            name: row.name,
+            default_branch: row.default_branch,
+            private: Some(row.private),
+            installation_id: row.installation_id,
+        }
+    }
 }
 
 impl From<Row> for Repo {

@@ -19,7 +19,12 @@ enum Effect {
 }
 
 /// Interprets either kind.
-pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interpretation, PayloadError> {
+pub fn interpret(
+    event: &str,
+    payload: &Payload,
+    known: &[RepoUpdate],
+    map: &RepoMap,
+) -> Result<Interpretation, PayloadError> {
     let action = action(payload);
     let word = action.as_deref().ok_or_else(|| PayloadError::missing("action"))?;
     let id = installation_id(payload)?.ok_or_else(|| PayloadError::missing("installation"))?;
@@ -42,8 +47,15 @@ pub fn interpret(event: &str, payload: &Payload, map: &RepoMap) -> Result<Interp
         Interpretation { outcome: Outcome::Handled, ..Interpretation::ignored(None, "") };
     let (mut counting, mut passed_over) = (0, None);
     for ((raw, field), effect) in lists {
-        for repo in listed(raw, field, id)? {
-            match map.apply(repo) {
+        // Without its list it is about all that came through it, which have their published names.
+        let is_absent = field == "repositories" && raw.is_none();
+        let repos: Vec<_> = if is_absent {
+            known.iter().cloned().map(Ok).collect()
+        } else {
+            listed(raw, field, id)?.into_iter().map(|repo| map.apply(repo)).collect()
+        };
+        for repo in repos {
+            match repo {
                 Ok(repo) => {
                     interpretation.take(repo, effect, word)?;
                     counting += 1;
@@ -70,7 +82,11 @@ impl Interpretation {
                 self.events.push(repo_event("repo:removed", &repo, action)?);
                 self.changes.push(StateChange::RepoRemoved { github_id });
             }
-            Effect::Enable(enabled) => self.changes.push(StateChange::WebhookEnabled { github_id, enabled }),
+            // While it is suspended nothing comes, and who follows the repository should know why.
+            Effect::Enable(enabled) => {
+                self.events.push(repo_event("repo:updated", &repo, action)?);
+                self.changes.push(StateChange::WebhookEnabled { github_id, enabled });
+            }
             Effect::Nothing => {}
         }
         Ok(())

@@ -5,22 +5,67 @@
 use super::interpretation::{Interpretation, Outcome, action, installation_id, repo_event, repo_update};
 use super::payload::{self, Hook, Payload, PayloadError, Repository};
 use super::repo_map::RepoMap;
-use super::{installations, runs};
+use super::{installations, moves, runs};
 use crate::domain::workflow::{EventDraft, RepoUpdate, StateChange};
 
 /// A type of event that nothing here depends on.
 const UNHANDLED_EVENT: &str = "events of this type are not handled";
 
-/// Interprets the payload `body` of a delivery of `event` (`X-GitHub-Event`).
+/// Which repositories a delivery is about that it does not name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// All of this account.
+    Owner(String),
+    /// All of this installation.
+    Installation(i64),
+}
+
+/// What has to be looked up before a delivery can be interpreted: for the few that need it.
+pub fn about(event: &str, body: &str) -> Option<About> {
+    match event {
+        "organization" | "installation_target" => {
+            let (old, _) = moves::account_names(&payload::parse(body).ok()?).ok()??;
+            Some(About::Owner(old))
+        }
+        "installation" => {
+            let payload = payload::parse(body).ok().filter(|payload| payload.repositories.is_none())?;
+            installation_id(&payload).ok()?.map(About::Installation)
+        }
+        _ => None,
+    }
+}
+
+/// [`interpret_with`], where no repositories are known.
 pub fn interpret(event: &str, body: &[u8], map: &RepoMap) -> Result<Interpretation, PayloadError> {
+    interpret_with(event, body, map, &[])
+}
+
+/// Interprets the payload `body` of a delivery of `event` (`X-GitHub-Event`). `known` are the repositories
+/// that it is [`about`] without naming them.
+pub fn interpret_with(
+    event: &str,
+    body: &[u8],
+    map: &RepoMap,
+    known: &[RepoUpdate],
+) -> Result<Interpretation, PayloadError> {
     let body = std::str::from_utf8(body).map_err(|_| PayloadError::new("payload", "is not UTF-8"))?;
     match event {
         "installation" | "installation_repositories" => {
-            installations::interpret(event, &payload::parse(body)?, map)
+            installations::interpret(event, &payload::parse(body)?, known, map)
+        }
+        "organization" | "installation_target" => {
+            let payload = payload::parse(body)?;
+            match moves::account_names(&payload)? {
+                Some((old, new)) => moves::account(&payload, (&old, &new), known, map),
+                None => Ok(unhandled(body, map)),
+            }
         }
         "ping" => ping(&payload::parse(body)?, map),
         "repository" | "workflow_run" | "workflow_job" | "push" | "pull_request" | "check_run" => {
             let payload = payload::parse(body)?;
+            if event == "repository" && matches!(payload.action.as_deref(), Some("renamed" | "transferred")) {
+                return moves::repository(&payload, map);
+            }
             let repository = payload::required(payload.repository, "repository")?;
             match map.apply(repo_update(repository, installation_id(&payload)?, "repository")?) {
                 Ok(repo) => repository_event(event, repo, &payload),
@@ -68,7 +113,7 @@ fn repository_event(
     })
 }
 
-/// The events of the kind `repository`. A rename or transfer keeps the id and shows the new name.
+/// The events of the kind `repository`, but for those of `moves`.
 fn repository(
     action: &str,
     repo: &RepoUpdate,
@@ -76,7 +121,7 @@ fn repository(
     let (kind, change) = match action {
         "created" => ("repo:added", StateChange::RepoUpdated(repo.clone())),
         "deleted" => ("repo:removed", StateChange::RepoRemoved { github_id: repo.github_id }),
-        "renamed" | "transferred" | "edited" | "privatized" | "publicized" | "archived" | "unarchived" => {
+        "edited" | "privatized" | "publicized" | "archived" | "unarchived" => {
             ("repo:updated", StateChange::RepoUpdated(repo.clone()))
         }
         _ => return Ok(None),

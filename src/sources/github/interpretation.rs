@@ -111,15 +111,35 @@ pub(super) fn repo_update(
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RepoData<'a> {
-    github_id: i64,
-    owner: &'a str,
-    name: &'a str,
+pub(super) struct RepoData<'a> {
+    pub(super) github_id: i64,
+    pub(super) owner: &'a str,
+    pub(super) name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    private: Option<bool>,
+    pub(super) private: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    default_branch: Option<&'a str>,
-    action: &'a str,
+    pub(super) default_branch: Option<&'a str>,
+    pub(super) action: &'a str,
+    /// `owner/name` of before, and from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) to: Option<String>,
+}
+
+impl<'a> RepoData<'a> {
+    pub(super) fn of(repo: &'a RepoUpdate, action: &'a str) -> Self {
+        Self {
+            github_id: repo.github_id,
+            owner: &repo.owner,
+            name: &repo.name,
+            private: repo.private,
+            default_branch: repo.default_branch.as_deref(),
+            action,
+            from: None,
+            to: None,
+        }
+    }
 }
 
 /// An event about a repository itself.
@@ -128,20 +148,12 @@ pub(super) fn repo_event(
     repo: &RepoUpdate,
     action: &str,
 ) -> Result<EventDraft, PayloadError> {
-    let data = RepoData {
-        github_id: repo.github_id,
-        owner: &repo.owner,
-        name: &repo.name,
-        private: repo.private,
-        default_branch: repo.default_branch.as_deref(),
-        action,
-    };
-    Ok(event(kind, repo, to_json(&data)?))
+    Ok(event(kind, repo, to_json(&RepoData::of(repo, action))?))
 }
 
 /// An event on a repository's channels.
 pub(super) fn event(kind: &'static str, repo: &RepoUpdate, data: Box<RawValue>) -> EventDraft {
-    EventDraft { kind, owner: repo.owner.clone(), repo: Some(repo.name.clone()), data }
+    EventDraft { kind, owner: repo.owner.clone(), repo: Some(repo.name.clone()), former: None, data }
 }
 
 /// Texts and numbers always become JSON; the error is for the signature's sake.

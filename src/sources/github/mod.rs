@@ -7,6 +7,7 @@ mod body;
 mod installations;
 mod interpret;
 mod interpretation;
+mod moves;
 mod payload;
 mod repo_map;
 mod rows;
@@ -19,7 +20,7 @@ mod unit;
 mod tests;
 
 pub use body::{BadBody, body_text};
-pub use interpret::interpret;
+pub use interpret::{About, about, interpret, interpret_with};
 pub use interpretation::{Interpretation, Outcome};
 pub use payload::PayloadError;
 pub use repo_map::{BadRepoMap, RepoMap, RepoMapEntry};

@@ -56,6 +56,48 @@ pub struct Payload<'a> {
     pub repositories_added: Option<&'a RawValue>,
     #[serde(borrow)]
     pub repositories_removed: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub changes: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub organization: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub account: Option<&'a RawValue>,
+}
+
+/// What a rename or transfer changed.
+#[derive(Default, Deserialize)]
+pub struct Changes {
+    pub repository: Option<RepositoryChanges>,
+    pub owner: Option<OwnerChange>,
+    /// Of an account.
+    pub login: Option<TextChange>,
+}
+
+#[derive(Deserialize)]
+pub struct RepositoryChanges {
+    pub name: Option<TextChange>,
+}
+
+#[derive(Deserialize)]
+pub struct TextChange {
+    pub from: String,
+}
+
+#[derive(Deserialize)]
+pub struct OwnerChange {
+    pub from: FormerOwner,
+}
+
+#[derive(Deserialize)]
+pub struct FormerOwner {
+    pub organization: Option<Account>,
+    pub user: Option<Account>,
+}
+
+/// An organization or a user.
+#[derive(Deserialize)]
+pub struct Account {
+    pub login: String,
 }
 
 /// A repository object; the entries of an installation's lists have no owner.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::interpret::interpret;
+use super::interpret::interpret_with;
 use super::interpretation::Interpretation;
 use super::payload::PayloadError;
 use super::repo_map::RepoMap;
@@ -16,7 +16,7 @@ use super::rows::WorkflowRows;
 use crate::domain::channel::ChannelName;
 use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::domain::event::{NewEvent, Time, envelope};
-use crate::domain::workflow::{EventDraft, StateChange};
+use crate::domain::workflow::{EventDraft, RepoUpdate, StateChange};
 use crate::publish::{Apply, Dedup, UnitOfWork, Verdict};
 use crate::store::deliveries::{self, NewDelivery, Payload};
 use crate::store::{self, LockKey, Table, Transaction};
@@ -36,9 +36,14 @@ pub struct Received<'a> {
     pub accepted: Instant,
 }
 
-/// The unit of work for a delivery, and the status of the delivery.
-pub fn unit_of(received: Received<'_>, map: &RepoMap) -> std::io::Result<(UnitOfWork, DeliveryStatus)> {
-    let (interpretation, events) = read(received.event, received.payload, map, received.received_at);
+/// The unit of work for a delivery, and the status of the delivery. `known` are the repositories that it is
+/// [about](super::about) without naming them.
+pub fn unit_of(
+    received: Received<'_>,
+    map: &RepoMap,
+    known: &[RepoUpdate],
+) -> std::io::Result<(UnitOfWork, DeliveryStatus)> {
+    let (interpretation, events) = read(received.event, received.payload, map, known, received.received_at);
     let (status, error) = interpretation.status();
     let delivery = NewDelivery {
         id: Uuid::now_v7(),
@@ -64,9 +69,10 @@ pub fn reprocessing_unit(
     event: &str,
     payload: &str,
     map: &RepoMap,
+    known: &[RepoUpdate],
     now: Time,
 ) -> (UnitOfWork, DeliveryStatus) {
-    let (interpretation, events) = read(event, payload, map, now);
+    let (interpretation, events) = read(event, payload, map, known, now);
     let (status, error) = interpretation.status();
     let reprocess = Reprocess {
         id,
@@ -80,8 +86,14 @@ pub fn reprocessing_unit(
 }
 
 /// What a delivery means, and the events to publish for it.
-fn read(event: &str, payload: &str, map: &RepoMap, at: Time) -> (Interpretation, Vec<NewEvent>) {
-    interpret(event, payload.as_bytes(), map)
+fn read(
+    event: &str,
+    payload: &str,
+    map: &RepoMap,
+    known: &[RepoUpdate],
+    at: Time,
+) -> (Interpretation, Vec<NewEvent>) {
+    interpret_with(event, payload.as_bytes(), map, known)
         .and_then(|interpretation| {
             let events = events_of(&interpretation.events, at)?;
             Ok((interpretation, events))
@@ -89,7 +101,7 @@ fn read(event: &str, payload: &str, map: &RepoMap, at: Time) -> (Interpretation,
         .unwrap_or_else(|error| (Interpretation::failed(error), Vec::new()))
 }
 
-/// Each draft becomes one event on `repo:` and one on `org:`, with the same id.
+/// Each draft becomes one event on `repo:` and one on `org:`, with the same id, and on those of a former name.
 fn events_of(drafts: &[EventDraft], at: Time) -> Result<Vec<NewEvent>, PayloadError> {
     let mut events = Vec::with_capacity(2 * drafts.len());
     let bad_name = |_| PayloadError::new("repository", "has a name that cannot be a channel");
@@ -97,12 +109,20 @@ fn events_of(drafts: &[EventDraft], at: Time) -> Result<Vec<NewEvent>, PayloadEr
         let id = Uuid::now_v7();
         let full_name = draft.repo.as_ref().map(|name| format!("{}/{name}", draft.owner));
         let data: Arc<str> = envelope(id, draft.kind, at, full_name.as_deref(), &draft.data);
-        if let Some(name) = &draft.repo {
-            let channel = ChannelName::repo(&draft.owner, name).map_err(bad_name)?;
-            events.push(NewEvent::new(channel, id, draft.kind, data.clone()));
+        let names = [(&draft.owner, &draft.repo)].into_iter();
+        let names = names.chain(draft.former.iter().map(|former| (&former.owner, &former.repo)));
+        let mut told: Option<&str> = None;
+        for (owner, repo) in names {
+            if let Some(name) = repo {
+                let channel = ChannelName::repo(owner, name).map_err(bad_name)?;
+                events.push(NewEvent::new(channel, id, draft.kind, data.clone()));
+            }
+            if told != Some(owner) {
+                let channel = ChannelName::org(owner).map_err(bad_name)?;
+                events.push(NewEvent::new(channel, id, draft.kind, data.clone()));
+            }
+            told = Some(owner);
         }
-        let channel = ChannelName::org(&draft.owner).map_err(bad_name)?;
-        events.push(NewEvent::new(channel, id, draft.kind, data));
     }
     Ok(events)
 }

@@ -7,6 +7,7 @@ mod deliveries;
 mod health;
 mod limits;
 mod logs;
+mod moves;
 mod page;
 mod poll;
 mod poll_several;

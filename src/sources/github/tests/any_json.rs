@@ -75,7 +75,16 @@ fn places(value: &Value, at: String, all: &mut Vec<String>) {
 
 /// The parts that are read are few among many links, so they are preferred.
 fn telling(place: &str) -> bool {
-    let read = ["/action", "/workflow_", "/workflow/", "/repositor", "/installation/id", "/hook/active"];
+    let read = [
+        "/action",
+        "/workflow_",
+        "/workflow/",
+        "/repositor",
+        "/installation/id",
+        "/hook/active",
+        "/changes",
+        "/account/",
+    ];
     place.is_empty() || (read.iter().any(|part| place.starts_with(part)) && !place.ends_with("_url"))
 }
 
@@ -94,10 +103,11 @@ fn check(result: Result<Interpretation, PayloadError>) -> Result<(), TestCaseErr
     };
     prop_assert!(interpretation.action.is_none_or(|action| action.chars().count() <= 64));
     for event in interpretation.events {
-        let repo = event.repo.unwrap_or_default();
-        prop_assert!(
-            ChannelName::repo(&event.owner, &repo).is_ok() && ChannelName::org(&event.owner).is_ok()
-        );
+        let former = event.former.map(|former| (former.owner, former.repo));
+        for (owner, repo) in [Some((event.owner, event.repo)), former].into_iter().flatten() {
+            prop_assert!(ChannelName::org(&owner).is_ok());
+            prop_assert!(repo.is_none_or(|repo| ChannelName::repo(&owner, &repo).is_ok()));
+        }
         let data: Value =
             serde_json::from_str(event.data.get()).map_err(|e| TestCaseError::fail(e.to_string()))?;
         prop_assert!(data.is_object());

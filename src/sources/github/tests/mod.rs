@@ -2,6 +2,7 @@
 
 mod any_json;
 mod bad;
+mod moves;
 
 use serde_json::{Value, json};
 
@@ -20,11 +21,14 @@ macro_rules! fixtures {
 fixtures! {
     "check_run": "check_run_completed";
     "installation": "installation_created" "installation_deleted" "installation_suspend";
+    "installation_target": "installation_target_renamed";
     "installation_repositories": "installation_repositories_added" "installation_repositories_removed";
+    "organization": "organization_renamed";
     "ping": "ping" "ping_organization";
     "pull_request": "pull_request_opened";
     "push": "push";
-    "repository": "repository_created" "repository_deleted" "repository_privatized" "repository_renamed";
+    "repository": "repository_created" "repository_deleted" "repository_privatized" "repository_renamed"
+        "repository_transferred";
     "star": "star_created";
     "workflow_job": "workflow_job_completed" "workflow_job_in_progress" "workflow_job_queued";
     "workflow_run": "workflow_run_completed_cancelled" "workflow_run_completed_failure"
@@ -243,16 +247,18 @@ fn a_suspended_installation_delivers_no_more() {
     let off = |github_id| StateChange::WebhookEnabled { github_id, enabled: false };
     let interpretation = interpretation("installation_suspend");
     assert_eq!(interpretation.changes, [off(724_712_045), off(724_712_999)]);
-    assert_eq!((interpretation.outcome, interpretation.events.len()), (Outcome::Handled, 0));
+    let told: Vec<_> = published(&interpretation).into_iter().map(|event| (event.0, event.1)).collect();
+    let name = |name: &str| ("repo:updated", name.to_owned());
+    assert_eq!(told, [name("acme/api"), name("acme/web.site")], "who follows them is told why nothing comes");
+    assert_eq!(interpretation.outcome, Outcome::Handled);
 }
 
 #[test]
-fn a_repository_comes_changes_its_name_and_goes() {
+fn a_repository_comes_changes_and_goes() {
     for (name, kind, repo, id) in [
         ("repository_created", "repo:added", "billing", 740_000_123),
         ("repository_deleted", "repo:removed", "billing", 740_000_123),
         ("repository_privatized", "repo:updated", "api", 724_712_045),
-        ("repository_renamed", "repo:updated", "core-api", 724_712_045),
     ] {
         let interpretation = interpretation(name);
         let action = interpretation.action.clone().unwrap();
@@ -349,7 +355,6 @@ fn the_map_decides_what_counts_and_how_it_is_called() {
     assert_eq!((created.outcome, created.events.len(), created.changes.len()), (Outcome::Handled, 1, 1));
     for (name, reason) in [
         ("star_created", "not in the repository map"),
-        ("repository_renamed", "not in the repository map"),
         ("repository_created", "ignored by the repository map"),
         ("installation_repositories_added", "not in the repository map"),
     ] {

@@ -17,6 +17,7 @@ use crate::http::builds::BuildEndpoint;
 use crate::http::client_streams::ClientStreamEndpoints;
 use crate::http::event_stream::StreamEndpoint;
 use crate::http::health::HealthEndpoint;
+use crate::http::lingering::Lingering;
 use crate::http::poll::PollEndpoint;
 use crate::http::state::Budgets;
 use crate::http::webhooks::WebhookEndpoint;
@@ -93,6 +94,7 @@ pub(super) fn new(
             stopping: stopping.subscribe(),
         },
         sign_in: SignInEndpoint::new(config, secrets, address, sign_ins),
+        lingering: Arc::new(Lingering::new(limits, budgets.lingering.clone(), core.metrics.http.clone())),
         health: HealthEndpoint {
             stopping: stopping.subscribe(),
             bus: server.bus_live.clone(),

@@ -2,18 +2,20 @@
 //! handled outside the HTTP dispatcher; everything else is a route.
 
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix_http::{HttpService, Request};
+use actix_http::{HttpService, Protocol, Request};
+use actix_rt::net::TcpStream;
 use actix_server::Server;
 use actix_service::{
     IntoServiceFactory as _, Service as _, ServiceFactoryExt as _, apply_fn_factory, fn_service, map_config,
 };
 use actix_web::body::EitherBody;
-use actix_web::dev::{AppConfig, Extensions, ServiceResponse};
+use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::{App, Error, HttpResponse, middleware};
 use futures_util::future::{Either, TryFutureExt as _, ready};
@@ -23,9 +25,10 @@ use super::core::cores;
 use super::metrics::Metrics;
 use crate::clients::{ClientRegistry, WorkerClients};
 use crate::config::Config;
+use crate::http::accepted::Accepted;
 use crate::http::metrics::PollOutcome;
 use crate::http::poll::NotModifiedFastPath;
-use crate::http::tcp::TcpHandle;
+use crate::http::tcp::{self, TcpHandle};
 use crate::http::{HttpState, State, error, origin, routes, websocket};
 use crate::hub::Hub;
 use crate::hub::fanout::Fanout;
@@ -97,6 +100,7 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
         let (parts, draining) = (parts.clone(), draining.clone());
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
         let running = stopping.clone();
+        let lingering = parts.state.lingering.clone();
         let state = parts.start();
         let upgraded = state.clone();
         let upgrade =
@@ -112,6 +116,7 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
                 async move {
                     let mut answer = origin::guard(request, next).await?;
                     error::count_refusal(&answer);
+                    tcp::note_unread(&mut answer);
                     // A busy connection would otherwise keep a stopping node alive.
                     if stopping.borrow().is_some() {
                         answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
@@ -134,17 +139,31 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
                 })),
             }
         });
-        HttpService::build()
+        let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let draining = draining.clone();
                 async move { draining.notified().await }
             })
             .keep_alive(KEEP_ALIVE)
             .local_addr(address)
-            .on_connect_ext(keep_socket)
+            .on_connect_ext(TcpHandle::keep)
             .upgrade(upgrade)
-            .finish(app)
-            .tcp()
+            .finish(app);
+        apply_fn_factory(http, move |stream: TcpStream, http: &_| {
+            let peer = stream.peer_addr().ok();
+            let socket = Accepted::new(stream, lingering.clone());
+            let mark = socket.unread_mark();
+            let served = http.call((socket, Protocol::Http1, peer));
+            async move {
+                let mut served = pin!(served);
+                let done = served.as_mut().await;
+                // What is no request has been answered, too.
+                if done.is_err() {
+                    mark.set();
+                }
+                done
+            }
+        })
     })?;
     Ok(server.run())
 }
@@ -175,11 +194,5 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-fn keep_socket(stream: &actix_rt::net::TcpStream, extensions: &mut Extensions) {
-    if let Ok(socket) = socket2::SockRef::from(stream).try_clone() {
-        extensions.insert(TcpHandle(Rc::new(socket)));
     }
 }

@@ -224,6 +224,12 @@ pub struct LimitsConfig {
     pub stream_channels: u32,
     /// Streams open at once on this node, over any transport but WebSocket; above it 503.
     pub sse_connections: u32,
+    /// Connections that are read after a refusal, so that their peers see it; one more ends the oldest.
+    pub lingering_connections: u32,
+    /// Bytes that such a connection is read for.
+    pub lingering_size: Size,
+    /// How long such a connection is read.
+    pub lingering_timeout: Span,
 }
 
 impl Default for LimitsConfig {
@@ -241,6 +247,9 @@ impl Default for LimitsConfig {
             client_bodies_in_flight: Size(32 * MIB),
             stream_channels: 32,
             sse_connections: 10_000,
+            lingering_connections: 1000,
+            lingering_size: Size(32 * MIB),
+            lingering_timeout: Span::secs(5),
         }
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.build_events_per_minute", limits.build_events_per_minute),
         ("limits.stream_channels", limits.stream_channels),
         ("limits.sse_connections", limits.sse_connections),
+        ("limits.lingering_connections", limits.lingering_connections),
     ];
     let sizes = [
         ("client.queue_max_size", client.queue_max_size),
@@ -63,6 +64,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.webhook_body", limits.webhook_body),
         ("limits.webhook_in_flight", limits.webhook_in_flight),
         ("limits.build_events_in_flight", limits.build_events_in_flight),
+        ("limits.lingering_size", limits.lingering_size),
     ];
     let positive_spans = [
         ("server.session_ttl", config.server.session_ttl),
@@ -72,6 +74,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("client.pong_timeout", client.pong_timeout),
         ("client.stale_close_delay", client.stale_close_delay),
         ("limits.webhook_body_timeout", limits.webhook_body_timeout),
+        ("limits.lingering_timeout", limits.lingering_timeout),
         ("channel.position_check_interval", config.channel.position_check_interval),
         ("sse.ping_interval", config.sse.ping_interval),
     ];

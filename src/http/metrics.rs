@@ -29,6 +29,18 @@ label! {
     Limit("limit"): &'static str = []
 }
 
+label! {
+    /// Why a connection that was refused is not read any more although its peer may still write.
+    enum LingeringCut("reason") {
+        /// It has written `limits.lingering_size`.
+        Size = "size",
+        /// It has taken `limits.lingering_timeout`.
+        Time = "time",
+        /// More than `limits.lingering_connections` linger, and it was the oldest.
+        Evicted = "evicted",
+    }
+}
+
 metrics! {
     Metrics("") {
         /// Webhooks by outcome.
@@ -39,6 +51,8 @@ metrics! {
         sign_ins: Family<SignInOutcome, Counter>,
         /// Requests refused by code.
         refusals: Family<RefusalCode, Counter>,
+        /// Lingering connections that were closed before their peer had said everything by reason.
+        lingering_cut: Family<LingeringCut, Counter>,
         /// How much of a limit is in use.
         limit_used: Family<Limit, Gauge>,
         /// How much of a limit there is.

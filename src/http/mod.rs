@@ -1,6 +1,7 @@
 //! The HTTP surface. Handlers take what they need, call one operation and shape the answer; who
 //! may do what is decided by the extractors and the access rule.
 
+pub mod accepted;
 pub mod access;
 pub mod auth;
 mod body;
@@ -14,6 +15,7 @@ mod etag;
 pub mod event_stream;
 pub mod extract;
 pub mod health;
+pub mod lingering;
 pub mod metrics;
 mod openapi;
 pub mod origin;
@@ -71,6 +73,7 @@ pub struct HttpState {
     pub websocket: websocket::WebSocketEndpoint,
     pub sign_in: session::SignInEndpoint,
     pub health: health::HealthEndpoint,
+    pub lingering: Arc<lingering::Lingering>,
 }
 
 /// The state of the app on one worker thread. Handlers take it as an extractor.

@@ -13,6 +13,8 @@ pub struct Budgets {
     pub client_bytes: Budget,
     /// Open streams.
     pub streams: Budget,
+    /// Connections that are read after a refusal.
+    pub lingering: Budget,
     /// Open connections; `None` without a limit.
     pub sockets: Option<Budget>,
 }
@@ -26,6 +28,7 @@ impl From<&Config> for Budgets {
             build_bytes: Budget::new(limits.build_events_in_flight.0),
             client_bytes: Budget::new(limits.client_bodies_in_flight.0),
             streams: Budget::new(limits.sse_connections.into()),
+            lingering: Budget::new(limits.lingering_connections.into()),
             sockets: sockets.map(|limit| Budget::new(limit.into())),
         }
     }
@@ -39,6 +42,7 @@ impl Budgets {
             ("build_bytes", self.build_bytes.clone()),
             ("client_bytes", self.client_bytes.clone()),
             ("streams", self.streams.clone()),
+            ("lingering", self.lingering.clone()),
         ];
         named.extend(self.sockets.clone().map(|sockets| ("sockets", sockets)));
         named

@@ -1,17 +1,22 @@
-//! The TCP connection under a stream: aborted when its reader is too slow, and noticed at once when its
-//! peer closes it. The dispatcher does neither while a body is under way. Also the headers that keep
-//! caches and buffers off a stream.
+//! The TCP connection under a request: aborted when the reader of a stream is too slow, and noticed at once when
+//! its peer closes it; the dispatcher does neither while a body is under way. Also what answers say to caches and
+//! buffers, and to peers whose body nobody wants.
 
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::rc::Rc;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::dev::{Extensions, ServiceResponse};
+
+use actix_web::http::header::{self, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use actix_web::http::{ConnectionType, Method};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use super::accepted::{Accepted, Shared};
 
 /// No cache may store a stream.
 pub const UNCACHED: (HeaderName, &str) =
@@ -21,12 +26,17 @@ pub const UNBUFFERED: (&str, &str) = ("X-Accel-Buffering", "no");
 
 /// The socket of a connection that the dispatcher accepted.
 #[derive(Clone)]
-pub struct TcpHandle(pub Rc<socket2::Socket>);
+pub struct TcpHandle(pub(super) Rc<Shared>);
 
 /// Aborts a connection; resolves when its peer has closed it.
 pub type AbortAndClosed = (Box<dyn Fn()>, LocalBoxFuture<'static, ()>);
 
 impl TcpHandle {
+    /// Gives handlers a handle on an accepted socket.
+    pub fn keep(socket: &Accepted, extensions: &mut Extensions) {
+        extensions.insert(Self(socket.shared().clone()));
+    }
+
     /// How to abort the connection under `request`, and a future that resolves when its peer has closed it.
     pub fn of(request: &HttpRequest) -> AbortAndClosed {
         let Some(socket) = request.conn_data::<Self>().cloned() else {
@@ -39,18 +49,24 @@ impl TcpHandle {
 
     fn abort(&self) {
         // The peer may be gone already; then there is nothing left to abort.
-        let _ = self.0.shutdown(std::net::Shutdown::Both);
+        if let Some(stream) = &*self.0.stream.borrow() {
+            let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// Resolves when the peer has closed its side, or the connection is broken. A second handle on the
     /// socket notices that although the dispatcher, which has the first one, does not read.
     async fn closed(self) {
-        let Ok(watched) = self.0.try_clone().and_then(|socket| TcpStream::from_std(socket.into())) else {
+        let watched =
+            self.0.stream.borrow().as_ref().map(|stream| socket2::SockRef::from(stream).try_clone());
+        let watched = watched.and_then(|copy| TcpStream::from_std(copy.ok()?.into()).ok());
+        drop(self);
+        let Some(watched) = watched else {
             // Out of file descriptors: the next ping that cannot be written ends the stream.
             return std::future::pending().await;
         };
         while let Ok(ready) = watched.ready(Interest::READABLE).await {
-            if ready.is_read_closed() || self.is_closed() {
+            if ready.is_read_closed() || is_closed(&watched) {
                 return;
             }
             // A pipelined request waits behind the stream; the next activity of the peer wakes us.
@@ -58,11 +74,25 @@ impl TcpHandle {
             let _ = watched.try_io(Interest::READABLE, would_block);
         }
     }
+}
 
-    fn is_closed(&self) -> bool {
-        match self.0.peek(&mut [MaybeUninit::uninit()]) {
-            Ok(count) => count == 0,
-            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        }
+fn is_closed(stream: &TcpStream) -> bool {
+    match socket2::SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    }
+}
+
+/// Notes that an answer may have left a part of the body unread. The dispatcher then closes the connection where
+/// the body has a length; one without it would read to its end, however long that takes.
+pub fn note_unread<B>(response: &mut ServiceResponse<B>) {
+    let request = response.request();
+    let Some(TcpHandle(shared)) = request.conn_data() else { return };
+    let has = |name| request.headers().contains_key(name);
+    let (chunked, refused) = (has(TRANSFER_ENCODING), !response.status().is_success());
+    shared.unread.set(refused && (chunked || has(CONTENT_LENGTH)));
+    if chunked && (refused || *request.method() != Method::POST) {
+        shared.ended.set(true);
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
 }

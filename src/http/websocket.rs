@@ -9,7 +9,6 @@ use actix_codec::Framed;
 use actix_http::body::{BodySize, BoxBody, MessageBody as _};
 use actix_http::ws::{HandshakeError, handshake};
 use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, h1};
-use actix_rt::net::TcpStream;
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use bytes::BytesMut;
@@ -17,6 +16,7 @@ use bytestring::ByteString;
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
+use super::accepted::Accepted;
 use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
 use super::metrics::RefusalCode;
@@ -48,7 +48,7 @@ pub struct WebSocketEndpoint {
 /// Answers a request for an upgrade, and lets the socket live on its own if all is well.
 pub async fn upgrade(
     request: Request,
-    mut framed: Framed<TcpStream, h1::Codec>,
+    mut framed: Framed<Accepted, h1::Codec>,
     state: State,
 ) -> Result<(), actix_web::Error> {
     let worker = &state.streams.worker;
@@ -65,7 +65,10 @@ pub async fn upgrade(
         }
     };
     tokio::time::timeout(ANSWER_TIMEOUT, send(&mut framed, answer)).await.map_err(std::io::Error::from)??;
-    let Some(held) = held else { return Ok(()) };
+    let Some(held) = held else {
+        framed.io_ref().unread_mark().set();
+        return Ok(());
+    };
     let client = if request.path() == UNI_PATH {
         SocketClient::Unidirectional(connect_of(&request))
     } else {
@@ -75,7 +78,7 @@ pub async fn upgrade(
     let parts = framed.into_parts();
     // A copy, because the dispatcher's buffer is large and would live as long as the socket.
     let first = BytesMut::from(&parts.read_buf[..]);
-    actix_rt::spawn(worker.clone().serve(parts.io, first, client, held));
+    actix_rt::spawn(worker.clone().serve(parts.io.into_stream()?, first, client, held));
     Ok(())
 }
 
@@ -163,7 +166,7 @@ fn refused(error: ApiError) -> Response<BoxBody> {
 }
 
 async fn send(
-    framed: &mut Framed<TcpStream, h1::Codec>,
+    framed: &mut Framed<Accepted, h1::Codec>,
     answer: Response<BoxBody>,
 ) -> Result<(), std::io::Error> {
     let (head, body) = answer.into_parts();

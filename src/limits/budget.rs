@@ -27,6 +27,12 @@ impl Budget {
         (self.used.load(Ordering::Relaxed), self.limit)
     }
 
+    /// A reservation of `amount`, which others are about to give back.
+    pub fn reserve_beyond(&self, amount: u64) -> Reserved {
+        self.used.fetch_add(amount, Ordering::Relaxed);
+        Reserved { budget: self.clone(), amount }
+    }
+
     /// An empty reservation, to grow as things come in.
     pub fn reserve(&self) -> Reserved {
         Reserved { budget: self.clone(), amount: 0 }

@@ -26,6 +26,16 @@ fn everything_goes_through_haproxy() {
     on_postgres(async |home| everything_goes_through(home, "haproxy", haproxy).await);
 }
 
+#[test]
+fn a_stranger_takes_no_node_away_through_nginx() {
+    on_postgres(async |home| a_stranger_takes_no_node_away(home, "nginx", nginx).await);
+}
+
+#[test]
+fn a_stranger_takes_no_node_away_through_haproxy() {
+    on_postgres(async |home| a_stranger_takes_no_node_away(home, "haproxy", haproxy).await);
+}
+
 /// `file` with these replacements, each of which must have something to replace.
 fn adapted(file: &str, replacements: &[(&str, &str)]) -> String {
     let mut text = std::fs::read_to_string(file).expect(file);
@@ -143,6 +153,27 @@ async fn everything_goes_through(home: Home, program: &str, configure: Configure
     drop(Stream::open(entry, &in_query).await.expect("a stream"));
     let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_else(|_| proxy.log());
     assert!(log.contains("/api/publish") && !log.contains(&token[..40]), "{log}");
+}
+
+/// A long body that nobody wants: its sender is told so, and nobody else notices. Where the node does not even
+/// listen to its end, the sender alone is hurt.
+async fn a_stranger_takes_no_node_away(mut home: Home, program: &str, configure: Configure) {
+    let unwanted = Request::post("/webhooks/github").body(vec![b'x'; 1 << 20]);
+    for (listening, told) in [("32MiB", true), ("1KiB", false)] {
+        home = home.with("CAMPANILE_LIMITS__LINGERING_SIZE", listening);
+        let (first, second) = (Gateway::start(&home).await, Gateway::start(&home).await);
+        let folder = tempfile::tempdir().expect("a folder");
+        let nodes = [first.address, second.address];
+        let proxy = Server::start(program, folder.path(), |port| configure(folder.path(), nodes, port));
+        let proxy = proxy.await.expect("the proxy starts");
+        for _ in 0..10 {
+            let refused = unwanted.send(proxy.address).await.status;
+            assert!(refused == 401 || !told && refused == 502, "{refused}");
+            Request::get("/readyz").send(proxy.address).await.expect(200);
+        }
+        second.stop().await;
+        first.stop().await;
+    }
 }
 
 async fn publish(entry: SocketAddr, mark: &str) {

@@ -4,6 +4,7 @@ mod builds;
 mod clients;
 mod cursor;
 mod deliveries;
+mod early_answers;
 mod health;
 mod limits;
 mod logs;

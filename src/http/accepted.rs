@@ -1,0 +1,126 @@
+//! The accepted socket under the HTTP dispatcher. What ends while its peer may still write lingers, whichever
+//! door refused it: that is decided here, where every socket is closed, and not at the doors.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::lingering::Lingering;
+
+/// The socket, and what is known about its end. The dispatcher owns it, handlers borrow it by
+/// [`TcpHandle`](super::tcp::TcpHandle).
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) stream: RefCell<Option<TcpStream>>,
+    /// A refusal may have left a part of a body unread.
+    pub(super) unread: Cell<bool>,
+    /// The dispatcher shall read no further.
+    pub(super) ended: Cell<bool>,
+    /// The dispatcher knows that.
+    told: Cell<bool>,
+    /// The peer has said everything, or nothing can be read any more.
+    over: Cell<bool>,
+}
+
+/// An accepted socket. Dropped, it lingers unless its peer has nothing more to say.
+pub struct Accepted {
+    shared: Rc<Shared>,
+    lingering: Arc<Lingering>,
+}
+
+/// Says that what has been refused may not have been read.
+pub struct UnreadMark(Rc<Shared>);
+
+impl Accepted {
+    pub fn new(stream: TcpStream, lingering: Arc<Lingering>) -> Self {
+        let shared = Shared { stream: RefCell::new(Some(stream)), ..Shared::default() };
+        Self { shared: Rc::new(shared), lingering }
+    }
+
+    pub(super) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    pub fn unread_mark(&self) -> UnreadMark {
+        UnreadMark(self.shared.clone())
+    }
+
+    /// The socket, for who carries it on.
+    pub fn into_stream(self) -> io::Result<TcpStream> {
+        self.shared.stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn with<T>(
+        &self,
+        act: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        gone: impl FnOnce() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        match self.shared.stream.borrow_mut().as_mut() {
+            Some(stream) => act(Pin::new(stream)),
+            None => Poll::Ready(gone()),
+        }
+    }
+}
+
+impl UnreadMark {
+    pub fn set(&self) {
+        self.0.unread.set(true);
+    }
+}
+
+impl Shared {
+    /// Whether the peer may be writing: the kernel answers what comes after the close with a reset.
+    fn may_be_writing(&self, stream: &TcpStream) -> bool {
+        let unread = || stream.try_read(&mut [0]).is_ok_and(|count| count > 0);
+        !self.over.get() && (self.unread.get() || unread())
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        let stream = self.shared.stream.take();
+        if let Some(stream) = stream.filter(|stream| self.shared.may_be_writing(stream)) {
+            self.lingering.close(stream);
+        }
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.shared.ended.get() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = self.with(|stream| stream.poll_read(cx, buf), || Ok(()));
+        if let Poll::Ready(done) = &read
+            && (done.is_err() || buf.filled().len() == before)
+        {
+            self.shared.over.set(true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.poll_write(cx, bytes), || Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.ended.get() && !self.shared.told.replace(true) {
+            // The dispatcher waits for the socket, and shall find it at its end.
+            cx.waker().wake_by_ref();
+        }
+        self.with(|stream| stream.poll_flush(cx), || Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx), || Ok(()))
+    }
+}

@@ -11,7 +11,7 @@ use crate::http::auth::Signing;
 impl Node {
     /// Takes keys and namespaces from `new`, the configuration as it reads now. Fails without having
     /// changed anything.
-    pub fn reload(&self, new: &Config) -> Result<(), ConfigError> {
+    pub async fn reload(&self, new: &Config) -> Result<(), ConfigError> {
         // Generated secrets stay where they are until the next start.
         let mut found = new.clone();
         (found.server, found.store) = (self.config.server.clone(), self.config.store.clone());
@@ -21,15 +21,23 @@ impl Node {
         self.core.keys.replace(keys);
         let signing = Signing::new(&new.client.token, jwt);
         self.server.state().sign_in.signing.store(Arc::new(signing));
-        self.core.namespaces.store(new.channel.declared().into());
+        let namespaces = new.channel.declared();
+        self.server.hub().prepare(&namespaces).await;
+        self.core.namespaces.store(namespaces.into());
+        self.server.hub().take_options();
         self.core.key_set.send_replace(new.jwks_endpoint().cloned());
         Ok(())
     }
 }
 
 /// Does what SIGHUP asks for, and says in the log what came of it.
-pub(super) fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
-    match loaded.and_then(|new| node.reload(&new).map(|()| new)) {
+pub(super) async fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
+    let reloaded = async {
+        let new = loaded?;
+        node.reload(&new).await?;
+        Ok(new)
+    };
+    match reloaded.await {
         Ok(new) => {
             new.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             for option in node.config.needing_restart(&new) {
@@ -39,7 +47,7 @@ pub(super) fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
             let namespaces = new.channel.namespaces.len();
             tracing::info!(namespaces, "keys and namespaces were reloaded");
         }
-        Err(error) => {
+        Err::<_, ConfigError>(error) => {
             for problem in error.problems() {
                 tracing::error!(%problem, "the reload failed: keys and namespaces are unchanged");
             }

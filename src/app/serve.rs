@@ -39,7 +39,7 @@ pub fn serve(
         print_welcome(config, secrets, node.address(), link.as_deref(), with_demo);
         let demo = with_demo.then(|| actix_rt::spawn(demo::run(node.address(), secrets.github[0].clone())));
         while signals.next().await == SignalAction::Reload {
-            reload::reload(&node, load());
+            reload::reload(&node, load()).await;
         }
         demo.inspect(|demo| demo.abort());
         tokio::select! {

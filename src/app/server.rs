@@ -160,7 +160,7 @@ impl OpenServer {
 }
 
 impl Server {
-    pub fn hub(&self) -> &Hub {
+    pub(super) fn hub(&self) -> &Hub {
         &self.hub
     }
 

@@ -24,7 +24,7 @@ pub use metrics::Metrics;
 use crate::bus::{Announcement, Bus, EventHandler, HubEvent, PresenceChange};
 use crate::config::Config;
 use crate::domain::channel::ChannelName;
-use crate::domain::options::SharedNamespaces;
+use crate::domain::options::{Namespaces, Retention, SharedNamespaces};
 use crate::domain::position::Position;
 use crate::domain::presence::Member;
 use crate::store::{self, Store};
@@ -38,6 +38,9 @@ const CHECK_CHUNK: usize = 1000;
 /// thousand channels are checked after two seconds.
 const RECHECKS_AT_ONCE: usize = 256;
 const RECHECK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a reload waits for channels whose history begins.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the hub needs to know of the config.
 #[derive(Debug, Clone)]
@@ -101,6 +104,16 @@ pub struct Worker {
     pub inbox: mpsc::Sender<FanoutMessage>,
 }
 
+/// A worker thread follows a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// The actor that said so: of another one it is not true.
+    pub actor: u64,
+    /// Everything after it reaches the worker's inbox in order; what is before it is in the log. `None`
+    /// where no history is kept.
+    pub position: Option<Position>,
+}
+
 /// A channel cannot be subscribed to now, because the store does not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the channel cannot be subscribed to: {0}")]
@@ -157,13 +170,8 @@ impl Hub {
         }
     }
 
-    /// Subscribes `worker` to `channel`. Everything after the returned position reaches its inbox in
-    /// order; what is before it is in the log. `None` for a channel that keeps no history.
-    pub async fn join(
-        &self,
-        channel: &ChannelName,
-        worker: &Worker,
-    ) -> Result<Option<Position>, SubscribeError> {
+    /// Subscribes `worker` to `channel`.
+    pub async fn join(&self, channel: &ChannelName, worker: &Worker) -> Result<Followed, SubscribeError> {
         // The actor may have stopped between the lookup and the call: then it is gone from the table, and
         // the next lookup starts a new one.
         for _ in 0..3 {
@@ -173,6 +181,40 @@ impl Hub {
             }
         }
         Err(SubscribeError("the channel keeps ending".into()))
+    }
+
+    /// Whether `followed` still holds for `channel`: it was said by the actor that lives, and it has a
+    /// position if the channel keeps a history.
+    pub fn is_current(&self, channel: &ChannelName, followed: &Followed) -> bool {
+        let lives = self.table().get(channel).is_some_and(|handle| handle.id() == followed.actor);
+        lives && (followed.position.is_some() || self.retention_of(channel).is_none())
+    }
+
+    /// What is kept of `channel`; `None` when nothing is.
+    fn retention_of(&self, channel: &ChannelName) -> Option<Retention> {
+        self.0.options.namespaces.load().retention_of(channel)
+    }
+
+    /// Lets active channels that get a history by `new` find their positions before it takes effect, so
+    /// that they know where they are when the first event is kept. Not waited for longer than
+    /// [`BEGIN_TIMEOUT`].
+    pub async fn prepare(&self, new: &Namespaces) {
+        let begins = |handle: &&ChannelHandle| self.retention_of(handle.name()).is_none();
+        let beginning: Vec<(ChannelHandle, Retention)> = {
+            let table = self.table();
+            let kept = |handle: &ChannelHandle| Some((handle.clone(), new.retention_of(handle.name())?));
+            table.values().filter(begins).filter_map(kept).collect()
+        };
+        let all = futures_util::future::join_all(
+            beginning.iter().map(|(handle, retention)| handle.begin_history(*retention)),
+        );
+        // A channel that is not ready by then holds what is announced until it is.
+        let _ = tokio::time::timeout(BEGIN_TIMEOUT, all).await;
+    }
+
+    /// Lets all active channels apply the options of the namespaces as they are now.
+    pub fn take_options(&self) {
+        self.table().values().for_each(ChannelHandle::take_options);
     }
 
     /// `worker` has no subscriber of `channel` any more.

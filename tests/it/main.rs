@@ -21,6 +21,7 @@ mod migrations;
 mod protocol;
 mod publish;
 mod reload;
+mod reload_under_traffic;
 mod schema;
 mod sdk;
 mod shared_limits;

@@ -1,5 +1,5 @@
-//! How a channel reads the log: its head when it begins, what follows its position when something
-//! that was announced is missing, and what to do when the log has lost what it had confirmed.
+//! How a channel reads the log: what follows its position when something that was announced is missing,
+//! and what to do when the log has lost what it had confirmed.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,6 @@ use super::{ChannelActor, RETRY_DELAY};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
-use crate::hub::SubscribeError;
 use crate::hub::sequencer::Sequencer;
 use crate::store::log::{self, Page, PageRequest};
 use crate::store::{self, Store};
@@ -19,32 +18,6 @@ use crate::store::{self, Store};
 const PAGE: u32 = 256;
 
 impl ChannelActor {
-    pub(super) fn find_head(&mut self, ctx: &mut Context<Self>) {
-        let (store, name) = (self.store().clone(), self.name.clone());
-        let head = async move { store.read(move |tx| Box::pin(async move { tx.head(&name).await })).await };
-        ctx.spawn(head.into_actor(self).map(Self::on_head));
-    }
-
-    fn on_head(head: store::Result<Position>, actor: &mut Self, ctx: &mut Context<Self>) {
-        let joining = std::mem::take(&mut actor.joining);
-        match head {
-            Ok(position) => {
-                actor.set_sequencer(Sequencer::at(position));
-                joining.into_iter().for_each(|(worker, reply)| actor.add_worker(worker, reply));
-                if actor.state.behind.swap(false, Ordering::SeqCst) {
-                    actor.read_log(ctx);
-                }
-                actor.start_linger(ctx);
-            }
-            Err(error) => {
-                for (_, reply) in joining {
-                    let _ = reply.send(Err(SubscribeError(error.to_string())));
-                }
-                actor.end(ctx);
-            }
-        }
-    }
-
     /// Reads what follows the position, page by page, until the head is reached.
     pub(super) fn read_log(&mut self, ctx: &mut Context<Self>) {
         let (Some(sequencer), Some(retention)) = (&self.sequencer, self.retention) else { return };

@@ -3,6 +3,7 @@
 //! is missing, and sends each event once to every subscribed worker thread. Never writes to a connection
 //! and never decides who may subscribe.
 
+mod beginning;
 mod catch_up;
 mod workers;
 
@@ -15,11 +16,12 @@ use actix::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use beginning::Beginning;
 use workers::{Lag, WorkerFeed};
 
 use super::fanout::{Batch, FanoutMessage};
 use super::sequencer::{Next, Sequencer};
-use super::{Hub, SubscribeError, Worker};
+use super::{Followed, Hub, SubscribeError, Worker};
 use crate::bus::{Announcement, Content, PresenceChange};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
@@ -35,7 +37,7 @@ const GAP_TIMEOUT: Duration = Duration::from_millis(10);
 /// How long to wait before the log is read again after the store did not answer.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-type JoinResult = Result<Option<Position>, SubscribeError>;
+type JoinResult = Result<Followed, SubscribeError>;
 
 #[derive(Clone)]
 pub(super) struct ChannelHandle {
@@ -66,6 +68,7 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
         name: name.clone(),
         bus_ready: false,
         sequencer: None,
+        beginning: Beginning::default(),
         last: None,
         previous: None,
         joining: Vec::new(),
@@ -158,6 +161,7 @@ struct ChannelActor {
     bus_ready: bool,
     /// `None` until the head has been read.
     sequencer: Option<Sequencer>,
+    beginning: Beginning,
     /// The id of the event at the sequencer's position, if it passed here: it shows whether the log is
     /// still the same.
     last: Option<Uuid>,
@@ -230,26 +234,7 @@ impl Handler<Announced> for ChannelActor {
     type Result = ();
 
     fn handle(&mut self, Announced(announcement): Announced, ctx: &mut Context<Self>) {
-        let accepted = announcement.accepted;
-        match (announcement.content, &mut self.sequencer) {
-            (Content::Ephemeral(events), _) => self.send(None, events, accepted, ctx),
-            // A reload has turned the history on: who came before goes on without positions.
-            (Content::Logged { events, .. }, None) if self.retention.is_none() => {
-                self.send(None, events, accepted, ctx);
-                self.refresh_retention(ctx);
-            }
-            // The head is being read; whether it has these already is not known, so look again.
-            (Content::Logged { .. }, None) => self.state.behind.store(true, Ordering::SeqCst),
-            (Content::Logged { epoch, events }, Some(sequencer)) => match sequencer.accept(&epoch, events) {
-                Next::Deliver(events) => {
-                    self.send(Some(epoch), events, accepted, ctx);
-                    self.wait_for_gap(ctx);
-                }
-                Next::Wait => self.wait_for_gap(ctx),
-                Next::Nothing => {}
-                Next::OtherEpoch => self.read_log(ctx),
-            },
-        }
+        self.announced(announcement, ctx);
     }
 }
 
@@ -260,7 +245,7 @@ impl Handler<Join> for ChannelActor {
         if let Some(linger) = self.linger.take() {
             ctx.cancel_future(linger);
         }
-        self.refresh_retention(ctx);
+        self.refresh_options(ctx);
         if self.bus_ready && (self.retention.is_none() || self.sequencer.is_some()) {
             self.add_worker(worker, reply);
         } else {
@@ -359,23 +344,48 @@ impl ChannelActor {
         }
     }
 
-    /// Applies what the namespace keeps now. Where a reload has turned history on, the channel starts to
-    /// track its position; where off, it keeps the one it has.
-    fn refresh_retention(&mut self, ctx: &mut Context<Self>) {
-        let retention = self.hub.0.options.namespaces.load().retention_of(&self.name);
-        let begins = self.retention.is_none() && retention.is_some();
-        self.retention = retention.or(self.retention);
-        self.deltas = deltas_of(&self.hub, &self.name);
-        if begins && self.bus_ready {
-            self.find_head(ctx);
-        }
-    }
-
     fn add_worker(&mut self, worker: Worker, reply: oneshot::Sender<JoinResult>) {
         let position = self.sequencer.as_ref().map(|sequencer| sequencer.position().clone());
         // A worker that is subscribed already keeps its state: it may be behind.
         self.workers.entry(worker.id).or_insert(WorkerFeed { inbox: worker.inbox, lag: None });
-        let _ = reply.send(Ok(position));
+        let _ = reply.send(Ok(Followed { actor: self.id, position }));
+    }
+
+    fn announced(&mut self, announcement: Announcement, ctx: &mut Context<Self>) {
+        let accepted = announcement.accepted;
+        match (announcement.content, &self.sequencer) {
+            (Content::Ephemeral(events), _) => self.send(None, events, accepted, ctx),
+            // Another node keeps a history already: here they pass as before, and this node looks whether
+            // it should too.
+            (Content::Logged { events, .. }, None) if self.retention.is_none() => {
+                self.send(None, events, accepted, ctx);
+                self.refresh_options(ctx);
+            }
+            (content @ Content::Logged { .. }, None) => self.hold(Announcement { content, ..announcement }),
+            (Content::Logged { epoch, events }, Some(_)) => {
+                self.send_late(&epoch, &events, ctx);
+                self.sequence(epoch, events, accepted, ctx);
+            }
+        }
+    }
+
+    fn sequence(
+        &mut self,
+        epoch: Epoch,
+        events: Vec<Event>,
+        accepted: Option<Instant>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(sequencer) = &mut self.sequencer else { return };
+        match sequencer.accept(&epoch, events) {
+            Next::Deliver(events) => {
+                self.send(Some(epoch), events, accepted, ctx);
+                self.wait_for_gap(ctx);
+            }
+            Next::Wait => self.wait_for_gap(ctx),
+            Next::Nothing => {}
+            Next::OtherEpoch => self.read_log(ctx),
+        }
     }
 
     /// Publishes the position for handles to see.
@@ -440,6 +450,7 @@ impl ChannelActor {
         self.metrics().channel_resets.inc();
         let Some(mut sequencer) = self.sequencer.take() else { return };
         (self.last, self.previous) = (None, None);
+        self.beginning.forget_position();
         let ready = sequencer.reset(bounds.head.clone());
         self.set_sequencer(sequencer);
         let reset = Lag::Reset(bounds.clone());

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
-use super::{Hub, SubscribeError, Worker};
+use super::{Followed, Hub, SubscribeError, Worker};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::domain::presence::PresenceInfo;
@@ -51,16 +51,25 @@ pub struct Fanout {
 #[derive(Default)]
 struct Route {
     subscribers: Vec<Rc<Subscriber>>,
-    /// This thread subscribes to the channel, and everything up to here has come through its inbox
-    /// (`None`: no history is kept).
-    reached: Option<Option<Position>>,
+    /// This thread follows the channel, and everything up to the position has come through its inbox.
+    followed: Option<Followed>,
 }
 
 impl Route {
-    fn reach(&mut self, position: Option<Position>) {
-        match (&mut self.reached, position) {
-            (Some(Some(old)), Some(new)) if old.epoch == new.epoch && old.offset > new.offset => {}
-            (reached, position) => *reached = Some(position),
+    /// The channel's actor has answered. What came through the inbox in the meantime counts.
+    fn follow(&mut self, answer: &Followed) {
+        match &mut self.followed {
+            Some(known) if known.actor == answer.actor && known.position.is_some() => {}
+            known => *known = Some(answer.clone()),
+        }
+    }
+
+    /// Everything up to `position` has come through the inbox.
+    fn reach(&mut self, position: Position) {
+        let Some(Followed { position: known, .. }) = &mut self.followed else { return };
+        match known {
+            Some(old) if old.epoch == position.epoch && old.offset > position.offset => {}
+            known => *known = Some(position),
         }
     }
 }
@@ -116,7 +125,7 @@ impl Fanout {
                     }
                     writer.write(&route.subscribers, &merged);
                     if let Some(epoch) = merged.epoch() {
-                        route.reach(Some(Position::new(epoch.clone(), merged.last())));
+                        route.reach(Position::new(epoch.clone(), merged.last()));
                     }
                     if let Some(accepted) = merged.accepted() {
                         self.counters.metrics.event_latency_seconds.observe(accepted.elapsed().as_secs_f64());
@@ -124,7 +133,9 @@ impl Fanout {
                 }
                 FanoutMessage::Reset(_, bounds) => {
                     route.subscribers.iter().for_each(|subscriber| subscriber.reset(bounds));
-                    route.reached = Some(Some(bounds.head.clone()));
+                    if let Some(followed) = &mut route.followed {
+                        followed.position = Some(bounds.head.clone());
+                    }
                 }
                 FanoutMessage::Presence(_, presence_change) => {
                     route
@@ -144,7 +155,12 @@ impl Fanout {
     /// Whether a subscription to `channel` starts without waiting, because this thread is subscribed to
     /// it.
     pub fn is_subscribed(&self, channel: &ChannelName) -> bool {
-        self.routes.borrow().get(channel).is_some_and(|route| route.reached.is_some())
+        self.routes.borrow().get(channel).is_some_and(|route| self.followed(route, channel).is_some())
+    }
+
+    /// What is known of `channel`, if it still holds.
+    fn followed<'r>(&self, route: &'r Route, channel: &ChannelName) -> Option<&'r Followed> {
+        route.followed.as_ref().filter(|followed| self.hub.is_current(channel, followed))
     }
 
     /// The channels that have subscribers here, with their number.
@@ -162,28 +178,28 @@ impl Fanout {
         framing: Framing,
         options: SubscriberOptions,
     ) -> Result<(SubscriptionGuard, Option<Position>), SubscribeError> {
-        let (subscriber, reached) = {
+        let (subscriber, followed) = {
             let mut routes = self.routes.borrow_mut();
             // All subscribers of a channel on this thread share one string for its name.
             let channel = routes.get_key_value(&channel).map_or(channel, |(known, _)| known.clone());
             let counters = self.counters.clone();
             let subscriber = Rc::new(Subscriber::new(channel.clone(), outbox, framing, options, counters));
-            let route = routes.entry(channel).or_default();
+            let route = routes.entry(channel.clone()).or_default();
             route.subscribers.push(subscriber.clone());
-            (subscriber, route.reached.clone())
+            (subscriber, self.followed(route, &channel).cloned())
         };
         let channel = subscriber.channel.clone();
         self.counters.metrics.subscriptions.inc();
         let subscription = SubscriptionGuard { fanout: self.clone(), subscriber };
-        let position = match reached {
+        let position = match followed {
             // What is on its way to this thread comes after it.
-            Some(reached) => reached,
+            Some(followed) => followed.position,
             None => {
-                let position = self.hub.join(&channel, &self.worker).await?;
+                let followed = self.hub.join(&channel, &self.worker).await?;
                 if let Some(route) = self.routes.borrow_mut().get_mut(&channel) {
-                    route.reach(position.clone());
+                    route.follow(&followed);
                 }
-                position
+                followed.position
             }
         };
         if let Some(presence_change) = subscription.subscriber.presence_change(true) {

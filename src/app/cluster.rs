@@ -9,9 +9,9 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::metrics::Metrics;
-use crate::bus::{Bus, ClusterBus, ClusterBusLoop, RedisOptions};
+use crate::bus::{Bus, BusKeys, ClusterBus, ClusterBusLoop, RedisOptions};
 use crate::cluster::Peers;
-use crate::config::{BusBackend, Config};
+use crate::config::{BusBackend, Config, Secret, Secrets};
 use crate::limits::shared::{SharedCounters, Timeouts};
 use crate::limits::user_connections::{Confirm, UserConnections};
 use crate::net::tls;
@@ -20,6 +20,7 @@ use crate::store::Store;
 /// The bus that is configured, and its task if it needs one.
 pub(super) fn open_bus(
     config: &Config,
+    secrets: &Secrets,
     uid: Uuid,
     store: &Store,
     metrics: &Metrics,
@@ -28,8 +29,9 @@ pub(super) fn open_bus(
         metrics.bus.up.set(1);
         return Ok((Bus::local(uid), None));
     }
-    let (cluster_bus, bus_loop) =
-        ClusterBus::new(uid, store.clone(), open_redis(config, store)?, metrics.bus.clone());
+    let keys = BusKeys::new(secrets.bus.iter().map(Secret::expose));
+    let redis = open_redis(config, store)?;
+    let (cluster_bus, bus_loop) = ClusterBus::new(uid, keys, store.clone(), redis, metrics.bus.clone());
     Ok((Bus::clustered(cluster_bus), Some(bus_loop)))
 }
 

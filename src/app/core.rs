@@ -109,7 +109,7 @@ impl OpenCore {
         runtime: &Handle,
     ) -> anyhow::Result<Self> {
         let uid = Uuid::new_v4();
-        let (bus, bus_loop) = open_bus(config, uid, &store, &metrics)?;
+        let (bus, bus_loop) = open_bus(config, secrets, uid, &store, &metrics)?;
         let (counters, counting) = open_counters(config, uid, &store, &metrics, runtime)?;
         let identity = Identity::new(uid, config.server.name.as_deref(), address);
         Ok(Self {

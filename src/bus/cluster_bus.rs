@@ -3,9 +3,9 @@
 //! by NOTIFY. A node that receives nothing from Redis polls the log twice a second. So Redis makes
 //! delivery fast, and nothing depends on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
 use tokio::sync::{mpsc, watch};
@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use super::announcement::{Announcement, BusHandlers, Content, HubEvent};
 use super::dedup::Dedup;
-use super::message::{BusMessage, DecodeError, Envelope};
-use super::metrics::{Carrier, Metrics};
+use super::message::{BusMessage, DecodeError};
+use super::metrics::{Carrier, Metrics, RefusedFor};
 use super::notify::{self, NotifyQueue, Reassembler, split};
+use super::packet::{BusKeys, Envelope, Packets};
 use super::redis::{self, Events as _, QueuedMessage, Redis, RedisOptions, Topic};
 use crate::domain::channel::ChannelName;
 use crate::store::Store;
@@ -23,6 +24,9 @@ use crate::store::listen_notify::ListenEvent;
 
 /// How long a channel waits for Redis to confirm its subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Between two lines in the log about messages that are refused.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A handle on the bus of a cluster; cheap to clone.
 #[derive(Clone)]
@@ -36,6 +40,9 @@ struct Inner {
     live: watch::Sender<bool>,
     mirroring: AtomicBool,
     received: Dedup,
+    packets: Packets,
+    /// When a message that is not trusted was last logged.
+    last_refusal: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -72,16 +79,19 @@ struct BusReceiver {
 }
 
 impl ClusterBus {
-    /// The bus of the node `node` over `redis`, or by NOTIFY alone, and its task, which never ends.
+    /// The bus of the node `node` over `redis`, or by NOTIFY alone, and its task, which never ends. Other
+    /// nodes know it by one of `keys`.
     pub fn new(
         node: Uuid,
+        keys: BusKeys,
         store: Store,
         redis: Option<RedisOptions>,
         metrics: Arc<Metrics>,
     ) -> (Self, ClusterBusLoop) {
         let (notify_queue, texts) = NotifyQueue::new();
+        let packets = Packets::new(node, keys);
         let redis = redis.map(|RedisOptions { client, prefix }| {
-            let (redis, messages) = Redis::new(node, prefix, metrics.clone());
+            let (redis, messages) = Redis::new(node, packets.clone(), prefix, metrics.clone());
             (redis, client, messages)
         });
         let bus = Self(Arc::new(Inner {
@@ -92,6 +102,8 @@ impl ClusterBus {
             live: watch::Sender::new(false),
             mirroring: AtomicBool::new(false),
             received: Dedup::default(),
+            packets,
+            last_refusal: Mutex::default(),
             metrics,
         }));
         (bus.clone(), ClusterBusLoop { bus, store, redis, texts })
@@ -174,7 +186,7 @@ impl ClusterBus {
                 self.0.notify_queue.check([channel]);
             }
             message => {
-                let text = message.encode(self.0.node, number);
+                let text = self.0.packets.encode(number, &message);
                 if !self.0.notify_queue.send(number, text.into()) {
                     self.0.metrics.messages_dropped.inc();
                 }
@@ -203,7 +215,7 @@ impl ClusterBus {
             let mut notifications = Vec::new();
             for check in &checks {
                 let number = self.take_number();
-                let text = check.encode(self.0.node, number);
+                let text = self.0.packets.encode(number, check);
                 notifications.extend(split(self.0.node, number, &text));
             }
             for message in &messages {
@@ -247,18 +259,10 @@ impl BusReceiver {
             match event {
                 ListenEvent::Notification(notification) => {
                     let Some(text) = reassembler.push(&notification) else { continue };
-                    match Envelope::decode(&text) {
-                        Ok(envelope) if envelope.from == self.bus.0.node => {}
-                        Ok(envelope) => {
-                            self.bus.0.metrics.messages_received.inc(Carrier::Postgres);
-                            self.receive(envelope);
-                        }
-                        Err(error) => {
-                            self.bus.0.metrics.messages_unreadable.inc();
-                            if error == DecodeError::Version {
-                                self.deliver(HubEvent::CheckAll);
-                            }
-                        }
+                    match self.decode(&text, Carrier::Postgres) {
+                        Ok(envelope) => self.receive(envelope),
+                        Err(DecodeError::Version) => self.deliver(HubEvent::CheckAll),
+                        Err(_) => {}
                     }
                 }
                 ListenEvent::Connected if notify_only => self.set_live(true),
@@ -266,6 +270,36 @@ impl BusReceiver {
                 ListenEvent::Lost if notify_only => self.set_live(false),
                 ListenEvent::Lost => {}
             }
+        }
+    }
+
+    /// Reads a packet and counts it.
+    fn decode(&self, packet: &str, carrier: Carrier) -> Result<Envelope, DecodeError> {
+        let metrics = &self.bus.0.metrics;
+        let decoded = self.bus.0.packets.decode(packet);
+        match &decoded {
+            Ok(envelope) if envelope.from == self.bus.0.node => {}
+            Ok(_) => metrics.messages_received.inc(carrier),
+            Err(DecodeError::Version | DecodeError::Malformed) => {
+                metrics.messages_unreadable.inc();
+            }
+            Err(DecodeError::Forged) => {
+                self.refuse(RefusedFor::Forged, "no secret in bus.secrets verifies it")
+            }
+            Err(DecodeError::Stale) => {
+                self.refuse(RefusedFor::Stale, "it is a copy, or the clocks of the nodes are minutes apart");
+            }
+        }
+        decoded
+    }
+
+    /// Counts a message that is not trusted, and logs one a minute.
+    fn refuse(&self, reason: RefusedFor, why: &'static str) {
+        self.bus.0.metrics.messages_refused.inc(reason);
+        let mut last = self.bus.0.last_refusal.lock().expect("a moment is only compared under its lock");
+        if last.is_none_or(|last| last.elapsed() >= REFUSAL_LOG_INTERVAL) {
+            *last = Some(Instant::now());
+            tracing::warn!(why, "messages between nodes are refused");
         }
     }
 
@@ -320,17 +354,13 @@ impl redis::Events for BusReceiver {
     }
 
     fn on_message(&self, channel: Option<ChannelName>, text: &str) -> Option<u64> {
-        match Envelope::decode(text) {
+        match self.decode(text, Carrier::Redis) {
             Ok(Envelope { from, number, message: BusMessage::Ping }) if from == self.bus.0.node => {
                 return Some(number);
             }
-            Ok(envelope) => {
-                self.bus.0.metrics.messages_received.inc(Carrier::Redis);
-                self.receive(envelope);
-            }
+            Ok(envelope) => self.receive(envelope),
             Err(error) => {
-                self.bus.0.metrics.messages_unreadable.inc();
-                tracing::debug!(?error, "a message from Redis cannot be decoded");
+                tracing::debug!(?error, "a message from Redis is not taken");
                 if let (DecodeError::Version, Some(channel)) = (error, channel) {
                     self.deliver(HubEvent::Check(vec![channel]));
                 }

@@ -1,10 +1,6 @@
-//! The messages between nodes, as text: a line that every version understands, and one JSON value.
-//!
-//! > `1 <node> <number>` LF `{"appended":{"channel":…,"epoch":…,"events":[…]}}`
-//!
-//! The number is the sender's own and identifies duplicates. A message of another version is not
-//! read: on the topic of a channel it means that the log must be checked, elsewhere it is ignored.
-//! Fields may be added within a version; unknown ones are ignored.
+//! The messages between nodes, as text: one JSON value, such as
+//! `{"appended":{"channel":…,"epoch":…,"events":[…]}}`. `packet` says who sent it, and in which version:
+//! within one, fields may be added; unknown ones are ignored.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,23 +12,12 @@ use crate::domain::event::{Delta, Event};
 use crate::domain::position::Epoch;
 use crate::protocol::json::{Object, push_list, push_object, push_raw, push_text};
 
-/// The version that is sent and understood.
-const VERSION: &str = "1";
-
 /// Bytes of data in one message, unless a single event has more. Redis disconnects a subscriber that
 /// has 32 MB unread.
 const MAX_MESSAGE_BYTES: usize = 512 << 10;
 
 /// Overhead of a message, in bytes.
 const MESSAGE_OVERHEAD: usize = 256;
-/// A message with its sender.
-#[derive(Debug, Clone)]
-pub(super) struct Envelope {
-    pub(super) from: Uuid,
-    /// The sender's number of the message.
-    pub(super) number: u64,
-    pub(super) message: BusMessage,
-}
 
 /// A message to other nodes.
 #[derive(Debug, Clone)]
@@ -49,17 +34,21 @@ pub(super) enum BusMessage {
     Ping,
 }
 
-/// Why a text cannot be decoded.
+/// Why a packet is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DecodeError {
+    /// It is of another version.
     Version,
     Malformed,
+    /// No node that shares a secret with this one has made it.
+    Forged,
+    /// It is too old to be trusted, or the clocks of the nodes differ too much.
+    Stale,
 }
 
 impl BusMessage {
-    /// Encodes the message number `number` of the node `from`.
-    pub(super) fn encode(&self, from: Uuid, number: u64) -> String {
-        let mut out = format!("{VERSION} {} {number}\n", from.simple());
+    pub(super) fn text(&self) -> String {
+        let mut out = String::new();
         push_object(&mut out, |body| match self {
             BusMessage::Appended(announcement) => push_object(body.key("appended"), |object| {
                 object.always_text("channel", announcement.channel.as_str());
@@ -119,8 +108,8 @@ impl BusMessage {
         matches!(self, Self::Appended(Announcement { content: Content::Logged { .. }, .. }))
     }
 
-    /// The message number `number` of the node `from`, in several parts if its events are large.
-    pub(super) fn encode_in_parts(&self, from: Uuid, number: u64) -> Vec<String> {
+    /// Its texts: several, if its events are large.
+    pub(super) fn texts(&self) -> Vec<String> {
         match self {
             Self::Appended(Announcement { channel, content: Content::Logged { epoch, events }, .. })
                 if !is_small(events) =>
@@ -128,30 +117,17 @@ impl BusMessage {
                 let part = |events: &[Event]| {
                     let content = Content::Logged { epoch: epoch.clone(), events: events.to_vec() };
                     let channel = channel.clone();
-                    Self::Appended(Announcement { channel, content, accepted: None }).encode(from, number)
+                    Self::Appended(Announcement { channel, content, accepted: None }).text()
                 };
                 chunks(events).map(part).collect()
             }
-            message => vec![message.encode(from, number)],
+            message => vec![message.text()],
         }
     }
-}
 
-impl Envelope {
-    pub(super) fn decode(text: &str) -> Result<Self, DecodeError> {
-        let (head, body) = text.split_once('\n').ok_or(DecodeError::Malformed)?;
-        let mut head = head.split(' ');
-        match head.next() {
-            Some(VERSION) => {}
-            Some(other) if !other.is_empty() && other.bytes().all(|b| b.is_ascii_digit()) => {
-                return Err(DecodeError::Version);
-            }
-            _ => return Err(DecodeError::Malformed),
-        }
-        let from = head.next().and_then(|from| Uuid::parse_str(from).ok()).ok_or(DecodeError::Malformed)?;
-        let number = head.next().and_then(|number| number.parse().ok()).ok_or(DecodeError::Malformed)?;
-        let body: Body<'_> = serde_json::from_str(body).map_err(|_| DecodeError::Malformed)?;
-        Ok(Self { from, number, message: body.into_message().ok_or(DecodeError::Malformed)? })
+    /// Reads a text; `None` if it is no message.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str::<Body<'_>>(text).ok()?.into_message()
     }
 }
 
@@ -295,8 +271,8 @@ mod tests {
         }
     }
 
-    fn round_trip(message: BusMessage) -> Envelope {
-        Envelope::decode(&message.encode(Uuid::from_u128(7), 9)).expect("what was encoded can be decoded")
+    fn round_trip(message: BusMessage) -> BusMessage {
+        BusMessage::parse(&message.text()).expect("what was written can be read")
     }
 
     fn announced(content: Content) -> BusMessage {
@@ -307,18 +283,17 @@ mod tests {
     #[test]
     fn events_arrive_as_they_were_sent_to_the_byte() {
         let epoch = Epoch::parse("e-1").unwrap();
-        let envelope = round_trip(announced(Content::Logged { epoch, events: vec![event(3), event(4)] }));
-        assert_eq!((envelope.from, envelope.number), (Uuid::from_u128(7), 9));
+        let message = round_trip(announced(Content::Logged { epoch, events: vec![event(3), event(4)] }));
         let BusMessage::Appended(Announcement {
             channel, content: Content::Logged { epoch, events }, ..
-        }) = envelope.message
+        }) = message
         else {
-            panic!("{envelope:?}")
+            panic!("{message:?}")
         };
         assert_eq!((channel.as_str(), epoch.as_str()), ("news:\"x\"", "e-1"));
         assert_eq!(events, [event(3), event(4)]);
         let BusMessage::Appended(Announcement { content: Content::Ephemeral(events), .. }) =
-            round_trip(announced(Content::Ephemeral(vec![event(0)]))).message
+            round_trip(announced(Content::Ephemeral(vec![event(0)])))
         else {
             panic!("not kept")
         };
@@ -329,48 +304,43 @@ mod tests {
     fn everything_else_arrives_too() {
         let change = PresenceChange { joined: true, info: r#"{"user":"ana"}"#.into() };
         let channel = ChannelName::parse("news").unwrap();
-        match round_trip(BusMessage::PresenceChanged(channel.clone(), change.clone())).message {
+        match round_trip(BusMessage::PresenceChanged(channel.clone(), change.clone())) {
             BusMessage::PresenceChanged(where_, what) => {
                 assert_eq!((where_, what), (channel.clone(), change))
             }
             other => panic!("{other:?}"),
         }
-        match round_trip(BusMessage::Check(vec![channel.clone()])).message {
+        match round_trip(BusMessage::Check(vec![channel.clone()])) {
             BusMessage::Check(channels) => assert_eq!(channels, [channel]),
             other => panic!("{other:?}"),
         }
         let to = Some(Uuid::from_u128(5));
-        match round_trip(BusMessage::Direct(to, r#"{"request":[1, 2]}"#.into())).message {
+        match round_trip(BusMessage::Direct(to, r#"{"request":[1, 2]}"#.into())) {
             BusMessage::Direct(whom, text) => assert_eq!((whom, &*text), (to, r#"{"request":[1, 2]}"#)),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(round_trip(BusMessage::CheckAll).message, BusMessage::CheckAll));
-        assert!(matches!(round_trip(BusMessage::Ping).message, BusMessage::Ping));
+        assert!(matches!(round_trip(BusMessage::CheckAll), BusMessage::CheckAll));
+        assert!(matches!(round_trip(BusMessage::Ping), BusMessage::Ping));
     }
 
     #[test]
     fn malformed_messages_are_refused() {
         let id = Uuid::nil();
         let event = |offset: u64| format!(r#"{{"offset":{offset},"id":"{id}","kind":"k","data":1}}"#);
-        let appended = |events: String| {
-            format!(r#"1 {id} 1{}{{"appended":{{"channel":"a","epoch":"e","events":[{events}]}}}}"#, '\n')
-        };
-        assert!(Envelope::decode(&appended(event(1))).is_ok());
-        let newer = format!("2 {id} 1 more\nanything");
-        assert_eq!(Envelope::decode(&newer).unwrap_err(), DecodeError::Version);
+        let appended =
+            |events: String| format!(r#"{{"appended":{{"channel":"a","epoch":"e","events":[{events}]}}}}"#);
+        assert!(BusMessage::parse(&appended(event(1))).is_some());
         let bad = [
             String::new(),
-            "\n".into(),
             "hello".into(),
-            format!("1 {id} 1\n"),
-            format!("1 {id} x\n{{\"ping\":{{}}}}"),
-            "1 nobody 1\n{\"ping\":{}}".into(),
+            "{}".into(),
+            r#"{"sing":{}}"#.into(),
             appended(String::new()),
             appended(event(0)),
             appended(format!("{},{}", event(1), event(3))),
         ];
         for text in bad {
-            assert_eq!(Envelope::decode(&text).map(|_| ()), Err(DecodeError::Malformed), "{text}");
+            assert!(BusMessage::parse(&text).is_none(), "{text}");
         }
     }
 

@@ -11,6 +11,14 @@ label! {
     }
 }
 
+label! {
+    /// Why a message is not trusted.
+    enum RefusedFor("reason") {
+        Forged = "forged",
+        Stale = "stale",
+    }
+}
+
 metrics! {
     Metrics("bus_") {
         /// Whether messages of other nodes arrive directly: 1 or 0. Always 1 for a single node.
@@ -23,6 +31,8 @@ metrics! {
         messages_received: Family<Carrier, Counter>,
         /// Messages received that could not be decoded.
         messages_unreadable: Counter,
+        /// Messages received that no node of this cluster has made, or too long ago.
+        messages_refused: Family<RefusedFor, Counter>,
         /// Connections to Redis that were lost.
         redis_reconnects: Counter,
         /// Time that a message to oneself takes over Redis.

@@ -12,6 +12,7 @@ mod dedup;
 mod message;
 mod metrics;
 mod notify;
+mod packet;
 mod redis;
 mod subscriptions;
 
@@ -25,6 +26,7 @@ pub use announcement::{
 };
 pub use cluster_bus::{ClusterBus, ClusterBusLoop};
 pub use metrics::Metrics;
+pub use packet::BusKeys;
 pub use redis::RedisOptions;
 
 use crate::domain::channel::ChannelName;

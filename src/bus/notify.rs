@@ -13,12 +13,13 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::message::BusMessage;
+use super::packet::HEADER_BYTES;
 use crate::domain::channel::ChannelName;
 
 /// Bytes in a notification; PostgreSQL takes less than 8,000.
 const MAX_NOTIFICATION_BYTES: usize = 7_900;
 /// The longest header of a part: an id, three numbers and the separators.
-const HEADER_BYTES: usize = 90;
+const PART_HEADER_BYTES: usize = 90;
 /// Notifications in one statement.
 pub(super) const BATCH: usize = 64;
 /// The largest text; a larger one is not sent.
@@ -142,7 +143,7 @@ impl PendingChecks {
         for channel in self.channels {
             // Each character may be escaped.
             let more = 2 * channel.as_str().len() + 3;
-            if bytes + more > MAX_NOTIFICATION_BYTES - 2 * HEADER_BYTES {
+            if bytes + more > MAX_NOTIFICATION_BYTES - PART_HEADER_BYTES - HEADER_BYTES {
                 messages.push(BusMessage::Check(std::mem::take(&mut some)));
                 bytes = 0;
             }
@@ -160,8 +161,9 @@ impl PendingChecks {
 pub(super) fn split(from: Uuid, number: u64, text: &str) -> Vec<String> {
     let mut parts = Vec::new();
     let mut rest = text;
-    while rest.len() > MAX_NOTIFICATION_BYTES - HEADER_BYTES {
-        let (part, more) = rest.split_at(rest.floor_char_boundary(MAX_NOTIFICATION_BYTES - HEADER_BYTES));
+    while rest.len() > MAX_NOTIFICATION_BYTES - PART_HEADER_BYTES {
+        let (part, more) =
+            rest.split_at(rest.floor_char_boundary(MAX_NOTIFICATION_BYTES - PART_HEADER_BYTES));
         parts.push(part);
         rest = more;
     }
@@ -215,6 +217,7 @@ impl Reassembler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::packet::{BusKeys, Packets};
 
     const NODE: Uuid = Uuid::from_u128(1);
 
@@ -258,7 +261,7 @@ mod tests {
         assert_eq!(messages.len(), 1);
         let mut named = Vec::new();
         for message in checks {
-            let text = message.encode(NODE, u64::MAX);
+            let text = Packets::new(NODE, BusKeys::new(["secret"])).encode(u64::MAX, &message);
             assert_eq!(split(NODE, u64::MAX, &text).len(), 1, "{} bytes", text.len());
             match message {
                 BusMessage::Check(channels) => named.extend(channels),

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::message::BusMessage;
 use super::metrics::Metrics;
+use super::packet::Packets;
 use super::subscriptions::{SubscriptionChanges, Subscriptions};
 use crate::domain::channel::ChannelName;
 use crate::supervision;
@@ -70,6 +71,7 @@ pub(super) trait Events: Clone + Send + Sync + 'static {
 /// What leads to Redis: the queue of messages, and the topics of this node.
 pub(super) struct Redis {
     node: Uuid,
+    packets: Packets,
     prefix: String,
     queue: mpsc::Sender<QueuedMessage>,
     queued_bytes: AtomicUsize,
@@ -97,12 +99,14 @@ pub(super) enum Topic {
 impl Redis {
     pub(super) fn new(
         node: Uuid,
+        packets: Packets,
         prefix: String,
         metrics: Arc<Metrics>,
     ) -> (Arc<Self>, mpsc::Receiver<QueuedMessage>) {
         let (queue, messages) = mpsc::channel(MAX_QUEUED);
         let redis = Self {
             node,
+            packets,
             prefix,
             queue,
             queued_bytes: AtomicUsize::new(0),
@@ -281,7 +285,7 @@ async fn serve(
 /// Sends a ping to oneself, without waiting for it.
 fn ping(redis: &Redis, connection: &Connection, number: u64) {
     let topic = redis.topic(&Topic::Node(redis.node));
-    let text = BusMessage::Ping.encode(redis.node, number);
+    let text = redis.packets.encode(number, &BusMessage::Ping);
     let mut publisher = connection.publisher.clone();
     tokio::spawn(async move {
         let _: ::redis::RedisResult<i64> =
@@ -348,7 +352,7 @@ async fn publish(redis: &Redis, connection: &Connection, batch: &[QueuedMessage]
     let mut commands = ::redis::pipe();
     for QueuedMessage { topic, message, number, .. } in batch {
         let topic = redis.topic(topic);
-        for text in message.encode_in_parts(redis.node, *number) {
+        for text in redis.packets.encode_in_parts(*number, message) {
             commands.cmd("PUBLISH").arg(&topic).arg(text).ignore();
         }
     }

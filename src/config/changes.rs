@@ -21,6 +21,7 @@ impl Config {
             ("store.url", self.store.url != new.store.url),
             ("store.direct_url", self.store.direct_url != new.store.direct_url),
             ("bus.url", self.bus.url != new.bus.url),
+            ("bus.secrets", self.bus.secrets != new.bus.secrets),
             ("http_api.key", self.http_api.key != new.http_api.key),
             ("github.webhook_secrets", self.github.webhook_secrets != new.github.webhook_secrets),
         ];
@@ -89,7 +90,7 @@ mod tests {
                 let text = match name.as_str() {
                     "store.url" | "store.direct_url" => format!("postgres://{value}"),
                     "bus.url" => format!("redis://{value}"),
-                    "github.webhook_secrets" => format!("[\"{value}\"]"),
+                    "github.webhook_secrets" | "bus.secrets" => format!("[\"{value}\"]"),
                     _ => value.to_owned(),
                 };
                 let others = [("CAMPANILE_STORE__URL", "postgres://db"), (path.variable().as_str(), &text)]

@@ -143,6 +143,7 @@ pub(super) fn schema() -> Value {
     config.client.token.issuer = Some("https://login.example.com".to_owned());
     config.http_api.key = secret();
     config.github.webhook_secrets.extend(secret());
+    config.bus.secrets.extend(secret());
 
     let mut tree = plain(&config);
     tree["server"]["trusted_proxies"] = json!(["10.0.0.0/8"]);

@@ -105,11 +105,14 @@ pub struct BusConfig {
     pub ca_file: Option<PathBuf>,
     /// Begins every name in Redis; the store's id follows it.
     pub prefix: String,
+    /// What nodes sign messages to each other with: the first signs, all verify. Derived from
+    /// `client.token.hmac_secret_key` if empty.
+    pub secrets: Vec<Secret>,
 }
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { url: None, ca_file: None, prefix: "campanile".to_owned() }
+        Self { url: None, ca_file: None, prefix: "campanile".to_owned(), secrets: Vec::new() }
     }
 }
 

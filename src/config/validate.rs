@@ -291,6 +291,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     for (index, secret) in config.github.webhook_secrets.iter().enumerate() {
         short(&format!("github.webhook_secrets[{index}]"), secret.expose().len(), OTHER_SECRET);
     }
+    for (index, secret) in config.bus.secrets.iter().enumerate() {
+        short(&format!("bus.secrets[{index}]"), secret.expose().len(), OTHER_SECRET);
+    }
     if config.client.insecure {
         warnings.push(
             "client.insecure is on: ANYBODY may connect, and subscribe to, publish to and read every configured \

@@ -181,6 +181,48 @@ async fn histories_come_and_go(home: Home) {
     }
 }
 
+async fn publish(gateway: &Gateway, channel: &str, data: u64) {
+    let body = json!({ "channel": channel, "data": data });
+    let request = Request::post("/api/publish").header("X-API-Key", API_KEY).json(&body);
+    request.send(gateway.address).await.expect(200);
+}
+
+/// Nothing is published between the reload and whoever comes then.
+async fn a_quiet_channel_gets_a_history(home: Home) {
+    home.configure(&with(""));
+    let gateway = Gateway::start(&home).await;
+    let mut first = connected(&gateway).await;
+    first.subscribe(CHANNEL).await;
+    reload(&home, &gateway, RECOVERED).await;
+    let mut second = connected(&gateway).await;
+    let begun = second.subscribe(CHANNEL).await;
+    assert_eq!((&begun["recoverable"], begun["epoch"].is_string()), (&json!(true), true), "{begun}");
+    drop(second);
+    publish(&gateway, CHANNEL, 1).await;
+    publish(&gateway, CHANNEL, 2).await;
+    let mut second = connected(&gateway).await;
+    let back =
+        json!({ "subscribe": { "channel": CHANNEL, "recover": true, "epoch": begun["epoch"], "offset": 0 } });
+    let reply = second.ask(back).await["subscribe"].clone();
+    let missed: Vec<_> = reply["publications"].as_array().into_iter().flatten().collect();
+    assert_eq!((missed.len(), &reply["recovered"]), (2, &json!(true)), "{reply}");
+    publish(&gateway, CHANNEL, 3).await;
+    for number in 1..=3 {
+        assert_eq!(first.push().await["pub"]["data"], number);
+    }
+    assert_eq!(second.push().await["pub"]["data"], 3);
+}
+
+#[test]
+fn a_quiet_channel_gets_a_history_on_sqlite() {
+    on_sqlite(a_quiet_channel_gets_a_history);
+}
+
+#[test]
+fn a_quiet_channel_gets_a_history_on_postgres() {
+    on_postgres(a_quiet_channel_gets_a_history);
+}
+
 #[test]
 fn histories_come_and_go_under_traffic_on_sqlite() {
     on_sqlite(histories_come_and_go);

@@ -4,13 +4,12 @@
 use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
-use uuid::Uuid;
 
 use super::{ChannelActor, RETRY_DELAY};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::Retention;
 use crate::domain::position::{Epoch, Position};
-use crate::hub::sequencer::Sequencer;
+use crate::hub::sequencer::{Delivered, Sequencer};
 use crate::store::log::{self, Page, PageRequest};
 use crate::store::{self, Store};
 
@@ -25,11 +24,12 @@ impl ChannelActor {
             self.state.behind.store(true, Ordering::SeqCst);
             return;
         }
-        let (from, announced, last) = (sequencer.position().clone(), sequencer.announced(), self.last);
+        let (from, announced) = (sequencer.position().clone(), sequencer.announced());
+        let known = self.disputed.take().or_else(|| sequencer.last());
         let (store, name) = (self.store().clone(), self.name.clone());
         let start = from.clone();
         let read = async move {
-            let replaced = is_replaced(&store, &name, start.offset, last).await?;
+            let replaced = is_replaced(&store, &name, known).await?;
             Ok((read_page(store, name, retention, start, None).await?, replaced))
         };
         ctx.spawn(read.into_actor(self).map(move |read, actor, ctx| {
@@ -134,18 +134,13 @@ fn epoch_of(page: &Page) -> &Epoch {
     &bounds.head.epoch
 }
 
-/// Whether the log holds another event than `last` at `offset`, where that one was delivered.
-async fn is_replaced(
-    store: &Store,
-    name: &ChannelName,
-    offset: u64,
-    last: Option<Uuid>,
-) -> store::Result<bool> {
-    let Some(last) = last else { return Ok(false) };
+/// Whether the log holds another event where the `known` one was delivered.
+async fn is_replaced(store: &Store, name: &ChannelName, known: Option<Delivered>) -> store::Result<bool> {
+    let Some(Delivered { offset, id }) = known else { return Ok(false) };
     let name = name.clone();
     let stored =
         store.read(move |conn| Box::pin(async move { log::event_id_at(conn, &name, offset).await })).await?;
-    Ok(stored.is_some_and(|stored| stored != last))
+    Ok(stored.is_some_and(|stored| stored != id))
 }
 
 pub(super) async fn read_page(

@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::{mpsc, oneshot};
-use uuid::Uuid;
 
 use beginning::Beginning;
 use workers::{Lag, WorkerFeed};
 
 use super::fanout::{Batch, FanoutMessage};
-use super::sequencer::{Next, Sequencer};
+use super::sequencer::{Delivered, Next, Sequencer};
 use super::{Followed, Hub, SubscribeError, Worker};
 use crate::bus::{Announcement, Content, PresenceChange};
 use crate::domain::channel::ChannelName;
@@ -69,7 +68,7 @@ pub(super) fn start(hub: Hub, name: ChannelName, arbiter: &ArbiterHandle) -> Cha
         bus_ready: false,
         sequencer: None,
         beginning: Beginning::default(),
-        last: None,
+        disputed: None,
         previous: None,
         joining: Vec::new(),
         workers: HashMap::new(),
@@ -162,10 +161,9 @@ struct ChannelActor {
     /// `None` until the head has been read.
     sequencer: Option<Sequencer>,
     beginning: Beginning,
-    /// The id of the event at the sequencer's position, if it passed here: it shows whether the log is
-    /// still the same.
-    last: Option<Uuid>,
-    /// That event in full, where data may be sent as deltas.
+    /// An event that was delivered and is perhaps not the one in the log.
+    disputed: Option<Delivered>,
+    /// The event at the sequencer's position in full, where data may be sent as deltas.
     previous: Option<Event>,
     joining: Vec<(Worker, oneshot::Sender<JoinResult>)>,
     workers: HashMap<usize, WorkerFeed>,
@@ -385,6 +383,10 @@ impl ChannelActor {
             Next::Wait => self.wait_for_gap(ctx),
             Next::Nothing => {}
             Next::OtherEpoch => self.read_log(ctx),
+            Next::Disputed(known) => {
+                self.disputed = Some(known);
+                self.read_log(ctx);
+            }
         }
     }
 
@@ -416,9 +418,6 @@ impl ChannelActor {
             ctx.cancel_future(timer);
         }
         let Some(first) = events.first().map(|event| event.offset) else { return };
-        if epoch.is_some() {
-            self.last = events.last().map(|event| event.id);
-        }
         let before = epoch.clone().map(|epoch| Position::new(epoch, first.saturating_sub(1)));
         let batch = self.batch(epoch, events, accepted);
         self.broadcast(&FanoutMessage::Events(Arc::new(batch)), before.map(Lag::After), ctx);
@@ -449,7 +448,7 @@ impl ChannelActor {
     fn reset(&mut self, bounds: Bounds, ctx: &mut Context<Self>) {
         self.metrics().channel_resets.inc();
         let Some(mut sequencer) = self.sequencer.take() else { return };
-        (self.last, self.previous) = (None, None);
+        (self.disputed, self.previous) = (None, None);
         self.beginning.forget_position();
         let ready = sequencer.reset(bounds.head.clone());
         self.set_sequencer(sequencer);

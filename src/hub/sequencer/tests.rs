@@ -48,7 +48,7 @@ impl Scenario {
             }
             Next::Wait => assert!(self.sequencer.has_gap()),
             Next::Nothing => assert!(!self.sequencer.has_gap()),
-            Next::OtherEpoch => panic!("the epoch did not change"),
+            Next::OtherEpoch | Next::Disputed(_) => panic!("{step:?}"),
         }
         self.check();
     }
@@ -246,4 +246,39 @@ fn any_scenario_ends_with_the_whole_log_delivered_once() {
         Ok(())
     });
     result.unwrap();
+}
+
+fn with_id(offset: u64, id: u128) -> Event {
+    Event { id: Uuid::from_u128(id), ..event(offset) }
+}
+
+#[test]
+fn another_event_at_a_place_that_was_delivered_is_disputed() {
+    let mut sequencer = Sequencer::at(at(7));
+    assert_eq!(sequencer.last(), None, "what was there before is not known");
+    let all: Vec<Event> = (8..=8 + RECENT as u64).map(|offset| with_id(offset, offset.into())).collect();
+    assert!(matches!(sequencer.accept(&epoch("one"), all.clone()), Next::Deliver(_)));
+    assert_eq!(sequencer.accept(&epoch("one"), all), Next::Nothing, "these are the same");
+
+    let last = 8 + RECENT as u64;
+    for offset in [9, last - 1, last] {
+        let known = Delivered { offset, id: Uuid::from_u128(offset.into()) };
+        let said = vec![with_id(offset, 0), with_id(offset + 1, 0)];
+        assert_eq!(sequencer.accept(&epoch("one"), said), Next::Disputed(known));
+    }
+    assert_eq!(sequencer.accept(&epoch("one"), vec![with_id(8, 0)]), Next::Nothing, "too long ago");
+    assert_eq!(sequencer.position(), &at(last), "nothing of it was taken");
+    sequencer.reset(at(last));
+    assert_eq!(sequencer.last(), None);
+}
+
+#[test]
+fn of_two_events_that_wait_for_one_place_neither_is_believed() {
+    let mut sequencer = Sequencer::at(at(0));
+    for id in [1, 2] {
+        assert_eq!(sequencer.accept(&epoch("one"), vec![with_id(2, id)]), Next::Wait);
+    }
+    let Next::Deliver(ready) = sequencer.accept(&epoch("one"), vec![with_id(1, 9)]) else { panic!() };
+    assert_eq!(offsets(&ready), [1]);
+    assert!(sequencer.has_gap(), "the log has it");
 }

@@ -1,5 +1,6 @@
 //! Events between nodes: over Redis, over NOTIFY, and while one of them is away.
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use testkit::process::Signal;
 use testkit::proxy::Link;
@@ -156,7 +157,7 @@ fn what_a_newer_version_says_makes_a_node_look_into_the_log() {
         let names: Vec<String> =
             redis::cmd("PUBSUB").arg("CHANNELS").arg("*:c:news:a").query_async(&mut redis).await.unwrap();
         for name in names {
-            for text in ["2 from the future", "1 nonsense", "", "\n\n"] {
+            for text in ["9 from the future", "1 nonsense", "", "\n\n"] {
                 let _: i64 = redis::cmd("PUBLISH")
                     .arg(&name)
                     .arg(format!("{text}\n{{}}"))
@@ -171,5 +172,80 @@ fn what_a_newer_version_says_makes_a_node_look_into_the_log() {
             nodes.metric(1, "campanile_bus_messages_unreadable_total").await >= 4
         })
         .await;
+    });
+}
+
+/// Somebody at Redis who is no node: hears every message and repeats or invents some.
+struct Stranger {
+    heard: redis::aio::PubSub,
+    writes: redis::aio::MultiplexedConnection,
+}
+
+impl Stranger {
+    async fn at(nodes: &Nodes) -> Self {
+        let redis = redis::Client::open(format!("redis://{}", nodes.ways[0].address)).unwrap();
+        let mut heard = redis.get_async_pubsub().await.unwrap();
+        heard.psubscribe("*").await.unwrap();
+        Self { heard, writes: redis.get_multiplexed_async_connection().await.unwrap() }
+    }
+
+    /// The next message that contains `text`: where it went, and what it was.
+    async fn hears(&mut self, text: &str) -> (String, String) {
+        let mut messages = self.heard.on_message();
+        let heard = async {
+            loop {
+                let message = messages.next().await.expect("Redis goes on");
+                let packet: String = message.get_payload().unwrap();
+                if packet.contains(text) {
+                    return (message.get_channel_name().to_owned(), packet);
+                }
+            }
+        };
+        tokio::time::timeout(crate::support::client::DEADLINE, heard).await.expect("it is said in time")
+    }
+
+    async fn says(&mut self, topic: &str, packet: &str) {
+        let publish = redis::cmd("PUBLISH").arg(topic).arg(packet).query_async(&mut self.writes).await;
+        let heard: i64 = publish.unwrap();
+        assert!(heard > 1, "nobody but us hears {topic}");
+    }
+}
+
+#[test]
+fn whoever_can_write_to_redis_cannot_speak_for_a_node() {
+    with_nodes(Joined::ByRedis, 2, async |nodes| {
+        let mut stranger = Stranger::at(&nodes).await;
+        let mut ana = nodes.subscriber(1, "ana", "news:a").await;
+        let mut ben = nodes.subscriber(1, "ben", "news:a").await;
+        nodes.publish(0, "news:a", json!("first")).await;
+        for client in [&mut ana, &mut ben] {
+            assert_eq!(next(client).await, json!("first"));
+        }
+
+        // The next event, before it happens.
+        let (topic, packet) = stranger.hears("\"first\"").await;
+        let invented = packet.replace("\"first\"", "\"forged\"").replace("\"offset\":1", "\"offset\":2");
+        assert_ne!(packet, invented);
+        stranger.says(&topic, &invented).await;
+        stranger.says(&topic, &packet).await;
+        nodes.publish(0, "news:a", json!("second")).await;
+        for client in [&mut ana, &mut ben] {
+            assert_eq!(next(client).await, json!("second"));
+        }
+
+        // A command, for somebody else and a second time.
+        let command = json!({ "user": "ben", "channel": "news:b" });
+        nodes.api(0, "subscribe", command.clone()).await;
+        let (topic, packet) = stranger.hears("\"ben\"").await;
+        assert!(packet.contains("news:b"), "{packet}");
+        nodes.api(0, "unsubscribe", command).await;
+        stranger.says(&topic, &packet).await;
+        stranger.says(&topic, &packet.replace("\"ben\"", "\"ana\"")).await;
+        nodes.publish(0, "news:a", json!("third")).await;
+        assert_eq!(next(&mut ana).await, json!("third"), "she was subscribed to nothing else");
+        let members = nodes.api(0, "presence", json!({ "channel": "news:b" })).await;
+        assert_eq!(members["presence"], json!({}), "and nobody is there");
+        assert_eq!(nodes.metric(1, "campanile_bus_messages_refused_total{reason=\"forged\"}").await, 2);
+        assert!(stranger.heard.on_message().next().now_or_never().is_some(), "nodes go on talking");
     });
 }

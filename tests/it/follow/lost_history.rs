@@ -111,3 +111,29 @@ pub async fn announced_events_that_the_log_lost_are_a_new_history_and_not_a_busy
     })
     .await;
 }
+
+/// Somebody, or a part that is broken, announces an event that was never committed.
+pub async fn an_invented_event_does_not_displace_the_one_that_was_committed(store: TestStore) {
+    on_node(store, options(), no_faults(), async |node, store| {
+        let (news, fanout) = (channel("news"), node.fanout());
+        let mut reader = Reader::follow(node, &fanout, &news, None).await;
+        let first = node.publish(&news, "1").await;
+        reader.reaches(&first).await;
+        let next = Position::new(first.epoch.clone(), 2);
+        let content =
+            Content::Logged { epoch: first.epoch.clone(), events: vec![event(&news, "\"invented\"").at(2)] };
+        let invented = Announcement { channel: news.clone(), content, accepted: None };
+        node.hub.deliver(HubEvent::Appended(vec![invented]));
+        reader.reaches(&next).await;
+
+        let real = node.publish(&news, "2").await;
+        assert_eq!(real, next);
+        eventually("the channel has a new epoch", async || store.head(&news).await.epoch != first.epoch)
+            .await;
+        let head = store.head(&news).await;
+        assert_eq!(reader.reaches(&head).await.resets, 1, "it is told to read again");
+        let last = node.publish(&news, "3").await;
+        assert_eq!((reader.reaches(&last).await.resets, last.offset), (1, 3));
+    })
+    .await;
+}

@@ -33,6 +33,7 @@ mod workers;
 use lost_history::{
     a_history_that_lost_events_is_told_to_every_follower,
     a_history_with_another_event_at_a_known_place_is_told,
+    an_invented_event_does_not_displace_the_one_that_was_committed,
     announced_events_that_the_log_lost_are_a_new_history_and_not_a_busy_loop, lose_after,
 };
 
@@ -45,6 +46,7 @@ on_both![
     a_history_that_lost_events_is_told_to_every_follower,
     a_history_with_another_event_at_a_known_place_is_told,
     announced_events_that_the_log_lost_are_a_new_history_and_not_a_busy_loop,
+    an_invented_event_does_not_displace_the_one_that_was_committed,
     a_gap_that_was_trimmed_is_told,
     a_commit_that_nobody_confirmed_is_looked_for_at_once,
 ];

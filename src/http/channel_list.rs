@@ -8,13 +8,30 @@ use crate::domain::channel::ChannelName;
 use crate::domain::cursor::Cursor;
 use crate::domain::position::Position;
 
-/// The channels of `channels=`, with commas between.
+/// The channels of `channels=`, with commas between. A comma that belongs to a name is written `\\,`, and a
+/// backslash `\\\\`; before anything else a backslash stands for itself.
 pub(super) fn parse(names: &str) -> Result<BTreeSet<ChannelName>, ApiError> {
-    let parse = |name: &str| {
+    let parse = |name: String| {
         ChannelName::parse(name.trim())
             .map_err(|error| ApiError::bad_request("bad_channel", error.to_string()))
     };
-    names.split(',').map(parse).collect()
+    split(names).into_iter().map(parse).collect()
+}
+
+fn split(names: &str) -> Vec<String> {
+    let (mut parts, mut rest) = (vec![String::new()], names.chars().peekable());
+    while let Some(next) = rest.next() {
+        let next = match next {
+            ',' => {
+                parts.push(String::new());
+                continue;
+            }
+            '\\' => rest.next_if(|after| matches!(after, ',' | '\\')).unwrap_or('\\'),
+            plain => plain,
+        };
+        parts.last_mut().expect("there is always one").push(next);
+    }
+    parts
 }
 
 /// Refuses more than `max` of them.
@@ -41,5 +58,24 @@ pub(super) fn positions(
             Ok(positions)
         }
         Cursor::Many(_) => Err(bad("the cursor has channels that are not requested")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn a_comma_in_a_name_is_written_with_a_backslash() {
+        for (text, names) in [
+            ("a,b", vec!["a", "b"]),
+            (r"dialog#42\,43,b", vec!["dialog#42,43", "b"]),
+            (r"a\\,b", vec![r"a\", "b"]),
+            (r"a\b\", vec![r"a\b\"]),
+            ("", vec![""]),
+            (",", vec!["", ""]),
+        ] {
+            assert_eq!(split(text), names, "{text}");
+        }
     }
 }

@@ -64,7 +64,7 @@ impl StreamEndpoint {
 /// The query string.
 #[derive(Debug, Deserialize, IntoParams)]
 pub struct Query {
-    /// With commas between; all that the claims admit if absent.
+    /// With commas between (`\\,` for one in a name); all that the claims admit if absent.
     channels: Option<String>,
     /// The `cursor` of an earlier response.
     cursor: Option<String>,
@@ -136,7 +136,6 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
     });
     let worker = &state.streams.worker;
     let (abort, closed) = TcpHandle::of(&request);
-    let lifetime = principal.expires_at.map(|at| (at - chrono::Utc::now()).to_std().unwrap_or_default());
     let context = EventStreamContext {
         fanout: worker.fanout.clone(),
         store: store.clone(),
@@ -151,11 +150,10 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
         revocations: access.revocations.clone(),
         held: Box::new((counted, by_user)),
     };
-    let body =
-        event_stream::open(context, starts.collect(), lifetime).await.map_err(|error| match error {
-            OpenError::Subscribe(error) => ApiError::from(error),
-            OpenError::Revoked(revoked) => revoked.into(),
-        })?;
+    let body = event_stream::open(context, starts.collect()).await.map_err(|error| match error {
+        OpenError::Subscribe(error) => ApiError::from(error),
+        OpenError::Revoked(revoked) => revoked.into(),
+    })?;
     Ok(HttpResponse::build(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header(tcp::UNCACHED)

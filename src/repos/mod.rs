@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
 use uuid::Uuid;
 
-use crate::domain::access::{is_admin, may_see_repo};
-use crate::domain::channel::{is_owner, is_repo_name};
+use crate::domain::access::{Action, is_admin, may_see_repo};
+use crate::domain::channel::{ChannelName, is_owner, is_repo_name};
 use crate::domain::event::Time;
+use crate::domain::pattern::ChannelPattern;
 use crate::domain::principal::Principal;
 use crate::domain::workflow::{WorkflowJob, WorkflowRun};
 use crate::store::repos::{self, Filter, Visible};
@@ -67,7 +68,8 @@ async fn page(
 ) -> store::Result<Listed> {
     let mut shown = Vec::new();
     let wanted = limit as usize + 1;
-    let rows_at_once = if visible.all && !is_admin(principal) { LOOKED_AT } else { limit + 1 };
+    let by_claims = principal.caps.is_empty() && principal.channels.is_empty();
+    let rows_at_once = if by_claims || is_admin(principal) { limit + 1 } else { LOOKED_AT };
     // To the end if need be: a list that stops in between without a cursor hides what follows.
     loop {
         let rows = repos::list(conn, visible, &filter, rows_at_once).await?;
@@ -88,13 +90,23 @@ async fn page(
     Ok(Listed { repos: repos.collect(), next })
 }
 
-/// What a query can decide; capabilities with patterns are looked at row by row.
+/// What a query can decide. Patterns are looked at row by row, among the repositories of the accounts that
+/// they name; only one that leaves the account open makes all rows be read.
 fn visible_to(principal: &Principal) -> Visible {
-    Visible {
-        all: is_admin(principal) || !principal.caps.is_empty() || !principal.channels.is_empty(),
-        owners: principal.orgs.clone(),
-        repos: principal.repos.clone(),
+    let names = principal.channels.iter().map(ChannelName::as_str);
+    let caps = principal.caps.iter().filter(|cap| cap.allow.includes(Action::Subscribe));
+    let patterns = caps.flat_map(|cap| &cap.channels).map(ChannelPattern::as_str);
+    let (mut all, mut owners) = (is_admin(principal), principal.orgs.iter().cloned().collect::<Vec<_>>());
+    for text in names.chain(patterns) {
+        // What comes before the first `*` is what all names that fit begin with.
+        let (start, open) = text.split_once('*').map_or((text, false), |(start, _)| (start, true));
+        match start.strip_prefix("repo:").map(|rest| rest.split_once('/')) {
+            Some(Some((owner, _))) => owners.push(owner.to_owned()),
+            Some(None) => all |= open,
+            None => all |= open && "repo:".starts_with(start),
+        }
     }
+    Visible { all, owners: owners.into_iter().collect(), repos: principal.repos.clone() }
 }
 
 /// The repository `id`, our UUID or `owner/name`, with its newest run; `None` if `principal` may not see
@@ -152,4 +164,34 @@ async fn find(store: &Store, principal: &Principal, id: &str) -> store::Result<O
         _ => None,
     };
     Ok(found.filter(|repo| may_see_repo(principal, &repo.owner, &repo.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::access::{Capability, Rights};
+
+    #[test]
+    fn patterns_that_name_an_account_have_its_rows_read_alone() {
+        let read_for = |pattern: &str| {
+            let allow = Rights { subscribe: true, ..Rights::default() };
+            let caps = [Capability { channels: vec![ChannelPattern::new(pattern)], allow }];
+            let visible = visible_to(&Principal { caps: caps.into(), ..Principal::default() });
+            (visible.all, visible.owners.iter().cloned().collect::<Vec<_>>().join(" "))
+        };
+        for (pattern, all, owners) in [
+            ("repo:acme/*", false, "acme"),
+            ("repo:acme/api", false, "acme"),
+            ("repo:acme/*-web*", false, "acme"),
+            ("repo:ac*/api", true, ""),
+            ("repo:*", true, ""),
+            ("re*", true, ""),
+            ("*", true, ""),
+            ("org:acme", false, ""),
+            ("news:*", false, ""),
+            ("repo:acme", false, ""),
+        ] {
+            assert_eq!(read_for(pattern), (all, owners.to_owned()), "{pattern}");
+        }
+    }
 }

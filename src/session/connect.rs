@@ -222,7 +222,7 @@ impl Connection {
     ) {
         let interval = self.context.options.ping_interval;
         self.phase = Phase::Open;
-        self.timers.expires = self.principal.expires_at.and_then(|end| now.until(end));
+        self.timers.expires = self.principal.expires_at;
         self.timers.start_pings(now.mono, interval);
         let subs: Vec<_> =
             joined.iter().map(|(pending, joined)| (&pending.channel, pending.result(joined, now))).collect();

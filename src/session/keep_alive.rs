@@ -7,18 +7,19 @@ use super::connection::Connection;
 use super::effect::Effect;
 use super::state::Phase;
 use super::timers::{Now, is_late};
+use crate::domain::event::Time;
 use crate::protocol::code::{DisconnectCode, UnsubscribeCode};
 use crate::protocol::reply::PING;
 
 impl Connection {
     /// When [`Connection::on_time`] must be called next.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self, now: Now) -> Option<Instant> {
         let options = &self.context.options;
         match self.phase {
             Phase::New | Phase::Refused => self.pending.is_none().then_some(self.timers.stale),
             Phase::Closed => None,
             Phase::Open => {
-                let late = |expires: Option<Instant>, delay| expires?.checked_add(delay);
+                let late = |expires: Option<Time>, delay| now.after(expires?, delay);
                 let connection = late(self.timers.expires, options.expired_close_delay);
                 let subscription = late(self.subscriptions.first_expiry(), options.expired_sub_close_delay);
                 [connection, subscription, self.timers.ping, self.timers.pong].into_iter().flatten().min()

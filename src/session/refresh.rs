@@ -36,7 +36,7 @@ impl Connection {
             return Err(DisconnectCode::InsufficientState.into());
         }
         self.principal = Rc::new(principal);
-        self.timers.expires = self.principal.expires_at.and_then(|end| now.until(end));
+        self.timers.expires = self.principal.expires_at;
         let ttl = self.timers.expires.map(|end| now.ttl(end));
         send_reply(effects, id, &Reply::Refresh { client: &self.id.to_string(), version: VERSION, ttl });
         for channel in self.no_longer_allowed() {
@@ -71,7 +71,7 @@ impl Connection {
             return Err(DisconnectCode::BadRequest.into());
         }
         let token = self.subscription_token(&command.token, &channel, TokenUse::SubRefresh, now)?;
-        let expires = token.expires_at.and_then(|end| now.until(end));
+        let expires = token.expires_at;
         if let Some(subscription) = self.subscriptions.get_mut(channel.as_str()) {
             subscription.expires = expires;
             subscription.chan_info = token.claim.info;

@@ -34,7 +34,7 @@ impl Connection {
             return;
         }
         match &*command {
-            ServerCommand::Subscribe(admission) => self.admit(admission, now, effects),
+            ServerCommand::Subscribe(admission) => self.admit(admission, effects),
             ServerCommand::Unsubscribe(Some(channel)) => {
                 self.end_subscription(channel, UnsubscribeCode::Server, effects);
             }
@@ -63,7 +63,7 @@ impl Connection {
         }
     }
 
-    fn admit(&mut self, admission: &Admission, now: Now, effects: &mut Vec<Effect>) {
+    fn admit(&mut self, admission: &Admission, effects: &mut Vec<Effect>) {
         let Admission { channel, claim, expires_at, since } = admission;
         if self.subscriptions.contains(channel.as_str()) {
             return;
@@ -77,12 +77,9 @@ impl Connection {
             Ok(None) => return,
             Err(_) => ResourceInfo::Unknown,
         };
-        let subscription = Subscription {
-            server_side: true,
-            expires: expires_at.and_then(|end| now.until(end)),
-            ..Subscription::default()
-        }
-        .of_resource(resource);
+        let subscription =
+            Subscription { server_side: true, expires: *expires_at, ..Subscription::default() }
+                .of_resource(resource);
         let since = since.clone().map(|(epoch, offset)| Since { epoch, offset });
         let (pending, join) = self.prepare_subscription(
             channel.clone(),
@@ -127,7 +124,7 @@ impl Connection {
         self.timers.expires = match expiry {
             Expiry::Expired => return self.close(DisconnectCode::Expired, effects),
             Expiry::Never => None,
-            Expiry::At(end) => now.until(end),
+            Expiry::At(end) => Some(end),
         };
         if let Some(info) = info {
             let mut principal = (*self.principal).clone();

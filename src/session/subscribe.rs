@@ -65,7 +65,7 @@ impl Connection {
         let since = since.or_else(|| self.implicit_recovery(&channel));
         let subscription = Subscription {
             token: token.as_mut().map(|token| Box::new(SubscribedBy { jti: token.jti.take() })),
-            expires: token.as_ref().and_then(|token| now.until(token.expires_at?)),
+            expires: token.as_ref().and_then(|token| token.expires_at),
             ..Subscription::default()
         }
         .of_resource(resource);

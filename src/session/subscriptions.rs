@@ -3,10 +3,10 @@
 //! its namespace, its token and the client's request.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::domain::access::{Overrides, ResourceInfo};
 use crate::domain::channel::ChannelName;
+use crate::domain::event::Time;
 use crate::domain::options::ChannelOptions;
 use crate::protocol::filter::Filter;
 
@@ -20,7 +20,7 @@ pub(super) struct Subscription {
     /// Its own token, if one admitted it: what the connection's token says does not matter then.
     pub(super) token: Option<Box<SubscribedBy>>,
     /// When its token expires; the delay for late clients comes on top.
-    pub(super) expires: Option<Instant>,
+    pub(super) expires: Option<Time>,
     /// Shown to others as `chan_info`.
     pub(super) chan_info: Option<Arc<str>>,
     /// What stands behind its channel, for the rule, if something does: it never changes.
@@ -89,7 +89,7 @@ impl Subscriptions {
     }
 
     /// When the first of them expires.
-    pub(super) fn first_expiry(&self) -> Option<Instant> {
+    pub(super) fn first_expiry(&self) -> Option<Time> {
         self.0.iter().filter_map(|(_, subscription)| subscription.expires).min()
     }
 

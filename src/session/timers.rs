@@ -1,7 +1,10 @@
 //! Timers of a session: pings, pongs and expiry. The session reads no clock: the transport passes the
-//! current time in, and asks when to do so again.
+//! current time in, and asks when to do so again. What expires does so by the wall clock, because the
+//! monotonic one stands still while the machine sleeps: the next ping finds it.
 
 use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
 
 use crate::domain::event::Time;
 
@@ -15,16 +18,17 @@ pub struct Now {
 }
 
 impl Now {
-    /// The monotonic time of `wall`; now if that is past, `None` if it cannot be represented.
-    pub(super) fn until(self, wall: Time) -> Option<Instant> {
-        let left = (wall - self.wall).to_std().unwrap_or_default();
-        self.mono.checked_add(left)
+    /// When `delay` after `end` will be on the monotonic clock; now if that is past, `None` if it cannot
+    /// be represented.
+    pub(super) fn after(self, end: Time, delay: Duration) -> Option<Instant> {
+        let left = (end - self.wall).checked_add(&TimeDelta::from_std(delay).ok()?)?;
+        self.mono.checked_add(left.to_std().unwrap_or_default())
     }
 
     /// Whole seconds until `end`, rounded down so that a client that waits this long is not late. At
     /// least 1, because 0 means that there is no expiry.
-    pub(super) fn ttl(self, end: Instant) -> u32 {
-        let left = end.saturating_duration_since(self.mono).as_secs();
+    pub(super) fn ttl(self, end: Time) -> u32 {
+        let left = (end - self.wall).to_std().unwrap_or_default().as_secs();
         u32::try_from(left).unwrap_or(u32::MAX).max(1)
     }
 }
@@ -35,7 +39,7 @@ pub(super) struct Timers {
     /// The client must have connected by then.
     pub(super) stale: Instant,
     /// When its token expires, without the grace period.
-    pub(super) expires: Option<Instant>,
+    pub(super) expires: Option<Time>,
     pub(super) ping: Option<Instant>,
     /// The last ping must be answered by then.
     pub(super) pong: Option<Instant>,
@@ -59,6 +63,6 @@ impl Timers {
 }
 
 /// Whether `expires` is longer ago than `delay`.
-pub(super) fn is_late(expires: Option<Instant>, delay: Duration, now: Now) -> bool {
-    expires.and_then(|expires| expires.checked_add(delay)).is_some_and(|end| end <= now.mono)
+pub(super) fn is_late(expires: Option<Time>, delay: Duration, now: Now) -> bool {
+    expires.and_then(|end| now.after(end, delay)).is_some_and(|end| end <= now.mono)
 }

@@ -3,7 +3,7 @@
 //! that share a database.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
@@ -29,12 +29,22 @@ const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * DAY.as_secs());
 /// Payloads are kept for so long.
 const PAYLOADS_KEPT: Duration = Duration::from_secs(30 * DAY.as_secs());
 
+/// A clock that has jumped is believed after so long: what was removed cannot be put back.
+const JUMP_TOLERANCE: Duration = Duration::from_secs(600);
+const DISTRUST: Duration = Duration::from_secs(3600);
+/// Events of channels that keep nothing, because their namespace is gone or its history was turned off.
+const ABANDONED: Retention = Retention { events: 10_000, age: Duration::from_secs(7 * DAY.as_secs()) };
+
 /// Sweeps periodically while this node has the lease. Never returns.
 pub async fn run(store: Store, namespaces: SharedNamespaces, metrics: Arc<Metrics>, lease: Lease) {
     let mut payloads_dropped_to = Uuid::nil();
+    let mut clock = ClockWatch::new(store.timestamp(), Instant::now());
     loop {
         tokio::time::sleep(ROUND).await;
         lease.held().await;
+        if !clock.is_steady(store.timestamp(), Instant::now()) {
+            continue;
+        }
         let namespaces = namespaces.load_full();
         let swept = sweep(&store, &namespaces, &metrics, &lease, &mut payloads_dropped_to);
         if let Err(error) = swept.await {
@@ -65,6 +75,37 @@ pub async fn sweep(
             Box::pin(deliveries::forget(conn, now.minus(DELIVERIES_KEPT), BATCH))
         })
         .await
+}
+
+/// Compares the clock that retention goes by with one that cannot be set.
+struct ClockWatch {
+    wall: Ts,
+    mono: Instant,
+    distrusted_since: Option<Instant>,
+}
+
+impl ClockWatch {
+    fn new(wall: Ts, mono: Instant) -> Self {
+        Self { wall, mono, distrusted_since: None }
+    }
+
+    /// Whether the clock has gone evenly since the last call, or has been steady for long after a jump.
+    fn is_steady(&mut self, wall: Ts, mono: Instant) -> bool {
+        let (gone, expected) = (wall.since(self.wall), mono.duration_since(self.mono));
+        let back = self.wall.since(wall);
+        (self.wall, self.mono) = (wall, mono);
+        if gone > expected + JUMP_TOLERANCE {
+            self.distrusted_since = Some(mono);
+            tracing::warn!(
+                ahead_s = (gone - expected).as_secs(),
+                "the clock has jumped ahead; nothing is removed for an hour"
+            );
+        } else if back > JUMP_TOLERANCE {
+            // It is back where it was.
+            self.distrusted_since = None;
+        }
+        self.distrusted_since.is_none_or(|since| mono.duration_since(since) >= DISTRUST)
+    }
 }
 
 struct Round<'r> {
@@ -136,7 +177,7 @@ impl Round<'_> {
             after = last.channel.as_str().to_owned();
             let now = self.store.timestamp();
             let due = oldest.into_iter().filter_map(|oldest| {
-                let retention = namespaces.retention_of(&oldest.channel)?;
+                let retention = namespaces.retention_of(&oldest.channel).unwrap_or(ABANDONED);
                 oldest.has_expired(retention, now).then_some((oldest.channel, retention))
             });
             self.trim(due.collect()).await?;
@@ -170,5 +211,25 @@ impl Round<'_> {
             due.drain(..done);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_removed_by_a_clock_that_has_just_jumped() {
+        let (wall, mono) = (Ts::from(chrono::Utc::now()), Instant::now());
+        let seconds = Duration::from_secs;
+        let mut clock = ClockWatch::new(wall, mono);
+        let mut at =
+            |wall_s: u64, mono_s: u64| clock.is_steady(wall.plus(seconds(wall_s)), mono + seconds(mono_s));
+        assert!(at(60, 60) && at(130, 120), "a correction is no jump");
+        let year = 365 * 24 * 3600;
+        assert!(!at(year, 180) && !at(year + 60, 240));
+        assert!(!at(year + 3_500, 3_680) && at(year + 3_600, 3_780), "after an hour it is believed");
+        assert!(!at(2 * year, 3_840));
+        assert!(at(3_900, 3_900), "somebody has set it right");
     }
 }

@@ -18,6 +18,7 @@ use crate::auth::revocations::{Revocations, Revoked};
 use crate::clients::{Registration, WorkerClients};
 use crate::config::Config;
 use crate::domain::channel::ChannelName;
+use crate::domain::event::Time;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
@@ -98,12 +99,8 @@ pub enum OpenError {
 }
 
 /// Subscribes to all of `starts` and answers the body that carries them. Every event after the
-/// answered body's first frame is in it. Ends when `lifetime` is over.
-pub async fn open(
-    context: EventStreamContext,
-    starts: Vec<Start>,
-    lifetime: Option<Duration>,
-) -> Result<StreamBody, OpenError> {
+/// answered body's first frame is in it. Ends when the principal's token expires.
+pub async fn open(context: EventStreamContext, starts: Vec<Start>) -> Result<StreamBody, OpenError> {
     let outbox = Rc::new(Outbox::new(context.options.queue, context.abort));
     let principal = Rc::new(context.principal);
     let registration = context.clients.add(outbox.clone(), principal.clone(), "sse", None);
@@ -136,7 +133,7 @@ pub async fn open(
         follows,
         store: context.store,
         options: context.options,
-        lifetime,
+        expires_at: principal.expires_at,
         revoked: context.revoked,
         stopping: context.stopping,
         fanout: context.fanout.clone(),
@@ -162,7 +159,7 @@ struct EventStreamActor {
     follows: Vec<Follow>,
     store: Store,
     options: SseOptions,
-    lifetime: Option<Duration>,
+    expires_at: Option<Time>,
     revoked: Option<LocalBoxFuture<'static, ()>>,
     stopping: watch::Receiver<Option<Duration>>,
     fanout: Rc<Fanout>,
@@ -193,13 +190,17 @@ impl Actor for EventStreamActor {
             ctx.spawn(fed.into_actor(self));
         }
         ctx.run_interval(self.options.ping_interval, |actor, _| {
+            // The timer below stands still while the machine sleeps.
+            if actor.lifetime().is_some_and(|left| left.is_zero()) {
+                return actor.expire();
+            }
             let _ = actor.outbox.push(Bytes::from_static(sse::PING.as_bytes()), None);
         });
         ctx.run_interval(self.options.write_timeout / 4, |actor, _| actor.check_progress());
         if let Some(closed) = self.closed.take() {
             ctx.spawn(closed.into_actor(self).map(|(), actor, _| actor.outbox.abort()));
         }
-        if let Some(lifetime) = self.lifetime {
+        if let Some(lifetime) = self.lifetime() {
             ctx.run_later(lifetime, |actor, _| actor.expire());
         }
         if let Some(revoked) = self.revoked.take() {
@@ -228,6 +229,11 @@ impl Drop for EventStreamActor {
 }
 
 impl EventStreamActor {
+    /// How long the token is still good for.
+    fn lifetime(&self) -> Option<Duration> {
+        Some((self.expires_at? - chrono::Utc::now()).to_std().unwrap_or_default())
+    }
+
     fn expire(&self) {
         self.outbox.end_with(Bytes::from_static(sse::EXPIRED.as_bytes()));
     }

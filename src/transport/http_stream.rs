@@ -165,7 +165,7 @@ impl HttpStreamActor {
 
     /// Sets the timer for the session's next deadline. A timer that fires early is set again.
     fn schedule_timer(&mut self, ctx: &mut Context<Self>) {
-        let Some(deadline) = self.core.session.deadline() else { return };
+        let Some(deadline) = self.core.session.deadline(now()) else { return };
         if self.timer.is_some_and(|(set, _)| set <= deadline) {
             return;
         }

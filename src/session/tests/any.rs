@@ -240,7 +240,7 @@ impl World {
     }
 
     fn deadline(&self) -> Option<std::time::Instant> {
-        self.client.connection.deadline()
+        self.client.connection.deadline(self.client.now)
     }
 
     fn check_message(&mut self, text: &str) {
@@ -287,7 +287,7 @@ proptest! {
             let later = Duration::from_millis(millis >> 24);
             client.now = Now { wall: client.now.wall, mono: client.now.mono + later };
             client.connection.on_time(client.now, &mut client.effects);
-            client.connection.deadline();
+            client.connection.deadline(client.now);
         }
     }
 }

@@ -187,7 +187,7 @@ impl Client {
 
     /// The code that the connection ended with, all else being quiet.
     pub(super) fn closed(&mut self) -> u16 {
-        assert!(self.connection.is_closed() && self.connection.deadline().is_none());
+        assert!(self.connection.is_closed() && self.connection.deadline(self.now).is_none());
         match self.take().as_slice() {
             [Effect::Close(disconnect)] => disconnect.code(),
             other => panic!("{other:?}"),
@@ -283,7 +283,7 @@ impl Client {
 
     /// How long until something is to be done, in seconds.
     pub(super) fn due_in(&self) -> Option<f64> {
-        Some(self.connection.deadline()?.duration_since(self.now.mono).as_secs_f64())
+        Some(self.connection.deadline(self.now)?.duration_since(self.now.mono).as_secs_f64())
     }
 }
 

@@ -146,3 +146,15 @@ fn another_ping_gives_no_more_time_for_the_first() {
     assert_eq!(client.story().iter().filter(|said| *said == "{}").count(), 2);
     assert_eq!(client.due_in(), Some(7.0));
 }
+
+#[test]
+fn a_machine_that_slept_does_not_lengthen_a_token() {
+    let slept = std::time::Duration::from_secs(3600);
+    let mut client = Client::connected(json!({"sub": "42", "exp": NOW + 100}));
+    client.now.wall += slept;
+    assert_eq!(client.wait(25.0).closed(), 3005);
+
+    let mut client = with_subscription("shut:a");
+    client.now.wall += slept;
+    assert!(client.wait(25.0).story().iter().any(|said| said.contains("2501")));
+}

@@ -384,14 +384,15 @@ async fn a_round_trims_what_is_too_much_or_too_old_of_many_channels(store: TestS
         janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.unwrap();
         metrics.rows_removed.with(Table("events")).get()
     };
-    assert_eq!(sweep().await, 60 * 2 + 597 + 2);
+    store.age(&foreign, 4, Duration::from_secs(8 * 24 * 3600)).await;
+    assert_eq!(sweep().await, 60 * 2 + 597 + 2 + 4);
     for name in busy.iter().chain([&long, &fresh]) {
         let head = store.head(name).await.offset;
         assert_eq!(offsets(&store.stored(name).await), [head - 2, head - 1, head], "{name}");
     }
     assert_eq!(offsets(&store.stored(&old).await), [3]);
-    assert_eq!(store.stored(&foreign).await.len(), 9, "of a namespace that is gone nothing is known");
-    assert_eq!(sweep().await, 60 * 2 + 597 + 2, "nothing is left to do");
+    assert_eq!(store.stored(&foreign).await.len(), 5, "of a namespace that is gone a week is kept");
+    assert_eq!(sweep().await, 60 * 2 + 597 + 2 + 4, "nothing is left to do");
 }
 
 async fn expired_keys_are_forgotten_a_batch_at_a_time(store: TestStore) {

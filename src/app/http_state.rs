@@ -25,6 +25,7 @@ use crate::http::websocket::WebSocketEndpoint;
 use crate::limits::gcra::Rate;
 use crate::limits::persistence::PersistentRates;
 use crate::limits::rate_limit::RateLimit;
+use crate::limits::room::Room;
 use crate::limits::shared::SharedCounters;
 use crate::session::SessionContext;
 use crate::transport::emulation::Sessions;
@@ -53,7 +54,8 @@ pub(super) fn new(
     let budgets = Budgets::from(config);
     let context = &server.session_context;
     let signatures = rate("invalid_signatures", limits.invalid_signatures_per_minute);
-    let webhooks = WebhookEndpoint::new(config, secrets, budgets.webhook_bytes.clone(), signatures);
+    let webhooks =
+        WebhookEndpoint::new(config, secrets, Room::new(budgets.webhook_bytes.clone()), signatures);
     let (users, streams) = (context.users.clone(), budgets.streams.clone());
     let sign_ins = rate("invalid_sign_ins", limits.invalid_sign_ins_per_minute);
     let build_events = rate("build_events", limits.build_events_per_minute);
@@ -79,7 +81,7 @@ pub(super) fn new(
             rate: rate("polls", limits.polls_per_minute),
             max_channels: limits.stream_channels as usize,
         },
-        builds: BuildEndpoint::new(config, budgets.build_bytes.clone(), build_events),
+        builds: BuildEndpoint::new(config, Room::new(budgets.build_bytes.clone()), build_events),
         event_streams: StreamEndpoint::new(config, streams, users, stopping.subscribe()),
         client_streams: ClientStreamEndpoints::new(
             config,

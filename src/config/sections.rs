@@ -209,6 +209,10 @@ pub struct LimitsConfig {
     pub webhook_in_flight: Size,
     /// How long the body of a webhook, or of a build's event, may take to arrive; after it 408.
     pub webhook_body_timeout: Span,
+    /// How much of a body that is waited for has to come in a second; below it 408.
+    pub body_min_rate: Size,
+    /// Over how long that is measured.
+    pub body_grace: Span,
     /// Webhooks with a wrong signature a minute and address; above it 429.
     pub invalid_signatures_per_minute: u32,
     /// Sign-ins with a wrong link a minute and address; above it 429.
@@ -223,6 +227,8 @@ pub struct LimitsConfig {
     pub build_events_in_flight: Size,
     /// First commands and posts of clients over HTTP held in memory while they arrive; above it 503.
     pub client_bodies_in_flight: Size,
+    /// Posts to /emulation for streams of other nodes a minute and address; above it 429.
+    pub relayed_posts_per_minute: u32,
     /// Channels of one event stream, or of one poll; above it 400.
     pub stream_channels: u32,
     /// Streams open at once on this node, over any transport but WebSocket; above it 503.
@@ -241,6 +247,8 @@ impl Default for LimitsConfig {
             webhook_body: Size(25 * MIB),
             webhook_in_flight: Size(256 * MIB),
             webhook_body_timeout: Span::secs(10),
+            body_min_rate: Size(4 * KIB),
+            body_grace: Span::secs(2),
             invalid_signatures_per_minute: 60,
             invalid_sign_ins_per_minute: 10,
             sessions: 1000,
@@ -248,6 +256,7 @@ impl Default for LimitsConfig {
             build_events_per_minute: 600,
             build_events_in_flight: Size(32 * MIB),
             client_bodies_in_flight: Size(32 * MIB),
+            relayed_posts_per_minute: 6000,
             stream_channels: 32,
             sse_connections: 10_000,
             lingering_connections: 1000,

@@ -45,6 +45,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.sessions", limits.sessions),
         ("limits.polls_per_minute", limits.polls_per_minute),
         ("limits.build_events_per_minute", limits.build_events_per_minute),
+        ("limits.relayed_posts_per_minute", limits.relayed_posts_per_minute),
         ("limits.stream_channels", limits.stream_channels),
         ("limits.sse_connections", limits.sse_connections),
         ("limits.lingering_connections", limits.lingering_connections),
@@ -65,6 +66,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.webhook_in_flight", limits.webhook_in_flight),
         ("limits.build_events_in_flight", limits.build_events_in_flight),
         ("limits.lingering_size", limits.lingering_size),
+        ("limits.body_min_rate", limits.body_min_rate),
     ];
     let positive_spans = [
         ("server.session_ttl", config.server.session_ttl),
@@ -75,6 +77,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("client.stale_close_delay", client.stale_close_delay),
         ("limits.webhook_body_timeout", limits.webhook_body_timeout),
         ("limits.lingering_timeout", limits.lingering_timeout),
+        ("limits.body_grace", limits.body_grace),
         ("channel.position_check_interval", config.channel.position_check_interval),
         ("sse.ping_interval", config.sse.ping_interval),
     ];

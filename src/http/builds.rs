@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::body;
+use super::body::{self, Pace};
 use super::error::{ApiError, ApiResult};
 use super::extract::Caller;
 use super::poll;
@@ -19,8 +19,8 @@ use super::{HttpState, PageQuery, State};
 use crate::builds::{self, Appended, Body, BuildError, BuildEvent, BuildId};
 use crate::config::Config;
 use crate::domain::channel::ChannelName;
-use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
+use crate::limits::room::Room;
 
 /// What a body may contain beside its data, in bytes.
 const ENVELOPE_ALLOWANCE: u64 = 1024;
@@ -29,15 +29,18 @@ const ENVELOPE_ALLOWANCE: u64 = 1024;
 pub struct BuildEndpoint {
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
+    /// How fast it has to come.
+    pub pace: Pace,
     /// Bodies in memory at once.
-    pub in_flight: Budget,
+    pub in_flight: Room,
     /// Events by user.
     pub rate: RateLimit,
 }
 
 impl BuildEndpoint {
-    pub fn new(config: &Config, in_flight: Budget, rate: RateLimit) -> Self {
-        Self { body_timeout: config.limits.webhook_body_timeout.0, in_flight, rate }
+    pub fn new(config: &Config, in_flight: Room, rate: RateLimit) -> Self {
+        let limits = &config.limits;
+        Self { body_timeout: limits.webhook_body_timeout.0, pace: Pace::from(limits), in_flight, rate }
     }
 }
 
@@ -102,10 +105,10 @@ pub async fn append_build_event(
     }
     let key = request.headers().get("idempotency-key");
     let key = key.map(|key| builds::user_key(&principal, key.as_bytes())).transpose()?;
-    let mut reserved = endpoint.in_flight.reserve();
-    let bounds =
-        body::Bounds { bytes: *max_publication as u64 + ENVELOPE_ALLOWANCE, time: endpoint.body_timeout };
-    let body = body::read(request.headers(), body, bounds, &mut reserved, |_| {}).await?;
+    let mut place = endpoint.in_flight.enter(&*principal.user, true);
+    let bytes = *max_publication as u64 + ENVELOPE_ALLOWANCE;
+    let bounds = body::Bounds { bytes, time: endpoint.body_timeout, pace: endpoint.pace };
+    let body = body::read(request.headers(), body, bounds, &mut place, |_| {}).await?;
     let event = BuildEvent::parse(&body, *max_publication)?;
     let appended = builds::append(publisher, store, &principal, &build, event, key, accepted).await?;
     let BuildId { id: build_id, channel } = build;

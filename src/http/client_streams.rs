@@ -10,8 +10,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytestring::ByteString;
 use serde::Deserialize;
 use tokio::sync::watch;
+use uuid::Uuid;
 
-use super::body::{self, Bounds};
+use super::body::{self, Bounds, Pace};
 use super::error::{self, ApiError, ApiResult};
 use super::state::Budgets;
 use super::tcp::{self, TcpHandle};
@@ -19,8 +20,12 @@ use super::{HttpState, State};
 use crate::cluster::PostOutcome;
 use crate::config::Config;
 use crate::limits::budget::Budget;
+use crate::limits::gcra::Rate;
+use crate::limits::rate_limit::RateLimit;
+use crate::limits::room::{self, Room};
+use crate::limits::shared::SharedCounters;
 use crate::protocol::form::Form;
-use crate::transport::emulation::{LocalPostOutcome, Sessions};
+use crate::transport::emulation::{LocalPostOutcome, Sessions, is_session};
 use crate::transport::http_stream::StreamRequest;
 
 /// The options of one transport.
@@ -40,12 +45,16 @@ pub struct ClientStreamEndpoints {
     pub largest_post: u64,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
+    /// How fast it has to come.
+    pub pace: Pace,
     /// Bodies in memory while they arrive.
-    pub in_flight: Budget,
+    pub in_flight: Room,
     /// Open connections of this node; `None` without a limit.
     pub open: Option<Budget>,
     /// Open streams of this node.
     pub streams: Budget,
+    /// Posts for sessions of other nodes, by address.
+    pub relayed: RateLimit,
     /// The sessions that posts may be for.
     pub sessions: Sessions,
     /// `Some(spread)` as soon as the process stops.
@@ -78,9 +87,16 @@ impl ClientStreamEndpoints {
             endpoints: Form::ALL.map(|form| Endpoint::new(config, form)),
             largest_post: config.emulation.max_request_body_size.0,
             body_timeout: config.client.stale_close_delay.0,
-            in_flight: budgets.client_bytes.clone(),
+            pace: Pace::from(&config.limits),
+            in_flight: Room::new(budgets.client_bytes.clone()),
             open: budgets.sockets.clone(),
             streams: budgets.streams.clone(),
+            // A post must not wait for Redis, and this node alone asks for it.
+            relayed: RateLimit::new(
+                "relayed_posts",
+                Rate::per_minute(config.limits.relayed_posts_per_minute.into()),
+                SharedCounters::none(),
+            ),
             sessions,
             stopping,
         }
@@ -139,19 +155,35 @@ struct Post {
 
 /// `POST /emulation`
 pub async fn emulate(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
-    let HttpState { client_streams: endpoints, cluster, .. } = &*state;
+    let HttpState { client_streams: endpoints, cluster, access, .. } = &*state;
     if ![Form::HttpStream, Form::Sse].iter().any(|form| endpoints.endpoints[form.index()].enabled) {
         return Err(disabled("http_stream, sse"));
     }
-    let text = read(&request, body, endpoints, endpoints.largest_post).await?;
+    let text = read(&request, body, &state, endpoints.largest_post).await?;
     let post: Post = serde_json::from_str(&text).map_err(|_| {
         ApiError::bad_request("bad_post", "the body must be {\"session\":…,\"node\":…,\"data\":…}")
     })?;
+    // Nobody is asked for what cannot be.
+    let node = Uuid::parse_str(&post.node).ok().filter(|node| node.to_string() == post.node);
+    if node.is_none() {
+        return Err(ApiError::not_found("node"));
+    }
+    if !is_session(&post.session) {
+        return Err(ApiError::not_found("session"));
+    }
     let frame = ByteString::from(post.data);
     let outcome = match endpoints.sessions.deliver(&post.node, &post.session, frame.clone()) {
         LocalPostOutcome::Accepted => PostOutcome::Accepted,
         LocalPostOutcome::QueueFull => PostOutcome::QueueFull,
-        LocalPostOutcome::OtherNode => cluster.post(&post.node, post.session, frame.into()).await,
+        LocalPostOutcome::OtherNode => {
+            let address = room::address(access.address_of(&request)).to_string();
+            let decision = endpoints.relayed.check(&address).await;
+            if !decision.allowed {
+                let message = "too many posts for streams of other nodes from this address: wait";
+                return Err(ApiError::too_many("too_many_relayed_posts", message, decision.retry_secs()));
+            }
+            cluster.post(&post.node, post.session, frame.into()).await
+        }
     };
     match outcome {
         PostOutcome::Accepted => Ok(HttpResponse::NoContent().finish()),
@@ -169,7 +201,7 @@ pub async fn emulate(request: HttpRequest, body: web::Payload, state: State) -> 
 async fn open_with_body(form: Form, request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let endpoints = &state.client_streams;
     check(form, endpoints)?;
-    let first = read(&request, body, endpoints, endpoints.endpoints[form.index()].largest).await?;
+    let first = read(&request, body, &state, endpoints.endpoints[form.index()].largest).await?;
     open(form, &request, first, &state)
 }
 
@@ -231,7 +263,7 @@ fn disabled(section: &str) -> ApiError {
 async fn read(
     request: &HttpRequest,
     body: web::Payload,
-    endpoints: &ClientStreamEndpoints,
+    HttpState { client_streams: endpoints, access, .. }: &HttpState,
     largest: u64,
 ) -> ApiResult<ByteString> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -239,9 +271,10 @@ async fn read(
         let message = "only JSON is supported: send application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_format", message));
     }
-    let bounds = Bounds { bytes: largest, time: endpoints.body_timeout };
-    let mut reserved = endpoints.in_flight.reserve();
-    let bytes = body::read(request.headers(), body, bounds, &mut reserved, |_| {}).await?;
+    let bounds = Bounds { bytes: largest, time: endpoints.body_timeout, pace: endpoints.pace };
+    // Who sends it is in it.
+    let mut place = endpoints.in_flight.enter(room::address(access.address_of(request)), false);
+    let bytes = body::read(request.headers(), body, bounds, &mut place, |_| {}).await?;
     String::from_utf8(bytes)
         .map(ByteString::from)
         .map_err(|_| ApiError::bad_request("body_not_utf8", "the body is not UTF-8"))

@@ -11,15 +11,15 @@ use ipnet::IpNet;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::body;
+use super::body::{self, Pace};
 use super::error::{ApiError, ApiResult, internal};
 use super::{HttpState, State};
 use crate::config::{Config, Secrets};
 use crate::deliveries::{self, AcceptError, Accepted, Incoming};
 use crate::domain::delivery::DeliveryId;
 use crate::http::metrics::WebhookOutcome;
-use crate::limits::budget::Budget;
 use crate::limits::rate_limit::RateLimit;
+use crate::limits::room::{self, Room};
 use crate::sources::github::signature::{ExpectedMac, WebhookSecrets};
 use crate::sources::github::{BadBody, BadRepoMap, RepoMap};
 
@@ -34,8 +34,10 @@ pub struct WebhookEndpoint {
     pub max_body: u64,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
+    /// How fast it has to come.
+    pub pace: Pace,
     /// Bodies in memory at once.
-    pub in_flight: Budget,
+    pub in_flight: Room,
     /// The rate limit of invalid signatures, by address.
     pub invalid_signatures: RateLimit,
 }
@@ -44,7 +46,7 @@ impl WebhookEndpoint {
     pub fn new(
         config: &Config,
         secrets: &Secrets,
-        in_flight: Budget,
+        in_flight: Room,
         invalid_signatures: RateLimit,
     ) -> Result<Self, BadRepoMap> {
         Ok(Self {
@@ -53,6 +55,7 @@ impl WebhookEndpoint {
             allowed_addresses: config.github.allowed_addresses.clone(),
             max_body: config.limits.webhook_body.0,
             body_timeout: config.limits.webhook_body_timeout.0,
+            pace: Pace::from(&config.limits),
             in_flight,
             invalid_signatures,
         })
@@ -129,10 +132,12 @@ async fn take(
         ApiError::bad_request("delivery_header", "the header X-GitHub-Delivery is missing or malformed")
     })?;
 
-    let mut reserved = endpoint.in_flight.reserve();
+    // Who sends it is known only at its end.
+    let mut place = endpoint.in_flight.enter(room::address(address), false);
     let mut hasher = endpoint.secrets.hasher(expected);
-    let bounds = body::Bounds { bytes: endpoint.max_body, time: endpoint.body_timeout };
-    let body = body::read(headers, body, bounds, &mut reserved, |chunk| hasher.update(chunk)).await?;
+    let WebhookEndpoint { max_body: bytes, body_timeout: time, pace, .. } = *endpoint;
+    let bounds = body::Bounds { bytes, time, pace };
+    let body = body::read(headers, body, bounds, &mut place, |chunk| hasher.update(chunk)).await?;
     if !hasher.matches() {
         let decision = endpoint.invalid_signatures.check(&address.to_string()).await;
         if !decision.allowed {
@@ -146,7 +151,7 @@ async fn take(
     }
     let content_type = text(headers, "content-type");
     let incoming = Incoming { id: delivery_id.clone(), event, content_type, body, arrived };
-    // The reservation covers the payload until it is stored.
+    // The place is for the payload until it is stored.
     let accepted = deliveries::accept(publisher, store, &endpoint.repos, incoming).await?;
     Ok((delivery_id, accepted))
 }

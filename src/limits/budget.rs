@@ -40,6 +40,10 @@ impl Budget {
 }
 
 impl Reserved {
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+
     /// Takes `more`; `false` when the budget does not have it.
     pub fn grow(&mut self, more: u64) -> bool {
         let before = self.budget.used.fetch_add(more, Ordering::Relaxed);

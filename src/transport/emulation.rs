@@ -107,6 +107,11 @@ pub(super) fn new_name() -> Arc<str> {
     hex::encode(rand::random::<[u8; NAME]>()).into()
 }
 
+/// Whether `text` has the form of a session id.
+pub fn is_session(text: &str) -> bool {
+    text.len() == 2 * NAME && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Keeps a session open until it is dropped.
 pub(super) struct Session {
     sessions: Sessions,

@@ -27,7 +27,12 @@ fn posts_reach_the_stream_over_any_node() {
             let reply = lines.message().await;
             assert_eq!(reply["id"], 2, "{reply}");
             // A session that is over is for its client to find out.
-            post(node, &json!("nobody"), subscribe.clone()).send(nodes.address(1)).await.expect(204);
+            post(node, &json!("0".repeat(32)), subscribe.clone()).send(nodes.address(1)).await.expect(204);
+            // What cannot be one is refused without asking the node.
+            for impossible in ["nobody".to_owned(), "0".repeat(31), "0".repeat(20_000), "G".repeat(32)] {
+                let refused = post(node, &json!(impossible), subscribe.clone()).send(nodes.address(1)).await;
+                refused.refused(404, "not_found");
+            }
             let nowhere = json!("00000000-0000-4000-8000-000000000000");
             // Whoever has just come does not know yet who is there.
             eventually("it knows that there is no such node", async || {

@@ -1,5 +1,6 @@
 //! The HTTP surface, from outside: every route with good input and with bad.
 
+mod bodies;
 mod builds;
 mod clients;
 mod cursor;

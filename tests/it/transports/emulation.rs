@@ -25,8 +25,9 @@ async fn a_post_finds_its_session_or_its_node_does_not_exist(transport: &str) {
     let info = app.call("info", json!({})).await.expect(200).json();
     assert_eq!(info["result"]["nodes"][0]["uid"], lines.node.as_str(), "one node, one id");
     // Who guesses a session learns nothing.
-    for session in ["", "x", &Uuid::new_v4().simple().to_string()] {
-        app.send(post(session, &lines.node)).await.expect(204);
+    app.send(post(&Uuid::new_v4().simple().to_string(), &lines.node)).await.expect(204);
+    for impossible in ["", "x"] {
+        app.send(post(impossible, &lines.node)).await.refused(404, "not_found");
     }
     app.send(post(&lines.session, &lines.node)).await.expect(204);
     let bad = [

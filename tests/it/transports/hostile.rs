@@ -159,3 +159,24 @@ async fn a_listening_socket_takes_no_more_than_a_message() {
     let Listener::Socket(client) = &mut client else { panic!("a socket") };
     assert!(matches!(client.next().await, Received::Close(1009, _)));
 }
+
+#[tokio::test]
+async fn posts_for_other_nodes_are_limited_by_address_and_must_name_what_can_be() {
+    let options = "limits.relayed_posts_per_minute = 2\nserver.trusted_proxies = [\"127.0.0.1\"]";
+    let app = TestApp::with(Backend::Sqlite, options).await;
+    let elsewhere = uuid::Uuid::new_v4().to_string();
+    let post = |node: &str, session: &str, address: &str| {
+        let post = json!({ "session": session, "node": node, "data": "{}" });
+        Request::post("/emulation").header("X-Forwarded-For", address).json(&post)
+    };
+    let session = "0123456789abcdef".repeat(2);
+    for impossible in [elsewhere.to_uppercase(), format!("{{{elsewhere}}}"), "x".to_owned()] {
+        app.send(post(&impossible, &session, "192.0.2.1")).await.refused(404, "not_found");
+    }
+    app.send(post(&elsewhere, "nobody", "192.0.2.1")).await.refused(404, "not_found");
+    for _ in 0..2 {
+        app.send(post(&elsewhere, &session, "192.0.2.1")).await.refused(404, "not_found");
+    }
+    app.send(post(&elsewhere, &session, "192.0.2.1")).await.refused(429, "too_many_relayed_posts");
+    app.send(post(&elsewhere, &session, "192.0.2.2")).await.refused(404, "not_found");
+}

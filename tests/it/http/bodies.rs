@@ -1,0 +1,97 @@
+//! Bodies share room. Who is slow and has proven nothing takes none from who is quick, or has.
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::support::app::{Backend, TestApp, on_both};
+use crate::support::client::{Answer, Request};
+
+on_both!(silent_bodies_keep_no_delivery_out);
+
+const ROOM: &str = "limits.webhook_body = \"64KiB\"\nlimits.webhook_in_flight = \"256KiB\"\n\
+                    limits.client_bodies_in_flight = \"256KiB\"\nserver.trusted_proxies = [\"127.0.0.1\"]";
+const HALF: usize = 30 << 10;
+
+/// A body of which half has come, from `address`.
+async fn half(app: &TestApp, request: Request, address: &str) -> TcpStream {
+    let request = request.header("X-Forwarded-For", address);
+    request.send_beginning(app.address(), 2 * HALF, &vec![b' '; HALF]).await
+}
+
+fn delivery(app: &TestApp) -> Request {
+    app.webhook("star", format!("\"{}\"", "x".repeat(50 << 10)))
+}
+
+async fn silent_bodies_keep_no_delivery_out(backend: Backend) {
+    let app = TestApp::with(backend, ROOM).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(half(&app, delivery(&app), "192.0.2.1").await);
+    }
+    for _ in 0..20 {
+        app.send(delivery(&app)).await.expect(202);
+    }
+    Answer::read(&mut silent[0]).await.refused(503, "body_evicted");
+    drop(silent);
+    app.until_metric("limit_used", "webhook_bytes", 0).await;
+}
+
+#[tokio::test]
+async fn whoever_takes_more_than_a_share_makes_way_for_itself() {
+    let app = TestApp::with(Backend::Sqlite, ROOM).await;
+    let body = format!("\"{}\"", "x".repeat(2 * HALF - 2));
+    let slow = app.webhook("star", body.clone()).header("X-Forwarded-For", "198.51.100.7");
+    let mut slow = slow.send_beginning(app.address(), body.len(), &body.as_bytes()[..HALF]).await;
+    let mut greedy = Vec::new();
+    for _ in 0..30 {
+        greedy.push(half(&app, delivery(&app), "192.0.2.1").await);
+    }
+    Answer::read(&mut greedy[0]).await.refused(503, "body_evicted");
+    slow.write_all(&body.as_bytes()[HALF..]).await.expect("written");
+    Answer::read(&mut slow).await.expect(202);
+}
+
+#[tokio::test]
+async fn silent_clients_keep_no_client_out() {
+    let app = TestApp::with(Backend::Sqlite, ROOM).await;
+    let mut silent = Vec::new();
+    for number in 0..8 {
+        let path = ["/emulation", "/connection/http_stream"][number % 2];
+        silent.push(half(&app, Request::post(path), "192.0.2.1").await);
+    }
+    let post = json!({ "session": "none", "node": "none", "data": "x".repeat(50 << 10) });
+    for _ in 0..20 {
+        app.send(Request::post("/emulation").json(&post)).await.expect(404);
+    }
+    Answer::read(&mut silent[0]).await.refused(503, "body_evicted");
+}
+
+#[tokio::test]
+async fn slow_bodies_of_one_user_make_way_for_another_and_not_for_strangers() {
+    let options = "limits.build_events_in_flight = \"64KiB\"\nchannel.max_publication_size = \"32KiB\"";
+    let app = TestApp::with(Backend::Sqlite, options).await;
+    let path = format!("/api/builds/{}/events", uuid::Uuid::new_v4());
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let post = Request::post(&path).bearer(&app.ana());
+        slow.push(post.send_beginning(app.address(), 32 << 10, &vec![b' '; 28 << 10]).await);
+    }
+    let event = json!({ "type": "build:started", "data": { "text": "x".repeat(20 << 10) } });
+    app.send(Request::post(&path).bearer(&app.ana()).json(&event)).await.refused(503, "overloaded");
+    let ben = app.token(json!({ "sub": "ben", "orgs": ["acme"] }));
+    app.send(Request::post(&path).bearer(&ben).json(&event)).await.expect(201);
+    Answer::read(&mut slow[0]).await.refused(503, "body_evicted");
+}
+
+#[tokio::test]
+async fn a_body_that_is_waited_for_has_to_come() {
+    let app = TestApp::with(Backend::Sqlite, "limits.body_grace = \"200ms\"").await;
+    let build = Request::post(&format!("/api/builds/{}/events", uuid::Uuid::new_v4())).bearer(&app.ana());
+    let doors = [app.webhook("star", ""), build, Request::post("/emulation")];
+    for request in doors.into_iter().chain([Request::post("/connection/http_stream")]) {
+        let mut slow = request.send_beginning(app.address(), 10_000, b"{").await;
+        Answer::read(&mut slow).await.refused(408, "body_too_slow");
+    }
+    assert_eq!(app.metric("webhooks", "body_too_slow").await, 1);
+}

@@ -22,6 +22,7 @@ use crate::http::poll::PollEndpoint;
 use crate::http::state::Budgets;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
+use crate::limits::connections::Connections;
 use crate::limits::gcra::Rate;
 use crate::limits::persistence::PersistentRates;
 use crate::limits::rate_limit::RateLimit;
@@ -96,6 +97,17 @@ pub(super) fn new(
             stopping: stopping.subscribe(),
         },
         sign_in: SignInEndpoint::new(config, secrets, address, sign_ins),
+        // They are memory of this node.
+        new_channels: RateLimit::new(
+            "new_channels",
+            Rate::per_minute(limits.new_channels_per_minute.into()),
+            SharedCounters::none(),
+        ),
+        connections: Connections::new(
+            budgets.connections.clone(),
+            limits.connections_per_address,
+            config.server.trusted_proxies.clone(),
+        ),
         lingering: Arc::new(Lingering::new(limits, budgets.lingering.clone(), core.metrics.http.clone())),
         health: HealthEndpoint {
             stopping: stopping.subscribe(),
@@ -103,6 +115,7 @@ pub(super) fn new(
             limits: budgets.named(),
             publish: core.metrics.publish.clone(),
             registry: core.metrics.registry.clone(),
+            internal: config.server.internal_listen.is_some(),
         },
     })
 }

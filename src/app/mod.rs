@@ -5,6 +5,7 @@ mod cluster;
 pub mod core;
 pub mod demo;
 mod http_state;
+mod internal;
 pub mod metrics;
 mod reload;
 mod serve;
@@ -50,10 +51,15 @@ impl Node {
             format!("cannot listen on {listen}: is another server listening there? (--listen)")
         })?;
         let address = listener.local_addr()?;
+        let internal = config.server.internal_listen.map(|listen| {
+            worker::bind(listen)
+                .with_context(|| format!("cannot listen on {listen}, which is server.internal_listen"))
+        });
+        let internal = internal.transpose()?;
         let core = OpenCore::new(config, secrets, store, metrics, address, runtime)?;
         let server = OpenServer::new(config, &core);
         let mut core = core.start(config, server.handlers()).await?;
-        let server = server.start(config, secrets, &mut core, listener).await?;
+        let server = server.start(config, secrets, &mut core, (listener, internal)).await?;
         tracing::info!(%address, store = core.store.backend_name(), "listening");
         let drain_timeout = config.server.drain_timeout.0;
         Ok(Self { core, server, address, drain_timeout, config: config.clone() })

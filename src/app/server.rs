@@ -16,7 +16,7 @@ use super::cluster::count_users;
 use super::core::{ClientHandlers, Core, OpenCore};
 use super::http_state::{self, ServerParts};
 use super::metrics::Metrics;
-use super::worker;
+use super::{internal, worker};
 use crate::clients::ClientRegistry;
 use crate::config::{Config, Secrets};
 use crate::http::HttpState;
@@ -56,6 +56,7 @@ pub struct Server {
     stopping: watch::Sender<Option<Duration>>,
     in_flight: Arc<AtomicUsize>,
     handle: ServerHandle,
+    internal: Option<ServerHandle>,
     listener: TcpListener,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -116,7 +117,7 @@ impl OpenServer {
         config: &Config,
         secrets: &Secrets,
         core: &mut Core,
-        listener: TcpListener,
+        (listener, internal): (TcpListener, Option<TcpListener>),
     ) -> anyhow::Result<Server> {
         let store = core.store.clone();
         let interval = config.channel.position_check_interval.0;
@@ -144,6 +145,12 @@ impl OpenServer {
             stopping: stopping.subscribe(),
         };
         let server = worker::start(config, listener.try_clone()?, parts)?;
+        let internal = internal.map(|listener| internal::start(listener, state.clone())).transpose()?;
+        let internal = internal.map(|server| {
+            let handle = server.handle();
+            tokio::task::spawn_local(critical(server));
+            handle
+        });
         Ok(Server {
             hub: self.hub,
             hub_thread: self.hub_thread,
@@ -153,6 +160,7 @@ impl OpenServer {
             stopping,
             in_flight,
             handle: server.handle(),
+            internal,
             listener,
             task: tokio::task::spawn_local(critical(server)),
         })
@@ -200,6 +208,9 @@ impl Server {
             );
         }
         self.handle.stop(true).await;
+        if let Some(internal) = &self.internal {
+            internal.stop(false).await;
+        }
         let _ = self.task.await;
         if let Err(error) = persistence::write(&self.state.store, &self.rates).await {
             tracing::warn!(%error, "the rates of the last second cannot be saved");

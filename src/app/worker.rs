@@ -15,7 +15,7 @@ use actix_service::{
     IntoServiceFactory as _, Service as _, ServiceFactoryExt as _, apply_fn_factory, fn_service, map_config,
 };
 use actix_web::body::EitherBody;
-use actix_web::dev::{AppConfig, ServiceResponse};
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::{App, Error, HttpResponse, middleware};
 use futures_util::future::{Either, TryFutureExt as _, ready};
@@ -71,6 +71,7 @@ impl WorkerParts {
             node.store.clone(),
             node.publisher.clone(),
             self.metrics.transport.clone(),
+            node.new_channels.clone(),
         );
         let worker = WorkerContext::start(
             self.session_context,
@@ -100,7 +101,7 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
         let (parts, draining) = (parts.clone(), draining.clone());
         let (in_flight, stopping) = (parts.in_flight.clone(), parts.stopping.clone());
         let running = stopping.clone();
-        let lingering = parts.state.lingering.clone();
+        let node = parts.state.clone();
         let state = parts.start();
         let upgraded = state.clone();
         let upgrade =
@@ -111,8 +112,9 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
         };
         let app = App::new()
             .app_data(state)
-            .wrap(middleware::from_fn(move |request, next| {
+            .wrap(middleware::from_fn(move |request: ServiceRequest, next| {
                 let (in_flight, stopping) = (InFlight::new(&in_flight), stopping.clone());
+                let busy = tcp::Busy::of(request.request());
                 async move {
                     let mut answer = origin::guard(request, next).await?;
                     error::count_refusal(&answer);
@@ -121,7 +123,7 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
                     if stopping.borrow().is_some() {
                         answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
                     }
-                    drop(in_flight);
+                    drop((in_flight, busy));
                     Ok(answer)
                 }
             }))
@@ -151,10 +153,13 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
             .finish(app);
         apply_fn_factory(http, move |stream: TcpStream, http: &_| {
             let peer = stream.peer_addr().ok();
-            let socket = Accepted::new(stream, lingering.clone());
-            let mark = socket.unread_mark();
-            let served = http.call((socket, Protocol::Http1, peer));
+            let accepted = Accepted::accept(stream, peer, &node);
+            let served = accepted.map(|socket| {
+                let mark = socket.unread_mark();
+                (mark, http.call((socket, Protocol::Http1, peer)))
+            });
             async move {
+                let Some((mark, served)) = served else { return Ok(()) };
                 let mut served = pin!(served);
                 let done = served.as_mut().await;
                 // What is no request has been answered, too.

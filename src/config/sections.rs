@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl, networks, socket_address,
+    LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl, networks, optional_socket_address,
+    socket_address,
 };
 use crate::domain::options::{ChannelOptions, Namespaces};
 use crate::domain::units::{Size, Span};
@@ -25,6 +26,9 @@ pub struct ServerConfig {
     /// Address and port to listen on; port 0 takes a free one.
     #[serde(deserialize_with = "socket_address")]
     pub listen: SocketAddr,
+    /// A second address for health and metrics alone; `/metrics` is there alone then.
+    #[serde(deserialize_with = "optional_socket_address")]
+    pub internal_listen: Option<SocketAddr>,
     /// The name of this node; its host and port if unset.
     pub name: Option<String>,
     /// The origin under which browsers reach this gateway; always an allowed origin.
@@ -48,6 +52,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            internal_listen: None,
             name: None,
             public_url: None,
             trusted_proxies: Vec::new(),
@@ -126,6 +131,8 @@ pub struct ChannelConfig {
     pub position_check_interval: Span,
     /// How long a channel stays in memory after its last subscriber left.
     pub linger: Span,
+    /// How many channels may do so at once; one more ends the oldest.
+    pub linger_limit: u32,
     /// Options of channels without a namespace.
     pub without_namespace: ChannelOptions,
     /// The configured namespaces.
@@ -138,6 +145,7 @@ impl Default for ChannelConfig {
             max_publication_size: Size(256 * KIB),
             position_check_interval: Span::secs(10),
             linger: Span::secs(30),
+            linger_limit: 10_000,
             without_namespace: ChannelOptions::default(),
             namespaces: Vec::new(),
         }
@@ -227,12 +235,19 @@ pub struct LimitsConfig {
     pub build_events_in_flight: Size,
     /// First commands and posts of clients over HTTP held in memory while they arrive; above it 503.
     pub client_bodies_in_flight: Size,
+    /// Channels that nobody on this node follows yet, a minute and user; above it error 100.
+    pub new_channels_per_minute: u32,
     /// Posts to /emulation for streams of other nodes a minute and address; above it 429.
     pub relayed_posts_per_minute: u32,
     /// Channels of one event stream, or of one poll; above it 400.
     pub stream_channels: u32,
     /// Streams open at once on this node, over any transport but WebSocket; above it 503.
     pub sse_connections: u32,
+    /// TCP connections of this node; above it idle ones make way, or the new one gets 503. 0: what the limit of
+    /// open files allows.
+    pub connections: u32,
+    /// TCP connections of one address; 0 turns the limit off.
+    pub connections_per_address: u32,
     /// Connections that are read after a refusal, so that their peers see it; one more ends the oldest.
     pub lingering_connections: u32,
     /// Bytes that such a connection is read for.
@@ -256,9 +271,12 @@ impl Default for LimitsConfig {
             build_events_per_minute: 600,
             build_events_in_flight: Size(32 * MIB),
             client_bodies_in_flight: Size(32 * MIB),
+            new_channels_per_minute: 6000,
             relayed_posts_per_minute: 6000,
             stream_channels: 32,
             sse_connections: 10_000,
+            connections: 0,
+            connections_per_address: 0,
             lingering_connections: 1000,
             lingering_size: Size(32 * MIB),
             lingering_timeout: Span::secs(5),

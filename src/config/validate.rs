@@ -45,6 +45,8 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.sessions", limits.sessions),
         ("limits.polls_per_minute", limits.polls_per_minute),
         ("limits.build_events_per_minute", limits.build_events_per_minute),
+        ("limits.new_channels_per_minute", limits.new_channels_per_minute),
+        ("channel.linger_limit", config.channel.linger_limit),
         ("limits.relayed_posts_per_minute", limits.relayed_posts_per_minute),
         ("limits.stream_channels", limits.stream_channels),
         ("limits.sse_connections", limits.sse_connections),

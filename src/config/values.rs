@@ -264,6 +264,16 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 /// Reads the address to listen on.
 pub(super) fn socket_address<'de, D: Deserializer<'de>>(d: D) -> Result<std::net::SocketAddr, D::Error> {
-    let text = String::deserialize(d)?;
-    text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not an address with a port")))
+    address(&String::deserialize(d)?)
+}
+
+/// Reads a further one.
+pub(super) fn optional_socket_address<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<std::net::SocketAddr>, D::Error> {
+    Option::<String>::deserialize(d)?.as_deref().map(address).transpose()
+}
+
+fn address<E: serde::de::Error>(text: &str) -> Result<std::net::SocketAddr, E> {
+    text.parse().map_err(|_| E::custom(format!("`{text}` is not an address with a port")))
 }

@@ -3,21 +3,34 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::HttpState;
 use super::lingering::Lingering;
+use super::metrics::TurnedAwayBy;
+use crate::limits::connections::{Slot, TurnedAway};
+
+/// What who finds no room is told, before it has asked anything.
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n";
 
 /// The socket, and what is known about its end. The dispatcher owns it, handlers borrow it by
 /// [`TcpHandle`](super::tcp::TcpHandle).
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) stream: RefCell<Option<TcpStream>>,
+    pub(super) slot: RefCell<Option<Slot>>,
+    /// An answer that lasts is under way: it stays busy.
+    pub(super) streaming: Cell<bool>,
     /// A refusal may have left a part of a body unread.
     pub(super) unread: Cell<bool>,
     /// The dispatcher shall read no further.
@@ -38,9 +51,33 @@ pub struct Accepted {
 pub struct UnreadMark(Rc<Shared>);
 
 impl Accepted {
-    pub fn new(stream: TcpStream, lingering: Arc<Lingering>) -> Self {
-        let shared = Shared { stream: RefCell::new(Some(stream)), ..Shared::default() };
+    fn new(stream: TcpStream, slot: Slot, lingering: Arc<Lingering>) -> Self {
+        let (stream, slot) = (RefCell::new(Some(stream)), RefCell::new(Some(slot)));
+        let shared = Shared { stream, slot, ..Shared::default() };
         Self { shared: Rc::new(shared), lingering }
+    }
+
+    /// The socket, if there is room for it.
+    pub fn accept(stream: TcpStream, peer: Option<SocketAddr>, node: &HttpState) -> Option<Self> {
+        let turned_away = &node.metrics.connections_turned_away;
+        let address = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
+        match node.connections.open(address) {
+            Ok((slot, evicted)) => {
+                if evicted {
+                    turned_away.inc(TurnedAwayBy::Evicted);
+                }
+                Some(Self::new(stream, slot, node.lingering.clone()))
+            }
+            Err(error) => {
+                turned_away.inc(match error {
+                    TurnedAway::Address => TurnedAwayBy::Address,
+                    TurnedAway::Full => TurnedAwayBy::Full,
+                });
+                // A new socket takes that much at once; if not, its peer sees the end alone.
+                let _ = SockRef::from(&stream).send(NO_ROOM);
+                None
+            }
+        }
     }
 
     pub(super) fn shared(&self) -> &Rc<Shared> {
@@ -51,9 +88,10 @@ impl Accepted {
         UnreadMark(self.shared.clone())
     }
 
-    /// The socket, for who carries it on.
-    pub fn into_stream(self) -> io::Result<TcpStream> {
-        self.shared.stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    /// The socket and its place among the connections, for who carries it on.
+    pub fn into_stream(self) -> io::Result<(TcpStream, Slot)> {
+        let parts = self.shared.stream.take().zip(self.shared.slot.take());
+        parts.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn with<T>(
@@ -77,7 +115,7 @@ impl UnreadMark {
 impl Shared {
     /// Whether the peer may be writing: the kernel answers what comes after the close with a reset.
     fn may_be_writing(&self, stream: &TcpStream) -> bool {
-        let unread = || stream.try_read(&mut [0]).is_ok_and(|count| count > 0);
+        let unread = || SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|count| count > 0);
         !self.over.get() && (self.unread.get() || unread())
     }
 }
@@ -98,6 +136,10 @@ impl AsyncRead for Accepted {
         }
         let before = buf.filled().len();
         let read = self.with(|stream| stream.poll_read(cx, buf), || Ok(()));
+        if read.is_pending() && self.shared.slot.borrow().as_ref().is_some_and(|slot| slot.is_evicted(cx)) {
+            // The dispatcher ends a connection without a request under way.
+            return Poll::Ready(Ok(()));
+        }
         if let Poll::Ready(done) = &read
             && (done.is_err() || buf.filled().len() == before)
         {

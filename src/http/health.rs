@@ -9,8 +9,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
+use super::error::{ApiError, ApiResult};
 use super::metrics::Limit;
-use super::{HttpState, State};
+use super::{HttpState, Node};
 use crate::limits::budget::Budget;
 use crate::publish;
 use crate::telemetry::metrics::Registry;
@@ -29,6 +30,8 @@ pub struct HealthEndpoint {
     /// Knows how many units wait for the publisher, which is a limit as well.
     pub publish: Arc<publish::Metrics>,
     pub registry: Arc<Registry>,
+    /// There is a second listener, and metrics are on it alone.
+    pub internal: bool,
 }
 
 /// That the process lives.
@@ -96,7 +99,7 @@ pub async fn get_health() -> HttpResponse {
     security(),
 )]
 #[route("/readyz", method = "GET", method = "HEAD")]
-pub async fn get_readiness(state: State) -> HttpResponse {
+pub async fn get_readiness(state: Node) -> HttpResponse {
     let HttpState { health: endpoint, store, .. } = &*state;
     let probed = tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await;
     // After the probe, so that a node that began to stop meanwhile does not call itself ready.
@@ -120,8 +123,11 @@ pub async fn get_readiness(state: State) -> HttpResponse {
     security(),
 )]
 #[get("/metrics")]
-pub async fn get_metrics(state: State) -> HttpResponse {
+pub async fn get_metrics(state: Node) -> ApiResult {
     let HttpState { health: endpoint, metrics, .. } = &*state;
+    if endpoint.internal && !state.internal {
+        return Err(ApiError::not_found("route"));
+    }
     let show = |name, used: u64, max: u64| {
         metrics.limit_used.with(Limit(name)).set(i64::try_from(used).unwrap_or(i64::MAX));
         metrics.limit_max.with(Limit(name)).set(i64::try_from(max).unwrap_or(i64::MAX));
@@ -132,7 +138,7 @@ pub async fn get_metrics(state: State) -> HttpResponse {
     }
     let queued = endpoint.publish.publish_queue_length.get().try_into().unwrap_or(0);
     show("publish_queue", queued, publish::QUEUE as u64);
-    HttpResponse::Ok()
+    Ok(HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
-        .body(endpoint.registry.encode())
+        .body(endpoint.registry.encode()))
 }

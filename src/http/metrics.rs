@@ -30,6 +30,18 @@ label! {
 }
 
 label! {
+    /// Why a connection is not accepted, or does not last.
+    enum TurnedAwayBy("reason") {
+        /// Its address has more than its share.
+        Address = "address",
+        /// There are as many as there may be, and all are busy.
+        Full = "full",
+        /// It was idle, and made way for a new one.
+        Evicted = "evicted",
+    }
+}
+
+label! {
     /// Why a connection that was refused is not read any more although its peer may still write.
     enum LingeringCut("reason") {
         /// It has written `limits.lingering_size`.
@@ -51,6 +63,8 @@ metrics! {
         sign_ins: Family<SignInOutcome, Counter>,
         /// Requests refused by code.
         refusals: Family<RefusalCode, Counter>,
+        /// TCP connections that were not accepted, or made way for others by reason.
+        connections_turned_away: Family<TurnedAwayBy, Counter>,
         /// Lingering connections that were closed before their peer had said everything by reason.
         lingering_cut: Family<LingeringCut, Counter>,
         /// How much of a limit is in use.

@@ -45,6 +45,8 @@ use utoipa::openapi::{Object, Type};
 
 use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
+use crate::limits::connections::Connections;
+use crate::limits::rate_limit::RateLimit;
 use crate::publish::Publisher;
 use crate::sign_in::OpenSessions;
 use crate::store::Store;
@@ -73,6 +75,9 @@ pub struct HttpState {
     pub websocket: websocket::WebSocketEndpoint,
     pub sign_in: session::SignInEndpoint,
     pub health: health::HealthEndpoint,
+    pub connections: Connections,
+    /// Channels that nobody follows yet, by user.
+    pub new_channels: RateLimit,
     pub lingering: Arc<lingering::Lingering>,
 }
 
@@ -105,6 +110,32 @@ impl FromRequest for State {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(Ok(Self::of(request).clone()))
+    }
+}
+
+/// What the handlers of a node share, where one need not know by which listener a request came.
+pub struct Node {
+    state: Arc<HttpState>,
+    /// It came by `server.internal_listen`.
+    pub internal: bool,
+}
+
+impl Deref for Node {
+    type Target = HttpState;
+
+    fn deref(&self) -> &HttpState {
+        &self.state
+    }
+}
+
+impl FromRequest for Node {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let internal: Option<&Arc<HttpState>> = request.app_data();
+        let state = internal.unwrap_or_else(|| &State::of(request).node).clone();
+        ready(Ok(Self { state, internal: internal.is_some() }))
     }
 }
 

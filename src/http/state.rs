@@ -13,6 +13,8 @@ pub struct Budgets {
     pub client_bytes: Budget,
     /// Open streams.
     pub streams: Budget,
+    /// TCP connections.
+    pub connections: Budget,
     /// Connections that are read after a refusal.
     pub lingering: Budget,
     /// Open connections; `None` without a limit.
@@ -28,10 +30,22 @@ impl From<&Config> for Budgets {
             build_bytes: Budget::new(limits.build_events_in_flight.0),
             client_bytes: Budget::new(limits.client_bodies_in_flight.0),
             streams: Budget::new(limits.sse_connections.into()),
+            connections: Budget::new(most_connections(config)),
             lingering: Budget::new(limits.lingering_connections.into()),
             sockets: sockets.map(|limit| Budget::new(limit.into())),
         }
     }
+}
+
+/// As many connections as are configured, or as the limit of open files leaves room for beside the store, the
+/// bus and second handles on the sockets of streams.
+fn most_connections(config: &Config) -> u64 {
+    let configured = u64::from(config.limits.connections);
+    if configured > 0 {
+        return configured;
+    }
+    let files = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(soft, _)| soft);
+    (files - files / 8).saturating_sub(256).clamp(64, 1 << 20)
 }
 
 impl Budgets {
@@ -42,6 +56,7 @@ impl Budgets {
             ("build_bytes", self.build_bytes.clone()),
             ("client_bytes", self.client_bytes.clone()),
             ("streams", self.streams.clone()),
+            ("connections", self.connections.clone()),
             ("lingering", self.lingering.clone()),
         ];
         named.extend(self.sockets.clone().map(|sockets| ("sockets", sockets)));

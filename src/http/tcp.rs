@@ -28,6 +28,23 @@ pub const UNBUFFERED: (&str, &str) = ("X-Accel-Buffering", "no");
 #[derive(Clone)]
 pub struct TcpHandle(pub(super) Rc<Shared>);
 
+/// Keeps the connection under a request from making way for others, until dropped.
+pub struct Busy(Option<TcpHandle>);
+
+impl Busy {
+    pub fn of(request: &HttpRequest) -> Self {
+        let handle = request.conn_data::<TcpHandle>().cloned();
+        handle.iter().for_each(|handle| handle.set_busy(true));
+        Self(handle)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|handle| handle.set_busy(false));
+    }
+}
+
 /// Aborts a connection; resolves when its peer has closed it.
 pub type AbortAndClosed = (Box<dyn Fn()>, LocalBoxFuture<'static, ()>);
 
@@ -37,12 +54,22 @@ impl TcpHandle {
         extensions.insert(Self(socket.shared().clone()));
     }
 
+    /// Whether a request is under way on it.
+    pub fn set_busy(&self, busy: bool) {
+        if let Some(slot) = &*self.0.slot.borrow()
+            && !self.0.streaming.get()
+        {
+            slot.set_busy(busy);
+        }
+    }
+
     /// How to abort the connection under `request`, and a future that resolves when its peer has closed it.
     pub fn of(request: &HttpRequest) -> AbortAndClosed {
         let Some(socket) = request.conn_data::<Self>().cloned() else {
             // Only a request that did not come over a socket has none.
             return (Box::new(|| {}), std::future::pending().boxed_local());
         };
+        socket.0.streaming.set(true);
         let watched = socket.clone();
         (Box::new(move || socket.abort()), watched.closed().boxed_local())
     }

@@ -78,7 +78,9 @@ pub async fn upgrade(
     let parts = framed.into_parts();
     // A copy, because the dispatcher's buffer is large and would live as long as the socket.
     let first = BytesMut::from(&parts.read_buf[..]);
-    actix_rt::spawn(worker.clone().serve(parts.io.into_stream()?, first, client, held));
+    let (stream, slot) = parts.io.into_stream()?;
+    slot.set_busy(true);
+    actix_rt::spawn(worker.clone().serve(stream, first, client, (held, slot)));
     Ok(())
 }
 

@@ -32,6 +32,8 @@ metrics! {
     Metrics("") {
         /// Channels with a live actor.
         channels: Gauge,
+        /// Channels without subscribers that ended before `channel.linger` because there were too many of them.
+        channels_evicted: Counter,
         /// Channels followed by connections, once for each connection.
         subscriptions: Gauge,
         /// Worker threads that write to their sockets by io_uring.

@@ -7,6 +7,7 @@
 
 mod channel;
 pub mod fanout;
+mod lingering;
 pub mod metrics;
 pub mod outbox;
 pub mod sequencer;
@@ -30,6 +31,7 @@ use crate::domain::presence::Member;
 use crate::store::{self, Store};
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
+use lingering::Lingering;
 
 /// Channels in one statement of the position check.
 const CHECK_CHUNK: usize = 1000;
@@ -49,6 +51,8 @@ pub struct HubOptions {
     pub namespaces: SharedNamespaces,
     /// How long a channel stays alive without worker threads that subscribe to it.
     pub linger: Duration,
+    /// How many channels may do so at once.
+    pub linger_limit: usize,
     /// Announcements that may wait for a channel; more mark it behind.
     pub mailbox: usize,
     /// Messages that may wait for a worker thread; more make a channel behind for it.
@@ -62,6 +66,7 @@ impl From<&Config> for HubOptions {
         Self {
             namespaces: config.channel.declared().shared(),
             linger: config.channel.linger.0,
+            linger_limit: config.channel.linger_limit as usize,
             io_uring: config.server.io_uring,
             ..Self::default()
         }
@@ -73,6 +78,7 @@ impl Default for HubOptions {
         Self {
             namespaces: SharedNamespaces::default(),
             linger: Duration::from_secs(30),
+            linger_limit: 10_000,
             mailbox: 256,
             inbox: 1024,
             io_uring: true,
@@ -88,6 +94,7 @@ struct HubInner {
     channels: RwLock<HashMap<ChannelName, ChannelHandle>>,
     store: Store,
     bus: Bus,
+    lingering: Lingering,
     options: HubOptions,
     metrics: Arc<Metrics>,
     arbiter: ArbiterHandle,
@@ -130,7 +137,8 @@ impl Hub {
         arbiter: ArbiterHandle,
     ) -> Self {
         let (channels, check_wanted) = (RwLock::default(), AtomicBool::new(false));
-        Self(Arc::new(HubInner { channels, store, bus, options, metrics, arbiter, check_wanted }))
+        let lingering = Lingering::new(options.linger_limit, metrics.clone());
+        Self(Arc::new(HubInner { channels, store, bus, lingering, options, metrics, arbiter, check_wanted }))
     }
 
     /// The handler for events of the bus and the publisher.
@@ -293,6 +301,11 @@ impl Hub {
 
     async fn read_heads(&self, names: Vec<ChannelName>) -> store::Result<HashMap<String, Position>> {
         self.0.store.read(move |tx| Box::pin(async move { tx.heads(&names).await })).await
+    }
+
+    /// Whether `channel` has an actor here.
+    pub fn is_active(&self, channel: &ChannelName) -> bool {
+        self.table().contains_key(channel)
     }
 
     /// How many channels have an actor here.

@@ -33,6 +33,11 @@ impl Budget {
         Reserved { budget: self.clone(), amount }
     }
 
+    /// What is in use, where somebody else counts it.
+    pub fn set(&self, used: u64) {
+        self.used.store(used, Ordering::Relaxed);
+    }
+
     /// An empty reservation, to grow as things come in.
     pub fn reserve(&self) -> Reserved {
         Reserved { budget: self.clone(), amount: 0 }

@@ -2,6 +2,7 @@
 //! itself; with Redis the nodes count together ([`shared`]), except while Redis is down or slow.
 
 pub mod budget;
+pub mod connections;
 pub mod gcra;
 mod metrics;
 pub mod persistence;

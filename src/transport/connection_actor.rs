@@ -154,7 +154,31 @@ impl ActorCore {
         &self,
         join: Join,
     ) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
-        effects::join_channel(self.worker.clone(), (self.outbox.clone(), self.framing.clone()), join)
+        let (worker, outbox) = (self.worker.clone(), (self.outbox.clone(), self.framing.clone()));
+        let allowed = self.may_open(&join.channel);
+        async move {
+            match allowed {
+                true => effects::join_channel(worker, outbox, join).await,
+                false => (join.channel, None),
+            }
+        }
+    }
+
+    /// Whether the channel is followed on this node, or may be from now on.
+    fn may_open(&self, channel: &ChannelName) -> bool {
+        let fanout = &self.worker.fanout;
+        if fanout.is_subscribed(channel) || fanout.hub().is_active(channel) {
+            return true;
+        }
+        let key = match self.session.user() {
+            "" => format!("c:{}", self.session.id()),
+            user => format!("u:{user}"),
+        };
+        let allowed = self.worker.new_channels.check_here(&key).is_some();
+        if !allowed {
+            self.worker.metrics.channels_refused.inc();
+        }
+        allowed
     }
 
     pub(super) fn joined(&mut self, (channel, found): (ChannelName, Option<(Follow, Joined)>)) -> Outcome {

@@ -21,6 +21,8 @@ label! {
 
 metrics! {
     Metrics("") {
+        /// Subscriptions refused because their user opened too many new channels.
+        channels_refused: Counter,
         /// Open connections by transport.
         connections: Family<Transport, Gauge>,
         /// Connections by how their opening ended.

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::SocketOptions;
+use crate::limits::rate_limit::RateLimit;
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
@@ -73,6 +74,8 @@ pub struct WorkerContext {
     /// For clients that publish.
     pub publisher: Publisher,
     pub metrics: Arc<Metrics>,
+    /// Channels that nobody on this node follows yet, by user.
+    pub(super) new_channels: RateLimit,
     /// All clients of this thread.
     pub clients: Rc<WorkerClients>,
     pub(super) timers: Rc<TimerQueue>,
@@ -90,11 +93,11 @@ impl WorkerContext {
         session_context: Arc<SessionContext>,
         fanout: Rc<Fanout>,
         clients: Rc<WorkerClients>,
-        services: (Cluster, Store, Publisher, Arc<Metrics>),
+        services: (Cluster, Store, Publisher, Arc<Metrics>, RateLimit),
         options: WebsocketOptions,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Rc<Self> {
-        let (cluster, store, publisher, metrics) = services;
+        let (cluster, store, publisher, metrics, new_channels) = services;
         let outbox = Rc::new(SocketOptions {
             limit: options.queue,
             write_timeout: options.write_timeout,
@@ -111,6 +114,7 @@ impl WorkerContext {
             store,
             publisher,
             metrics,
+            new_channels,
             clients,
             timers,
             recoveries: Rc::default(),

@@ -18,6 +18,7 @@ mod follow;
 mod http;
 mod jwks;
 mod migrations;
+mod new_channels;
 mod protocol;
 mod publish;
 mod reload;

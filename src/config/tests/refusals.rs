@@ -248,7 +248,7 @@ fn a_bad_variable_is_refused_with_its_name_option_and_remedy() {
 }
 
 /// Numbers, sizes and durations for which 0 has a meaning.
-const MAY_BE_ZERO: [&str; 9] = [
+const MAY_BE_ZERO: [&str; 11] = [
     "channel.linger",
     "channel.without_namespace.history_size",
     "channel.without_namespace.history_ttl",
@@ -257,6 +257,8 @@ const MAY_BE_ZERO: [&str; 9] = [
     "client.expired_sub_close_delay",
     "client.token.leeway",
     "client.user_connection_limit",
+    "limits.connections",
+    "limits.connections_per_address",
     "server.drain_timeout",
 ];
 

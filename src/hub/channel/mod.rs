@@ -19,6 +19,7 @@ use beginning::Beginning;
 use workers::{Lag, WorkerFeed};
 
 use super::fanout::{Batch, FanoutMessage};
+use super::lingering::EndLinger;
 use super::sequencer::{Delivered, Next, Sequencer};
 use super::{Followed, Hub, SubscribeError, Worker};
 use crate::bus::{Announcement, Content, PresenceChange};
@@ -171,7 +172,8 @@ struct ChannelActor {
     /// channel behind, because the event it looks for may be newer than the read under way.
     reading: bool,
     gap_timer: Option<SpawnHandle>,
-    linger: Option<SpawnHandle>,
+    /// The end of the wait for subscribers, and its place among those of other channels.
+    linger: Option<(SpawnHandle, u64)>,
     state: Arc<ChannelState>,
 }
 
@@ -240,8 +242,9 @@ impl Handler<Join> for ChannelActor {
     type Result = ();
 
     fn handle(&mut self, Join { worker, reply }: Join, ctx: &mut Context<Self>) {
-        if let Some(linger) = self.linger.take() {
+        if let Some((linger, place)) = self.linger.take() {
             ctx.cancel_future(linger);
+            self.hub.0.lingering.end(place);
         }
         self.refresh_options(ctx);
         if self.bus_ready && (self.retention.is_none() || self.sequencer.is_some()) {
@@ -259,6 +262,15 @@ impl Handler<Leave> for ChannelActor {
         self.workers.remove(&worker);
         self.joining.retain(|(joining, _)| joining.id != worker);
         self.start_linger(ctx);
+    }
+}
+
+impl Handler<EndLinger> for ChannelActor {
+    type Result = ();
+
+    fn handle(&mut self, _: EndLinger, ctx: &mut Context<Self>) {
+        // A subscriber may have come meanwhile.
+        self.end_if_lonely(ctx);
     }
 }
 
@@ -464,16 +476,21 @@ impl ChannelActor {
     fn start_linger(&mut self, ctx: &mut Context<Self>) {
         if self.workers.is_empty() && self.joining.is_empty() && self.linger.is_none() {
             let linger = self.hub.0.options.linger;
-            self.linger = Some(ctx.run_later(linger, |actor, ctx| {
-                actor.linger = None;
-                if actor.workers.is_empty() && actor.joining.is_empty() {
-                    actor.end(ctx);
-                }
-            }));
+            let place = self.hub.0.lingering.begin(ctx.address().recipient());
+            self.linger = Some((ctx.run_later(linger, Self::end_if_lonely), place));
+        }
+    }
+
+    fn end_if_lonely(&mut self, ctx: &mut Context<Self>) {
+        if self.workers.is_empty() && self.joining.is_empty() {
+            self.end(ctx);
         }
     }
 
     fn end(&mut self, ctx: &mut Context<Self>) {
+        if let Some((_, place)) = self.linger.take() {
+            self.hub.0.lingering.end(place);
+        }
         self.hub.remove(&self.name, self.id);
         self.hub.0.bus.leave(&self.name);
         ctx.stop();

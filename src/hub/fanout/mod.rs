@@ -87,6 +87,10 @@ impl Fanout {
         fanout
     }
 
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     pub fn metrics(&self) -> &Metrics {
         &self.counters.metrics
     }

@@ -3,6 +3,7 @@
 mod bodies;
 mod builds;
 mod clients;
+mod connections;
 mod cursor;
 mod deliveries;
 mod early_answers;

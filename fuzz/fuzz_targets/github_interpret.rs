@@ -26,8 +26,8 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = body_text(None, body) else { return };
     let Ok(meaning) = interpret(kind, text.as_bytes(), &RepoMap::default()) else { return };
     for event in meaning.events {
-        let repo = event.repo.unwrap_or_default();
-        assert!(ChannelName::repo(&event.owner, &repo).is_ok());
+        assert!(ChannelName::org(&event.owner).is_ok());
+        assert!(event.repo.is_none_or(|repo| ChannelName::repo(&event.owner, &repo).is_ok()));
         assert!(!event.data.get().contains(char::is_control));
     }
 });

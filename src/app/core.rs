@@ -115,7 +115,7 @@ impl OpenCore {
         Ok(Self {
             peers: Peers::new(identity, bus.clone(), metrics.cluster.clone()),
             keys: KeyRing::from(config.token_keys(Some(&secrets.jwt))?),
-            namespaces: config.channel.declared().shared(),
+            namespaces: config.namespaces().shared(),
             revocations: Revocations::default(),
             clients: ClientRegistry::default(),
             runtime: runtime.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::core::Core;
@@ -73,6 +74,8 @@ pub(super) fn new(
             api_key: secrets.api_key.clone(),
             namespaces: context.namespaces.clone(),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            forwarded_header: config.server.forwarded_header,
+            log_addresses: ArcSwap::from_pointee(config.telemetry.log_addresses),
             origins: Origins::new(config, address),
         },
         summaries: Summaries::new(limits.stream_channels),

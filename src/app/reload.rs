@@ -1,4 +1,4 @@
-//! What may change while a node runs: keys and namespaces. Everything is read and checked before
+//! What may change while a node runs: keys, namespaces, retention, and how much of addresses the logs show. Everything is read and checked before
 //! anything is swapped, so a mistake leaves the node as it was. Connections go on; what they ask
 //! for from then on is judged by the new ones.
 
@@ -21,10 +21,11 @@ impl Node {
         self.core.keys.replace(keys);
         let signing = Signing::new(&new.client.token, jwt);
         self.server.state().sign_in.signing.store(Arc::new(signing));
-        let namespaces = new.channel.declared();
+        let namespaces = new.namespaces();
         self.server.hub().prepare(&namespaces).await;
         self.core.namespaces.store(namespaces.into());
         self.server.hub().take_options();
+        self.server.state().access.log_addresses.store(Arc::new(new.telemetry.log_addresses));
         self.core.key_set.send_replace(new.jwks_endpoint().cloned());
         Ok(())
     }

@@ -16,7 +16,7 @@ use actix_service::{
 };
 use actix_web::body::EitherBody;
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
-use actix_web::http::ConnectionType;
+use actix_web::http::{ConnectionType, Version};
 use actix_web::{App, Error, HttpResponse, middleware};
 use futures_util::future::{Either, TryFutureExt as _, ready};
 use tokio::sync::watch;
@@ -119,6 +119,12 @@ pub(super) fn start(config: &Config, listener: TcpListener, parts: WorkerParts) 
                     let mut answer = origin::guard(request, next).await?;
                     error::count_refusal(&answer);
                     tcp::note_unread(&mut answer);
+                    // It knows no chunks (RFC 9112, section 6.1): a stream ends with its connection.
+                    if answer.request().version() < Version::HTTP_11 {
+                        let head = answer.response_mut().head_mut();
+                        head.no_chunking(true);
+                        head.set_connection_type(ConnectionType::Close);
+                    }
                     // A busy connection would otherwise keep a stopping node alive.
                     if stopping.borrow().is_some() {
                         answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);

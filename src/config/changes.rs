@@ -1,4 +1,4 @@
-//! What a reload can change: keys and namespaces are replaced in a running node; every other option takes
+//! What a reload can change: keys, namespaces and retention are replaced in a running node; every other option takes
 //! effect at the next start.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,13 @@ use super::Config;
 use super::schema::{OptionPath, plain};
 
 /// What a reload replaces: these options, and all below them.
-const RELOADED: [&str; 3] = ["client.token", "channel.namespaces", "channel.without_namespace"];
+const RELOADED: [&str; 5] = [
+    "client.token",
+    "channel.namespaces",
+    "channel.without_namespace",
+    "retention",
+    "telemetry.log_addresses",
+];
 
 impl Config {
     /// The options in which `new` differs and that take effect only at the next start, in order.

@@ -11,6 +11,7 @@ mod error;
 mod keys;
 mod load;
 mod origin;
+mod retention;
 mod schema;
 mod secrets;
 mod sections;
@@ -34,12 +35,13 @@ pub use client::{
 pub use error::{ConfigError, Problem, Source};
 pub use load::{DEFAULT_FILE, Loader};
 pub use origin::{Origin, OriginPattern};
+pub use retention::RetentionConfig;
 pub use secrets::{FoundSecrets, Secrets};
 pub use sections::{
     BusConfig, ChannelConfig, GithubConfig, HttpApiConfig, LimitsConfig, Namespace, RepoConfig, ServerConfig,
     StoreConfig, TelemetryConfig,
 };
-pub use values::{JwksUrl, LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
+pub use values::{ForwardedHeader, JwksUrl, LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl};
 
 /// The SQLite file in the data folder, if `store.url` names no other.
 const SQLITE_FILE: &str = "campanile.db";
@@ -63,6 +65,7 @@ pub struct Config {
     /// The webhook source.
     pub github: GithubConfig,
     pub limits: LimitsConfig,
+    pub retention: RetentionConfig,
     /// `/connection/websocket`.
     pub websocket: WebsocketConfig,
     /// `/connection/http_stream`.

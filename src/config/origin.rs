@@ -56,22 +56,39 @@ impl From<Origin> for String {
     }
 }
 
+/// What pages send that have no site: sandboxed ones, redirected requests and local files.
+const NULL: &str = "null";
+/// What some apps send for pages out of their files.
+const FILE: &str = "file://";
+
 /// Origins that are allowed: one, all whose labels fit (`https://*.example.com`, where `*`
-/// stands for exactly one label), or every one (`*`).
+/// stands for exactly one label), pages without a site by what they send, or every one (`*`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum OriginPattern {
-    /// `*`: every site.
+    /// `*`: every site, and pages without one.
     Every,
+    /// `null`.
+    Null,
+    /// `file://`.
+    File,
     /// Sites whose scheme and port are these and whose labels fit.
     Site(Origin),
 }
 
 impl OriginPattern {
-    /// Whether `origin` fits.
-    pub fn matches(&self, origin: &Origin) -> bool {
-        let Self::Site(site) = self else { return true };
-        site.scheme == origin.scheme && site.port == origin.port && labels_fit(&site.host, &origin.host)
+    /// Whether `origin`, the text of a header, fits.
+    pub fn matches(&self, origin: &str) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Null => origin == NULL,
+            Self::File => origin == FILE,
+            Self::Site(site) => split(origin, false).is_some_and(|origin| {
+                site.scheme == origin.scheme
+                    && site.port == origin.port
+                    && labels_fit(&site.host, &origin.host)
+            }),
+        }
     }
 }
 
@@ -79,14 +96,17 @@ impl TryFrom<String> for OriginPattern {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(Self::Every);
+        match text.as_str() {
+            "*" => Ok(Self::Every),
+            NULL => Ok(Self::Null),
+            FILE => Ok(Self::File),
+            _ => split(&text, true).map(Self::Site).ok_or_else(|| {
+                format!(
+                    "`{text}` is not a pattern of origins: write SCHEME://HOST, where a whole label may be `*`, \
+                     or null, file:// or *"
+                )
+            }),
         }
-        split(&text, true).map(Self::Site).ok_or_else(|| {
-            format!(
-                "`{text}` is not a pattern of origins: write SCHEME://HOST, where a whole label may be `*`"
-            )
-        })
     }
 }
 
@@ -94,6 +114,8 @@ impl From<OriginPattern> for String {
     fn from(pattern: OriginPattern) -> String {
         match pattern {
             OriginPattern::Every => "*".to_owned(),
+            OriginPattern::Null => NULL.to_owned(),
+            OriginPattern::File => FILE.to_owned(),
             OriginPattern::Site(site) => site.to_string(),
         }
     }

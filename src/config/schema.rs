@@ -141,6 +141,7 @@ pub(super) fn schema() -> Value {
         JwksUrl::try_from("https://login.example.com/.well-known/jwks.json".to_owned()).ok();
     config.client.token.audience = Some("campanile".to_owned());
     config.client.token.issuer = Some("https://login.example.com".to_owned());
+    config.retention.sessions = Some(crate::domain::units::Span::secs(7 * 24 * 60 * 60));
     config.http_api.key = secret();
     config.github.webhook_secrets.extend(secret());
     config.bus.secrets.extend(secret());

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
 use super::values::{
-    LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl, networks, optional_socket_address,
-    socket_address,
+    ForwardedHeader, LogFilter, LogFormat, NamespaceName, RepoName, Secret, StoreUrl, networks,
+    optional_socket_address, socket_address,
 };
-use crate::domain::options::{ChannelOptions, Namespaces};
+use crate::domain::options::ChannelOptions;
 use crate::domain::units::{Size, Span};
+use crate::telemetry::LogAddresses;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -33,9 +34,12 @@ pub struct ServerConfig {
     pub name: Option<String>,
     /// The origin under which browsers reach this gateway; always an allowed origin.
     pub public_url: Option<Origin>,
-    /// Proxies whose `X-Forwarded-For` is trusted.
+    /// Proxies whose `forwarded_header` is trusted.
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they say whom a request is from. The other one is never read: a proxy passes on
+    /// what strangers put into it.
+    pub forwarded_header: ForwardedHeader,
     /// How long a stop may take; connections are closed spread over this time.
     pub drain_timeout: Span,
     /// HTTP worker threads; as many as there are cores if unset.
@@ -56,6 +60,7 @@ impl Default for ServerConfig {
             name: None,
             public_url: None,
             trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
             drain_timeout: Span::secs(30),
             workers: None,
             io_uring: true,
@@ -148,20 +153,6 @@ impl Default for ChannelConfig {
             linger_limit: 10_000,
             without_namespace: ChannelOptions::default(),
             namespaces: Vec::new(),
-        }
-    }
-}
-
-impl ChannelConfig {
-    /// The declared namespaces, as the access rule and the log look them up. Personal channels have a
-    /// history of their own unless `without_namespace` has one.
-    pub fn declared(&self) -> Namespaces {
-        let named = self.namespaces.iter();
-        let without = &self.without_namespace;
-        Namespaces {
-            without: Some(without.clone()),
-            personal: (!without.has_history()).then(|| without.with_personal_history()),
-            named: named.map(|space| (space.name.as_str().to_owned(), space.options.clone())).collect(),
         }
     }
 }
@@ -292,4 +283,6 @@ pub struct TelemetryConfig {
     pub log: LogFilter,
     /// How they look.
     pub log_format: LogFormat,
+    /// How much of a client's address they show.
+    pub log_addresses: LogAddresses,
 }

@@ -235,6 +235,8 @@ fn remedy(path: &OptionPath, leaf: &Value) -> String {
     match path.to_string().as_str() {
         "store.url" => "write postgres://… or sqlite:PATH".to_owned(),
         "telemetry.log_format" => "write text, json or auto".to_owned(),
+        "telemetry.log_addresses" => "write full, short or none".to_owned(),
+        "server.forwarded_header" => "write x-forwarded-for or forwarded".to_owned(),
         _ if schema::is_secret(leaf) && leaf.is_array() => {
             "write a list of texts, as JSON in the environment".to_owned()
         }

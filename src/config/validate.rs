@@ -177,6 +177,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         refuse("bus.prefix", "the prefix is invalid", "use 1 to 64 letters, digits, `-`, `_`, `.` or `:`");
     }
     problems.extend(config.bad_pems());
+    problems.extend(config.bad_retention());
     problems
 }
 
@@ -313,7 +314,10 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         );
     }
     if config.client.allowed_origins.contains(&OriginPattern::Every) {
-        warnings.push("client.allowed_origins has `*`: every web site may connect".to_owned());
+        warnings.push(
+            "client.allowed_origins has `*`: every web site may connect, and pages out of files and apps"
+                .to_owned(),
+        );
     }
     for (option, _) in config
         .postgres_addresses()
@@ -324,6 +328,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "{option} has sslmode=require: the connection to Postgres is encrypted, but anybody on the network path could impersonate it; use sslmode=verify-full"
         ));
     }
+    warnings.extend(config.retention_warnings());
     if config.store.allow_data_loss {
         warnings.push(
             "store.allow_data_loss is on: a Postgres that may lose confirmed transactions is accepted"

@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
 use subtle::ConstantTimeEq;
 
-use crate::domain::channel::{BUILT_IN, is_owner, is_repo_name};
+use crate::domain::channel::{RESERVED, is_owner, is_repo_name};
 
 /// Printed in place of a secret.
 pub(super) const MASK: &str = "[secret]";
@@ -194,8 +194,10 @@ impl TryFrom<String> for NamespaceName {
 
     fn try_from(text: String) -> Result<Self, String> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        if BUILT_IN.contains(&text.as_str()) {
-            return Err(format!("`{text}` is a namespace that Campanile fills itself: choose another name"));
+        if RESERVED.contains(&text.as_str()) {
+            return Err(format!(
+                "`{text}` is a namespace that Campanile fills itself, now or later: choose another name"
+            ));
         }
         if text.len() < 2 || !text.bytes().all(allowed) {
             return Err(format!(
@@ -235,6 +237,16 @@ impl TryFrom<String> for LogFilter {
             )),
         }
     }
+}
+
+/// In which header a proxy says whom a request is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
 }
 
 /// How log lines look.

@@ -10,8 +10,9 @@ use uuid::Uuid;
 /// The longest channel name, in bytes (protocol §13, `channel.max_length`).
 pub const MAX_LENGTH: usize = 255;
 
-/// The namespaces that Campanile itself fills. They cannot be declared in the config.
-pub const BUILT_IN: [&str; 5] = ["repo", "org", "job", "build", "db"];
+/// The namespaces that Campanile itself fills, and those that it will: they cannot be declared in the config.
+/// The last three have no channels yet.
+pub const RESERVED: [&str; 8] = ["repo", "org", "job", "build", "db", "rows", "ops", "features"];
 
 /// A well-formed channel name. Cheap to clone.
 #[derive(

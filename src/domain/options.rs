@@ -2,6 +2,7 @@
 //! The config reads it, the access rule and the log act on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -156,11 +157,11 @@ impl From<NameRegex> for String {
 }
 
 impl ChannelOptions {
-    /// These, with the history that personal channels (`#42`) have where the operator has chosen none: a
-    /// notification waits for its user for a week.
-    pub fn with_personal_history(&self) -> Self {
-        let history_ttl = Span(std::time::Duration::from_secs(7 * 24 * HOUR));
-        Self { history_size: 100, history_ttl, force_recovery: true, ..self.clone() }
+    /// These, with a history that can be recovered: what personal channels (`#42`) have where the operator has
+    /// chosen none.
+    pub fn with_history(&self, kept: Retention) -> Self {
+        let history_size = u32::try_from(kept.events).unwrap_or(u32::MAX);
+        Self { history_size, history_ttl: Span(kept.age), force_recovery: true, ..self.clone() }
     }
 
     /// Whether events of the namespace are kept and numbered.
@@ -185,21 +186,43 @@ pub struct Retention {
     /// At most so many.
     pub events: u64,
     /// At most so old.
-    pub age: std::time::Duration,
+    pub age: Duration,
 }
 
-const HOUR: u64 = 3600;
+/// What is kept of all that has no namespace in the configuration (design §6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub repo: Retention,
+    pub org: Retention,
+    pub build: Retention,
+    pub job: Retention,
+    /// Of personal channels without a history of the operator's.
+    pub personal: Retention,
+    /// Of channels of row changes.
+    pub rows: Retention,
+    /// For how long a delivery is known: sent again later it counts as new.
+    pub delivery_ids: Duration,
+    pub delivery_payloads: Duration,
+    /// At most, from its beginning; `None` for as long as each session was made for.
+    pub sessions: Option<Duration>,
+}
 
-/// What is kept of `channel`; `None` when its events are neither numbered nor kept. `options` are
-/// those of its configured namespace and do not count for the built-in ones (design §6).
-pub fn retention(channel: &ChannelName, options: Option<&ChannelOptions>) -> Option<Retention> {
-    let kept = |events, hours| Some(Retention { events, age: std::time::Duration::from_secs(hours * HOUR) });
-    match channel.kind() {
-        ChannelKind::Repo { .. } | ChannelKind::Org { .. } | ChannelKind::Db { .. } => kept(10_000, 7 * 24),
-        ChannelKind::Job(_) | ChannelKind::Build(_) => kept(1_000, 24),
-        ChannelKind::Personal { .. } | ChannelKind::Plain { .. } => options
-            .filter(|options| options.has_history())
-            .map(|options| Retention { events: options.history_size.into(), age: options.history_ttl.0 }),
+impl Default for Kept {
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let kept = |events, age| Retention { events, age: hours(age) };
+        Self {
+            repo: kept(10_000, 7 * 24),
+            org: kept(10_000, 7 * 24),
+            build: kept(1_000, 24),
+            job: kept(1_000, 24),
+            // A notification waits for its user for a week.
+            personal: kept(100, 7 * 24),
+            rows: kept(10_000, 7 * 24),
+            delivery_ids: hours(90 * 24),
+            delivery_payloads: hours(30 * 24),
+            sessions: None,
+        }
     }
 }
 
@@ -215,6 +238,8 @@ pub struct Namespaces {
     pub personal: Option<ChannelOptions>,
     /// By the text before the first `:`.
     pub named: std::collections::BTreeMap<String, ChannelOptions>,
+    /// What is kept of everything else.
+    pub kept: Kept,
 }
 
 /// Why there is no channel of a name.
@@ -255,8 +280,19 @@ impl Namespaces {
         Ok((channel, options))
     }
 
-    /// What is kept of `channel`; `None` when nothing is.
+    /// What is kept of `channel`; `None` when its events are neither numbered nor kept.
     pub fn retention_of(&self, channel: &ChannelName) -> Option<Retention> {
-        retention(channel, self.options_of(channel))
+        let kept = &self.kept;
+        match channel.kind() {
+            ChannelKind::Repo { .. } => Some(kept.repo),
+            ChannelKind::Org { .. } => Some(kept.org),
+            ChannelKind::Db { .. } => Some(kept.rows),
+            ChannelKind::Job(_) => Some(kept.job),
+            ChannelKind::Build(_) => Some(kept.build),
+            ChannelKind::Personal { .. } | ChannelKind::Plain { .. } => self
+                .options_of(channel)
+                .filter(|options| options.has_history())
+                .map(|options| Retention { events: options.history_size.into(), age: options.history_ttl.0 }),
+        }
     }
 }

@@ -4,17 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ApiError;
+use super::forwarded;
 use crate::auth::KeyRing;
 use crate::auth::revocations::Revocations;
-use crate::config::{Config, Origin, OriginPattern, Secret};
+use crate::config::{Config, ForwardedHeader, Origin, OriginPattern, Secret};
 use crate::domain::access::{self, AccessContext, Action, ResourceInfo};
 use crate::domain::channel::ChannelName;
 use crate::domain::options::SharedNamespaces;
 use crate::domain::principal::Principal;
+use crate::telemetry::LogAddresses;
 
 /// The longest user's id that a rate's key shows.
 const MAX_USER: usize = 100;
@@ -28,8 +31,12 @@ pub struct Access {
     pub api_key: Secret,
     /// The namespaces of the configuration.
     pub namespaces: SharedNamespaces,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `forwarded_header` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where they say whom a request is from.
+    pub forwarded_header: ForwardedHeader,
+    /// How much of an address the logs show; a reload changes it.
+    pub log_addresses: ArcSwap<LogAddresses>,
     /// Origins that browsers may send requests from.
     pub origins: Origins,
 }
@@ -61,9 +68,8 @@ impl Origins {
 
     /// Whether a page of `origin` (the header's text) may use this server.
     pub fn allow(&self, origin: &str) -> bool {
-        origin.parse::<Origin>().is_ok_and(|origin| {
-            self.own.contains(&origin) || self.foreign.iter().any(|pattern| pattern.matches(&origin))
-        })
+        origin.parse::<Origin>().is_ok_and(|origin| self.own.contains(&origin))
+            || self.foreign.iter().any(|pattern| pattern.matches(origin))
     }
 }
 
@@ -113,20 +119,22 @@ impl Access {
         self.revocations.check(&principal, now).ok().map(|_| principal)
     }
 
-    /// The client's address: the last one that no trusted proxy wrote. IPv4 as IPv4, also where a
-    /// socket of both families shows it as `::ffff:…`: networks are written so in the config.
+    /// The client's address: the last one that no trusted proxy wrote, or that of the proxy which hides it.
+    /// IPv4 as IPv4, also where a socket of both families shows it as `::ffff:…`: networks are written so in
+    /// the config.
     pub fn address_of(&self, request: &HttpRequest) -> IpAddr {
         let peer = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip().to_canonical());
         let trusted = |address: &IpAddr| self.trusted_proxies.iter().any(|net| net.contains(address));
-        let forwarded = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
-        let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
         let mut address = peer;
-        for hop in hops.iter().rev() {
+        if !trusted(&address) {
+            return address;
+        }
+        for hop in forwarded::hops(request.headers(), self.forwarded_header) {
+            let Some(earlier) = hop else { break };
+            address = earlier;
             if !trusted(&address) {
                 break;
             }
-            let Ok(earlier) = hop.parse::<IpAddr>() else { break };
-            address = earlier.to_canonical();
         }
         address
     }

@@ -69,12 +69,12 @@ struct SignIn {
 #[post("/api/auth/sign-in")]
 pub async fn use_sign_in_link(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let endpoint = &state.sign_in;
-    let done = redeem_link(&request, body, &state).await;
+    let kept = state.access.namespaces.load().kept.sessions;
+    let ttl = kept.map_or(endpoint.session_ttl, |kept| kept.min(endpoint.session_ttl));
+    let done = redeem_link(&request, body, &state, ttl).await;
     state.metrics.sign_ins.inc(SignInOutcome(done.as_ref().map_or_else(ApiError::code, |_| "ok")));
     let secret = done?;
-    Ok(no_store(HttpResponse::NoContent())
-        .cookie(endpoint.cookie(secret.expose(), endpoint.session_ttl))
-        .finish())
+    Ok(no_store(HttpResponse::NoContent()).cookie(endpoint.cookie(secret.expose(), ttl)).finish())
 }
 
 /// The secret of a new session.
@@ -82,6 +82,7 @@ async fn redeem_link(
     request: &HttpRequest,
     body: web::Payload,
     state: &State,
+    ttl: Duration,
 ) -> Result<SignInSecret, ApiError> {
     let HttpState { access, sign_in: endpoint, store, .. } = &**state;
     session::check_host(request, access)?;
@@ -97,8 +98,7 @@ async fn redeem_link(
     let object = body.trim_ascii_start().starts_with(b"{");
     let SignIn { secret: given } = serde_json::from_slice(&body).ok().filter(|_| object).ok_or_else(bad)?;
 
-    let redeemed =
-        sign_in::redeem(store, given.expose(), endpoint.session_ttl, endpoint.max_sessions).await?;
+    let redeemed = sign_in::redeem(store, given.expose(), ttl, endpoint.max_sessions).await?;
     match redeemed {
         Some(secret) => Ok(secret),
         None => Err(refused(request, access, endpoint).await),

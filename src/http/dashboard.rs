@@ -16,6 +16,7 @@ const MAX_LIMIT: u32 = 100;
 
 /// The query string of the activity.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 20)]
     limit: Option<String>,

@@ -63,6 +63,7 @@ impl StreamEndpoint {
 
 /// The query string.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     /// With commas between (`\\,` for one in a name); all that the claims admit if absent.
     channels: Option<String>,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpResponse, get, route};
+use actix_web::{HttpResponse, route};
 use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -98,7 +98,7 @@ pub async fn get_health() -> HttpResponse {
     ),
     security(),
 )]
-#[route("/readyz", method = "GET", method = "HEAD")]
+#[route("/readyz", method = "GET", method = "HEAD", method = "OPTIONS")]
 pub async fn get_readiness(state: Node) -> HttpResponse {
     let HttpState { health: endpoint, store, .. } = &*state;
     let probed = tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await;
@@ -122,7 +122,7 @@ pub async fn get_readiness(state: Node) -> HttpResponse {
     responses((status = 200, description = "OpenMetrics 1.0.", body = String, content_type = "application/openmetrics-text")),
     security(),
 )]
-#[get("/metrics")]
+#[route("/metrics", method = "GET", method = "HEAD")]
 pub async fn get_metrics(state: Node) -> ApiResult {
     let HttpState { health: endpoint, metrics, .. } = &*state;
     if endpoint.internal && !state.internal {

@@ -14,6 +14,7 @@ pub mod error;
 mod etag;
 pub mod event_stream;
 pub mod extract;
+mod forwarded;
 pub mod health;
 pub mod lingering;
 pub mod metrics;
@@ -141,6 +142,7 @@ impl FromRequest for Node {
 
 /// Where a page begins, and how many entries it may have.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// The `cursor` of an earlier response.
     cursor: Option<String>,

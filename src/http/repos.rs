@@ -81,6 +81,7 @@ impl RepoOut {
 
 /// The query string of the list.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct ListQuery {
     org: Option<String>,
     /// A part of the name.
@@ -142,6 +143,7 @@ pub async fn get_repo(Caller(principal): Caller, id: web::Path<String>, state: S
 
 /// The query string of the runs.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct RunsQuery {
     /// Today if absent.
     #[param(value_type = Option<NaiveDate>)]

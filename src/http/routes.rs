@@ -3,9 +3,10 @@
 
 use std::sync::LazyLock;
 
+use actix_web::error::QueryPayloadError;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse, Route, get};
+use actix_web::{HttpRequest, HttpResponse, Route, route};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
@@ -31,6 +32,8 @@ macro_rules! routes {
                 $(.service($first::$often))+
                 .configure(server_api::routes)
                 $(.service($module::$handler))+
+                // As it is pasted into GitHub's form. GitHub follows no redirect.
+                .route("/webhooks/github/", web::post().to(webhooks::receive_with_slash))
                 .default_service(web::to(unrouted));
             for (method, path, route) in client_protocol() {
                 app.route(path, route.method(method));
@@ -75,7 +78,7 @@ static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", *DOCUMENT));
 
 /// This document.
 #[utoipa::path(responses((status = 200, description = "#Document")), security())]
-#[get("/api/openapi.json")]
+#[route("/api/openapi.json", method = "GET", method = "HEAD")]
 pub async fn get_openapi() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/json")
@@ -83,18 +86,62 @@ pub async fn get_openapi() -> HttpResponse {
         .body(TEXT.as_str())
 }
 
-fn bad_query(error: &actix_web::error::QueryPayloadError) -> ApiError {
-    ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}"))
+/// A parameter that means nothing here is refused: whoever sends it believes in its effect.
+fn bad_query(error: &QueryPayloadError) -> ApiError {
+    let text = error.to_string();
+    // serde's words: unknown field `x`, expected one of `a`, `b`; or: expected `a`; or: there are no fields.
+    let mut quoted =
+        text.split_once("unknown field `").map(|(_, rest)| rest.split('`')).into_iter().flatten();
+    let Some(unknown) = quoted.next() else {
+        return ApiError::bad_request("bad_query", format!("the query string cannot be read: {error}"));
+    };
+    let unknown: String = unknown.chars().take(MAX_SHOWN).collect();
+    let known: Vec<&str> = quoted.skip(1).step_by(2).collect();
+    let meant = MEANT.iter().find(|(wrong, right)| {
+        known.contains(right) && unknown.replace(['-', '_'], "").eq_ignore_ascii_case(wrong)
+    });
+    let hint = meant.map(|(_, right)| format!(": did you mean `{right}`?")).unwrap_or_default();
+    let message = format!("there is no parameter `{unknown}` here{hint} (there are {})", known.join(", "));
+    ApiError::bad_request("bad_query", message)
 }
+
+/// Names that parameters have elsewhere, without hyphens, and how they are called here.
+const MEANT: [(&str, &str); 10] = [
+    ("lasteventid", "cursor"),
+    ("since", "cursor"),
+    ("after", "cursor"),
+    ("from", "cursor"),
+    ("channel", "channels"),
+    ("topic", "channels"),
+    ("topics", "channels"),
+    ("accesstoken", "token"),
+    ("jwt", "token"),
+    ("count", "limit"),
+];
+
+/// How much of a name is repeated.
+const MAX_SHOWN: usize = 100;
 
 /// A request that no route takes: its path is unknown, or known with other methods.
 async fn unrouted(request: HttpRequest) -> ApiResult {
+    let asks = *request.method() == Method::OPTIONS;
+    // Of the server as a whole (RFC 9110, section 9.3.7).
+    if asks && request.path() == "*" {
+        return Ok(HttpResponse::NoContent().finish());
+    }
     let Some(path) = request.match_pattern() else {
         return Err(ApiError::not_found("route").details(json!({ "path": request.path() })));
     };
+    let path = if path.len() > 1 { path.trim_end_matches('/') } else { &path };
+    let methods = openapi::methods_of(&DOCUMENT, path);
+    // Load balancers ask so whether a server is there; some by default.
+    if asks {
+        let methods = format!("{methods}, OPTIONS");
+        return Ok(HttpResponse::NoContent().insert_header((header::ALLOW, methods)).finish());
+    }
     let message = "this route does not support the method";
     Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
-        .header(header::ALLOW, openapi::methods_of(&DOCUMENT, &path)))
+        .header(header::ALLOW, methods))
 }
 
 #[cfg(test)]
@@ -145,8 +192,8 @@ mod tests {
             paths.into_iter().flat_map(methods).collect::<BTreeSet<_>>()
         };
         let mut served = pairs(&own);
-        // GET implies it.
-        served.retain(|(_, method)| method != "HEAD");
+        // GET implies them.
+        served.retain(|(_, method)| !matches!(method.as_str(), "HEAD" | "OPTIONS"));
         served.extend(server_api::paths().map(|path| (path, "POST".to_owned())));
         let protocol = client_protocol().into_iter();
         served.extend(protocol.map(|(method, path, _)| (path.to_owned(), method.to_string())));

@@ -95,6 +95,15 @@ struct WebhookReceipt<'a> {
 )]
 #[post("/webhooks/github")]
 pub async fn receive_github_delivery(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    receive(request, body, state).await
+}
+
+/// The same route with a slash behind it.
+pub async fn receive_with_slash(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
+    receive(request, body, state).await
+}
+
+async fn receive(request: HttpRequest, body: web::Payload, state: State) -> ApiResult {
     let arrived = Instant::now();
     let done = take(&request, body, &state, arrived).await;
     let outcome = match &done {
@@ -144,6 +153,8 @@ async fn take(
             let (code, after) = ("too_many_invalid_signatures", decision.retry_secs());
             return Err(ApiError::too_many(code, "too many invalid signatures", after));
         }
+        let address = access.log_addresses.load().shown(address);
+        tracing::info!(delivery = delivery_id.as_str(), address, "a delivery has an invalid signature");
         return Err(unauthorized(
             "signature_invalid",
             "the signature is invalid: check that GitHub has the same secret",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_codec::Framed;
 use actix_http::body::{BodySize, BoxBody, MessageBody as _};
 use actix_http::ws::{HandshakeError, handshake};
-use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, h1};
+use actix_http::{HttpMessage as _, Method, Request, Response, StatusCode, Version, h1};
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use bytes::BytesMut;
@@ -99,6 +99,10 @@ fn admit(
         let message = format!("WebSocket is disabled ({section}.enabled)");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "transport_disabled", message));
     }
+    // Its `Upgrade` means nothing (RFC 9110, section 7.8).
+    if request.head().version < Version::HTTP_11 {
+        return Err(upgrade_required());
+    }
     if request.method() != Method::GET {
         let message = "a WebSocket handshake uses GET";
         let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
@@ -184,8 +188,11 @@ async fn send(
 
 /// A request to the path that asks for no upgrade.
 pub async fn no_upgrade() -> ApiResult {
-    let message =
-        "this path accepts only WebSocket connections: connect with an SDK, or use GET /api/events/stream";
-    Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
-        .header(header::UPGRADE, "websocket"))
+    Err(upgrade_required())
+}
+
+fn upgrade_required() -> ApiError {
+    let message = "this path accepts only WebSocket connections over HTTP/1.1: connect with an SDK, or use GET /api/events/stream";
+    ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+        .header(header::UPGRADE, "websocket")
 }

@@ -64,7 +64,7 @@ pub struct HubOptions {
 impl From<&Config> for HubOptions {
     fn from(config: &Config) -> Self {
         Self {
-            namespaces: config.channel.declared().shared(),
+            namespaces: config.namespaces().shared(),
             linger: config.channel.linger.0,
             linger_limit: config.channel.linger_limit as usize,
             io_uring: config.server.io_uring,

@@ -130,8 +130,13 @@ pub async fn end(conn: &mut Conn, secret: SecretHash) -> Result<()> {
     Ok(())
 }
 
-/// Forgets links and sessions whose time is over, and says how many. Both are few.
-pub async fn forget_expired(conn: &mut Conn, now: Ts) -> Result<usize> {
-    let gone = conn.execute(diesel::delete(links::table.filter(links::expires_at.le(now)))).await?;
+/// Forgets links and sessions whose time is over, and sessions that began before `cutoff`; says how many. All
+/// are few.
+pub async fn forget_expired(conn: &mut Conn, now: Ts, cutoff: Option<Ts>) -> Result<usize> {
+    let mut gone = conn.execute(diesel::delete(links::table.filter(links::expires_at.le(now)))).await?;
+    if let Some(cutoff) = cutoff {
+        let old = sessions::table.filter(sessions::created_at.le(cutoff));
+        gone += conn.execute(diesel::delete(old)).await?;
+    }
     Ok(gone + conn.execute(diesel::delete(sessions::table.filter(sessions::expires_at.le(now)))).await?)
 }

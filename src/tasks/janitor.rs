@@ -23,17 +23,11 @@ const CHANNELS: u32 = 500;
 /// Channels in one transaction.
 const TRIMMED_AT_ONCE: usize = 50;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Delivery ids are known for so long: a replay of an older one would count as new.
-const DELIVERIES_KEPT: Duration = Duration::from_secs(90 * DAY.as_secs());
-/// Payloads are kept for so long.
-const PAYLOADS_KEPT: Duration = Duration::from_secs(30 * DAY.as_secs());
-
 /// A clock that has jumped is believed after so long: what was removed cannot be put back.
 const JUMP_TOLERANCE: Duration = Duration::from_secs(600);
 const DISTRUST: Duration = Duration::from_secs(3600);
 /// Events of channels that keep nothing, because their namespace is gone or its history was turned off.
-const ABANDONED: Retention = Retention { events: 10_000, age: Duration::from_secs(7 * DAY.as_secs()) };
+const ABANDONED: Retention = Retention { events: 10_000, age: Duration::from_secs(7 * 24 * 3600) };
 
 /// Sweeps periodically while this node has the lease. Never returns.
 pub async fn run(store: Store, namespaces: SharedNamespaces, metrics: Arc<Metrics>, lease: Lease) {
@@ -65,14 +59,20 @@ pub async fn sweep(
     let round = Round { store, metrics, lease };
     round.trim_logs(namespaces).await?;
     round.remove_batches("idempotency", |conn, now| Box::pin(log::forget_keys(conn, now, BATCH))).await?;
-    round.remove_batches("sessions", |conn, now| Box::pin(sessions::forget_expired(conn, now))).await?;
+    let kept = namespaces.kept.sessions;
+    round
+        .remove_batches("sessions", move |conn, now| {
+            Box::pin(sessions::forget_expired(conn, now, kept.map(|kept| now.minus(kept))))
+        })
+        .await?;
     round.remove_batches("revocations", |conn, now| Box::pin(revocations::forget(conn, now))).await?;
     round.remove_batches("rate_limits", |conn, now| Box::pin(rate_limits::forget(conn, now, BATCH))).await?;
     round.forget_builds(namespaces).await?;
-    round.drop_payloads(payloads_dropped_to).await?;
+    round.drop_payloads(payloads_dropped_to, namespaces.kept.delivery_payloads).await?;
+    let kept = namespaces.kept.delivery_ids;
     round
-        .remove_batches("webhook_deliveries", |conn, now| {
-            Box::pin(deliveries::forget(conn, now.minus(DELIVERIES_KEPT), BATCH))
+        .remove_batches("webhook_deliveries", move |conn, now| {
+            Box::pin(deliveries::forget(conn, now.minus(kept), BATCH))
         })
         .await
 }
@@ -152,9 +152,9 @@ impl Round<'_> {
         Ok(())
     }
 
-    async fn drop_payloads(&self, dropped_to: &mut Uuid) -> store::Result<()> {
+    async fn drop_payloads(&self, dropped_to: &mut Uuid, kept: Duration) -> store::Result<()> {
         while self.lease.is_held() {
-            let (after, cutoff) = (*dropped_to, self.store.timestamp().minus(PAYLOADS_KEPT));
+            let (after, cutoff) = (*dropped_to, self.store.timestamp().minus(kept));
             let drop =
                 self.store.write(move |conn| Box::pin(deliveries::drop_payloads(conn, after, cutoff, BATCH)));
             let dropped = drop.await?;

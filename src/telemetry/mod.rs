@@ -4,6 +4,38 @@
 pub mod metrics;
 
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// How much of a client's address log lines show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogAddresses {
+    Full,
+    /// Its network: the first 24 bits of IPv4, 48 of IPv6.
+    #[default]
+    Short,
+    None,
+}
+
+impl LogAddresses {
+    /// What of `address` is shown.
+    pub fn shown(self, address: IpAddr) -> Option<String> {
+        match (self, address) {
+            (Self::None, _) => None,
+            (Self::Full, address) => Some(address.to_string()),
+            (Self::Short, IpAddr::V4(address)) => {
+                let [a, b, c, _] = address.octets();
+                Some(format!("{a}.{b}.{c}.0/24"))
+            }
+            (Self::Short, IpAddr::V6(address)) => {
+                let network = address.to_bits() >> 80 << 80;
+                Some(format!("{}/48", Ipv6Addr::from_bits(network)))
+            }
+        }
+    }
+}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,4 +61,19 @@ pub fn start_logging(filter: &str, format: Option<LogFormat>) -> anyhow::Result<
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging is on already: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_whole_by_their_network_or_not_at_all() {
+        let shown = |how: LogAddresses, text: &str| how.shown(text.parse().expect("an address"));
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(shown(LogAddresses::Full, "192.0.2.77"), some("192.0.2.77"));
+        assert_eq!(shown(LogAddresses::Short, "192.0.2.77"), some("192.0.2.0/24"));
+        assert_eq!(shown(LogAddresses::Short, "2001:db8:7:8::9"), some("2001:db8:7::/48"));
+        assert_eq!(shown(LogAddresses::None, "192.0.2.77"), None);
+    }
 }

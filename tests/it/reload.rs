@@ -214,3 +214,68 @@ fn a_signed_in_browser_gets_tokens_by_the_rules_of_now() {
         me.clone().bearer(&handed().await).send(gateway.address).await.expect(200);
     });
 }
+
+#[test]
+fn retention_changes_in_both_directions_while_it_is_used() {
+    on_sqlite(async |home| {
+        let pair = Pair::ed("");
+        let config = |events: u32| with_key(&pair) + &format!("[retention]\nbuild_events = {events}\n");
+        home.configure(&config(1000));
+        let gateway = Gateway::start(&home).await;
+        let ana = pair.token(&user("ana"));
+        let build = "0195d3a0-0000-4000-8000-000000000001";
+        for step in 1..=5 {
+            let event = json!({ "type": "build:step", "data": { "step": step } });
+            let post = Request::post(&format!("/api/builds/{build}/events")).bearer(&ana).json(&event);
+            post.send(gateway.address).await.expect(201);
+        }
+        let address = gateway.address;
+        let poll = async |query: &str| {
+            let path = format!("/api/build-events/{build}?{query}");
+            Request::get(&path).bearer(&ana).send(address).await
+        };
+        let first = poll("limit=1").await.expect(200).json();
+        let behind_first = format!("cursor={}", first["cursor"].as_str().expect("a cursor"));
+        let steps = async |query: &str| {
+            let page = poll(query).await.expect(200).json();
+            page["events"].as_array().expect("a list").len()
+        };
+        assert_eq!((steps("").await, steps(&behind_first).await), (5, 4));
+
+        home.configure(&config(2));
+        let said = hang_up(&gateway, &home, RELOADED).await;
+        assert!(!said.contains("takes effect at the next start"), "{said}");
+        assert_eq!(steps("").await, 2);
+        poll(&behind_first).await.refused(410, "cursor_lost");
+
+        home.configure(&config(1000));
+        hang_up(&gateway, &home, RELOADED).await;
+        assert_eq!(steps("").await, 5, "the janitor has not come yet");
+    });
+}
+
+#[test]
+fn addresses_in_the_log_are_as_long_as_the_operator_wants_them() {
+    on_sqlite(async |home| {
+        let gateway = Gateway::start(&home).await;
+        let forged = Request::post("/webhooks/github")
+            .header("X-GitHub-Event", "star")
+            .header("X-Hub-Signature-256", &format!("sha256={}", "0".repeat(64)))
+            .body("{}");
+        let line = async |delivery: &str| {
+            let request = forged.clone().header("X-GitHub-Delivery", delivery);
+            request.send(gateway.address).await.refused(401, "signature_invalid");
+            let log = home.log();
+            let line = log.lines().find(|line| line.contains(delivery)).expect("a line about it");
+            line.to_owned()
+        };
+        let short = line("first-delivery").await;
+        assert!(short.contains("127.0.0.0/24") && !short.contains("127.0.0.1"), "{short}");
+        for (how, shown, never) in [("full", "127.0.0.1", "/24"), ("none", "signature", "127.0.0")] {
+            home.configure(&format!("[telemetry]\nlog_addresses = \"{how}\"\n"));
+            hang_up(&gateway, &home, RELOADED).await;
+            let line = line(&format!("{how}-delivery")).await;
+            assert!(line.contains(shown) && !line.contains(never), "{line}");
+        }
+    });
+}

@@ -141,6 +141,26 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         "[[channel.namespaces]]\nname = \"repo\"",
         &["campanile.toml:2: channel.namespaces[0].name", "fills itself"],
     ),
+    ("[[channel.namespaces]]\nname = \"rows\"", &["channel.namespaces[0].name: `rows` is a namespace that"]),
+    ("[[channel.namespaces]]\nname = \"ops\"", &["channel.namespaces[0].name: `ops` is a namespace that"]),
+    (
+        "[[channel.namespaces]]\nname = \"features\"",
+        &["channel.namespaces[0].name: `features` is a namespace that Campanile fills itself, now or later"],
+    ),
+    ("[retention]\nrepo_age = \"29m\"", &["retention.repo_age: whoever comes back", "write \"30m\" or more"]),
+    ("[retention]\nsessions = \"1m\"", &["retention.sessions", "write \"30m\" or more"]),
+    ("[retention]\norg_age = \"4000d\"", &["retention.org_age", "at most \"3650d\""]),
+    ("[retention]\nbuild_events = 0", &["retention.build_events: a channel keeps one event or more"]),
+    ("[retention]\nrows_events = 10000001", &["retention.rows_events", "from 1 to 10000000"]),
+    (
+        "[retention]\ndelivery_ids = \"7d\"",
+        &["retention.delivery_payloads: a payload is kept with its delivery", "raise retention.delivery_ids"],
+    ),
+    (
+        "[server]\nforwarded_header = \"X-Real-IP\"",
+        &["server.forwarded_header", "`X-Real-IP`", "write x-forwarded-for or forwarded"],
+    ),
+    ("[telemetry]\nlog_addresses = \"some\"", &["telemetry.log_addresses", "write full, short or none"]),
     (
         "[[channel.namespaces]]\nname = \"a:b\"",
         &["channel.namespaces[0].name", "is not a valid name for a namespace"],

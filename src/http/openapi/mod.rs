@@ -40,8 +40,9 @@ pub fn document(own: &OpenApi) -> Value {
     let usual = document["security"].clone();
     for (_, methods) in document["paths"].as_object_mut().into_iter().flatten() {
         let methods = methods.as_object_mut().expect("methods");
-        // GET implies it.
+        // GET implies it, and so does a probe by OPTIONS.
         methods.remove("head");
+        methods.remove("options");
         methods.values_mut().for_each(|operation| complete(operation, &usual));
     }
     document

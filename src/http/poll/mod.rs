@@ -45,6 +45,7 @@ pub struct PollEndpoint {
 
 /// The query string.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     #[param(value_type = String, min_length = 1, max_length = 255, example = "repo:acme/api")]
     channel: Option<String>,

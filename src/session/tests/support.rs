@@ -96,6 +96,7 @@ fn namespaces() -> Namespaces {
         without: Some(ChannelOptions::default()),
         personal: None,
         named: named.into_iter().map(|(name, options)| (name.to_owned(), options)).collect(),
+        ..Namespaces::default()
     }
 }
 

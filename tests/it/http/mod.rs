@@ -3,6 +3,7 @@
 mod bodies;
 mod builds;
 mod clients;
+mod compatibility;
 mod connections;
 mod cursor;
 mod deliveries;

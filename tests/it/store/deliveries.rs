@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use campanile::domain::delivery::{DeliveryId, DeliveryStatus};
+use campanile::domain::options::{Kept, Namespaces};
 use campanile::publish::{Dedup, UnitOfWork};
 use campanile::store::deliveries::{self, Delivery, NewDelivery, Payload};
+use campanile::tasks::leases::Lease;
+use campanile::tasks::{Metrics, janitor};
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
@@ -16,6 +19,7 @@ on_both![
     deliveries_are_listed_newest_first,
     a_failed_delivery_is_settled_once,
     payloads_are_dropped_before_their_deliveries,
+    half_an_hour_of_deliveries_is_kept_where_that_is_wanted,
 ];
 
 /// A delivery that came `age` ago; its id says so too.
@@ -37,6 +41,18 @@ async fn get(store: &TestStore, id: Uuid) -> Option<(Delivery, Option<Payload>)>
 async fn listed(store: &TestStore, before: Option<Uuid>, limit: u32) -> Vec<String> {
     let list = store.read(move |conn| deliveries::list(conn, before, limit).boxed()).await;
     list.into_iter().map(|delivery| delivery.delivery_id).collect()
+}
+
+async fn half_an_hour_of_deliveries_is_kept_where_that_is_wanted(store: TestStore) {
+    for (id, minutes) in [("old", 31), ("young", 29)] {
+        take(&store, from_the_past(&store, id, Duration::from_secs(minutes * 60))).await;
+    }
+    let half_an_hour = Duration::from_secs(30 * 60);
+    let kept = Kept { delivery_ids: half_an_hour, delivery_payloads: half_an_hour, ..Kept::default() };
+    let namespaces = Namespaces { kept, ..Namespaces::default() };
+    let (metrics, lease) = (Metrics::default(), Lease::always_held());
+    janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.expect("a round");
+    assert_eq!(store.count("webhook_deliveries").await, 1);
 }
 
 async fn a_payload_comes_back_byte_for_byte(store: TestStore) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use campanile::domain::options::Namespaces;
+use campanile::domain::options::{Kept, Namespaces};
 use campanile::sign_in::OpenSessions;
 use campanile::store::Ts;
 use campanile::store::sessions::{self, SecretHash, Session};
@@ -18,7 +18,11 @@ use uuid::Uuid;
 
 use crate::support::store::*;
 
-on_both![the_janitor_takes_what_is_over, a_session_that_ends_is_noticed_and_no_other];
+on_both![
+    the_janitor_takes_what_is_over,
+    sessions_that_began_before_retention_end,
+    a_session_that_ends_is_noticed_and_no_other,
+];
 
 async fn add(store: &TestStore, number: u8, now: Ts, end: Ts) {
     let (link, secret) = (SecretHash([number; 32]), SecretHash([number + 100; 32]));
@@ -49,6 +53,25 @@ async fn the_janitor_takes_what_is_over(store: TestStore) {
     assert!(registry.encode().contains("campanile_rows_removed_total{table=\"sessions\"} 2"));
     let kept = store.read(move |conn| sessions::get(conn, SecretHash([102; 32]), now).boxed()).await;
     assert_eq!(kept.map(|session| session.subject).as_deref(), Some("ana"));
+}
+
+async fn sessions_that_began_before_retention_end(store: TestStore) {
+    let now = store.store.timestamp();
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    for (number, ago) in [(1, 31), (2, 29)] {
+        add(&store, number, now.minus(minutes(ago)), now.plus(minutes(600))).await;
+    }
+    let kept = Kept { sessions: Some(minutes(30)), ..Kept::default() };
+    let namespaces = Namespaces { kept, ..Namespaces::default() };
+    let (metrics, lease) = (Metrics::default(), Lease::always_held());
+    janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.expect("a round");
+    let open = async |number: u8| {
+        store
+            .read(move |conn| sessions::get(conn, SecretHash([100 + number; 32]), now).boxed())
+            .await
+            .is_some()
+    };
+    assert_eq!((open(1).await, open(2).await), (false, true));
 }
 
 async fn a_session_that_ends_is_noticed_and_no_other(store: TestStore) {

@@ -170,9 +170,13 @@ impl Sql {
 
     /// Makes the events of `channel` up to `offset` some days older.
     pub async fn age(&self, channel: &str, offset: u64, days: u64) {
+        self.age_by_minutes(channel, offset, days * 24 * 60).await;
+    }
+
+    pub async fn age_by_minutes(&self, channel: &str, offset: u64, minutes: u64) {
         let age = match self.0 {
-            Source::Sqlite(_) => (days * 24 * 3600 * 1_000_000).to_string(),
-            Source::Postgres(_) => format!("interval '{days} days'"),
+            Source::Sqlite(_) => (minutes * 60 * 1_000_000).to_string(),
+            Source::Postgres(_) => format!("interval '{minutes} minutes'"),
         };
         let events = format!("channel = '{channel}' AND \"offset\" <= {offset}");
         self.execute(&format!("UPDATE events SET created_at = created_at - {age} WHERE {events}")).await;

@@ -96,7 +96,12 @@ impl Dice {
 
     fn spaces(&mut self) -> Namespaces {
         let named = ["ns", "other"].map(|name| (name.to_owned(), self.options()));
-        Namespaces { without: (!self.one_in(8)).then(|| self.options()), personal: None, named: named.into() }
+        Namespaces {
+            without: (!self.one_in(8)).then(|| self.options()),
+            personal: None,
+            named: named.into(),
+            ..Namespaces::default()
+        }
     }
 
     fn who(&mut self, names: &[ChannelName]) -> Principal {

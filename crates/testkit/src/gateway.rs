@@ -160,6 +160,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// Writes another `campanile.toml`, which counts from its next start or reload.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        Ok(std::fs::write(self.folder.join("campanile.toml"), config)?)
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         process::signal(self.child.as_ref().context("the gateway does not run")?, signal)

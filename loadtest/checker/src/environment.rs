@@ -20,11 +20,14 @@ use crate::faulty_proxy::{Defect, FaultyProxy};
 use crate::log::LostHistory;
 use crate::message_loss::{Losses, MessageFilter};
 use crate::plan::{Case, Database, Fault, Scenario};
+use crate::reload::LATE_OFF;
 
 /// The namespace of publications.
 pub const NAMESPACE: &str = "check";
 /// The namespace of what is measured; it is not verified.
 pub const PROBE_NAMESPACE: &str = "probe";
+/// The namespace that has a history at times; what is in it is checked where it is published.
+pub const LATE_NAMESPACE: &str = "late";
 /// Connections of a user where users are counted.
 pub const CONNECTION_LIMIT: usize = 3;
 pub const DATABASE: &str = "campanile";
@@ -44,6 +47,8 @@ pub struct Secrets {
 
 pub struct Environment {
     pub nodes: Vec<Gateway>,
+    /// Their `campanile.toml`.
+    pub config: String,
     /// Where the log is.
     pub source: Source,
     pub postgres: Option<Postgres>,
@@ -93,6 +98,7 @@ impl Environment {
         losses.want(if defect == Some(Defect::NoBus) { u64::MAX } else { 0 });
         let mut env = Self {
             nodes: Vec::new(),
+            config: config(case, defect),
             source: Source::Sqlite(PathBuf::new()),
             postgres: None,
             redis: None,
@@ -106,7 +112,7 @@ impl Environment {
             faulty: None,
         };
         env.start_servers(case).await?;
-        env.start_nodes(case, config(case, defect), nodes, random).await?;
+        env.start_nodes(case, env.config.clone(), nodes, random).await?;
         env.start_proxies(case, defect, random).await?;
         Ok(Ok(env))
     }
@@ -263,8 +269,11 @@ fn config(case: Case, defect: Option<Defect>) -> String {
          [channel]\nmax_publication_size = \"128KiB\"\nposition_check_interval = \"{check}\"\n\
          [[channel.namespaces]]\nname = \"{NAMESPACE}\"\nhistory_size = {history}\nhistory_ttl = \"1h\"\n\
          force_recovery = true\nallow_subscribe_for_client = true\nallow_history_for_client = true\n\
+         presence = false\n\
          [[channel.namespaces]]\nname = \"{PROBE_NAMESPACE}\"\nhistory_size = 1000\nhistory_ttl = \"1h\"\n\
          force_recovery = true\nallow_subscribe_for_client = true\npresence = true\n\
+         [[channel.namespaces]]\nname = \"{LATE_NAMESPACE}\"\n{LATE_OFF}\n\
+         allow_subscribe_for_client = true\n\
          [sse]\nping_interval = \"3s\"\n\
          [limits]\npolls_per_minute = 1000000\n"
     )

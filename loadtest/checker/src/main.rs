@@ -16,9 +16,11 @@ mod nemesis;
 mod outage;
 mod plan;
 mod publisher;
+mod reload;
 mod report;
 mod roster;
 mod self_test;
+mod strangers;
 mod subscriber;
 mod verifier;
 

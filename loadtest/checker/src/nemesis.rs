@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::measure::findings::Findings;
 use crate::plan::{Case, Fault};
 use crate::publisher::{self, Progress};
-use crate::{disk, measure, outage};
+use crate::{disk, measure, outage, reload, strangers};
 
 /// How often it actions in a run, and how often if it is another one each time.
 const ACTIONS: u64 = 3;
@@ -125,6 +125,9 @@ async fn once(fault: Fault, action: Action<'_>) -> Result<()> {
         Fault::RedisFreeze => outage::freeze_redis(env, random).await?,
         Fault::RedisCut => outage::cut_redis(env, node, random).await?,
         Fault::RedisDrop => outage::drop_messages(env, action.progress, random).await?,
+        Fault::RedisForge => strangers::forge_messages(env).await?,
+        Fault::Reload => reload::options(env, number).await?,
+        Fault::Block => strangers::block_while_connecting(env, number, random).await?,
     }
     if !matches!(fault, Fault::Cut | Fault::Slow) {
         for node in &mut env.nodes {

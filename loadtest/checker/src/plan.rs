@@ -58,6 +58,12 @@ pub enum Fault {
     RedisDrop,
     /// A node is cut off from Redis: refused, or left in silence.
     RedisCut,
+    /// Somebody at Redis invents messages of nodes.
+    RedisForge,
+    /// Nodes read their configuration anew, with other options of namespaces in use.
+    Reload,
+    /// A user is blocked while its clients connect.
+    Block,
     /// Whatever concerns the nodes, one after the other.
     Mixed,
     /// Redis is away for half a minute, and what that means is measured.
@@ -114,7 +120,8 @@ impl Fault {
                 database.is_cluster()
             }
             Self::PostgresDown | Self::NodeDeath => database.is_cluster(),
-            Self::RedisRestart | Self::RedisFreeze | Self::RedisDrop | Self::RedisCut => database.has_redis(),
+            Self::RedisRestart | Self::RedisFreeze | Self::RedisDrop => database.has_redis(),
+            Self::RedisCut | Self::RedisForge => database.has_redis(),
             Self::RedisDown | Self::RedisHang => database.has_redis(),
             _ => true,
         }
@@ -209,8 +216,8 @@ mod tests {
     fn an_empty_choice_is_everything_that_can_happen() {
         let all = cases(&[], &[], &[]);
         let on = |database| all.iter().filter(|case| case.database == database).count();
-        assert_eq!([Database::Sqlite, Database::Postgres].map(on), [3 * 7, 3 * 9]);
-        assert_eq!([Database::ClusterNotify, Database::Cluster].map(on), [3 * 14 + 2, 3 * 18 + 4]);
+        assert_eq!([Database::Sqlite, Database::Postgres].map(on), [3 * 9, 3 * 11]);
+        assert_eq!([Database::ClusterNotify, Database::Cluster].map(on), [3 * 16 + 2, 3 * 21 + 4]);
         let of = |fault| all.iter().filter(|case| case.fault == fault).count();
         assert!(of(Fault::Kill) > of(Fault::PostgresRestart));
         let one = cases(&[Scenario::Stay], &[Fault::Kill], &[Database::Sqlite]);

@@ -3,7 +3,17 @@
 
 use testkit::tool;
 
-const FAULTS: [&str; 6] = ["kill", "term", "stop", "redis-restart", "postgres-restart", "redis-drop"];
+const FAULTS: [&str; 9] = [
+    "kill",
+    "term",
+    "stop",
+    "redis-restart",
+    "postgres-restart",
+    "redis-drop",
+    "redis-forge",
+    "reload",
+    "block",
+];
 
 #[test]
 fn nobody_misses_anything_of_a_cluster() {

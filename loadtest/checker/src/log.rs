@@ -32,14 +32,14 @@ impl Log {
         let mut session = source.reader().await?;
         let mut log = Self::default();
         let heads = "SELECT CAST(head AS TEXT) || '|' || epoch || '|' || name AS line FROM channels \
-                     WHERE name NOT LIKE 'probe:%' AND name NOT LIKE 'late:%'";
+                     WHERE name NOT LIKE 'probe:%' AND name NOT LIKE 'late:%' AND name NOT LIKE 'build:%'";
         for line in session.lines(heads).await? {
             let [head, epoch, name] = columns(&line)?;
             let stored = Stored { epoch: epoch.into(), head: head.parse()?, events: Vec::new() };
             log.channels.insert(name.to_owned(), stored);
         }
         let events = "SELECT CAST(\"offset\" AS TEXT) || '|' || channel || '|' || data AS line FROM events \
-                      WHERE channel NOT LIKE 'probe:%' AND channel NOT LIKE 'late:%' ORDER BY channel, \"offset\"";
+                      WHERE channel NOT LIKE 'probe:%' AND channel NOT LIKE 'late:%' AND channel NOT LIKE 'build:%' ORDER BY channel, \"offset\"";
         for line in session.lines(events).await? {
             let [offset, channel, data] = columns(&line)?;
             let stored = log.channels.entry(channel.to_owned()).or_default();

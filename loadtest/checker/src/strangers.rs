@@ -11,7 +11,6 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame as _};
 use serde_json::json;
 use testkit::http::{self, RequestBuilder as _};
-use testkit::payload::OWNER;
 use testkit::random::Random;
 use testkit::sse::Events;
 use testkit::token;
@@ -26,7 +25,9 @@ use crate::environment::{Environment, PROBE_NAMESPACE};
 /// How long messages are invented.
 const FORGING: Duration = Duration::from_secs(2);
 /// How many clients of the blocked user connect again and again.
-const CONNECTING: usize = 6;
+const CONNECTING: usize = 12;
+/// Its builds, each of which is looked up in the store while a stream opens.
+const BUILDS: usize = 16;
 /// How long after its block a user may still have a connection.
 const OUT_WITHIN: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -84,11 +85,22 @@ fn invented(frame: &OwnedFrame) -> Option<(String, String)> {
 /// other.
 pub async fn block_while_connecting(env: &Environment, number: u64, random: &mut Random) -> Result<()> {
     let user = format!("stranger-{number}");
-    let token = token::mint_for(&env.secrets.jwt, &user, Some(OWNER));
+    let token = token::mint_for(&env.secrets.jwt, &user, None);
+    let mut builds = Vec::new();
+    for _ in 0..BUILDS {
+        let build = uuid::Uuid::new_v4();
+        let event = json!({ "type": "build:started", "data": {} });
+        let request = http::post(&format!("/api/builds/{build}/events")).bearer(&token).json(&event);
+        let answer = http::send(env.nodes[0].address, request).await?;
+        ensure!(answer.status == 201, "a build was answered {}", answer.excerpt());
+        builds.push(format!("build:{build}"));
+    }
+    let stream = format!("/api/events/stream?channels={}", builds.join(","));
     let (open, mut connecting) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
     for client in 0..CONNECTING {
         let address = env.nodes[client % env.nodes.len()].address;
-        connecting.spawn(connect_again(address, token.clone(), client % 3 > 0, open.clone()));
+        let stream = (client % 4 > 0).then(|| stream.clone());
+        connecting.spawn(connect_again(address, token.clone(), stream, open.clone()));
     }
     let began = Instant::now();
     while open.load(Ordering::SeqCst) == 0 {
@@ -113,13 +125,12 @@ async fn call(env: &Environment, node: usize, method: &str, user: &str) -> Resul
 }
 
 /// Opens a stream or a socket, keeps it for a moment or until it is ended, and opens the next.
-async fn connect_again(address: SocketAddr, token: String, stream: bool, open: Arc<AtomicUsize>) {
+async fn connect_again(address: SocketAddr, token: String, stream: Option<String>, open: Arc<AtomicUsize>) {
     let channel = format!("{PROBE_NAMESPACE}:strangers");
     for round in 0.. {
         let stay = Duration::from_millis(if round % 4 == 0 { 60_000 } else { 10 });
-        let ended = if stream {
-            let path = format!("/api/events/stream?channels=org:{OWNER}");
-            match http::open(address, http::get(&path).bearer(&token).with("")).await {
+        let ended = if let Some(path) = &stream {
+            match http::open(address, http::get(path).bearer(&token).with("")).await {
                 Ok(answer) if answer.status().as_u16() == 200 => {
                     let (_counted, mut events) = (Counted::new(&open), Events::of(answer));
                     timeout(stay, async { while let Ok(Some(_)) = events.next().await {} }).await.is_ok()

@@ -15,8 +15,13 @@ use crate::session::effect::{Replay, Since};
 use crate::store::log::{self, Page, PageRequest};
 use crate::store::{self, Store};
 
-/// The number of events in one read.
+/// The number of events in one read, and in the first one, which shows how large they are.
 const PAGE: u32 = 256;
+const FIRST_PAGE: u32 = 64;
+/// The same for a reply, which nobody's reading slows down.
+const FIRST_RECOVERED: u32 = 128;
+/// Bytes of a page.
+const PAGE_BYTES: usize = 1 << 20;
 /// How long to wait before the log is read again after an error of the store.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -51,12 +56,14 @@ pub async fn catch_up(
     retention: Retention,
     mut position: Position,
 ) -> Result<(), PushError> {
-    let mut fruitless = 0;
+    let (mut fruitless, mut limit) = (0, FIRST_PAGE);
     loop {
+        // One page of a connection is in memory at a time, whatever it follows.
+        let turn = subscriber.replay_turn().await;
         if subscriber.is_closed() {
             return Err(PushError::Closed);
         }
-        let (events, bounds) = match read(store, subscriber, retention, position.clone()).await {
+        let (events, bounds) = match read(store, subscriber, retention, position.clone(), limit).await {
             Ok(Page::Events { events, bounds }) => (events, bounds),
             Ok(Page::Lost(bounds)) => {
                 subscriber.push_reset(&bounds)?;
@@ -68,10 +75,12 @@ pub async fn catch_up(
             }
             Err(error) => {
                 tracing::warn!(channel = %subscriber.channel(), %error, "a replay waits for the store");
+                drop(turn);
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
         };
+        limit = next_page(&events, subscriber.chunk_size().saturating_mul(4));
         fruitless = if events.is_empty() { fruitless + 1 } else { 0 };
         // An announced event is not in the log: the channel actor will detect that and report it.
         if fruitless > 2 {
@@ -118,16 +127,24 @@ async fn read(
     subscriber: &Subscriber,
     retention: Retention,
     from: Position,
+    limit: u32,
 ) -> store::Result<Page> {
     let channel = subscriber.channel().clone();
     store
         .read(move |tx| {
             Box::pin(async move {
-                let asked = PageRequest { from: Some(&from), until: None, limit: PAGE };
+                let asked = PageRequest { from: Some(&from), until: None, limit };
                 tx.page(&channel, retention, asked).await
             })
         })
         .await
+}
+
+/// How many events probably have `bytes` if they are like `events`.
+fn next_page(events: &[Event], bytes: usize) -> u32 {
+    let length: usize = events.iter().map(|event| event.data.len()).sum();
+    let average = length / events.len().max(1);
+    u32::try_from(bytes / average.max(1)).map_or(PAGE, |fits| fits.clamp(1, PAGE))
 }
 
 /// How much a returning client can recover; a client that has missed more must start over.
@@ -145,32 +162,44 @@ pub struct RecoveryRequest {
     pub retention: Retention,
     pub since: Since,
     pub limit: RecoveryLimit,
+    /// Bytes for which there is room.
+    pub room: usize,
     /// Only the latest publication counts.
     pub cache: bool,
 }
 
+/// What a returning client gets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recovered {
+    /// What it has missed, and the head of the log, which the channel on this node may not know yet: after a
+    /// failover it is in another epoch.
+    Whole(Replay, Position),
+    /// More than there is room for.
+    NeedsRoom,
+}
+
 impl RecoveryRequest {
     /// Reads it; `None` if the store cannot.
-    pub async fn read(self, store: Store) -> Option<(Replay, Position)> {
-        let Self { channel, retention, since, limit, cache } = self;
+    pub async fn read(self, store: Store) -> Option<Recovered> {
+        let Self { channel, retention, since, limit, room, cache } = self;
         let found = match cache {
             true => recover_latest(&store, &channel, retention, since).await,
-            false => recover(&store, &channel, retention, since, limit).await,
+            false => recover(&store, &channel, retention, since, limit, room).await,
         };
         found.inspect_err(|error| tracing::warn!(%channel, %error, "clients cannot recover")).ok()
     }
 }
 
 /// The events of `channel` for a client that returns at `since`: all of them up to the head,
-/// or nothing (protocol §7.3). Also returns the head of the log, which the channel on this node may not
-/// know yet: after a failover it is in another epoch.
+/// or nothing (protocol §7.3).
 async fn recover(
     store: &Store,
     channel: &ChannelName,
     retention: Retention,
     since: Since,
     limit: RecoveryLimit,
-) -> store::Result<(Replay, Position)> {
+    room: usize,
+) -> store::Result<Recovered> {
     let channel = channel.clone();
     store
         .read(move |tx| {
@@ -180,22 +209,28 @@ async fn recover(
                 let known = since.epoch.is_empty() || since.epoch == epoch.as_str();
                 let start = Position::new(epoch, since.offset);
                 if !known || !bounds.covers(&start) || bounds.head.offset - start.offset > limit.events {
-                    return Ok((Replay::Lost, bounds.head));
+                    return Ok(Recovered::Whole(Replay::Lost, bounds.head));
                 }
+                let mut limit_of_page = FIRST_RECOVERED;
                 let (mut missed, mut bytes) = (Vec::new(), 0);
                 let mut after = start.offset;
                 while after < bounds.head.offset {
-                    let page = log::read_after(tx, &channel, after, bounds.head.offset, PAGE).await?;
+                    let page =
+                        log::read_after(tx, &channel, after, bounds.head.offset, limit_of_page).await?;
                     bytes += page.iter().map(|event| event.data.len()).sum::<usize>();
                     // The janitor may have trimmed since the bounds were read.
                     let whole = page.iter().zip(after + 1..).all(|(event, offset)| event.offset == offset);
                     let Some(last) = page.last().filter(|_| whole && bytes <= limit.bytes) else {
-                        return Ok((Replay::Lost, bounds.head));
+                        return Ok(Recovered::Whole(Replay::Lost, bounds.head));
                     };
+                    if bytes > room {
+                        return Ok(Recovered::NeedsRoom);
+                    }
                     after = last.offset;
+                    limit_of_page = next_page(&page, PAGE_BYTES);
                     missed.extend(page);
                 }
-                Ok((Replay::Found(start, missed), bounds.head))
+                Ok(Recovered::Whole(Replay::Found(start, missed), bounds.head))
             })
         })
         .await
@@ -207,14 +242,14 @@ async fn recover_latest(
     channel: &ChannelName,
     retention: Retention,
     since: Since,
-) -> store::Result<(Replay, Position)> {
+) -> store::Result<Recovered> {
     let channel = channel.clone();
     store
         .read(move |tx| {
             Box::pin(async move {
                 let head = tx.head(&channel).await?;
                 if since.offset > 0 && since.offset == head.offset && since.epoch == head.epoch.as_str() {
-                    return Ok((Replay::Found(head.clone(), Vec::new()), head));
+                    return Ok(Recovered::Whole(Replay::Found(head.clone(), Vec::new()), head));
                 }
                 let mut latest = tx.latest(&channel, retention, 1).await?;
                 // One that was appended since the head was read comes live.
@@ -222,7 +257,7 @@ async fn recover_latest(
                 let replay = latest.pop().map_or(Replay::Lost, |event| {
                     Replay::Found(Position::new(head.epoch.clone(), event.offset), vec![event])
                 });
-                Ok((replay, head))
+                Ok(Recovered::Whole(replay, head))
             })
         })
         .await

@@ -27,6 +27,7 @@ use crate::limits::connections::Connections;
 use crate::limits::gcra::Rate;
 use crate::limits::persistence::PersistentRates;
 use crate::limits::rate_limit::RateLimit;
+use crate::limits::replies::Replies;
 use crate::limits::room::Room;
 use crate::limits::shared::SharedCounters;
 use crate::session::SessionContext;
@@ -105,6 +106,11 @@ pub(super) fn new(
             "new_channels",
             Rate::per_minute(limits.new_channels_per_minute.into()),
             SharedCounters::none(),
+        ),
+        replies: Replies::new(
+            budgets.replies.clone(),
+            config.client.recovery_max_size.bytes(),
+            limits.replies_waiting as usize,
         ),
         connections: Connections::new(
             budgets.connections.clone(),

@@ -37,6 +37,8 @@ pub struct ClientConfig {
     /// Events that a returning client may have missed in a configured namespace; one that missed more
     /// is told that it was not recovered.
     pub recovery_max_publication_limit: u32,
+    /// Bytes of data that a returning client gets in one reply, of all its channels together.
+    pub recovery_max_size: Size,
     /// Bytes that may wait for one connection before it is closed as slow.
     pub queue_max_size: Size,
     /// How long one write may take before its connection is closed.
@@ -66,6 +68,7 @@ impl Default for ClientConfig {
             channel_limit: 128,
             history_max_publication_limit: 300,
             recovery_max_publication_limit: 300,
+            recovery_max_size: Size(8 * MIB),
             queue_max_size: Size(MIB),
             write_timeout: Span::secs(10),
             ping_interval: Span::secs(25),

@@ -230,6 +230,10 @@ pub struct LimitsConfig {
     pub new_channels_per_minute: u32,
     /// Posts to /emulation for streams of other nodes a minute and address; above it 429.
     pub relayed_posts_per_minute: u32,
+    /// What returning clients get, held in memory at once, in bytes of data; more wait.
+    pub replies_in_flight: Size,
+    /// How many clients wait for that; above it error 100.
+    pub replies_waiting: u32,
     /// Channels of one event stream, or of one poll; above it 400.
     pub stream_channels: u32,
     /// Streams open at once on this node, over any transport but WebSocket; above it 503.
@@ -264,6 +268,8 @@ impl Default for LimitsConfig {
             client_bodies_in_flight: Size(32 * MIB),
             new_channels_per_minute: 6000,
             relayed_posts_per_minute: 6000,
+            replies_in_flight: Size(64 * MIB),
+            replies_waiting: 1000,
             stream_channels: 32,
             sse_connections: 10_000,
             connections: 0,

@@ -48,6 +48,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.new_channels_per_minute", limits.new_channels_per_minute),
         ("channel.linger_limit", config.channel.linger_limit),
         ("limits.relayed_posts_per_minute", limits.relayed_posts_per_minute),
+        ("limits.replies_waiting", limits.replies_waiting),
         ("limits.stream_channels", limits.stream_channels),
         ("limits.sse_connections", limits.sse_connections),
         ("limits.lingering_connections", limits.lingering_connections),
@@ -68,6 +69,8 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.webhook_in_flight", limits.webhook_in_flight),
         ("limits.build_events_in_flight", limits.build_events_in_flight),
         ("limits.lingering_size", limits.lingering_size),
+        ("limits.replies_in_flight", limits.replies_in_flight),
+        ("client.recovery_max_size", client.recovery_max_size),
         ("limits.body_min_rate", limits.body_min_rate),
     ];
     let positive_spans = [
@@ -211,6 +214,11 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
     if in_flight.0 < 2 * event.0 {
         let wrong = format!("{in_flight} does not hold two events of channel.max_publication_size, {event}");
         refuse("limits.build_events_in_flight", wrong, "raise it, or lower channel.max_publication_size");
+    }
+    let (reply, in_flight) = (config.client.recovery_max_size, config.limits.replies_in_flight);
+    if in_flight < reply {
+        let wrong = format!("{in_flight} does not hold one reply of client.recovery_max_size, {reply}");
+        refuse("limits.replies_in_flight", wrong, "raise it, or lower client.recovery_max_size");
     }
     let (queue, event) = (config.client.queue_max_size, config.channel.max_publication_size);
     if queue < event {

@@ -48,6 +48,7 @@ use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
 use crate::limits::connections::Connections;
 use crate::limits::rate_limit::RateLimit;
+use crate::limits::replies::Replies;
 use crate::publish::Publisher;
 use crate::sign_in::OpenSessions;
 use crate::store::Store;
@@ -79,6 +80,8 @@ pub struct HttpState {
     pub connections: Connections,
     /// Channels that nobody follows yet, by user.
     pub new_channels: RateLimit,
+    /// Room for what returning clients get.
+    pub replies: Replies,
     pub lingering: Arc<lingering::Lingering>,
 }
 

@@ -13,6 +13,8 @@ pub struct Budgets {
     pub client_bytes: Budget,
     /// Open streams.
     pub streams: Budget,
+    /// What returning clients get, in bytes.
+    pub replies: Budget,
     /// TCP connections.
     pub connections: Budget,
     /// Connections that are read after a refusal.
@@ -30,6 +32,7 @@ impl From<&Config> for Budgets {
             build_bytes: Budget::new(limits.build_events_in_flight.0),
             client_bytes: Budget::new(limits.client_bodies_in_flight.0),
             streams: Budget::new(limits.sse_connections.into()),
+            replies: Budget::new(limits.replies_in_flight.0),
             connections: Budget::new(most_connections(config)),
             lingering: Budget::new(limits.lingering_connections.into()),
             sockets: sockets.map(|limit| Budget::new(limit.into())),
@@ -56,6 +59,7 @@ impl Budgets {
             ("build_bytes", self.build_bytes.clone()),
             ("client_bytes", self.client_bytes.clone()),
             ("streams", self.streams.clone()),
+            ("replies", self.replies.clone()),
             ("connections", self.connections.clone()),
             ("lingering", self.lingering.clone()),
         ];

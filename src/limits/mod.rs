@@ -7,6 +7,7 @@ pub mod gcra;
 mod metrics;
 pub mod persistence;
 pub mod rate_limit;
+pub mod replies;
 pub mod room;
 pub mod shared;
 pub mod user_connections;

@@ -19,6 +19,7 @@ use crate::domain::server_command::ServerCommand;
 use crate::hub::fanout::Resume;
 use crate::hub::metrics::SlowReason;
 use crate::hub::outbox::{ConnectionEvents, EndReason, Outbox};
+use crate::limits::replies::Share;
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::encoding::Framing;
 use crate::recovery;
@@ -81,6 +82,8 @@ pub(super) struct ActorCore {
     pub(super) session: Connection,
     pub(super) outbox: Rc<Outbox>,
     framing: Framing,
+    /// The room of its replies.
+    replies: Rc<Share>,
     /// Whether the session is or was open; it then counts as a successful connection.
     opened: bool,
     registration: Registration,
@@ -117,6 +120,7 @@ impl ActorCore {
             session,
             outbox,
             framing,
+            replies: Rc::default(),
             opened: false,
             registration,
             principal,
@@ -155,10 +159,10 @@ impl ActorCore {
         join: Join,
     ) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
         let (worker, outbox) = (self.worker.clone(), (self.outbox.clone(), self.framing.clone()));
-        let allowed = self.may_open(&join.channel);
+        let (allowed, share) = (self.may_open(&join.channel), self.share());
         async move {
             match allowed {
-                true => effects::join_channel(worker, outbox, join).await,
+                true => effects::join_channel(worker, outbox, share, join).await,
                 false => (join.channel, None),
             }
         }
@@ -170,15 +174,34 @@ impl ActorCore {
         if fanout.is_subscribed(channel) || fanout.hub().is_active(channel) {
             return true;
         }
-        let key = match self.session.user() {
-            "" => format!("c:{}", self.session.id()),
-            user => format!("u:{user}"),
-        };
-        let allowed = self.worker.new_channels.check_here(&key).is_some();
+        let allowed = self.worker.new_channels.check_here(&self.holder()).is_some();
         if !allowed {
             self.worker.metrics.channels_refused.inc();
         }
         allowed
+    }
+
+    /// Who uses limits up: its user, or if it has none, the connection.
+    fn holder(&self) -> String {
+        match self.session.user() {
+            "" => format!("c:{}", self.session.id()),
+            user => format!("u:{user}"),
+        }
+    }
+
+    fn share(&self) -> (Rc<Share>, String) {
+        (self.replies.clone(), self.holder())
+    }
+
+    /// A reply is made: its room is free as soon as most of it has been sent.
+    pub(super) fn give_back_room(&self) {
+        if let Some(room) = self.replies.take() {
+            let outbox = self.outbox.clone();
+            actix_rt::spawn(async move {
+                outbox.wait_for_capacity().await;
+                drop(room);
+            });
+        }
     }
 
     pub(super) fn joined(&mut self, (channel, found): (ChannelName, Option<(Follow, Joined)>)) -> Outcome {
@@ -280,7 +303,7 @@ pub(super) trait ConnectionActor: Actor<Context: AsyncContext<Self>> + Handler<A
                 }));
             }
             Effect::ReadHistory(request) => {
-                let read = effects::read_history(worker.clone(), request);
+                let read = effects::read_history(worker.clone(), core.share(), request);
                 ctx.spawn(read.into_actor(self).map(|stored, actor, ctx| {
                     actor.on_outcome(Outcome::History(stored), ctx);
                 }));
@@ -301,6 +324,7 @@ pub(super) trait ConnectionActor: Actor<Context: AsyncContext<Self>> + Handler<A
             }
             Effect::DisconnectOlder => effects::disconnect_older(worker, &core.session),
             own @ (Effect::Send(_) | Effect::SendReplay(_) | Effect::Handled(_) | Effect::Close(_)) => {
+                core.give_back_room();
                 return Some(own);
             }
         }

@@ -6,14 +6,16 @@ use std::rc::Rc;
 use super::worker::WorkerContext;
 use crate::clients::Target;
 use crate::domain::channel::ChannelName;
-use crate::domain::event::NewEvent;
+use crate::domain::event::{Event, NewEvent};
 use crate::domain::options::ChannelOptions;
+use crate::domain::position::Position;
 use crate::hub::fanout::{PerSubscriber, SubscriberOptions, SubscriptionGuard};
 use crate::hub::outbox::Outbox;
+use crate::limits::replies::{Full, SMALL, Share};
 use crate::protocol::code::DisconnectCode;
 use crate::protocol::encoding::Framing;
 use crate::publish::{Publisher, UnitOfWork};
-use crate::recovery::{RecoveryLimit, RecoveryRequest};
+use crate::recovery::{Recovered, RecoveryLimit, RecoveryRequest};
 use crate::resources;
 use crate::session::Connection;
 use crate::session::effect::{Join, Joined, LookedUp, Published, ReadHistory, Replay, Stored};
@@ -50,6 +52,7 @@ pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName,
 pub(super) async fn join_channel(
     worker: Rc<WorkerContext>,
     (outbox, framing): (Rc<Outbox>, Framing),
+    (share, user): (Rc<Share>, String),
     join: Join,
 ) -> (ChannelName, Option<(Follow, Joined)>) {
     let Join { channel, recover, positioned, presence_info, receives_join_leave, delta, filter } = join;
@@ -79,11 +82,9 @@ pub(super) async fn join_channel(
             // At most one unsent replay is kept in memory.
             outbox.wait_for_capacity().await;
             let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { worker.options.recovery };
-            let request = RecoveryRequest { channel: channel.clone(), retention, since, limit, cache };
-            let store = worker.store.clone();
-            let Some((replay, head)) =
-                worker.recoveries.run(request, move |request| request.read(store.clone())).await.flatten()
-            else {
+            let request =
+                RecoveryRequest { channel: channel.clone(), retention, since, limit, room: SMALL, cache };
+            let Some((replay, head)) = recover_within(&worker, request, (&share, &user)).await else {
                 return (channel, None);
             };
             if replay == Replay::Lost {
@@ -96,7 +97,53 @@ pub(super) async fn join_channel(
     (channel, Some((Follow { subscription, positioned }, Joined { position, replay })))
 }
 
-pub(super) async fn read_history(worker: Rc<WorkerContext>, request: ReadHistory) -> Stored {
+/// Reads what a client missed; first whether it is little, which needs no room.
+async fn recover_within(
+    worker: &WorkerContext,
+    mut request: RecoveryRequest,
+    (share, user): (&Share, &str),
+) -> Option<(Replay, Position)> {
+    let read = async |request| {
+        let store = worker.store.clone();
+        worker.recoveries.run(request, move |request| request.read(store.clone())).await.flatten()
+    };
+    if let Recovered::Whole(replay, head) = read(request.clone()).await? {
+        return Some((replay, head));
+    }
+    let turn = share.turn(&worker.replies, user).await.ok()?;
+    request.room = usize::MAX;
+    request.limit.bytes = request.limit.bytes.min(turn.left());
+    match read(request).await? {
+        Recovered::Whole(replay, head) => {
+            if let Replay::Found(_, events) = &replay {
+                turn.use_up(length(events));
+            }
+            Some((replay, head))
+        }
+        Recovered::NeedsRoom => None,
+    }
+}
+
+pub(super) async fn read_history(
+    worker: Rc<WorkerContext>,
+    (share, user): (Rc<Share>, String),
+    request: ReadHistory,
+) -> Stored {
+    let little = read_some(&worker, request.clone(), SMALL).await;
+    if !matches!(&little, Stored::Events(events, _) if length(events) >= SMALL) {
+        return little;
+    }
+    match share.turn(&worker.replies, &user).await {
+        Ok(turn) => read_some(&worker, request, HISTORY_BYTES.min(turn.left())).await,
+        Err(Full) => Stored::Unavailable,
+    }
+}
+
+fn length(events: &[Event]) -> usize {
+    events.iter().map(|event| event.data.len()).sum()
+}
+
+async fn read_some(worker: &WorkerContext, request: ReadHistory, bytes: usize) -> Stored {
     let ReadHistory { channel, since, limit, reverse } = request;
     let Some(retention) = worker.session_context.namespaces.load().retention_of(&channel) else {
         return Stored::Unavailable;
@@ -104,7 +151,7 @@ pub(super) async fn read_history(worker: Rc<WorkerContext>, request: ReadHistory
     let read = worker.store.read(move |tx| {
         Box::pin(async move {
             let since = since.as_ref().map(|since| (since.epoch.as_str(), since.offset));
-            let wish = history::Wish { since, limit, reverse, bytes: HISTORY_BYTES };
+            let wish = history::Wish { since, limit, reverse, bytes };
             tx.history(&channel, retention, wish).await
         })
     });

@@ -12,16 +12,15 @@ use super::timer_queue::TimerQueue;
 use crate::clients::WorkerClients;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::domain::position::Position;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::SocketOptions;
 use crate::limits::rate_limit::RateLimit;
+use crate::limits::replies::Replies;
 use crate::protocol::code::{Disconnect, DisconnectCode};
 use crate::protocol::websocket as wire;
 use crate::publish::Publisher;
-use crate::recovery::{RecoveryLimit, RecoveryRequest};
+use crate::recovery::{Recovered, RecoveryLimit, RecoveryRequest};
 use crate::session::SessionContext;
-use crate::session::effect::Replay;
 use crate::store::Store;
 use crate::supervision;
 
@@ -76,11 +75,12 @@ pub struct WorkerContext {
     pub metrics: Arc<Metrics>,
     /// Channels that nobody on this node follows yet, by user.
     pub(super) new_channels: RateLimit,
+    pub(super) replies: Replies,
     /// All clients of this thread.
     pub clients: Rc<WorkerClients>,
     pub(super) timers: Rc<TimerQueue>,
     /// The reads for returning clients that are under way.
-    pub(super) recoveries: Rc<SingleFlight<RecoveryRequest, Option<(Replay, Position)>>>,
+    pub(super) recoveries: Rc<SingleFlight<RecoveryRequest, Option<Recovered>>>,
     pub(super) options: WebsocketOptions,
     pub(super) outbox: Rc<SocketOptions>,
     pub(super) stopping: watch::Receiver<Option<Duration>>,
@@ -93,11 +93,12 @@ impl WorkerContext {
         session_context: Arc<SessionContext>,
         fanout: Rc<Fanout>,
         clients: Rc<WorkerClients>,
-        services: (Cluster, Store, Publisher, Arc<Metrics>, RateLimit),
+        services: (Cluster, Store, Publisher, Arc<Metrics>),
+        (new_channels, replies): (RateLimit, Replies),
         options: WebsocketOptions,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Rc<Self> {
-        let (cluster, store, publisher, metrics, new_channels) = services;
+        let (cluster, store, publisher, metrics) = services;
         let outbox = Rc::new(SocketOptions {
             limit: options.queue,
             write_timeout: options.write_timeout,
@@ -115,6 +116,7 @@ impl WorkerContext {
             publisher,
             metrics,
             new_channels,
+            replies,
             clients,
             timers,
             recoveries: Rc::default(),

@@ -23,6 +23,7 @@ mod protocol;
 mod publish;
 mod reload;
 mod reload_under_traffic;
+mod replies;
 mod retention;
 mod schema;
 mod sdk;

@@ -165,6 +165,11 @@ impl Subscriber {
         self.framing.has_session()
     }
 
+    /// Waits for the other replays of the connection, until what it gives is dropped.
+    pub async fn replay_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.outbox.replay_turn().await
+    }
+
     /// Waits until the connection can take more, see [`Outbox::wait_for_capacity`].
     pub async fn wait_for_capacity(&self) {
         self.outbox.wait_for_capacity().await;

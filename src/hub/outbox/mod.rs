@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
@@ -97,6 +98,8 @@ pub struct Outbox {
     state: Cell<State>,
     /// On a socket nearly always nothing.
     backlog: RefCell<Option<Box<Backlog>>>,
+    /// Replays of several channels follow each other.
+    replays: Mutex<()>,
 }
 
 /// What waits, and who waits for it.
@@ -144,7 +147,8 @@ impl Outbox {
     fn with(limit: usize, sink: Sink) -> Self {
         let writable = Cell::new(matches!(sink, Sink::Socket(..)));
         let state = Cell::new(State::Open);
-        Self { writable, sink, limit, listener: OnceCell::new(), state, backlog: RefCell::default() }
+        let (listener, backlog, replays) = (OnceCell::new(), RefCell::default(), Mutex::default());
+        Self { writable, sink, limit, listener, state, backlog, replays }
     }
 
     fn backlog(&self) -> RefMut<'_, Backlog> {
@@ -319,6 +323,11 @@ impl Outbox {
     pub fn stalled_for(&self) -> Option<Duration> {
         let backlog = self.backlog.borrow();
         backlog.as_deref().filter(|backlog| !backlog.queue.is_empty()).map(Backlog::stalled_for)
+    }
+
+    /// Waits for the other replays of the connection, until what it gives is dropped.
+    pub async fn replay_turn(&self) -> MutexGuard<'_, ()> {
+        self.replays.lock().await
     }
 
     /// Waits until at most half of the limit is in use, or the outbox is over: how a replay keeps

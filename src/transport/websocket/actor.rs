@@ -85,7 +85,10 @@ impl ConnectionActor for WebSocketActor {
         let mut effects = VecDeque::from(self.core.advance(act));
         while let Some(effect) = effects.pop_front() {
             match effect {
-                Effect::Send(message) if self.form.is_none() => frames.add(|out| out.push_str(&message)),
+                Effect::Send(message) if self.form.is_none() => {
+                    frames.add(|out| out.push_str(&message));
+                    self.core.give_back_room();
+                }
                 Effect::Handled(bytes) => self.credit.give(bytes),
                 Effect::Join(join) if self.core.joins_at_once(&join) => {
                     // The effects that follow from it are performed in the same turn.

@@ -15,6 +15,7 @@ use super::{HttpState, Node};
 use crate::limits::budget::Budget;
 use crate::publish;
 use crate::telemetry::metrics::Registry;
+use crate::telemetry::process;
 
 /// How long `/readyz` waits for the store.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -138,6 +139,9 @@ pub async fn get_metrics(state: Node) -> ApiResult {
     }
     let queued = endpoint.publish.publish_queue_length.get().try_into().unwrap_or(0);
     show("publish_queue", queued, publish::QUEUE as u64);
+    let bytes = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
+    metrics.resident_memory_bytes.set(bytes(process::resident_memory()));
+    metrics.memory_limit_bytes.set(bytes(process::memory_limit()));
     Ok(HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(endpoint.registry.encode()))

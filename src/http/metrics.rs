@@ -5,7 +5,18 @@ use crate::telemetry::metrics::{Counter, Family, Gauge, label, metrics};
 label! {
     /// A status of a stored webhook, or the code of its refusal.
     WebhookOutcome("outcome"): &'static str =
-        ["processed", "ignored", "failed", "duplicate", "overloaded", "unconfirmed"]
+        [
+        "processed",
+        "ignored",
+        "failed",
+        "duplicate",
+        "overloaded",
+        "unconfirmed",
+        "signature_invalid",
+        "signature_missing",
+        "signature_malformed",
+        "signature_sha1"
+    ]
 }
 
 label! {
@@ -21,7 +32,7 @@ label! {
 label! {
     /// The stable code of an error.
     RefusalCode("code"): &'static str =
-        ["rate_limited", "connection_limit", "overloaded", "store_unavailable"]
+        ["rate_limited", "connection_limit", "overloaded", "store_unavailable", "token_invalid", "token_expired"]
 }
 
 label! {
@@ -71,5 +82,9 @@ metrics! {
         limit_used: Family<Limit, Gauge>,
         /// How much of a limit there is.
         limit_max: Family<Limit, Gauge>,
+        /// Memory of this process that is in RAM.
+        resident_memory_bytes: Gauge,
+        /// The memory that this process may have, by its control group or the machine.
+        memory_limit_bytes: Gauge,
     }
 }

@@ -260,7 +260,7 @@ impl Connection {
                 Ok(())
             }
             (Phase::Open, Method::Pong) => {
-                self.timers.pong = None;
+                (self.timers.pong, self.timers.pong_is_late) = (None, false);
                 Ok(())
             }
         }

@@ -22,7 +22,7 @@ impl Connection {
                 let late = |expires: Option<Time>, delay| now.after(expires?, delay);
                 let connection = late(self.timers.expires, options.expired_close_delay);
                 let subscription = late(self.subscriptions.first_expiry(), options.expired_sub_close_delay);
-                [connection, subscription, self.timers.ping, self.timers.pong].into_iter().flatten().min()
+                [connection, subscription, self.timers.ping, self.pong_check()].into_iter().flatten().min()
             }
         }
     }
@@ -46,6 +46,17 @@ impl Connection {
         }
     }
 
+    /// Whether the client owes a pong for more than half of its time.
+    pub fn is_unhealthy(&self) -> bool {
+        self.timers.pong_is_late
+    }
+
+    /// When the pong has to be looked at next: after half of its time, and at its end.
+    fn pong_check(&self) -> Option<Instant> {
+        let pong = self.timers.pong?;
+        Some(if self.timers.pong_is_late { pong } else { pong - self.context.options.pong_timeout / 2 })
+    }
+
     fn end_expired_subscriptions(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let delay = self.context.options.expired_sub_close_delay;
         if !is_late(self.subscriptions.first_expiry(), delay, now) {
@@ -65,6 +76,7 @@ impl Connection {
         if self.phase == Phase::Closed {
             return;
         }
+        self.timers.pong_is_late |= self.pong_check().is_some_and(|check| check <= now.mono);
         let options = &self.context.options;
         if self.timers.pong.is_some_and(|pong| pong <= now.mono) {
             if self.pending.is_none() {

@@ -43,6 +43,8 @@ pub(super) struct Timers {
     pub(super) ping: Option<Instant>,
     /// The last ping must be answered by then.
     pub(super) pong: Option<Instant>,
+    /// Half of that time is over.
+    pub(super) pong_is_late: bool,
     /// Places the first ping in the second half of the interval, so that clients which connected
     /// together are not pinged together.
     jitter: f64,
@@ -51,7 +53,7 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new(now: Instant, stale: Duration, jitter: f64) -> Self {
         let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
-        Self { stale: now + stale, expires: None, ping: None, pong: None, jitter }
+        Self { stale: now + stale, expires: None, ping: None, pong: None, pong_is_late: false, jitter }
     }
 
     /// The connection is open: pings begin.

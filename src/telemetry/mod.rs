@@ -2,6 +2,7 @@
 //! payload, a token or a query string.
 
 pub mod metrics;
+pub mod process;
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv6Addr};

@@ -17,7 +17,7 @@ use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::domain::server_command::ServerCommand;
 use crate::hub::fanout::Resume;
-use crate::hub::metrics::SlowReason;
+use crate::hub::metrics::{SlowReason, Transport};
 use crate::hub::outbox::{ConnectionEvents, EndReason, Outbox};
 use crate::limits::replies::Share;
 use crate::protocol::code::{Disconnect, DisconnectCode};
@@ -25,6 +25,7 @@ use crate::protocol::encoding::Framing;
 use crate::recovery;
 use crate::session::effect::{Effect, Join, Joined, Outcome};
 use crate::session::{Connection, Now, SessionMode};
+use crate::telemetry::metrics::{Counter, Gauge};
 use crate::transport::metrics::{AttemptOutcome, DisconnectedWith};
 
 /// Codes that end a connection attempt without being the client's fault.
@@ -34,6 +35,9 @@ const FAILURES: [u16; 4] = [
     DisconnectCode::WriteError.code(),
     DisconnectCode::TooManyRequests.code(),
 ];
+
+/// The length of a pong: a message that is no longer says nothing else.
+const PONG: usize = "{}\n".len();
 
 /// What the outbox and the subscribers of a connection report to its actor.
 #[derive(Message)]
@@ -76,6 +80,22 @@ where
     }
 }
 
+/// Counts a connection whose pong is late, until dropped.
+struct Unhealthy(Gauge);
+
+impl Unhealthy {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Unhealthy {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A session with its outbox, its registration and the channels that it follows.
 pub(super) struct ActorCore {
     pub(super) worker: Rc<WorkerContext>,
@@ -93,6 +113,9 @@ pub(super) struct ActorCore {
     uses_subscription_tokens: bool,
     /// By channel, in order.
     follows: Vec<Follow>,
+    received: Counter,
+    /// While a pong is late.
+    unhealthy: Option<Unhealthy>,
     /// Whether the connection has ended: the disconnect was sent or needs not be sent, and no channel
     /// is followed any more.
     pub(super) ended: bool,
@@ -115,7 +138,10 @@ impl ActorCore {
             Some(mode) => session.with_mode(mode),
             None => session,
         };
+        let received = worker.metrics.messages_received.with(Transport(transport));
         Self {
+            received,
+            unhealthy: None,
             worker,
             session,
             outbox,
@@ -138,6 +164,10 @@ impl ActorCore {
             self.opened = true;
             self.worker.metrics.connection_attempts.inc(AttemptOutcome::Open);
         }
+        if self.session.is_unhealthy() != self.unhealthy.is_some() {
+            let unhealthy = self.session.is_unhealthy();
+            self.unhealthy = unhealthy.then(|| Unhealthy::new(&self.worker.metrics.connections_unhealthy));
+        }
         if !Rc::ptr_eq(&self.principal, self.session.principal()) {
             self.principal = self.session.principal().clone();
             self.registration.identify(self.principal.clone());
@@ -147,6 +177,13 @@ impl ActorCore {
             self.registration.uses_subscription_tokens();
         }
         effects
+    }
+
+    /// Counts a message of the client, unless it is a pong.
+    pub(super) fn count_received(&self, message: &str) {
+        if message.len() > PONG {
+            self.received.inc();
+        }
     }
 
     /// Whether a join completes without waiting.
@@ -229,6 +266,7 @@ impl ActorCore {
     /// The connection has ended: it follows no channel any more.
     pub(super) fn close(&mut self, code: u16) {
         self.ended = true;
+        self.unhealthy = None;
         self.follows.clear();
         let metrics = &self.worker.metrics;
         if !std::mem::replace(&mut self.opened, true) {

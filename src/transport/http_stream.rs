@@ -115,6 +115,7 @@ impl Actor for HttpStreamActor {
         };
         ctx.spawn(stop.into_actor(self).map(|(), actor, _| actor.end_with(&DisconnectCode::Shutdown.into())));
         if let Some(first) = self.first.take() {
+            self.core.count_received(&first);
             self.step(ctx, |session, effects| session.on_frame(first, now(), effects));
         }
     }
@@ -211,6 +212,7 @@ impl Handler<SessionInput> for HttpStreamActor {
     fn handle(&mut self, input: SessionInput, ctx: &mut Context<Self>) {
         match input {
             SessionInput::Frame(frame) => {
+                self.core.count_received(&frame);
                 self.step(ctx, |session, effects| session.on_frame(frame, now(), effects))
             }
             SessionInput::Overflow => {

@@ -25,6 +25,10 @@ metrics! {
         channels_refused: Counter,
         /// Open connections by transport.
         connections: Family<Transport, Gauge>,
+        /// Connections whose client owes a pong for more than half of `client.pong_timeout`.
+        connections_unhealthy: Gauge,
+        /// Messages of clients by transport: frames, posts and first requests, but no pongs.
+        messages_received: Family<Transport, Counter>,
         /// Connections by how their opening ended.
         connection_attempts: Family<AttemptOutcome, Counter>,
         /// Connections of the client protocol that ended, by code.

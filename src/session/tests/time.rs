@@ -12,7 +12,7 @@ fn pings_come_at_their_interval_and_each_wants_a_pong() {
     assert_eq!(client.due_in(), Some(25.0));
     assert!(client.wait(24.0).take().is_empty());
     assert_eq!(client.wait(1.0).story(), ["{}"]);
-    assert_eq!(client.due_in(), Some(8.0));
+    assert_eq!(client.due_in(), Some(4.0), "half of the time for its pong");
     assert_eq!(client.frame("{}").story(), ["handled"]);
     assert_eq!(client.due_in(), Some(25.0));
     assert_eq!(client.wait(25.0).story(), ["{}"]);
@@ -157,4 +157,20 @@ fn a_machine_that_slept_does_not_lengthen_a_token() {
     let mut client = with_subscription("shut:a");
     client.now.wall += slept;
     assert!(client.wait(25.0).story().iter().any(|said| said.contains("2501")));
+}
+
+#[test]
+fn who_owes_a_pong_for_half_of_its_time_is_unhealthy_until_it_comes() {
+    let mut client = Client::ana();
+    client.wait(25.0);
+    assert!(!client.connection.is_unhealthy(), "it has just been asked");
+    assert_eq!(client.due_in(), Some(4.0));
+    client.wait(4.0);
+    assert!(client.connection.is_unhealthy());
+    assert_eq!(client.due_in(), Some(4.0), "then it is closed");
+    client.frame("{}");
+    assert!(!client.connection.is_unhealthy());
+    client.wait(21.0).wait(4.0).take();
+    assert!(client.connection.is_unhealthy());
+    assert_eq!(client.wait(4.0).closed(), 3012);
 }

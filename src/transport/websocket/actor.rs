@@ -133,6 +133,7 @@ impl WebSocketActor {
     }
 
     fn on_text(&mut self, text: ByteString, ctx: &mut SocketContext) {
+        self.core.count_received(&text);
         self.step(ctx, |session, effects| session.on_frame(text, now(), effects));
     }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::support::app::{Backend, TestApp, on_both, run_of};
 use crate::support::client::{Answer, DEADLINE, Request};
 use crate::support::database::Database;
+use crate::support::websocket::Client;
 
 async fn a_healthy_node_says_so(backend: Backend) {
     let app = TestApp::start(backend).await;
@@ -203,7 +204,25 @@ async fn ask(socket: &mut TcpStream, request: &str, status: u16) {
     Answer::read(socket).await.expect(status);
 }
 
+async fn metrics_tell_of_clients_that_do_not_answer_and_of_what_the_process_uses(backend: Backend) {
+    let options = "client.ping_interval = \"3s\"\nclient.pong_timeout = \"2900ms\"";
+    let app = TestApp::with(backend, options).await;
+    let mut client = Client::connected(&app, &app.ana()).await;
+    client.subscribe("org:acme").await;
+    client.pongs = false;
+    assert_eq!(app.metric("messages_received", "websocket").await, 2);
+    app.until_metric("connections_unhealthy", "", 1).await;
+    assert_eq!(client.closed_with().await, 3012);
+    app.until_metric("connections_unhealthy", "", 0).await;
+    assert_eq!(app.metric("messages_received", "").await, 2, "what was said, and no more");
+    let used = app.metric("resident_memory_bytes", "").await;
+    assert!(used > 1 << 20 && used < app.metric("memory_limit_bytes", "").await, "{used}");
+    let text = app.get("/metrics", "").await.expect(200).text().to_owned();
+    assert!(text.contains("outcome=\"signature_invalid\"} 0"), "the first one is an increase");
+}
+
 on_both!(
+    metrics_tell_of_clients_that_do_not_answer_and_of_what_the_process_uses,
     a_healthy_node_says_so,
     a_route_that_is_not_there_is_refused_in_json,
     metrics_are_open_metrics,

@@ -106,3 +106,11 @@ fn a_deep_log_takes_webhooks_too() {
     let webhooks = "webhooks --log-depth 20000 --concurrency 4 --seconds 1 --warmup 0 --against gateway";
     assert_eq!(figure(webhooks, "events in the log"), 20_000.0);
 }
+
+#[test]
+fn strangers_hurt_no_delivery() {
+    let hostile = "hostile --connections 200 --window 16 --half-body 128 \
+                   --set CAMPANILE_LIMITS__WEBHOOK_IN_FLIGHT=4MiB --set CAMPANILE_LIMITS__WEBHOOK_BODY=1MiB";
+    let latency = figure(hostile, "delivery among strangers p99, ms");
+    assert!(latency > 0.0);
+}

@@ -207,6 +207,14 @@ impl Session {
         }
     }
 
+    /// A token with any claims, where tokens can be made.
+    pub fn signed(&self, claims: &serde_json::Value) -> Option<String> {
+        match &self.tokens {
+            Tokens::Minted(secret) => Some(token::sign(secret, claims)),
+            Tokens::Same(_) => None,
+        }
+    }
+
     pub fn webhook_secret(&self) -> Result<&str> {
         self.webhook_secret.as_deref().context("--secret is missing: what signs webhooks there")
     }

@@ -1,6 +1,6 @@
 //! `hostile`: bad connections of every kind and over every transport: no protocol, forged tokens, too
 //! long, half a request. Invariant: each is answered as the protocol demands, the server stays ready,
-//! keeps no connection, and grows by no more than the limit.
+//! keeps no connection, and grows by no more than the limit; and deliveries are taken meanwhile (`attack`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{MEBI, count};
+use super::{MEBI, attack, count};
 use crate::compare::Scenario;
 use crate::compare::session::Session;
 use crate::report::table::{Figure, aside, figure};
@@ -43,6 +43,9 @@ pub struct Options {
     /// MiB that the server may grow by after the first tenth, if its process is known.
     #[arg(long, default_value_t = 32)]
     growth: u64,
+    /// KiB that a stranger sends of a webhook before it stops half-way.
+    #[arg(long, default_value_t = 8192, value_parser = count(1..=12_288))]
+    half_body: usize,
 }
 
 /// One kind: what is sent, and what must be answered.
@@ -66,11 +69,12 @@ impl Scenario for Options {
 
     fn measure(&self, session: &Session) -> Result<Vec<Figure>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(measure(session, self.total, self.window, self.growth))
+        runtime.block_on(measure(session, self))
     }
 }
 
-async fn measure(session: &Session, total: usize, window: usize, growth: u64) -> Result<Vec<Figure>> {
+async fn measure(session: &Session, options: &Options) -> Result<Vec<Figure>> {
+    let Options { total, window, growth, half_body } = *options;
     let target = session.target();
     let kinds: Arc<[BadConnection]> = bad_connections(&target).into();
     let first = total / 10;
@@ -88,6 +92,8 @@ async fn measure(session: &Session, total: usize, window: usize, growth: u64) ->
         figures.push(aside("resident after a tenth, MiB", before));
         figures.push(aside("resident at the end, MiB", after));
     }
+    figures.extend(attack::deliver_among_strangers(session, half_body << 10).await?);
+    settle(&target).await?;
     Ok(figures)
 }
 

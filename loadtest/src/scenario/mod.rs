@@ -1,5 +1,6 @@
 //! The scenarios, one file each: its options, its invariant, its figures.
 
+mod attack;
 pub mod channel_scaling;
 pub mod cluster;
 pub mod connect;

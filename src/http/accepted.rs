@@ -88,6 +88,11 @@ impl Accepted {
         UnreadMark(self.shared.clone())
     }
 
+    /// Keeps it from making way for others, for good.
+    pub fn set_busy(&self) {
+        self.shared.slot.borrow().iter().for_each(|slot| slot.set_busy(true));
+    }
+
     /// The socket and its place among the connections, for who carries it on.
     pub fn into_stream(self) -> io::Result<(TcpStream, Slot)> {
         let parts = self.shared.stream.take().zip(self.shared.slot.take());

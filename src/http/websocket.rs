@@ -52,6 +52,7 @@ pub async fn upgrade(
     state: State,
 ) -> Result<(), actix_web::Error> {
     let worker = &state.streams.worker;
+    framed.io_ref().set_busy();
     let admitted = admit(&request, &state);
     // An admitted one is counted when its session is open, or when it ends before that.
     if admitted.is_err() {
@@ -79,7 +80,6 @@ pub async fn upgrade(
     // A copy, because the dispatcher's buffer is large and would live as long as the socket.
     let first = BytesMut::from(&parts.read_buf[..]);
     let (stream, slot) = parts.io.into_stream()?;
-    slot.set_busy(true);
     actix_rt::spawn(worker.clone().serve(stream, first, client, (held, slot)));
     Ok(())
 }

@@ -32,6 +32,7 @@ use crate::limits::room::Room;
 use crate::limits::shared::SharedCounters;
 use crate::session::SessionContext;
 use crate::transport::emulation::Sessions;
+use crate::transport::worker::UserLimits;
 
 /// What the state needs of the server beside the core.
 pub(super) struct ServerParts {
@@ -56,6 +57,9 @@ pub(super) fn new(
         |name, limit: u32| RateLimit::new(name, Rate::per_minute(limit.into()), server.counters.clone());
     let budgets = Budgets::from(config);
     let context = &server.session_context;
+    // What costs this node alone.
+    let own_rate =
+        |name, limit: u32| RateLimit::new(name, Rate::per_minute(limit.into()), SharedCounters::none());
     let signatures = rate("invalid_signatures", limits.invalid_signatures_per_minute);
     let webhooks =
         WebhookEndpoint::new(config, secrets, Room::new(budgets.webhook_bytes.clone()), signatures);
@@ -101,17 +105,15 @@ pub(super) fn new(
             stopping: stopping.subscribe(),
         },
         sign_in: SignInEndpoint::new(config, secrets, address, sign_ins),
-        // They are memory of this node.
-        new_channels: RateLimit::new(
-            "new_channels",
-            Rate::per_minute(limits.new_channels_per_minute.into()),
-            SharedCounters::none(),
-        ),
-        replies: Replies::new(
-            budgets.replies.clone(),
-            config.client.recovery_max_size.bytes(),
-            limits.replies_waiting as usize,
-        ),
+        user_limits: UserLimits {
+            new_channels: own_rate("new_channels", limits.new_channels_per_minute),
+            joins: own_rate("joins", limits.joins_per_minute),
+            replies: Replies::new(
+                budgets.replies.clone(),
+                config.client.recovery_max_size.bytes(),
+                limits.replies_waiting as usize,
+            ),
+        },
         connections: Connections::new(
             budgets.connections.clone(),
             limits.connections_per_address,

@@ -71,14 +71,13 @@ impl WorkerParts {
             node.store.clone(),
             node.publisher.clone(),
             self.metrics.transport.clone(),
+            node.user_limits.clone(),
         );
-        let limits = (node.new_channels.clone(), node.replies.clone());
         let worker = WorkerContext::start(
             self.session_context,
             fanout,
             clients,
             services,
-            limits,
             self.websocket,
             self.stopping.clone(),
         );

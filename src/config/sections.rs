@@ -228,6 +228,8 @@ pub struct LimitsConfig {
     pub client_bodies_in_flight: Size,
     /// Channels that nobody on this node follows yet, a minute and user; above it error 100.
     pub new_channels_per_minute: u32,
+    /// Joins of a user that others are told of in a minute; above it they are not.
+    pub joins_per_minute: u32,
     /// Posts to /emulation for streams of other nodes a minute and address; above it 429.
     pub relayed_posts_per_minute: u32,
     /// What returning clients get, held in memory at once, in bytes of data; more wait.
@@ -267,6 +269,7 @@ impl Default for LimitsConfig {
             build_events_in_flight: Size(32 * MIB),
             client_bodies_in_flight: Size(32 * MIB),
             new_channels_per_minute: 6000,
+            joins_per_minute: 120,
             relayed_posts_per_minute: 6000,
             replies_in_flight: Size(64 * MIB),
             replies_waiting: 1000,

@@ -46,6 +46,7 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
         ("limits.polls_per_minute", limits.polls_per_minute),
         ("limits.build_events_per_minute", limits.build_events_per_minute),
         ("limits.new_channels_per_minute", limits.new_channels_per_minute),
+        ("limits.joins_per_minute", limits.joins_per_minute),
         ("channel.linger_limit", config.channel.linger_limit),
         ("limits.relayed_posts_per_minute", limits.relayed_posts_per_minute),
         ("limits.replies_waiting", limits.replies_waiting),

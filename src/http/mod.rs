@@ -47,13 +47,12 @@ use utoipa::openapi::{Object, Type};
 use crate::cluster::Cluster;
 use crate::dashboard::Summaries;
 use crate::limits::connections::Connections;
-use crate::limits::rate_limit::RateLimit;
-use crate::limits::replies::Replies;
 use crate::publish::Publisher;
 use crate::sign_in::OpenSessions;
 use crate::store::Store;
 use crate::tasks::revocations::Revoker;
 use crate::transport::http_stream::Streams;
+use crate::transport::worker::UserLimits;
 use error::ApiError;
 pub use metrics::Metrics;
 
@@ -78,10 +77,7 @@ pub struct HttpState {
     pub sign_in: session::SignInEndpoint,
     pub health: health::HealthEndpoint,
     pub connections: Connections,
-    /// Channels that nobody follows yet, by user.
-    pub new_channels: RateLimit,
-    /// Room for what returning clients get.
-    pub replies: Replies,
+    pub user_limits: UserLimits,
     pub lingering: Arc<lingering::Lingering>,
 }
 

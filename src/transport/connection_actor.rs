@@ -193,10 +193,13 @@ impl ActorCore {
 
     pub(super) fn join(
         &self,
-        join: Join,
+        mut join: Join,
     ) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
         let (worker, outbox) = (self.worker.clone(), (self.outbox.clone(), self.framing.clone()));
         let (allowed, share) = (self.may_open(&join.channel), self.share());
+        if let Some(seen) = join.presence_info.as_mut().filter(|seen| seen.announced) {
+            seen.announced = self.may_announce();
+        }
         async move {
             match allowed {
                 true => effects::join_channel(worker, outbox, share, join).await,
@@ -211,9 +214,18 @@ impl ActorCore {
         if fanout.is_subscribed(channel) || fanout.hub().is_active(channel) {
             return true;
         }
-        let allowed = self.worker.new_channels.check_here(&self.holder()).is_some();
+        let allowed = self.worker.limits.new_channels.check_here(&self.holder()).is_some();
         if !allowed {
             self.worker.metrics.channels_refused.inc();
+        }
+        allowed
+    }
+
+    /// Whether others are told of one more join, and later that it left.
+    fn may_announce(&self) -> bool {
+        let allowed = self.worker.limits.joins.check_here(&self.holder()).is_some();
+        if !allowed {
+            self.worker.metrics.joins_unannounced.inc();
         }
         allowed
     }

@@ -110,7 +110,7 @@ async fn recover_within(
     if let Recovered::Whole(replay, head) = read(request.clone()).await? {
         return Some((replay, head));
     }
-    let turn = share.turn(&worker.replies, user).await.ok()?;
+    let turn = share.turn(&worker.limits.replies, user).await.ok()?;
     request.room = usize::MAX;
     request.limit.bytes = request.limit.bytes.min(turn.left());
     match read(request).await? {
@@ -133,7 +133,7 @@ pub(super) async fn read_history(
     if !matches!(&little, Stored::Events(events, _) if length(events) >= SMALL) {
         return little;
     }
-    match share.turn(&worker.replies, &user).await {
+    match share.turn(&worker.limits.replies, &user).await {
         Ok(turn) => read_some(&worker, request, HISTORY_BYTES.min(turn.left())).await,
         Err(Full) => Stored::Unavailable,
     }

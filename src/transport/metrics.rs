@@ -23,6 +23,8 @@ metrics! {
     Metrics("") {
         /// Subscriptions refused because their user opened too many new channels.
         channels_refused: Counter,
+        /// Joins that others were not told of, because their user joins too often.
+        joins_unannounced: Counter,
         /// Open connections by transport.
         connections: Family<Transport, Gauge>,
         /// Connections whose client owes a pong for more than half of `client.pong_timeout`.

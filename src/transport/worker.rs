@@ -61,6 +61,17 @@ impl From<&Config> for WebsocketOptions {
     }
 }
 
+/// What a user may use up on this node, over all its connections; without one, a connection.
+#[derive(Clone)]
+pub struct UserLimits {
+    /// Subscribe to channels that nobody here follows yet: they are memory of this node.
+    pub new_channels: RateLimit,
+    /// Join channels so that all others are told: each is a message to everybody there.
+    pub joins: RateLimit,
+    /// Room for what returning clients get.
+    pub replies: Replies,
+}
+
 /// What all connections of one worker thread share.
 pub struct WorkerContext {
     /// The context of all sessions.
@@ -73,9 +84,7 @@ pub struct WorkerContext {
     /// For clients that publish.
     pub publisher: Publisher,
     pub metrics: Arc<Metrics>,
-    /// Channels that nobody on this node follows yet, by user.
-    pub(super) new_channels: RateLimit,
-    pub(super) replies: Replies,
+    pub(super) limits: UserLimits,
     /// All clients of this thread.
     pub clients: Rc<WorkerClients>,
     pub(super) timers: Rc<TimerQueue>,
@@ -93,12 +102,11 @@ impl WorkerContext {
         session_context: Arc<SessionContext>,
         fanout: Rc<Fanout>,
         clients: Rc<WorkerClients>,
-        services: (Cluster, Store, Publisher, Arc<Metrics>),
-        (new_channels, replies): (RateLimit, Replies),
+        services: (Cluster, Store, Publisher, Arc<Metrics>, UserLimits),
         options: WebsocketOptions,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Rc<Self> {
-        let (cluster, store, publisher, metrics) = services;
+        let (cluster, store, publisher, metrics, limits) = services;
         let outbox = Rc::new(SocketOptions {
             limit: options.queue,
             write_timeout: options.write_timeout,
@@ -115,8 +123,7 @@ impl WorkerContext {
             store,
             publisher,
             metrics,
-            new_channels,
-            replies,
+            limits,
             clients,
             timers,
             recoveries: Rc::default(),

@@ -19,6 +19,7 @@ mod http;
 mod jwks;
 mod migrations;
 mod new_channels;
+mod presence_rates;
 mod protocol;
 mod publish;
 mod reload;

@@ -86,6 +86,9 @@ pub struct StoreConfig {
     pub readers: u32,
     /// How long one call may take; after that its connection is closed.
     pub deadline: Span,
+    /// Keep statements prepared in the sessions of Postgres. Unset: yes, unless `direct_url` says that a
+    /// pooler is in between.
+    pub prepared_statements: Option<bool>,
     /// Accept a Postgres with `fsync` or `synchronous_commit` off, which may lose what it has confirmed.
     pub allow_data_loss: bool,
 }
@@ -99,6 +102,7 @@ impl Default for StoreConfig {
             pool_size: 16,
             readers: 4,
             deadline: Span::secs(5),
+            prepared_statements: None,
             allow_data_loss: false,
         }
     }

@@ -11,15 +11,13 @@ use diesel::prelude::*;
 use diesel::query_dsl::methods as sync_dsl;
 use diesel::sql_query;
 use diesel_async::methods as async_dsl;
-use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager as _};
-
 use futures_util::future::BoxFuture;
 
 use super::dialect::run_fixed;
 use super::error::Result;
 use super::known_heads::KnownHeads;
 use super::metrics::{Meter, Metrics};
-use super::postgres::PooledConn;
+use super::postgres::{PgConnection, PooledConn};
 
 /// A connection for one piece of work.
 #[expect(
@@ -45,27 +43,24 @@ pub enum Conn {
     message = "this query cannot run on both backends, or does not load into `{T}`"
 )]
 pub trait Rows<'q, T>:
-    async_dsl::LoadQuery<'q, AsyncPgConnection, T> + sync_dsl::LoadQuery<'q, SqliteConnection, T> + Send + 'q
+    async_dsl::LoadQuery<'q, PgConnection, T> + sync_dsl::LoadQuery<'q, SqliteConnection, T> + Send + 'q
 {
 }
 
 impl<'q, T, Q> Rows<'q, T> for Q where
-    Q: async_dsl::LoadQuery<'q, AsyncPgConnection, T>
-        + sync_dsl::LoadQuery<'q, SqliteConnection, T>
-        + Send
-        + 'q
+    Q: async_dsl::LoadQuery<'q, PgConnection, T> + sync_dsl::LoadQuery<'q, SqliteConnection, T> + Send + 'q
 {
 }
 
 /// A statement that both backends can run.
 #[diagnostic::on_unimplemented(message = "this statement cannot run on both backends")]
 pub trait Statement:
-    async_dsl::ExecuteDsl<AsyncPgConnection> + sync_dsl::ExecuteDsl<SqliteConnection> + Send
+    async_dsl::ExecuteDsl<PgConnection> + sync_dsl::ExecuteDsl<SqliteConnection> + Send
 {
 }
 
 impl<Q> Statement for Q where
-    Q: async_dsl::ExecuteDsl<AsyncPgConnection> + sync_dsl::ExecuteDsl<SqliteConnection> + Send
+    Q: async_dsl::ExecuteDsl<PgConnection> + sync_dsl::ExecuteDsl<SqliteConnection> + Send
 {
 }
 
@@ -134,7 +129,7 @@ impl Conn {
     /// can find the database busy; what opens and ends one there stays prepared, unlike with Diesel.
     pub(super) async fn begin(&mut self) -> Result<()> {
         match self {
-            Self::Pg(conn) => PgTransactions::begin_transaction(&mut **conn).await?,
+            Self::Pg(conn) => conn.begin().await?,
             Self::Sqlite { conn, in_transaction, .. } => {
                 struct Begin;
                 run_fixed::<Begin>(conn, sql_query("BEGIN IMMEDIATE"))?;
@@ -146,7 +141,7 @@ impl Conn {
 
     pub(super) async fn commit(&mut self) -> Result<()> {
         match self {
-            Self::Pg(conn) => PgTransactions::commit_transaction(&mut **conn).await?,
+            Self::Pg(conn) => conn.commit().await?,
             Self::Sqlite { conn, in_transaction, metrics, .. } => {
                 struct Commit;
                 run_fixed::<Commit>(conn, sql_query("COMMIT"))?;
@@ -165,7 +160,7 @@ impl Conn {
     /// Rolls back. Only logs when that fails: the connection is then thrown away.
     pub(super) async fn rollback(&mut self) -> bool {
         let done = match self {
-            Self::Pg(conn) => PgTransactions::rollback_transaction(&mut **conn).await,
+            Self::Pg(conn) => conn.rollback().await,
             Self::Sqlite { conn, in_transaction, .. } => {
                 struct Rollback;
                 let done = run_fixed::<Rollback>(conn, sql_query("ROLLBACK"));
@@ -183,5 +178,3 @@ impl Conn {
 fn at_once<'s, T: Send + 's>(done: QueryResult<T>) -> BoxFuture<'s, Result<T>> {
     Box::pin(std::future::ready(done.map_err(Into::into)))
 }
-
-type PgTransactions = <AsyncPgConnection as AsyncConnection>::TransactionManager;

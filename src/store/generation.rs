@@ -6,12 +6,12 @@
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use diesel_async::AsyncPgConnection;
 use sha2::{Digest as _, Sha256};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
 use super::log::LogTx;
+use super::postgres::PgConnection;
 use super::schema::meta;
 use super::types::{SqlTs, Ts};
 use crate::domain::position::Epoch;
@@ -37,7 +37,7 @@ pub(super) async fn probe(conn: &mut Conn) -> Result<Probe> {
     }
 }
 
-pub(super) async fn probe_postgres(conn: &mut AsyncPgConnection) -> Result<Probe> {
+pub(super) async fn probe_postgres(conn: &mut PgConnection) -> Result<Probe> {
     // The first eight digits of a WAL file's name are the timeline that is written now.
     let query = diesel::select((
         sql::<Text>("(SELECT system_identifier::text FROM pg_control_system())"),
@@ -51,7 +51,7 @@ pub(super) async fn probe_postgres(conn: &mut AsyncPgConnection) -> Result<Probe
 }
 
 /// What [`super::Store::id`] answers on Postgres: from what a failover leaves as it is.
-pub(super) async fn lasting_id(conn: &mut AsyncPgConnection) -> Result<String> {
+pub(super) async fn lasting_id(conn: &mut PgConnection) -> Result<String> {
     let query = diesel::select((
         sql::<Text>("(SELECT system_identifier::text FROM pg_control_system())"),
         sql::<Text>("current_database()::text"),

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
+use super::postgres::connect_as;
 use super::{Backend, Store};
 use crate::supervision::critical;
 
@@ -122,7 +123,7 @@ async fn listen(connector: ListenConnector, sender: mpsc::Sender<ListenEvent>) {
 
 async fn connect(connector: &ListenConnector) -> Result<AsyncPgConnection> {
     let opened = async {
-        let mut conn = super::connect::connect(&connector.url).await?;
+        let mut conn: AsyncPgConnection = connect_as(&connector.url).await?;
         conn.batch_execute(&format!("LISTEN {}", connector.channel())).await?;
         Ok(conn)
     };

@@ -18,6 +18,7 @@ use super::error::StoreError;
 use super::folder_lock::FolderLock;
 use super::generation;
 use super::listen_notify::ListenConnector;
+use super::postgres::{PgConnection, connect, connect_as};
 use super::sqlite::{self, Side};
 use super::{Location, Options, at_once};
 use crate::domain::position::Epoch;
@@ -97,7 +98,7 @@ pub(super) async fn run(options: &Options) -> Result<First, OpenError> {
             blocking(move || run_sqlite(&path)).await
         }
         Location::Postgres { url, direct_url } => {
-            run_postgres(url, direct_url.as_ref().unwrap_or(url), options.allow_data_loss).await
+            run_postgres(url, direct_url.as_ref().unwrap_or(url), options).await
         }
     }
 }
@@ -115,7 +116,7 @@ pub async fn applied(options: &Options) -> Result<Vec<(String, bool)>, OpenError
             .await
         }
         Location::Postgres { url, direct_url } => {
-            let mut conn = connect(direct_url.as_ref().unwrap_or(url)).await?;
+            let mut conn = connect_directly(direct_url.as_ref().unwrap_or(url)).await?;
             lock_schema(&mut conn).await?;
             blocking(move || migrate(&mut AsyncConnectionWrapper::<AsyncPgConnection>::from(conn), POSTGRES))
                 .await
@@ -155,13 +156,15 @@ fn lock_folder(path: &Path) -> Result<FolderLock, OpenError> {
 
 /// Commits go through `url`, so that is where durability is judged; the schema's lock belongs to a
 /// session, so it is taken on `direct_url`, past any pooler.
-async fn run_postgres(url: &str, direct_url: &str, allow_data_loss: bool) -> Result<First, OpenError> {
-    check_server(&mut connect(url).await?, allow_data_loss).await?;
-    let mut conn = connect(direct_url).await?;
+async fn run_postgres(url: &str, direct_url: &str, options: &Options) -> Result<First, OpenError> {
+    let statements = options.statements();
+    let connected = async || connect(url, statements).await.map_err(OpenError::store);
+    check_server(&mut connected().await?, options.allow_data_loss).await?;
+    let mut conn = connect_directly(direct_url).await?;
     lock_schema(&mut conn).await?;
     blocking(move || migrate(&mut AsyncConnectionWrapper::<AsyncPgConnection>::from(conn), POSTGRES)).await?;
     // A connection of its own: the one above held the lock until it was closed.
-    let mut conn = connect(url).await?;
+    let mut conn = connected().await?;
     let needed: String = diesel::select(sql::<Text>("(SELECT value FROM meta WHERE key = 'oldest_binary')"))
         .get_result(&mut conn)
         .await
@@ -177,7 +180,7 @@ async fn run_postgres(url: &str, direct_url: &str, allow_data_loss: bool) -> Res
 }
 
 /// Whether the server is new enough and keeps what it commits.
-async fn check_server(conn: &mut AsyncPgConnection, allow_data_loss: bool) -> Result<(), OpenError> {
+async fn check_server(conn: &mut PgConnection, allow_data_loss: bool) -> Result<(), OpenError> {
     let query = diesel::select((
         sql::<Integer>("current_setting('server_version_num')::int"),
         sql::<Text>("current_setting('fsync')"),
@@ -197,8 +200,8 @@ async fn check_server(conn: &mut AsyncPgConnection, allow_data_loss: bool) -> Re
     Ok(())
 }
 
-async fn connect(url: &str) -> Result<AsyncPgConnection, OpenError> {
-    super::connect::connect(url).await.map_err(|error| OpenError::Unreachable(error.to_string()))
+async fn connect_directly(url: &str) -> Result<AsyncPgConnection, OpenError> {
+    connect_as(url).await.map_err(|error| OpenError::Unreachable(error.to_string()))
 }
 
 /// Nodes that start together migrate one after the other.

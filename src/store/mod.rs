@@ -8,7 +8,6 @@
 pub mod backup;
 pub mod builds;
 mod conn;
-mod connect;
 pub mod deliveries;
 mod dialect;
 mod error;
@@ -27,6 +26,7 @@ pub mod overview;
 mod postgres;
 pub mod rate_limits;
 mod read;
+mod readiness;
 pub mod repos;
 mod retry;
 pub mod revocations;
@@ -44,7 +44,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use diesel_async::AsyncConnection as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -70,7 +69,8 @@ use crate::supervision;
 use generation::Probe;
 use listen_notify::ListenConnector;
 use log::LogTx;
-use metrics::Meter;
+use postgres::Statements;
+use readiness::Readiness;
 use sqlite::{Side, Threads};
 
 /// Where the data is.
@@ -100,6 +100,8 @@ pub struct Options {
     pub pool_size: u32,
     /// The longest that a call may take.
     pub deadline: Duration,
+    /// Keep statements of Postgres prepared; unset, unless there is a `direct_url`.
+    pub prepared_statements: Option<bool>,
     /// Accept a Postgres that forgets commits when it crashes.
     pub allow_data_loss: bool,
     /// Counts what is sent to the database.
@@ -121,9 +123,19 @@ impl From<&Config> for Options {
             readers: store.readers,
             pool_size: store.pool_size,
             deadline: store.deadline.0,
+            prepared_statements: store.prepared_statements,
             allow_data_loss: store.allow_data_loss,
             metrics: Arc::default(),
         }
+    }
+}
+
+impl Options {
+    /// How statements are sent to Postgres.
+    fn statements(&self) -> Statements {
+        let pooled = matches!(self.location, Location::Postgres { direct_url: Some(_), .. });
+        let prepared = self.prepared_statements.unwrap_or(!pooled);
+        Statements { pooled, prepared, deadline: self.deadline }
     }
 }
 
@@ -147,7 +159,7 @@ struct State {
     generation: watch::Sender<Epoch>,
     /// The database's clock minus ours, in microseconds.
     clock_offset: AtomicI64,
-    healthy: watch::Sender<bool>,
+    readiness: Readiness,
     /// Only if no other process writes.
     heads: Option<Heads>,
     /// Only if there may be other nodes.
@@ -188,7 +200,7 @@ impl Store {
         let state = Arc::new(State {
             generation: watch::Sender::new(first.generation.clone()),
             clock_offset: AtomicI64::new(0),
-            healthy: watch::Sender::new(true),
+            readiness: Readiness::default(),
             heads: matches!(options.location, Location::Sqlite { .. }).then(Heads::default),
             listen_connector: first.listen_connector,
         });
@@ -202,7 +214,7 @@ impl Store {
                 let (learner, metrics) = (state.clone(), options.metrics.clone());
                 let on_connect: postgres::OnConnect = Arc::new(move |conn| {
                     let state = learner.clone();
-                    conn.set_instrumentation(Meter(metrics.clone()));
+                    conn.count(metrics.clone());
                     Box::pin(async move {
                         let sent = Ts::from(chrono::Utc::now());
                         state.learn(&generation::probe_postgres(conn).await?, sent);
@@ -211,12 +223,12 @@ impl Store {
                 });
                 let runtime = tokio::runtime::Handle::current();
                 let pool =
-                    postgres::Pool::open(url, options.pool_size, options.deadline, on_connect, runtime);
+                    postgres::Pool::open(url, options.pool_size, options.statements(), on_connect, runtime);
                 Backend::Pg(pool.await.map_err(OpenError::store)?)
             }
         };
         let store = Self { backend, deadline: options.deadline, state };
-        store.probe().await.map_err(OpenError::store)?;
+        store.look().await.map_err(OpenError::store)?;
         Ok(store)
     }
 
@@ -292,7 +304,11 @@ impl Store {
             Err(_) => heads.forget(),
         };
         let state = self.state.clone();
-        self.transact(move |conn| work(LogTx(state.read_tx(conn))), on_done).await
+        let done = self.transact(move |conn| work(LogTx(state.read_tx(conn))), on_done).await;
+        if done.is_ok() {
+            self.state.readiness.wrote();
+        }
+        done
     }
 
     /// `on_done` is called when the transaction has ended, before its caller learns of it, and also if
@@ -305,9 +321,11 @@ impl Store {
     {
         match &self.backend {
             Backend::Sqlite(threads) => {
-                let state = self.state.clone();
+                let (state, file) = (self.state.clone(), threads.file());
                 let job = move |conn: &mut Conn| {
                     let done = at_once(transaction(conn, work).boxed());
+                    // What was committed into a file without a name is lost with this process.
+                    let done = done.and_then(|done| file.check().map(|()| done));
                     if let Some(heads) = &state.heads {
                         on_done(heads, &done);
                     }
@@ -335,9 +353,9 @@ impl Store {
         self.state.generation.subscribe()
     }
 
-    /// Whether the last call reached the store, with change notification.
+    /// Whether the store can keep something, as far as is known, with change notification.
     pub fn health(&self) -> watch::Receiver<bool> {
-        self.state.healthy.subscribe()
+        self.state.readiness.health()
     }
 
     /// The time by the database's clock, so that all nodes agree on ages.
@@ -348,14 +366,6 @@ impl Store {
     /// [`Store::now`] as the store keeps it.
     pub fn timestamp(&self) -> Ts {
         self.state.now()
-    }
-
-    /// Reads the generation and the clock of the store, which also shows whether it answers at all.
-    pub async fn probe(&self) -> Result<()> {
-        let sent = Ts::from(chrono::Utc::now());
-        let probe = self.read(|conn| generation::probe(conn).boxed()).await?;
-        self.state.learn(&probe, sent);
-        Ok(())
     }
 
     /// The cached heads of channels, if this process alone moves them.
@@ -383,7 +393,7 @@ impl Store {
     /// Waits for work of others on the store, not longer than a call may take.
     pub async fn wait_for<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         tokio::time::timeout(self.deadline, work).await.map_err(|_| {
-            self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, false));
+            self.state.readiness.failed();
             StoreError::Unavailable("no answer within the deadline".into())
         })
     }
@@ -398,8 +408,9 @@ impl Store {
 
     async fn within<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let done = self.wait_for(work).await.flatten();
-        let reached = !matches!(done, Err(StoreError::Unavailable(_)));
-        self.state.healthy.send_if_modified(|healthy| std::mem::replace(healthy, reached) != reached);
+        if matches!(done, Err(StoreError::Unavailable(_))) {
+            self.state.readiness.failed();
+        }
         done
     }
 }
@@ -436,6 +447,10 @@ where
         Err(error) => Err(error),
     };
     conn.forget_heads();
+    // A session that failed so is closed, which rolls back; it may be of no use any more.
+    if conn.is_postgres() && matches!(done, Err(StoreError::Unavailable(_))) {
+        return done;
+    }
     if conn.rollback().await {
         finish(conn);
         return done;

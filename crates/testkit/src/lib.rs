@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod payload;
+pub mod pgbouncer;
 pub mod port;
 pub mod postgres;
 pub mod process;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use testkit::gateway::{Gateway, Launch, new_secret};
 use testkit::metrics::Metrics;
+use testkit::pgbouncer::{self, PgBouncer};
 use testkit::postgres::{self, Postgres};
 use testkit::proxy::{NewFilter, Options, Proxy};
 use testkit::random::Random;
@@ -36,6 +37,8 @@ const SMALL_DISK: u32 = 48;
 const LARGE_DISK: u32 = 256;
 /// What a channel retains, where subscribers are to come too late.
 const SHORT_HISTORY: u32 = 60;
+/// Sessions that a pooler has for all that a node does at once.
+const POOLED_SESSIONS: usize = 4;
 /// How many publications can be recovered there.
 const SHORT_RECOVERY: u32 = 15;
 
@@ -52,6 +55,7 @@ pub struct Environment {
     /// Where the log is.
     pub source: Source,
     pub postgres: Option<Postgres>,
+    pooler: Option<PgBouncer>,
     pub redis: Option<Redis>,
     /// The links of each node of a cluster to what it depends on.
     pub links: Vec<Links>,
@@ -93,6 +97,9 @@ impl Environment {
         if case.database.has_redis() && redis::program().is_none() {
             return Ok(Err("there is no redis-server".into()));
         }
+        if case.database == Database::Pgbouncer && !pgbouncer::is_installed() {
+            return Ok(Err("there is no pgbouncer".into()));
+        }
         let secrets = Secrets { webhook: new_secret(), jwt: new_secret(), api_key: new_secret() };
         let losses = Arc::new(Losses::default());
         losses.want(if defect == Some(Defect::NoBus) { u64::MAX } else { 0 });
@@ -101,6 +108,7 @@ impl Environment {
             config: config(case, defect),
             source: Source::Sqlite(PathBuf::new()),
             postgres: None,
+            pooler: None,
             redis: None,
             links: Vec::new(),
             proxy: None,
@@ -121,6 +129,9 @@ impl Environment {
         if case.database.has_postgres() {
             let server = Postgres::start_in(self.disk.as_ref().map(Disk::path), &[], None).await?;
             self.source = Source::Postgres(server.create_database(DATABASE).await?);
+            if case.database == Database::Pgbouncer {
+                self.pooler = Some(PgBouncer::start(server.address(), POOLED_SESSIONS).await?);
+            }
             self.postgres = Some(server);
         }
         if case.database.has_redis() {
@@ -134,7 +145,15 @@ impl Environment {
         if !case.database.is_cluster() {
             let mut launch = self.launch(config);
             match &self.source {
-                Source::Postgres(url) => launch.environment.push(("DATABASE_URL", url.clone())),
+                Source::Postgres(url) => {
+                    if let Some(pooler) = &self.pooler {
+                        let pooled = Postgres::url_through(pooler.address(), DATABASE);
+                        launch.environment.push(("DATABASE_URL", pooled));
+                        launch.environment.push(("DATABASE_URL_DIRECT", url.clone()));
+                    } else {
+                        launch.environment.push(("DATABASE_URL", url.clone()));
+                    }
+                }
                 Source::Sqlite(_) => launch.data = self.disk.as_ref().map(|disk| disk.path().join("data")),
             }
             let node = launch.start().await?;

@@ -83,6 +83,8 @@ pub enum Database {
     Sqlite,
     /// One node, and a server started for the run.
     Postgres,
+    /// The same with a PgBouncer in transaction mode in between.
+    Pgbouncer,
     /// Several nodes, such a server, and a Redis started for the run.
     Cluster,
     /// The same without Redis.
@@ -216,7 +218,8 @@ mod tests {
     fn an_empty_choice_is_everything_that_can_happen() {
         let all = cases(&[], &[], &[]);
         let on = |database| all.iter().filter(|case| case.database == database).count();
-        assert_eq!([Database::Sqlite, Database::Postgres].map(on), [3 * 9, 3 * 11]);
+        let single = [Database::Sqlite, Database::Postgres, Database::Pgbouncer];
+        assert_eq!(single.map(on), [3 * 9, 3 * 11, 3 * 11]);
         assert_eq!([Database::ClusterNotify, Database::Cluster].map(on), [3 * 16 + 2, 3 * 21 + 4]);
         let of = |fault| all.iter().filter(|case| case.fault == fault).count();
         assert!(of(Fault::Kill) > of(Fault::PostgresRestart));

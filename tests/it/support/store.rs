@@ -89,6 +89,7 @@ pub fn options(location: Location) -> Options {
         readers: 2,
         pool_size: 8,
         deadline: Duration::from_secs(5),
+        prepared_statements: None,
         allow_data_loss: false,
         metrics: Arc::default(),
     }

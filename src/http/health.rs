@@ -1,5 +1,5 @@
 //! `/healthz`, `/health`, `/readyz` and `/metrics`. Ready means that this node can keep its promise; a
-//! node that is stopping or cannot reach its store is not ready.
+//! node that is stopping or whose store can keep nothing is not ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,27 +95,25 @@ pub async fn get_health() -> HttpResponse {
 #[utoipa::path(
     responses(
         (status = 200, description = "The node is ready.", body = Readiness),
-        (status = 503, description = "The node is stopping, or its store does not answer.", body = Readiness),
+        (status = 503, description = "The node is stopping, or its store can keep nothing.", body = Readiness),
     ),
     security(),
 )]
 #[route("/readyz", method = "GET", method = "HEAD", method = "OPTIONS")]
 pub async fn get_readiness(state: Node) -> HttpResponse {
     let HttpState { health: endpoint, store, .. } = &*state;
-    let probed = tokio::time::timeout(PROBE_TIMEOUT, store.probe()).await;
+    let ready = tokio::time::timeout(PROBE_TIMEOUT, store.ready()).await.unwrap_or(false);
     // After the probe, so that a node that began to stop meanwhile does not call itself ready.
     if endpoint.stopping.borrow().is_some() {
         return HttpResponse::ServiceUnavailable().json(Readiness::Stopping);
     }
-    match probed {
-        Ok(Ok(())) => {
-            // Without the bus, events of other nodes arrive late, but they do arrive.
-            let degraded: &[Dependency] = if *endpoint.bus.borrow() { &[] } else { &[Dependency::Bus] };
-            HttpResponse::Ok().json(Readiness::Ready { store: store.backend_name(), degraded })
-        }
-        Ok(Err(_)) | Err(_) => HttpResponse::ServiceUnavailable()
-            .json(Readiness::Unavailable { unavailable: [Dependency::Store] }),
+    if !ready {
+        return HttpResponse::ServiceUnavailable()
+            .json(Readiness::Unavailable { unavailable: [Dependency::Store] });
     }
+    // Without the bus, events of other nodes arrive late, but they do arrive.
+    let degraded: &[Dependency] = if *endpoint.bus.borrow() { &[] } else { &[Dependency::Bus] };
+    HttpResponse::Ok().json(Readiness::Ready { store: store.backend_name(), degraded })
 }
 
 /// Metrics for Prometheus.

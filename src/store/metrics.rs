@@ -9,7 +9,7 @@ use crate::telemetry::metrics::{Counter, Gauge, metrics};
 
 metrics! {
     Metrics("store_") {
-        /// Whether the store answers: 1 or 0.
+        /// Whether the store could keep something when it was last tried: 1 or 0.
         up: Gauge,
         /// Statements sent to the database, those that begin and end transactions included.
         statements: Counter,

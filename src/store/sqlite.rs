@@ -5,8 +5,10 @@
 //! The thread that writes has a runtime, for tasks that do little else than write: between two
 //! transactions no other thread has to be woken.
 
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use diesel::connection::SimpleConnection;
@@ -32,6 +34,7 @@ pub(super) struct Threads(Arc<Running>);
 struct Running {
     /// `None` once the threads are to end.
     queues: Option<Queues>,
+    file: Arc<DatabaseFile>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -55,15 +58,44 @@ impl Drop for Running {
 }
 
 /// The file, for as long as it is open.
-struct DatabaseFile {
+pub(super) struct DatabaseFile {
     path: PathBuf,
     metrics: Arc<Metrics>,
+    /// The database and its log (WAL), once they are open.
+    opened: OnceLock<[FileId; 2]>,
     _lock: FolderLock,
 }
+
+/// The device and the number of a file, whatever it is called.
+type FileId = (u64, u64);
 
 impl DatabaseFile {
     fn open(&self, side: Side) -> Result<Conn, diesel::ConnectionError> {
         Ok(Conn::sqlite(open(&self.path, side)?, self.metrics.clone()))
+    }
+
+    /// Whether what is open is still what stands under the name. SQLite itself goes on with a file that was
+    /// deleted or replaced.
+    pub(super) fn check(&self) -> Result<()> {
+        let now = self.files().map_err(|error| StoreError::Unavailable(self.moved(&error)))?;
+        if *self.opened.get_or_init(|| now) == now {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable(self.moved(&"another file is in its place")))
+    }
+
+    fn files(&self) -> io::Result<[FileId; 2]> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        let id = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        Ok([id(&self.path)?, id(Path::new(&log))?])
+    }
+
+    fn moved(&self, reason: &dyn std::fmt::Display) -> String {
+        let path = self.path.display();
+        format!(
+            "{path} or its -wal was moved or deleted ({reason}): put it back, or restart on what is there"
+        )
     }
 }
 
@@ -83,7 +115,8 @@ impl Threads {
         lock: FolderLock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, diesel::ConnectionError> {
-        let file = Arc::new(DatabaseFile { path: path.to_path_buf(), metrics, _lock: lock });
+        let opened = OnceLock::new();
+        let file = Arc::new(DatabaseFile { path: path.to_path_buf(), metrics, opened, _lock: lock });
         let mut threads = Vec::new();
         let runtime = runtime::Builder::new_current_thread()
             .enable_time()
@@ -94,7 +127,14 @@ impl Threads {
         let connections =
             (0..readers.max(1)).map(|_| file.open(Side::Read)).collect::<Result<Vec<_>, _>>()?;
         let readers = spawn_readers(connections, &file, &mut threads);
-        Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers, writing }), threads })))
+        // All that is open is known from here on.
+        let checked = file.check().map_err(|error| diesel::ConnectionError::BadConnection(error.to_string()));
+        checked?;
+        Ok(Self(Arc::new(Running { queues: Some(Queues { writer, readers, writing }), file, threads })))
+    }
+
+    pub(super) fn file(&self) -> Arc<DatabaseFile> {
+        self.0.file.clone()
     }
 
     /// The runtime of the thread that writes. A task on it must not block the thread, and runs
@@ -212,9 +252,12 @@ impl ConnectionThread {
     }
 
     fn replace(&mut self) {
-        let fresh = self.file.open(self.side).inspect_err(|error| {
-            tracing::error!(%error, "cannot reopen the database");
+        // SQLite would make a new file.
+        let there = self.file.check();
+        let opened = there.and_then(|()| {
+            self.file.open(self.side).map_err(|error| StoreError::Unavailable(error.to_string()))
         });
+        let fresh = opened.inspect_err(|error| tracing::error!(%error, "cannot reopen the database"));
         self.broken = fresh.map(|fresh| self.conn = fresh).is_err();
     }
 }

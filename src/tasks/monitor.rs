@@ -1,5 +1,5 @@
-//! Monitors the store and the followed channels: probes the store, more often while it does not
-//! answer, and compares positions with the log at every interval, and at once when the store is back
+//! Monitors the store and the followed channels: probes the store, more often while it can
+//! keep nothing, and compares positions with the log at every interval, and at once when the store is back
 //! or has a new generation.
 
 use std::sync::Arc;
@@ -21,16 +21,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Keeps `campanile_store_up` and the store's generation and clock up to date.
 pub async fn watch_store(store: Store, metrics: Arc<store::Metrics>) {
     let mut health = store.health();
+    let mut was_healthy = true;
     loop {
         let healthy = *health.borrow_and_update();
         metrics.up.set(i64::from(healthy));
-        let pause = if healthy { HEALTHY_INTERVAL } else { UNHEALTHY_INTERVAL };
-        // A failed call elsewhere ends the pause.
+        // Whether a failure was more than that of one call is found out at once.
+        let pause = match (healthy, was_healthy) {
+            (true, _) => HEALTHY_INTERVAL,
+            (false, true) => Duration::ZERO,
+            (false, false) => UNHEALTHY_INTERVAL,
+        };
+        was_healthy = healthy;
         let changed = tokio::time::timeout(pause, health.changed()).await;
         if changed.is_err()
             && let Err(error) = store.probe().await
         {
-            tracing::warn!(%error, "the store does not answer");
+            tracing::warn!(%error, "the store can keep nothing");
         }
     }
 }

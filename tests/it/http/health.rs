@@ -108,6 +108,7 @@ async fn postgres_goes_and_comes_back(mode: Link) {
     let before = app.sql().counts().await;
 
     proxy.set(mode);
+    until_ready_is(&app, 503).await;
     let refused = app.get("/readyz", "").await.expect(503).json();
     assert_eq!(refused["unavailable"], json!(["store"]));
     assert_eq!(app.get("/healthz", "").await.expect(200).json()["status"], "alive");

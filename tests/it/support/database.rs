@@ -28,6 +28,8 @@ const TABLES: [&str; 8] = [
 pub struct Database {
     folder: tempfile::TempDir,
     schema: Option<Schema>,
+    /// All of a database that the test has made.
+    whole: Option<String>,
 }
 
 struct Schema {
@@ -43,7 +45,13 @@ impl Database {
             Backend::Sqlite => None,
             Backend::Postgres => Some(Schema::new().await),
         };
-        Self { folder, schema }
+        Self { folder, schema, whole: None }
+    }
+
+    /// The whole database at this address, which the test has made on a server of its own.
+    pub fn at(url: String) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { folder, schema: None, whole: Some(url) }
     }
 
     /// Where the Postgres of the tests listens.
@@ -65,7 +73,7 @@ impl Database {
 
     /// The address of the node's data in Postgres.
     pub fn url(&self) -> Option<String> {
-        self.schema.as_ref().map(|schema| schema.url(schema.through))
+        self.whole.clone().or_else(|| self.schema.as_ref().map(|schema| schema.url(schema.through)))
     }
 
     /// Where a store finds it.
@@ -77,9 +85,10 @@ impl Database {
     }
 
     pub fn sql(&self) -> Sql {
-        Sql(match &self.schema {
-            None => Source::Sqlite(self.folder().join("campanile.db")),
-            Some(schema) => Source::Postgres(schema.url(None)),
+        Sql(match (&self.schema, &self.whole) {
+            (Some(schema), _) => Source::Postgres(schema.url(None)),
+            (None, Some(url)) => Source::Postgres(url.clone()),
+            (None, None) => Source::Sqlite(self.folder().join("campanile.db")),
         })
     }
 }

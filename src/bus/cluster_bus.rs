@@ -4,11 +4,12 @@
 //! delivery fast, and nothing depends on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant as TokioInstant;
 use uuid::Uuid;
 
 use super::announcement::{Announcement, BusHandlers, Content, HubEvent};
@@ -17,6 +18,7 @@ use super::message::{BusMessage, DecodeError};
 use super::metrics::{Carrier, Metrics, RefusedFor};
 use super::notify::{self, NotifyQueue, Reassembler, split};
 use super::packet::{BusKeys, Envelope, Packets};
+use super::peers::Peers;
 use super::redis::{self, Events as _, QueuedMessage, Redis, RedisOptions, Topic};
 use crate::domain::channel::ChannelName;
 use crate::store::Store;
@@ -24,6 +26,9 @@ use crate::store::listen_notify::ListenEvent;
 
 /// How long a channel waits for Redis to confirm its subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The number of messages that only say that a node is there.
+const UNCOUNTED: u64 = 0;
 
 /// Between two lines in the log about messages that are refused.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -41,6 +46,7 @@ struct Inner {
     mirroring: AtomicBool,
     received: Dedup,
     packets: Packets,
+    peers: Mutex<Peers>,
     /// When a message that is not trusted was last logged.
     last_refusal: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
@@ -103,6 +109,7 @@ impl ClusterBus {
             mirroring: AtomicBool::new(false),
             received: Dedup::default(),
             packets,
+            peers: Mutex::default(),
             last_refusal: Mutex::default(),
             metrics,
         }));
@@ -221,18 +228,20 @@ impl ClusterBus {
             for message in &messages {
                 notifications.extend(split(self.0.node, message.number, &message.text));
             }
-            let mut failed = false;
+            let pings = messages.iter().filter(|message| message.number == UNCOUNTED).count();
+            let (mut failed, mut sent) = (false, 0);
             for some in notifications.chunks(notify::BATCH) {
                 if let Err(error) = store.notify(some.to_vec()).await {
                     tracing::debug!(%error, "other nodes could not be notified");
                     failed = true;
                     break;
                 }
-                self.0.metrics.messages_sent.with(Carrier::Postgres).inc_by(some.len() as u64);
+                sent += some.len();
             }
+            self.0.metrics.messages_sent.with(Carrier::Postgres).inc_by(sent.saturating_sub(pings) as u64);
             if failed {
                 // Checks are queued again; messages that are not in the log are dropped.
-                self.0.metrics.messages_dropped.inc_by(messages.len() as u64);
+                self.0.metrics.messages_dropped.inc_by((messages.len() - pings) as u64);
                 for check in checks {
                     match check {
                         BusMessage::Check(channels) => self.0.notify_queue.check(channels),
@@ -242,6 +251,12 @@ impl ClusterBus {
                 tokio::time::sleep(notify::RETRY_DELAY).await;
             }
         }
+    }
+}
+
+impl ClusterBus {
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -260,6 +275,11 @@ impl BusReceiver {
                 ListenEvent::Notification(notification) => {
                     let Some(text) = reassembler.push(&notification) else { continue };
                     match self.decode(&text, Carrier::Postgres) {
+                        Ok(Envelope { from, message: BusMessage::Ping, .. }) => {
+                            if from != self.bus.0.node {
+                                self.bus.peers().by_notify(from, TokioInstant::now());
+                            }
+                        }
                         Ok(envelope) => self.receive(envelope),
                         Err(DecodeError::Version) => self.deliver(HubEvent::CheckAll),
                         Err(_) => {}
@@ -279,6 +299,7 @@ impl BusReceiver {
         let decoded = self.bus.0.packets.decode(packet);
         match &decoded {
             Ok(envelope) if envelope.from == self.bus.0.node => {}
+            Ok(Envelope { message: BusMessage::Ping, .. }) => {}
             Ok(_) => metrics.messages_received.inc(carrier),
             Err(DecodeError::Version | DecodeError::Malformed) => {
                 metrics.messages_unreadable.inc();
@@ -339,7 +360,25 @@ impl redis::Events for BusReceiver {
         self.bus.is_live()
     }
 
+    fn on_broadcast(&self) {
+        let ping = self.bus.0.packets.encode(UNCOUNTED, &BusMessage::Ping);
+        // One of many: the next does as well.
+        self.bus.0.notify_queue.send(UNCOUNTED, ping.into());
+    }
+
+    fn on_connected(&self) {
+        self.bus.peers().start_anew();
+    }
+
     fn set_live(&self, live: bool) {
+        let live = live
+            && {
+                let unheard = self.bus.peers().unheard(TokioInstant::now());
+                if let Some(node) = unheard.filter(|_| self.is_live()) {
+                    tracing::warn!(%node, "a node is not heard over Redis although it sends there: is it on another one?");
+                }
+                unheard.is_none()
+            };
         let turned = self.bus.0.live.send_if_modified(|before| std::mem::replace(before, live) != live);
         if turned {
             self.bus.0.metrics.up.set(i64::from(live));
@@ -358,7 +397,12 @@ impl redis::Events for BusReceiver {
             Ok(Envelope { from, number, message: BusMessage::Ping }) if from == self.bus.0.node => {
                 return Some(number);
             }
-            Ok(envelope) => self.receive(envelope),
+            Ok(envelope) => {
+                if envelope.from != self.bus.0.node {
+                    self.bus.peers().over_redis(envelope.from, TokioInstant::now());
+                }
+                self.receive(envelope);
+            }
             Err(error) => {
                 tracing::debug!(?error, "a message from Redis is not taken");
                 if let (DecodeError::Version, Some(channel)) = (error, channel) {

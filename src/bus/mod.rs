@@ -13,6 +13,7 @@ mod message;
 mod metrics;
 mod notify;
 mod packet;
+mod peers;
 mod redis;
 mod subscriptions;
 

@@ -33,6 +33,10 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_millis(200);
 /// Between two pings, and between two checks for a late one.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(100);
+/// One of so many pings goes to the other nodes.
+const PINGS_PER_BROADCAST: u64 = 4;
+/// How long the key is there that shows that Redis can be written.
+const WRITTEN_FOR: Duration = Duration::from_secs(10);
 /// A ping that takes longer than this leaves in doubt whether messages arrive.
 const LATE_PONG: Duration = Duration::from_millis(400);
 /// A ping that takes longer than this is lost.
@@ -59,6 +63,10 @@ pub(super) trait Events: Clone + Send + Sync + 'static {
     /// Whether Redis delivers, as far as is known.
     fn is_live(&self) -> bool;
     fn set_live(&self, live: bool);
+    /// This node says over Redis that it is there; it is to say so by NOTIFY as well.
+    fn on_broadcast(&self);
+    /// What comes from here on comes over a new connection.
+    fn on_connected(&self);
     /// A message came on the topic of `channel`, or on another one. Returns the number of a ping of
     /// this node.
     fn on_message(&self, channel: Option<ChannelName>, text: &str) -> Option<u64>;
@@ -152,6 +160,14 @@ impl Redis {
         }
     }
 
+    /// What a replica refuses.
+    fn write(&self) -> ::redis::Cmd {
+        let mut write = ::redis::cmd("SET");
+        let key = format!("{}:written:{}", self.prefix, self.node.simple());
+        write.arg(key).arg(1).arg("PX").arg(WRITTEN_FOR.as_millis() as u64);
+        write
+    }
+
     fn channel_topic(&self, channel: &ChannelName) -> String {
         format!("{}:c:{channel}", self.prefix)
     }
@@ -181,7 +197,7 @@ impl Drop for AbortOnDrop {
 pub(super) async fn run(redis: &Arc<Redis>, client: Client, bus: &impl Events) {
     let mut warned = false;
     loop {
-        let why = match timeout(TIMEOUT, connect(&client)).await {
+        let why = match timeout(TIMEOUT, connect(redis, &client)).await {
             Ok(Ok((publisher, messages))) => {
                 warned = false;
                 let why = serve(redis, bus, publisher, messages).await;
@@ -204,12 +220,21 @@ pub(super) async fn run(redis: &Arc<Redis>, client: Client, bus: &impl Events) {
     }
 }
 
-async fn connect(client: &Client) -> ::redis::RedisResult<(MultiplexedConnection, PubSub)> {
+async fn connect(redis: &Redis, client: &Client) -> ::redis::RedisResult<(MultiplexedConnection, PubSub)> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(TIMEOUT))
         .set_response_timeout(Some(TIMEOUT));
-    let publisher = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let mut publisher = client.get_multiplexed_async_connection_with_config(&config).await?;
+    match redis.write().query_async(&mut publisher).await {
+        Err(error) if is_replica(&error) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     Ok((publisher, client.get_async_pubsub().await?))
+}
+
+/// Whether Redis is a replica: what is published there reaches nobody who is connected elsewhere.
+fn is_replica(error: &RedisError) -> bool {
+    error.code() == Some("READONLY")
 }
 
 /// An error without the address, which may hold a password.
@@ -248,9 +273,10 @@ async fn serve(
     let sync = sync_subscriptions(redis.clone(), bus.clone(), sink, connection.clone());
     let _sync = AbortOnDrop(tokio::spawn(supervision::critical(sync)));
 
+    bus.on_connected();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut pending_ping, mut next_ping) = (None, Instant::now());
+    let (mut pending_ping, mut next_ping, mut number_of_ping) = (None, Instant::now(), 0_u64);
     loop {
         tokio::select! {
             message = messages.next() => {
@@ -275,6 +301,11 @@ async fn serve(
                     let number = bus.take_number();
                     (pending_ping, next_ping) = (Some((number, Instant::now())), Instant::now() + PING_INTERVAL);
                     ping(redis, &connection, number);
+                    if number_of_ping % PINGS_PER_BROADCAST == 0 {
+                        broadcast(redis, &connection, bus.take_number());
+                        bus.on_broadcast();
+                    }
+                    number_of_ping += 1;
                 }
             },
             () = connection.failed.notified() => return "a command failed".to_owned(),
@@ -282,10 +313,25 @@ async fn serve(
     }
 }
 
-/// Sends a ping to oneself, without waiting for it.
-fn ping(redis: &Redis, connection: &Connection, number: u64) {
-    let topic = redis.topic(&Topic::Node(redis.node));
+/// Sends a ping to oneself and writes, without waiting for it.
+fn ping(redis: &Redis, connection: &Arc<Connection>, number: u64) {
+    let mut commands = ::redis::pipe();
+    commands.add_command(redis.write()).ignore();
     let text = redis.packets.encode(number, &BusMessage::Ping);
+    commands.cmd("PUBLISH").arg(redis.topic(&Topic::Node(redis.node))).arg(text).ignore();
+    let connection = connection.clone();
+    tokio::spawn(async move {
+        let done = commands.exec_async(&mut connection.publisher.clone()).await;
+        if done.is_err_and(|error| is_replica(&error)) {
+            connection.failed.notify_one();
+        }
+    });
+}
+
+/// Sends a ping to the other nodes, without waiting for it.
+fn broadcast(redis: &Redis, connection: &Connection, number: u64) {
+    let text = redis.packets.encode(number, &BusMessage::Ping);
+    let topic = redis.topic(&Topic::All);
     let mut publisher = connection.publisher.clone();
     tokio::spawn(async move {
         let _: ::redis::RedisResult<i64> =

@@ -4,8 +4,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use testkit::process::Signal;
 use testkit::proxy::Link;
+use testkit::redis::Redis;
 
-use super::{Joined, Nodes, next, with_nodes};
+use super::{Joined, NAMESPACES, Nodes, next, with_nodes};
+use crate::support::process::{self, Gateway, Home};
 use crate::support::store::eventually;
 use crate::support::websocket::Client;
 
@@ -247,5 +249,64 @@ fn whoever_can_write_to_redis_cannot_speak_for_a_node() {
         assert_eq!(members["presence"], json!({}), "and nobody is there");
         assert_eq!(nodes.metric(1, "campanile_bus_messages_refused_total{reason=\"forged\"}").await, 2);
         assert!(stranger.heard.on_message().next().now_or_never().is_some(), "nodes go on talking");
+    });
+}
+
+/// One line to a Redis.
+async fn tell(redis: &Redis, line: &str) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(redis.address).await.expect("Redis");
+    stream.write_all(format!("{line}\r\n").as_bytes()).await.expect("it listens");
+    let mut answer = [0; 3];
+    stream.read_exact(&mut answer).await.expect("it answers");
+    assert_eq!(&answer, b"+OK");
+}
+
+#[test]
+fn a_redis_that_does_not_reach_the_others_counts_as_none() {
+    process::on_postgres(async |home| {
+        let (first, second) = (Redis::start().await.expect("Redis"), Redis::start().await.expect("Redis"));
+        let replica = format!("REPLICAOF 127.0.0.1 {}", first.address.port());
+        tell(&second, &replica).await;
+        let mut nodes = Nodes { nodes: Vec::new(), ways: Vec::new() };
+        let mut homes = Vec::new();
+        for redis in [&first, &second] {
+            let own = Home::new(home.database().map(str::to_owned))
+                .with("CAMPANILE_CHANNEL__NAMESPACES", NAMESPACES)
+                .with("CAMPANILE_CHANNEL__POSITION_CHECK_INTERVAL", "1h")
+                .with("REDIS_URL", &format!("redis://{}", redis.address));
+            nodes.nodes.push(Gateway::start(&own).await);
+            homes.push(own);
+        }
+        let degraded = async |node: usize| {
+            nodes.until(node, "campanile_bus_up", 0).await;
+            let ready = nodes.nodes[node].get("/readyz").await;
+            assert!(
+                ready.status == 200 && ready.text().contains(r#""degraded":["bus"]"#),
+                "{}",
+                ready.text()
+            );
+        };
+        let mut clients = one_on_each(&nodes).await;
+        // A replica hears its master, and nobody hears what is published there.
+        nodes.until(0, "campanile_bus_up", 1).await;
+        degraded(1).await;
+        assert!(homes[1].log().contains("read only replica"), "{}", homes[1].log());
+        all_hear_all(&nodes, &mut clients, 0, 20).await;
+
+        // A Redis of its own: the node hears itself, and not the other.
+        tell(&second, "REPLICAOF NO ONE").await;
+        nodes.until(1, "campanile_bus_up", 1).await;
+        for (node, home) in homes.iter().enumerate() {
+            degraded(node).await;
+            assert!(home.log().contains("is not heard over Redis"), "{}", home.log());
+        }
+        all_hear_all(&nodes, &mut clients, 20, 20).await;
+
+        // While it is used it becomes a replica again.
+        tell(&second, &replica).await;
+        nodes.until(0, "campanile_bus_up", 1).await;
+        degraded(1).await;
+        all_hear_all(&nodes, &mut clients, 40, 20).await;
     });
 }

@@ -5,7 +5,7 @@
 use super::interpretation::{Interpretation, Outcome, action, installation_id, repo_event, repo_update};
 use super::payload::{self, Hook, Payload, PayloadError, Repository};
 use super::repo_map::RepoMap;
-use super::{installations, moves, runs};
+use super::{half_characters, installations, moves, runs};
 use crate::domain::workflow::{EventDraft, RepoUpdate, StateChange};
 
 /// A type of event that nothing here depends on.
@@ -22,6 +22,7 @@ pub enum About {
 
 /// What has to be looked up before a delivery can be interpreted: for the few that need it.
 pub fn about(event: &str, body: &str) -> Option<About> {
+    let body = &half_characters::replaced(body);
     match event {
         "organization" | "installation_target" => {
             let (old, _) = moves::account_names(&payload::parse(body).ok()?).ok()??;
@@ -49,6 +50,7 @@ pub fn interpret_with(
     known: &[RepoUpdate],
 ) -> Result<Interpretation, PayloadError> {
     let body = std::str::from_utf8(body).map_err(|_| PayloadError::new("payload", "is not UTF-8"))?;
+    let body = &*half_characters::replaced(body);
     match event {
         "installation" | "installation_repositories" => {
             installations::interpret(event, &payload::parse(body)?, known, map)

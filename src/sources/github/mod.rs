@@ -4,6 +4,7 @@
 //! signature was found right.
 
 mod body;
+mod half_characters;
 mod installations;
 mod interpret;
 mod interpretation;

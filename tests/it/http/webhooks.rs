@@ -238,7 +238,23 @@ async fn an_allow_list_keeps_other_addresses_out(backend: Backend) {
     app.send(from("::ffff:192.30.252.7")).await.expect(202);
 }
 
+/// JSON may name half of a character, and no text can hold it.
+async fn half_a_character_costs_no_event(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    let body = run_of("acme/api", 1).to_string().replace("\"CI\"", "\"CI \\ud83d\"");
+    app.send(app.webhook("workflow_run", body.clone())).await.expect(202);
+    let page = app.poll("channel=repo:acme/api", &app.ana()).await;
+    assert!(page["events"][0].to_string().contains("CI \u{fffd}"), "{page}");
+    let list = app.get("/api/deliveries", &app.admin()).await.expect(200).json();
+    let delivery = &list["deliveries"][0];
+    assert_eq!(delivery["status"], "processed", "{list}");
+    let id = delivery["id"].as_str().expect("an id");
+    let kept = app.get(&format!("/api/deliveries/{id}"), &app.admin()).await.expect(200);
+    assert!(kept.text().contains("CI \\ud83d"), "kept as it was sent: {}", kept.text());
+}
+
 on_both!(
+    half_a_character_costs_no_event,
     whatever_is_malformed_is_refused_by_name_and_changes_nothing,
     a_signature_is_judged_before_anything_else,
     a_delivery_is_taken_once_and_a_repeat_says_so,

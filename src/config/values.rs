@@ -32,6 +32,12 @@ impl Secret {
     }
 }
 
+/// What comes out of a file often ends its line.
+fn without_line_end(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
@@ -56,10 +62,14 @@ impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         // Serde's own message would repeat the value.
         let text = String::deserialize(d).map_err(|_| D::Error::custom("this is not text in quotes"))?;
+        let text = without_line_end(&text);
         if text.trim().is_empty() {
             return Err(D::Error::custom("a secret cannot be empty"));
         }
-        Ok(Self(text))
+        if text.contains(['\n', '\r']) {
+            return Err(D::Error::custom("a secret is one line: this one has line ends in it"));
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -77,8 +87,12 @@ impl TryFrom<String> for StoreUrl {
     type Error = &'static str;
 
     fn try_from(url: String) -> Result<Self, Self::Error> {
-        if is_postgres(&url) {
-            return Ok(Self::Postgres(Secret(url)));
+        let url = without_line_end(&url);
+        if url.contains(['\n', '\r']) {
+            return Err("the address has line ends in it");
+        }
+        if is_postgres(url) {
+            return Ok(Self::Postgres(Secret::new(url)));
         }
         let path = url.strip_prefix("sqlite:").ok_or("this is not a supported database")?;
         let path = path.strip_prefix("//").unwrap_or(path);

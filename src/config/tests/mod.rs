@@ -376,3 +376,30 @@ fn the_example_file_names_every_option() {
     }
     assert!(config.github.repos.iter().any(|(name, rule)| name.as_str() == "acme/old" && rule.ignore));
 }
+
+#[test]
+fn a_secret_may_end_its_line_and_is_one_line() {
+    let names = ["CAMPANILE_JWT_SECRET", "CAMPANILE_API_KEY", "GITHUB_WEBHOOK_SECRET"];
+    let secret = "a secret that is long enough with spaces";
+    for end in ["", "\n", "\r\n"] {
+        let ended = format!("{secret}{end}");
+        let config = environment(names.map(|name| (name, ended.as_str()))).unwrap();
+        let secrets = config.resolve_secrets().unwrap();
+        for found in [&secrets.jwt, &secrets.api_key, &secrets.github[0]] {
+            assert_eq!(found.expose(), secret, "{end:?}");
+        }
+        let url = format!("postgres://u:hunter2@h/d{end}");
+        let config =
+            environment([("DATABASE_URL", &url), ("REDIS_URL", &format!("redis://h{end}"))]).unwrap();
+        assert_eq!(config.store.url, Some(StoreUrl::Postgres(Secret::new("postgres://u:hunter2@h/d"))));
+        assert_eq!(config.bus.url, Some(Secret::new("redis://h")));
+    }
+    for lines in
+        ["two\nlines that are long enough for a secret", "ends twice, and is long enough for one\n\n"]
+    {
+        for name in &names[..2] {
+            let error = environment([(*name, lines)]).unwrap_err().to_string();
+            assert!(error.contains("a secret is one line") && !error.contains("enough"), "{error}");
+        }
+    }
+}

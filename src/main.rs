@@ -1,5 +1,6 @@
 //! The `campanile` binary: reads the command line, runs the command, says what went wrong.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use campanile::cli::Cli;
@@ -13,10 +14,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     Cli::parse().run().unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        let mut text = format!("error: {error}\n");
         for cause in error.chain().skip(1) {
-            eprintln!("  caused by: {cause}");
+            text += &format!("  caused by: {cause}\n");
         }
+        // Whether anybody reads it is not ours to say.
+        let _ = std::io::stderr().write_all(text.as_bytes());
         ExitCode::FAILURE
     })
 }

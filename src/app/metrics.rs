@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::telemetry::metrics::Registry;
-use crate::{bus, cluster, http, hub, limits, publish, session, store, tasks, transport};
+use crate::{bus, cluster, http, hub, limits, publish, session, store, tasks, telemetry, transport};
 
 macro_rules! modules {
     ($($module:ident),*) => {
@@ -22,7 +22,7 @@ macro_rules! modules {
     };
 }
 
-modules!(store, publish, bus, hub, cluster, limits, tasks, session, transport, http);
+modules!(telemetry, store, publish, bus, hub, cluster, limits, tasks, session, transport, http);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! `campanile serve`: a node from start to signal. Says where to open and how to get in, runs
 //! until SIGTERM or Ctrl-C, and drains.
 
-use std::io::IsTerminal as _;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +15,9 @@ use crate::{supervision, telemetry};
 
 /// Open files that a busy node needs; with fewer, it logs a warning.
 const MIN_OPEN_FILES: u64 = 10_000;
+
+/// Signals to stop within this time are one request.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
 
 /// Runs a node until it is told to stop. Blocks.
 /// SIGHUP reads the configuration by `load`.
@@ -44,10 +49,10 @@ pub fn serve(
         demo.inspect(|demo| demo.abort());
         tokio::select! {
             () = node.stop() => Ok(()),
-            () = signals.stop() => Err(anyhow::anyhow!("stopped at once by a second signal")),
+            () = signals.stop_again() => Err(anyhow::anyhow!("stopped at once by a second signal")),
         }
     });
-    core.shutdown_timeout(std::time::Duration::from_secs(5));
+    core.shutdown_timeout(Duration::from_secs(5));
     done
 }
 
@@ -89,8 +94,11 @@ impl Signals {
         }
     }
 
-    async fn stop(&mut self) {
-        while self.next().await != SignalAction::Stop {}
+    /// Waits for another request to stop. Supervisors signal a process and its group: what follows at once is
+    /// the same request.
+    async fn stop_again(&mut self) {
+        let first = Instant::now();
+        while self.next().await != SignalAction::Stop || first.elapsed() < ONE_REQUEST {}
     }
 }
 
@@ -125,36 +133,42 @@ fn print_welcome(
         Backend::Postgres { .. } => "Postgres (DATABASE_URL)".to_owned(),
     };
     let org = if with_demo { demo::OWNER } else { "YOUR-ORG" };
-    println!("\n  Campanile {} is ready: {url}", env!("CARGO_PKG_VERSION"));
-    println!("    store     {store}");
+    let mut text = String::new();
+    macro_rules! say {
+        ($($words:tt)*) => {{ let _ = writeln!(text, $($words)*); }};
+    }
+    say!("\n  Campanile {} is ready: {url}", env!("CARGO_PKG_VERSION"));
+    say!("    store     {store}");
     let bus = match config.bus_backend() {
         BusBackend::InProcess => "in process (embedded)",
         BusBackend::Postgres => "Postgres (set REDIS_URL for speed between nodes)",
         BusBackend::Redis { .. } => "Redis (REDIS_URL)",
     };
-    println!("    bus       {bus}");
+    say!("    bus       {bus}");
     if !secrets.generated.is_empty() {
-        println!(
+        say!(
             "    secrets   generated into {}: {}",
             config.server.data_dir.display(),
             secrets.generated.join(", ")
         );
     }
-    println!("    webhooks  {url}/webhooks/github");
+    say!("    webhooks  {url}/webhooks/github");
     if let Some(link) = link {
-        println!("    sign in   {link}");
-        println!("              valid once, for ten minutes; `campanile sign-in` creates another link");
+        say!("    sign in   {link}");
+        say!("              valid once, for ten minutes; `campanile sign-in` creates another link");
     }
-    println!();
+    say!("");
     // As it was called, so that the lines can be copied.
     let me = std::env::args().next().unwrap_or_else(|| "campanile".to_owned());
-    println!("  Watch:  {me} tail org:{org}");
-    println!("  Or:     curl -N -H \"Authorization: Bearer $({me} token --sub me --org {org})\" \\");
-    println!("               '{url}/api/events/stream?channels=org:{org}'");
+    say!("  Watch:  {me} tail org:{org}");
+    say!("  Or:     curl -N -H \"Authorization: Bearer $({me} token --sub me --org {org})\" \\");
+    say!("               '{url}/api/events/stream?channels=org:{org}'");
     if with_demo {
-        println!("\n  Demo: three repositories of `{org}` get a webhook every few seconds.");
+        say!("\n  Demo: three repositories of `{org}` get a webhook every few seconds.");
     }
-    println!("  Ctrl-C drains and stops.\n");
+    say!("  Ctrl-C drains and stops.\n");
+    // A closed standard output is nobody's loss.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// A sign-in link for the person at the terminal. It is never logged, because everyone who reads the

@@ -1,6 +1,7 @@
 //! Logging, and what every module needs to declare its metrics. Neither logs nor labels ever carry a
 //! payload, a token or a query string.
 
+mod best_effort;
 pub mod metrics;
 pub mod process;
 
@@ -8,6 +9,9 @@ use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
+
+use best_effort::BestEffort;
+pub use best_effort::Metrics;
 
 /// How much of a client's address log lines show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -56,7 +60,11 @@ pub fn start_logging(filter: &str, format: Option<LogFormat>) -> anyhow::Result<
         .map_err(|error| anyhow::anyhow!("the log filter `{filter}` is malformed: {error}"))?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| BestEffort)
+        // It would print them, and panic where that fails.
+        .log_internal_errors(false);
     let started = match format {
         LogFormat::Text => builder.with_ansi(terminal).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),

@@ -6,6 +6,7 @@ mod drain;
 mod flood;
 mod full;
 mod reader;
+mod signals;
 mod snapshot;
 mod sync;
 

@@ -1,13 +1,13 @@
 //! Opening for the first time in a process: the lock on the data folder, a look at whether the
 //! server keeps what it commits, and the migrations.
 
-use std::fs::{OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::dsl::sql;
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
-use diesel::sql_types::{Integer, Text};
+use diesel::pg::Pg;
+use diesel::sql_types::{Array, Bool, Integer, Text};
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_async::{AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -15,12 +15,12 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::backup;
 use super::conn::Conn;
 use super::error::StoreError;
-use super::folder_lock::FolderLock;
+use super::folder_lock::{FolderLock, LockError};
 use super::generation;
 use super::listen_notify::ListenConnector;
 use super::postgres::{PgConnection, connect, connect_as};
 use super::sqlite::{self, Side};
-use super::{Location, Options, at_once};
+use super::{Location, Options, at_once, schema};
 use crate::domain::position::Epoch;
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
@@ -44,9 +44,42 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The database does not let us in.
+    /// Postgres does not let us in.
     #[error("cannot reach the database: {0}. Check DATABASE_URL and that the server runs")]
     Unreachable(String),
+    /// The same by the address past the pooler.
+    #[error("cannot reach the database directly: {0}. Check DATABASE_URL_DIRECT and that the server runs")]
+    DirectlyUnreachable(String),
+    /// SQLite cannot use its file.
+    #[error(
+        "cannot use the SQLite database {path}: {reason}. Check that it is one, has room and may be written"
+    )]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        reason: String,
+    },
+    /// The database cannot hold all that may come.
+    #[error(
+        "{setting} of the Postgres database is {value}, which cannot hold every delivery: make a database with \
+         ENCODING 'UTF8' TEMPLATE template0"
+    )]
+    Encoding {
+        /// What says so.
+        setting: &'static str,
+        value: String,
+    },
+    /// The user may not do what it is for.
+    #[error(
+        "the user {user} may not read and write {tables} in Postgres: GRANT SELECT, INSERT, UPDATE, DELETE ON \
+         these tables to it"
+    )]
+    Rights {
+        /// Of the database.
+        user: String,
+        /// Separated by commas.
+        tables: String,
+    },
     /// The server would lose commits.
     #[error(
         "Postgres has {0} off and would lose events in a crash. Turn it on, or accept the loss with \
@@ -66,11 +99,21 @@ pub enum OpenError {
     /// A migration failed; it was rolled back.
     #[error("the schema cannot be brought up to date: {0}")]
     Migration(String),
+    /// The same on Postgres, where the user may not be allowed to.
+    #[error(
+        "the schema cannot be brought up to date: {reason}. Outstanding: {outstanding}. If this user may not \
+         create tables, let one that may run `campanile migrate`"
+    )]
+    Outstanding {
+        /// Names of migrations.
+        outstanding: String,
+        reason: String,
+    },
 }
 
 impl OpenError {
-    pub(super) fn unreachable(error: diesel::ConnectionError) -> Self {
-        Self::Unreachable(error.to_string())
+    pub(super) fn sqlite(path: &Path, reason: impl std::fmt::Display) -> Self {
+        Self::Sqlite { path: path.to_owned(), reason: reason.to_string() }
     }
 
     fn query(error: diesel::result::Error) -> Self {
@@ -95,7 +138,8 @@ pub(super) async fn run(options: &Options) -> Result<First, OpenError> {
     match &options.location {
         Location::Sqlite { path } => {
             let path = path.clone();
-            blocking(move || run_sqlite(&path)).await
+            let private_folder = options.private_folder;
+            blocking(move || run_sqlite(&path, private_folder)).await
         }
         Location::Postgres { url, direct_url } => {
             run_postgres(url, direct_url.as_ref().unwrap_or(url), options).await
@@ -107,10 +151,11 @@ pub(super) async fn run(options: &Options) -> Result<First, OpenError> {
 pub async fn applied(options: &Options) -> Result<Vec<(String, bool)>, OpenError> {
     match &options.location {
         Location::Sqlite { path } => {
-            let path = path.clone();
+            let (path, private_folder) = (path.clone(), options.private_folder);
             blocking(move || {
-                let _lock = lock_folder(&path)?;
-                let mut conn = sqlite::open(&path, Side::Write).map_err(OpenError::unreachable)?;
+                let _lock = lock_folder(&path, private_folder)?;
+                let failed = |error| OpenError::sqlite(&path, error);
+                let mut conn = sqlite::open(&path, Side::Write).map_err(failed)?;
                 migrate(&mut conn, SQLITE)
             })
             .await
@@ -124,34 +169,26 @@ pub async fn applied(options: &Options) -> Result<Vec<(String, bool)>, OpenError
     }
 }
 
-fn run_sqlite(path: &Path) -> Result<First, OpenError> {
-    let lock = lock_folder(path)?;
-    let mut conn = sqlite::open(path, Side::Write).map_err(OpenError::unreachable)?;
+fn run_sqlite(path: &Path, private_folder: bool) -> Result<First, OpenError> {
+    let lock = lock_folder(path, private_folder)?;
+    let failed = |error: StoreError| OpenError::sqlite(path, error);
+    let opened = sqlite::open(path, Side::Write);
+    let mut conn = opened.map_err(|error| OpenError::sqlite(path, error))?;
     migrate(&mut conn, SQLITE)?;
-    backup::settle_in(&mut conn).map_err(OpenError::store)?;
+    backup::settle_in(&mut conn).map_err(failed)?;
     let mut conn = Conn::sqlite(conn, Arc::default());
-    let needed = at_once(Box::pin(generation::oldest_binary(&mut conn))).map_err(OpenError::store)?;
+    let needed = at_once(Box::pin(generation::oldest_binary(&mut conn))).map_err(failed)?;
     check_version(needed)?;
-    let probe = at_once(Box::pin(generation::probe(&mut conn))).map_err(OpenError::store)?;
+    let probe = at_once(Box::pin(generation::probe(&mut conn))).map_err(failed)?;
     Ok(First { generation: probe.generation, lock: Some(lock), listen_connector: None })
 }
 
-/// Takes the lock of the folder that `path` is in, making the folder if need be.
-fn lock_folder(path: &Path) -> Result<FolderLock, OpenError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |source| OpenError::File { path: folder.to_path_buf(), source };
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(folder.join("campanile.lock"))
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(FolderLock(file)),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(folder.to_path_buf())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+/// Takes the lock of the file at `path` and of its folder, making both if need be, for their owner alone.
+fn lock_folder(path: &Path, private_folder: bool) -> Result<FolderLock, OpenError> {
+    FolderLock::take(path, private_folder).map_err(|error| match error {
+        LockError::Taken(path) => OpenError::Locked(path),
+        LockError::File { path, source } => OpenError::File { path, source },
+    })
 }
 
 /// Commits go through `url`, so that is where durability is judged; the schema's lock belongs to a
@@ -159,12 +196,21 @@ fn lock_folder(path: &Path) -> Result<FolderLock, OpenError> {
 async fn run_postgres(url: &str, direct_url: &str, options: &Options) -> Result<First, OpenError> {
     let statements = options.statements();
     let connected = async || connect(url, statements).await.map_err(OpenError::store);
-    check_server(&mut connected().await?, options.allow_data_loss).await?;
-    let mut conn = connect_directly(direct_url).await?;
-    lock_schema(&mut conn).await?;
-    blocking(move || migrate(&mut AsyncConnectionWrapper::<AsyncPgConnection>::from(conn), POSTGRES)).await?;
-    // A connection of its own: the one above held the lock until it was closed.
     let mut conn = connected().await?;
+    check_server(&mut conn, options.allow_data_loss).await?;
+    let outstanding = outstanding(&mut conn).await?;
+    if !outstanding.is_empty() {
+        let mut direct = connect_directly(direct_url).await?;
+        lock_schema(&mut direct).await?;
+        // The connection holds the lock until it is closed.
+        let migrate =
+            move || migrate(&mut AsyncConnectionWrapper::<AsyncPgConnection>::from(direct), POSTGRES);
+        blocking(migrate).await.map_err(|error| match error {
+            OpenError::Migration(reason) => OpenError::Outstanding { outstanding, reason },
+            error => error,
+        })?;
+    }
+    check_rights(&mut conn).await?;
     let needed: String = diesel::select(sql::<Text>("(SELECT value FROM meta WHERE key = 'oldest_binary')"))
         .get_result(&mut conn)
         .await
@@ -179,17 +225,56 @@ async fn run_postgres(url: &str, direct_url: &str, options: &Options) -> Result<
     })
 }
 
-/// Whether the server is new enough and keeps what it commits.
+/// The names of the migrations that are missing. Only reads: a user that may create nothing needs no more if
+/// nothing is missing.
+async fn outstanding(conn: &mut PgConnection) -> Result<String, OpenError> {
+    let exists = diesel::select(sql::<Bool>("to_regclass('__diesel_schema_migrations') IS NOT NULL"));
+    let mut applied = Vec::<String>::new();
+    if exists.get_result(conn).await.map_err(OpenError::query)? {
+        let all = "(SELECT coalesce(array_agg(version::text), '{}') FROM __diesel_schema_migrations)";
+        applied = diesel::select(sql::<Array<Text>>(all)).get_result(conn).await.map_err(OpenError::query)?;
+    }
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| OpenError::Migration(error.to_string());
+    let all: Vec<Box<dyn Migration<Pg>>> = POSTGRES.migrations().map_err(failed)?;
+    let missing = all.iter().filter(|one| !applied.contains(&one.name().version().to_string()));
+    Ok(missing.map(|one| one.name().to_string()).collect::<Vec<_>>().join(", "))
+}
+
+/// Whether the user may do to each table what it will have to.
+async fn check_rights(conn: &mut PgConnection) -> Result<(), OpenError> {
+    let query = diesel::select((
+        sql::<Text>("current_user::text"),
+        sql::<Text>(
+            "(SELECT coalesce(string_agg(name, ', '), '') FROM unnest(",
+        )
+        .bind::<Array<Text>, _>(schema::TABLES.to_vec())
+        .sql(
+            ") AS name WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT') \
+             AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE')))",
+        ),
+    ));
+    let (user, tables): (String, String) = query.get_result(conn).await.map_err(OpenError::query)?;
+    if tables.is_empty() { Ok(()) } else { Err(OpenError::Rights { user, tables }) }
+}
+
+/// Whether the server is new enough, can hold everything, and keeps what it commits.
 async fn check_server(conn: &mut PgConnection, allow_data_loss: bool) -> Result<(), OpenError> {
     let query = diesel::select((
         sql::<Integer>("current_setting('server_version_num')::int"),
         sql::<Text>("current_setting('fsync')"),
         sql::<Text>("current_setting('synchronous_commit')"),
+        sql::<Text>("current_setting('server_encoding')"),
+        sql::<Text>("current_setting('client_encoding')"),
     ));
-    let (version, fsync, synchronous): (i32, String, String) =
+    let (version, fsync, synchronous, server, client): (i32, String, String, String, String) =
         query.get_result(conn).await.map_err(OpenError::query)?;
     if version < OLDEST_POSTGRES {
         return Err(OpenError::TooOld(version / 10_000));
+    }
+    for (setting, value) in [("server_encoding", server), ("client_encoding", client)] {
+        if value != "UTF8" {
+            return Err(OpenError::Encoding { setting, value });
+        }
     }
     if fsync == "off" && !allow_data_loss {
         return Err(OpenError::Forgetful("fsync"));
@@ -201,13 +286,13 @@ async fn check_server(conn: &mut PgConnection, allow_data_loss: bool) -> Result<
 }
 
 async fn connect_directly(url: &str) -> Result<AsyncPgConnection, OpenError> {
-    connect_as(url).await.map_err(|error| OpenError::Unreachable(error.to_string()))
+    connect_as(url).await.map_err(|error| OpenError::DirectlyUnreachable(error.to_string()))
 }
 
 /// Nodes that start together migrate one after the other.
 async fn lock_schema(conn: &mut AsyncPgConnection) -> Result<(), OpenError> {
     let statement = format!("SET client_min_messages = warning; SELECT pg_advisory_lock({ADVISORY_LOCK})");
-    conn.batch_execute(&statement).await.map_err(|error| OpenError::Unreachable(error.to_string()))
+    conn.batch_execute(&statement).await.map_err(|error| OpenError::DirectlyUnreachable(error.to_string()))
 }
 
 fn migrate<DB, C>(conn: &mut C, source: EmbeddedMigrations) -> Result<Vec<(String, bool)>, OpenError>

@@ -94,6 +94,8 @@ pub enum Location {
 pub struct Options {
     /// Where the data is.
     pub location: Location,
+    /// The folder of SQLite's file is ours alone, and so for nobody else.
+    pub private_folder: bool,
     /// Reading connections of SQLite.
     pub readers: u32,
     /// Connections to Postgres.
@@ -120,6 +122,7 @@ impl From<&Config> for Options {
         let store = &config.store;
         Self {
             location,
+            private_folder: store.url.is_none(),
             readers: store.readers,
             pool_size: store.pool_size,
             deadline: store.deadline.0,
@@ -208,7 +211,7 @@ impl Store {
             Location::Sqlite { path } => {
                 let lock = first.lock.ok_or(OpenError::Locked(path.clone()))?;
                 let threads = Threads::start(path, options.readers, lock, options.metrics.clone());
-                Backend::Sqlite(threads.map_err(OpenError::unreachable)?)
+                Backend::Sqlite(threads.map_err(|error| OpenError::sqlite(path, error))?)
             }
             Location::Postgres { url, .. } => {
                 let (learner, metrics) = (state.clone(), options.metrics.clone());
@@ -228,7 +231,10 @@ impl Store {
             }
         };
         let store = Self { backend, deadline: options.deadline, state };
-        store.look().await.map_err(OpenError::store)?;
+        store.look().await.map_err(|error| match &options.location {
+            Location::Sqlite { path } => OpenError::sqlite(path, error),
+            Location::Postgres { .. } => OpenError::store(error),
+        })?;
         Ok(store)
     }
 

@@ -3,6 +3,24 @@
 
 use super::types::{SqlId, SqlTs};
 
+/// All of them.
+pub(super) const TABLES: [&str; 14] = [
+    "leases",
+    "meta",
+    "channels",
+    "events",
+    "idempotency",
+    "repos",
+    "workflow_runs",
+    "workflow_jobs",
+    "webhook_deliveries",
+    "sign_in_links",
+    "sessions",
+    "revocations",
+    "builds",
+    "rate_limits",
+];
+
 diesel::table! {
     meta (key) { key -> Text, value -> Text, }
 }

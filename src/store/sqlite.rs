@@ -60,6 +60,8 @@ impl Drop for Running {
 /// The file, for as long as it is open.
 pub(super) struct DatabaseFile {
     path: PathBuf,
+    /// Its log. SQLite puts it beside the file itself, not beside a symbolic link.
+    log: PathBuf,
     metrics: Arc<Metrics>,
     /// The database and its log (WAL), once they are open.
     opened: OnceLock<[FileId; 2]>,
@@ -85,10 +87,8 @@ impl DatabaseFile {
     }
 
     fn files(&self) -> io::Result<[FileId; 2]> {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
         let id = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-        Ok([id(&self.path)?, id(Path::new(&log))?])
+        Ok([id(&self.path)?, id(&self.log)?])
     }
 
     fn moved(&self, reason: &dyn std::fmt::Display) -> String {
@@ -115,8 +115,10 @@ impl Threads {
         lock: FolderLock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, diesel::ConnectionError> {
-        let opened = OnceLock::new();
-        let file = Arc::new(DatabaseFile { path: path.to_path_buf(), metrics, opened, _lock: lock });
+        let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+        log.push("-wal");
+        let (path, log, opened) = (path.to_owned(), log.into(), OnceLock::new());
+        let file = Arc::new(DatabaseFile { path, log, metrics, opened, _lock: lock });
         let mut threads = Vec::new();
         let runtime = runtime::Builder::new_current_thread()
             .enable_time()

@@ -14,6 +14,7 @@ mod cluster;
 mod crash;
 mod deploy;
 mod faults;
+mod files;
 mod follow;
 mod http;
 mod jwks;

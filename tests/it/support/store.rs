@@ -86,6 +86,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
 pub fn options(location: Location) -> Options {
     Options {
         location,
+        private_folder: false,
         readers: 2,
         pool_size: 8,
         deadline: Duration::from_secs(5),

@@ -322,13 +322,14 @@ async fn half_an_event(app: &TestApp, user: &str) -> TcpStream {
 async fn events_that_come_slowly_take_no_more_than_their_room(backend: Backend) {
     let options = "limits.build_events_in_flight = \"4KiB\"\nchannel.max_publication_size = \"2KiB\"";
     let mut app = TestApp::with(backend, options).await;
-    let slow = [half_an_event(&app, "carl").await, half_an_event(&app, "dora").await];
+    let mut slow = [half_an_event(&app, "carl").await, half_an_event(&app, "dora").await];
     let third = json!({ "type": "build:x", "data": "x".repeat(1000) });
-    let refused = tell(&app, ID, &app.ana(), &third).await.refused(503, "overloaded");
+    tell(&app, ID, &app.ana(), &third).await.expect(201);
+    let refused = Answer::read(&mut slow[0]).await.refused(503, "body_evicted");
     assert!(refused.header("retry-after").is_some());
     drop(slow);
-    app.until_metric("refusals", "body_broken", 2).await;
-    tell(&app, ID, &app.ana(), &third).await.expect(201);
+    app.until_metric("refusals", "body_broken", 1).await;
+    assert_eq!(app.metric("refusals", "body_evicted").await, 1);
 
     app.restart_with("limits.webhook_body_timeout = \"200ms\"").await;
     let mut socket = half_an_event(&app, "carl").await;

@@ -204,8 +204,7 @@ impl Hub {
     }
 
     /// Lets active channels that get a history by `new` find their positions before it takes effect, so
-    /// that they know where they are when the first event is kept. Not waited for longer than
-    /// [`BEGIN_TIMEOUT`].
+    /// that they know where they are when the first event is kept. Waits a second at most.
     pub async fn prepare(&self, new: &Namespaces) {
         let begins = |handle: &&ChannelHandle| self.retention_of(handle.name()).is_none();
         let beginning: Vec<(ChannelHandle, Retention)> = {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// How far the two may be apart: some of both.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A node that is silent for so long is gone.
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Duration = Duration::from_secs(6);
 
 /// When each node was last heard.
 #[derive(Default)]

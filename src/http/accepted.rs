@@ -96,7 +96,9 @@ impl Accepted {
     /// The socket and its place among the connections, for who carries it on.
     pub fn into_stream(self) -> io::Result<(TcpStream, Slot)> {
         let parts = self.shared.stream.take().zip(self.shared.slot.take());
-        parts.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        let (stream, slot) = parts.ok_or(io::ErrorKind::NotConnected)?;
+        slot.stay();
+        Ok((stream, slot))
     }
 
     fn with<T>(

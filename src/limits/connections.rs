@@ -145,6 +145,13 @@ impl Slot {
         self.state.busy.store(busy, Ordering::Relaxed);
     }
 
+    /// It never makes way from now on. The task that would have been woken is let go, and with it the memory
+    /// of all that it did.
+    pub fn stay(&self) {
+        self.set_busy(true);
+        drop(self.state.waker.take());
+    }
+
     /// Whether it has to make way. If not, the task is woken when it has to.
     pub fn is_evicted(&self, cx: &Context<'_>) -> bool {
         let evicted = || self.state.evicted.load(Ordering::Acquire);

@@ -11,7 +11,7 @@ pub fn replaced(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut mended: Option<Vec<u8>> = None;
     let mut at = 0;
-    while let Some(next) = bytes[at..].iter().position(|byte| *byte == b'\\') {
+    while let Some(next) = memchr::memchr(b'\\', &bytes[at..]) {
         at += next;
         let Some(unit) = escaped(bytes, at) else {
             // Another escape, of one byte.

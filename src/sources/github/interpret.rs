@@ -22,6 +22,9 @@ pub enum About {
 
 /// What has to be looked up before a delivery can be interpreted: for the few that need it.
 pub fn about(event: &str, body: &str) -> Option<About> {
+    if !matches!(event, "organization" | "installation_target" | "installation") {
+        return None;
+    }
     let body = &half_characters::replaced(body);
     match event {
         "organization" | "installation_target" => {

@@ -232,8 +232,9 @@ pub fn sub_claim(json: &[u8]) -> Result<SubClaim, TokenError> {
 }
 
 impl Common {
-    /// Checks audience, issuer and whether it can be revoked, then the times. Returns when the connection or subscription ends, and the
-    /// validity of the token. `expire_at` overrides `exp` for the end only; 0 means never.
+    /// Checks audience, issuer and whether it can be revoked, then the times. Returns when the connection or
+    /// subscription ends, and the validity of the token. `expire_at` overrides `exp` for the end only; 0 means
+    /// never.
     fn check(&self, keys: &Keys, now: Option<Time>) -> Result<(Option<Time>, Validity), TokenError> {
         let audience = keys.audience.as_ref().is_none_or(|ours| match &self.aud {
             Some(OneOrMany::One(aud)) => aud == ours,

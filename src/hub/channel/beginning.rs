@@ -144,6 +144,7 @@ impl ChannelActor {
     }
 
     /// Keeps what is announced while the head is being read: whether the head includes it is not known.
+    /// What finds no room is read from the log; followers without a position miss it.
     pub(super) fn hold(&mut self, announcement: Announcement) {
         if self.beginning.held.len() < self.hub.0.options.mailbox {
             self.beginning.held.push(announcement);

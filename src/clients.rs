@@ -32,8 +32,8 @@ pub struct WorkerClients(RefCell<HashMap<Uuid, Client>>);
 struct Client {
     outbox: Rc<Outbox>,
     transport: &'static str,
-    /// The secret session id, if the transport assigns one.
-    session: Option<Arc<str>>,
+    /// The secret session id, if the transport assigns one; boxed, because few have one.
+    session: Option<Box<Arc<str>>>,
     /// Anonymous until the client has connected.
     principal: Rc<Principal>,
     /// Whether subscription tokens that can be revoked have been used on it.
@@ -53,6 +53,7 @@ impl WorkerClients {
     ) -> Registration {
         // The id contains the time of the connection and nothing else.
         let id = Uuid::now_v7();
+        let session = session.map(Box::new);
         let client = Client { outbox, transport, session, principal, uses_subscription_tokens: false };
         self.0.borrow_mut().insert(id, client);
         Registration { clients: self.clone(), id }
@@ -100,7 +101,7 @@ impl WorkerClients {
 impl Client {
     fn is_session(&self, id: Uuid, name: &str) -> bool {
         match &self.session {
-            Some(own) => **own == *name,
+            Some(own) => ***own == *name,
             None => Uuid::parse_str(name) == Ok(id),
         }
     }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use super::HttpState;
 use super::lingering::Lingering;
 use super::metrics::TurnedAwayBy;
-use crate::limits::connections::{Slot, TurnedAway};
+use crate::limits::connections::{LastingSlot, Slot, TurnedAway};
 
 /// What who finds no room is told, before it has asked anything.
 const NO_ROOM: &[u8] =
@@ -94,11 +94,10 @@ impl Accepted {
     }
 
     /// The socket and its place among the connections, for who carries it on.
-    pub fn into_stream(self) -> io::Result<(TcpStream, Slot)> {
-        let parts = self.shared.stream.take().zip(self.shared.slot.take());
-        let (stream, slot) = parts.ok_or(io::ErrorKind::NotConnected)?;
-        slot.stay();
-        Ok((stream, slot))
+    pub fn into_stream(self) -> io::Result<(TcpStream, LastingSlot)> {
+        let slot = self.shared.slot.take().and_then(Slot::into_lasting);
+        let parts = self.shared.stream.take().zip(slot);
+        parts.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn with<T>(

@@ -1,12 +1,14 @@
 //! Bodies of requests: read chunk by chunk within bounds, and within the room that all of them share. One that is
 //! waited for must bring something all the time, and may have to make way for others.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use actix_web::web;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::error::ApiError;
@@ -41,19 +43,6 @@ impl From<&LimitsConfig> for Pace {
 /// Reads a body; each chunk is shown to `seen` as it comes, and has a place in the room.
 pub async fn read(
     headers: &HeaderMap,
-    body: web::Payload,
-    bounds: Bounds,
-    place: &mut Place,
-    seen: impl FnMut(&[u8]),
-) -> Result<Vec<u8>, ApiError> {
-    let reading = read_on(headers, body, bounds, place, seen);
-    tokio::time::timeout(bounds.time, reading).await.unwrap_or_else(|_| {
-        Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long"))
-    })
-}
-
-async fn read_on(
-    headers: &HeaderMap,
     mut body: web::Payload,
     bounds: Bounds,
     place: &mut Place,
@@ -64,12 +53,12 @@ async fn read_on(
     if announced.is_some_and(|length| length > max) {
         return Err(too_large(max));
     }
+    let mut waited = Waited { begun: Instant::now(), check: None };
     let mut bytes = Vec::new();
-    let mut check = None;
     loop {
-        let chunk = match body.next().now_or_never() {
+        let chunk = match come(&mut body).await {
             Some(chunk) => chunk,
-            None => wait(&mut body, place, bounds.pace, &mut check, bytes.len() as u64).await?,
+            None => wait(&mut body, place, bounds, &mut waited, bytes.len() as u64).await?,
         };
         let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(|_| ApiError::bad_request("body_broken", "the body ended early"))?;
@@ -86,28 +75,54 @@ async fn read_on(
 
 type Chunk = Option<Result<web::Bytes, actix_web::error::PayloadError>>;
 
-/// Waits for the next chunk of a body of which `had` bytes have come. `check` is when more must have come, and
-/// how many there were before.
+/// The next chunk if it has come. The dispatcher asks for an answer first and only then looks at what came with
+/// the request, so it is given that turn: most bodies are never waited for.
+async fn come(body: &mut web::Payload) -> Option<Chunk> {
+    let mut asked = false;
+    poll_fn(|cx| match body.poll_next_unpin(cx) {
+        Poll::Ready(chunk) => Poll::Ready(Some(chunk)),
+        Poll::Pending if asked => Poll::Ready(None),
+        Poll::Pending => {
+            asked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// How a body came so far.
+struct Waited {
+    begun: Instant,
+    /// When more must have come, and how many bytes there were before.
+    check: Option<(Instant, u64)>,
+}
+
+/// Waits for the next chunk of a body of which `had` bytes have come.
 async fn wait(
     body: &mut web::Payload,
     place: &mut Place,
-    pace: Pace,
-    check: &mut Option<(Instant, u64)>,
+    Bounds { time, pace, .. }: Bounds,
+    waited: &mut Waited,
     had: u64,
 ) -> Result<Chunk, ApiError> {
     place.wait();
+    let end = waited.begun + time;
+    let refused = |code, message| Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, code, message));
     loop {
-        let (due, before) = *check.get_or_insert_with(|| (Instant::now() + pace.time, had));
+        let (due, before) = *waited.check.get_or_insert_with(|| (Instant::now() + pace.time, had));
         tokio::select! {
             biased;
             chunk = body.next() => return Ok(chunk),
             () = place.evicted() => return Err(NoRoom::Evicted.into()),
-            () = tokio::time::sleep_until(due) => {
-                if had - before < pace.bytes {
-                    let message = "the body arrives too slowly: send it at once";
-                    return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message));
+            () = tokio::time::sleep_until(due.min(end)) => {
+                if due.min(end) == end {
+                    return refused("body_timeout", "the body took too long");
                 }
-                *check = None;
+                if had - before < pace.bytes {
+                    return refused("body_too_slow", "the body arrives too slowly: send it at once");
+                }
+                waited.check = None;
             }
         }
     }

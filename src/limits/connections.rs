@@ -32,27 +32,42 @@ struct Inner {
 
 #[derive(Default)]
 struct Open {
-    /// By address, and then by age.
-    addresses: HashMap<IpAddr, BTreeMap<u64, Arc<State>>>,
+    addresses: HashMap<IpAddr, Connected>,
     count: u64,
     begun: u64,
 }
 
-#[derive(Default)]
+/// What one address has open.
+struct Connected {
+    address: Arc<Address>,
+    count: usize,
+    /// By age, those that may be idle; and a busy one until somebody looks at it.
+    idle: BTreeMap<u64, Arc<State>>,
+}
+
+struct Address {
+    all: Connections,
+    address: IpAddr,
+}
+
 struct State {
     /// A request is under way, or a stream.
     busy: AtomicBool,
+    /// It is among those that may be idle.
+    listed: AtomicBool,
     evicted: AtomicBool,
     waker: AtomicWaker,
 }
 
 /// One open connection; it counts until it is dropped.
 pub struct Slot {
-    all: Connections,
-    address: IpAddr,
+    address: Arc<Address>,
     id: u64,
     state: Arc<State>,
 }
+
+/// One open connection that never makes way; it counts until it is dropped.
+pub struct LastingSlot(Arc<Address>);
 
 /// Why a connection is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +90,7 @@ impl Connections {
         let exempt = self.0.exempt.iter().any(|net| net.contains(&address.to_canonical()));
         let address = room::address(address);
         let mut open = self.lock();
-        let own = open.addresses.get(&address).map_or(0, BTreeMap::len);
+        let own = open.addresses.get(&address).map_or(0, |connected| connected.count);
         let share = (most / SHARES).max(1);
         let over = !exempt && self.0.per_address > 0 && own >= self.0.per_address;
         let greedy = !exempt && own as u64 >= share && open.count >= most.saturating_sub(share);
@@ -90,12 +105,19 @@ impl Connections {
         if !evicted && open.count >= most {
             return Err(TurnedAway::Full);
         }
-        let (id, state) = (open.begun, Arc::<State>::default());
+        let (id, state) = (open.begun, Arc::new(State::new()));
         open.begun += 1;
         open.count += 1;
-        open.addresses.entry(address).or_default().insert(id, state.clone());
+        let connected = open.addresses.entry(address).or_insert_with(|| Connected {
+            address: Arc::new(Address { all: self.clone(), address }),
+            count: 0,
+            idle: BTreeMap::new(),
+        });
+        connected.count += 1;
+        connected.idle.insert(id, state.clone());
+        let address = connected.address.clone();
         self.0.count.set(open.count);
-        Ok((Slot { all: self.clone(), address, id, state }, evicted))
+        Ok((Slot { address, id, state }, evicted))
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -106,50 +128,102 @@ impl Connections {
 impl Open {
     /// Lets the oldest connection of `address` that is idle make way; `false` if there is none.
     fn evict_of(&mut self, address: IpAddr) -> bool {
-        let Some(slots) = self.addresses.get(&address) else { return false };
-        let oldest = slots.iter().find(|(_, slot)| slot.is_idle()).map(|(id, slot)| (*id, slot.clone()));
-        let Some((id, state)) = oldest else { return false };
-        state.evicted.store(true, Ordering::Release);
-        state.waker.wake();
-        self.remove(address, id);
-        true
+        let Some(connected) = self.addresses.get_mut(&address) else { return false };
+        while let Some((_, state)) = connected.idle.pop_first() {
+            if state.take_if_idle() {
+                state.evicted.store(true, Ordering::Release);
+                state.waker.wake();
+                self.leave(address);
+                return true;
+            }
+        }
+        false
     }
 
     /// Does so for the address with the most connections of which one is idle.
     fn evict_of_largest(&mut self) -> bool {
-        let idle = self.addresses.iter().filter(|(_, slots)| slots.values().any(|slot| slot.is_idle()));
-        let largest = idle.max_by_key(|(_, slots)| slots.len()).map(|(address, _)| *address);
-        largest.is_some_and(|largest| self.evict_of(largest))
+        loop {
+            let some = self.addresses.iter().filter(|(_, connected)| !connected.idle.is_empty());
+            let largest = some.max_by_key(|(_, connected)| connected.count).map(|(address, _)| *address);
+            let Some(largest) = largest else { return false };
+            // If all of them were busy, none of them is listed any more.
+            if self.evict_of(largest) {
+                return true;
+            }
+        }
     }
 
-    fn remove(&mut self, address: IpAddr, id: u64) {
-        let Some(slots) = self.addresses.get_mut(&address) else { return };
-        if slots.remove(&id).is_some() {
-            self.count -= 1;
-        }
-        if slots.is_empty() {
+    /// One connection of `address` less.
+    fn leave(&mut self, address: IpAddr) {
+        let Some(connected) = self.addresses.get_mut(&address) else { return };
+        connected.count -= 1;
+        self.count -= 1;
+        if connected.count == 0 {
             self.addresses.remove(&address);
         }
     }
 }
 
+impl Address {
+    /// Changes what is listed of it.
+    fn change<T>(&self, change: impl FnOnce(&mut Open) -> T) -> T {
+        let mut open = self.all.lock();
+        let changed = change(&mut open);
+        self.all.0.count.set(open.count);
+        changed
+    }
+}
+
 impl State {
-    fn is_idle(&self) -> bool {
-        !self.busy.load(Ordering::Relaxed)
+    fn new() -> Self {
+        let [busy, listed, evicted] = [false, true, false].map(AtomicBool::new);
+        Self { busy, listed, evicted, waker: AtomicWaker::new() }
+    }
+
+    /// Whether it is idle, asked by who has taken it off the list. A busy one is listed again when its request
+    /// has ended, so that many of them cost each search little.
+    fn take_if_idle(&self) -> bool {
+        self.listed.store(false, Ordering::SeqCst);
+        !self.busy.load(Ordering::SeqCst)
     }
 }
 
 impl Slot {
     /// Whether something is under way: then it does not make way.
     pub fn set_busy(&self, busy: bool) {
-        self.state.busy.store(busy, Ordering::Relaxed);
+        self.state.busy.store(busy, Ordering::SeqCst);
+        if !busy && !self.state.listed.load(Ordering::SeqCst) {
+            self.list_again();
+        }
     }
 
-    /// It never makes way from now on. The task that would have been woken is let go, and with it the memory
-    /// of all that it did.
-    pub fn stay(&self) {
-        self.set_busy(true);
-        drop(self.state.waker.take());
+    #[cold]
+    fn list_again(&self) {
+        let Self { address, id, state } = self;
+        address.change(|open| {
+            let evicted = state.evicted.load(Ordering::Relaxed);
+            if let Some(connected) = open.addresses.get_mut(&address.address).filter(|_| !evicted) {
+                state.listed.store(true, Ordering::SeqCst);
+                connected.idle.insert(*id, state.clone());
+            }
+        });
+    }
+
+    /// It never makes way from now on; `None` if it has to already. The task that would have been woken is let go,
+    /// and with it the memory of all that it did.
+    pub fn into_lasting(self) -> Option<LastingSlot> {
+        let address = self.address.clone();
+        address.change(|open| {
+            if self.state.evicted.load(Ordering::Relaxed) {
+                return None;
+            }
+            let connected = open.addresses.get_mut(&address.address)?;
+            connected.idle.remove(&self.id);
+            // What counts is the new one, which is dropped without the lock.
+            connected.count += 1;
+            open.count += 1;
+            Some(LastingSlot(address.clone()))
+        })
     }
 
     /// Whether it has to make way. If not, the task is woken when it has to.
@@ -164,9 +238,21 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut open = self.all.lock();
-        open.remove(self.address, self.id);
-        self.all.0.count.set(open.count);
+        let Self { address, id, state } = self;
+        address.change(|open| {
+            if !state.evicted.load(Ordering::Relaxed)
+                && let Some(connected) = open.addresses.get_mut(&address.address)
+            {
+                connected.idle.remove(id);
+                open.leave(address.address);
+            }
+        });
+    }
+}
+
+impl Drop for LastingSlot {
+    fn drop(&mut self) {
+        self.0.change(|open| open.leave(self.0.address));
     }
 }
 
@@ -216,6 +302,36 @@ mod tests {
         let _new = open(3);
         assert!(is_evicted(&idle[0]) && !is_evicted(&idle[1]));
         assert!(!is_evicted(&small) && !is_evicted(&working));
+    }
+
+    #[test]
+    fn who_was_busy_when_somebody_looked_makes_way_later() {
+        let all = room(8, 2);
+        let open = || all.open(of(1)).map(|(slot, _)| slot);
+        let (first, second) = (open().expect("room"), open().expect("room"));
+        [&first, &second].iter().for_each(|slot| slot.set_busy(true));
+        assert_eq!(open().err(), Some(TurnedAway::Address));
+        second.set_busy(false);
+        let third = open().expect("the second makes way");
+        third.set_busy(true);
+        second.set_busy(false);
+        assert!(is_evicted(&second) && !is_evicted(&first));
+        assert_eq!(open().err(), Some(TurnedAway::Address), "it is not there to make way twice");
+        drop((first, second, third));
+        assert_eq!(all.0.count.level().0, 0);
+    }
+
+    #[test]
+    fn who_lasts_counts_and_never_makes_way() {
+        let all = room(8, 2);
+        let open = || all.open(of(1)).map(|(slot, _)| slot);
+        let lasting = open().expect("room").into_lasting().expect("it does not have to make way");
+        let (idle, third) = (open().expect("room"), open().expect("the second makes way"));
+        assert!(is_evicted(&idle) && idle.into_lasting().is_none());
+        third.set_busy(true);
+        assert_eq!(open().err(), Some(TurnedAway::Address));
+        drop((lasting, third));
+        assert_eq!((all.0.count.level().0, all.lock().addresses.len()), (0, 0));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::protocol::encoding::Framing;
 use crate::recovery;
 use crate::session::effect::{Effect, Join, Joined, Outcome};
 use crate::session::{Connection, Now, SessionMode};
-use crate::telemetry::metrics::{Counter, Gauge};
+use crate::telemetry::metrics::Counter;
 use crate::transport::metrics::{AttemptOutcome, DisconnectedWith};
 
 /// Codes that end a connection attempt without being the client's fault.
@@ -80,30 +80,14 @@ where
     }
 }
 
-/// Counts a connection whose pong is late, until dropped.
-struct Unhealthy(Gauge);
-
-impl Unhealthy {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Unhealthy {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 /// A session with its outbox, its registration and the channels that it follows.
 pub(super) struct ActorCore {
     pub(super) worker: Rc<WorkerContext>,
     pub(super) session: Connection,
     pub(super) outbox: Rc<Outbox>,
     framing: Framing,
-    /// The room of its replies.
-    replies: Rc<Share>,
+    /// The room of its replies, while some are read.
+    replies: Option<Rc<Share>>,
     /// Whether the session is or was open; it then counts as a successful connection.
     opened: bool,
     registration: Registration,
@@ -114,8 +98,8 @@ pub(super) struct ActorCore {
     /// By channel, in order.
     follows: Vec<Follow>,
     received: Counter,
-    /// While a pong is late.
-    unhealthy: Option<Unhealthy>,
+    /// It counts as one whose pong is late.
+    unhealthy: bool,
     /// Whether the connection has ended: the disconnect was sent or needs not be sent, and no channel
     /// is followed any more.
     pub(super) ended: bool,
@@ -141,12 +125,12 @@ impl ActorCore {
         let received = worker.metrics.messages_received.with(Transport(transport));
         Self {
             received,
-            unhealthy: None,
+            unhealthy: false,
             worker,
             session,
             outbox,
             framing,
-            replies: Rc::default(),
+            replies: None,
             opened: false,
             registration,
             principal,
@@ -164,10 +148,7 @@ impl ActorCore {
             self.opened = true;
             self.worker.metrics.connection_attempts.inc(AttemptOutcome::Open);
         }
-        if self.session.is_unhealthy() != self.unhealthy.is_some() {
-            let unhealthy = self.session.is_unhealthy();
-            self.unhealthy = unhealthy.then(|| Unhealthy::new(&self.worker.metrics.connections_unhealthy));
-        }
+        self.set_unhealthy(self.session.is_unhealthy());
         if !Rc::ptr_eq(&self.principal, self.session.principal()) {
             self.principal = self.session.principal().clone();
             self.registration.identify(self.principal.clone());
@@ -192,11 +173,11 @@ impl ActorCore {
     }
 
     pub(super) fn join(
-        &self,
+        &mut self,
         mut join: Join,
     ) -> impl Future<Output = (ChannelName, Option<(Follow, Joined)>)> + use<> {
         let (worker, outbox) = (self.worker.clone(), (self.outbox.clone(), self.framing.clone()));
-        let (allowed, share) = (self.may_open(&join.channel), self.share());
+        let (allowed, share) = (self.may_open(&join.channel), join.recover.is_some().then(|| self.share()));
         if let Some(seen) = join.presence_info.as_mut().filter(|seen| seen.announced) {
             seen.announced = self.may_announce();
         }
@@ -238,13 +219,24 @@ impl ActorCore {
         }
     }
 
-    fn share(&self) -> (Rc<Share>, String) {
-        (self.replies.clone(), self.holder())
+    fn set_unhealthy(&mut self, unhealthy: bool) {
+        let gauge = &self.worker.metrics.connections_unhealthy;
+        match (std::mem::replace(&mut self.unhealthy, unhealthy), unhealthy) {
+            (false, true) => drop(gauge.inc()),
+            (true, false) => drop(gauge.dec()),
+            _ => {}
+        }
+    }
+
+    fn share(&mut self) -> (Rc<Share>, String) {
+        (self.replies.get_or_insert_default().clone(), self.holder())
     }
 
     /// A reply is made: its room is free as soon as most of it has been sent.
-    pub(super) fn give_back_room(&self) {
-        if let Some(room) = self.replies.take() {
+    pub(super) fn give_back_room(&mut self) {
+        let room = self.replies.as_ref().and_then(|share| share.take());
+        self.replies.take_if(|share| Rc::strong_count(share) == 1);
+        if let Some(room) = room {
             let outbox = self.outbox.clone();
             actix_rt::spawn(async move {
                 outbox.wait_for_capacity().await;
@@ -278,7 +270,7 @@ impl ActorCore {
     /// The connection has ended: it follows no channel any more.
     pub(super) fn close(&mut self, code: u16) {
         self.ended = true;
-        self.unhealthy = None;
+        self.set_unhealthy(false);
         self.follows.clear();
         let metrics = &self.worker.metrics;
         if !std::mem::replace(&mut self.opened, true) {
@@ -353,7 +345,8 @@ pub(super) trait ConnectionActor: Actor<Context: AsyncContext<Self>> + Handler<A
                 }));
             }
             Effect::ReadHistory(request) => {
-                let read = effects::read_history(worker.clone(), core.share(), request);
+                let (worker, share) = (worker.clone(), core.share());
+                let read = effects::read_history(worker, share, request);
                 ctx.spawn(read.into_actor(self).map(|stored, actor, ctx| {
                     actor.on_outcome(Outcome::History(stored), ctx);
                 }));

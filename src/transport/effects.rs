@@ -48,11 +48,11 @@ pub(super) async fn look_up(store: Store, channel: ChannelName) -> (ChannelName,
 }
 
 /// Puts a paused subscriber, then finds the position of the channel, then reads the events that the
-/// client missed. In this order no event can be lost in between.
+/// client missed, with a `share` of the room for that. In this order no event can be lost in between.
 pub(super) async fn join_channel(
     worker: Rc<WorkerContext>,
     (outbox, framing): (Rc<Outbox>, Framing),
-    (share, user): (Rc<Share>, String),
+    share: Option<(Rc<Share>, String)>,
     join: Join,
 ) -> (ChannelName, Option<(Follow, Joined)>) {
     let Join { channel, recover, positioned, presence_info, receives_join_leave, delta, filter } = join;
@@ -75,10 +75,10 @@ pub(super) async fn join_channel(
         }
     };
     let channel = subscription.subscriber().channel().clone();
-    let replay = match (recover, kept) {
+    let replay = match (recover.zip(share), kept) {
         (None, _) => Replay::NotAsked,
         (Some(_), None) => Replay::Lost,
-        (Some(since), Some(retention)) => {
+        (Some((since, (share, user))), Some(retention)) => {
             // At most one unsent replay is kept in memory.
             outbox.wait_for_capacity().await;
             let limit = if channel.is_built_in() { BUILT_IN_LIMIT } else { worker.options.recovery };

@@ -290,7 +290,8 @@ pub fn ensure_files(connections: usize) -> Result<()> {
 /// How many connections there may be after the limit of open files was raised.
 pub fn most_connections() -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or_default();
-    files.saturating_sub(OTHER_FILES) as usize
+    // The gateway keeps an eighth for second handles on streams.
+    (files - files / 8).saturating_sub(OTHER_FILES) as usize
 }
 
 fn config(history: bool) -> String {
@@ -298,8 +299,9 @@ fn config(history: bool) -> String {
         true => "history_size = 1000\nhistory_ttl = \"60s\"\nforce_recovery = true\n",
         false => "",
     };
+    // All of the load comes from one address, like that of a proxy.
     format!(
-        "[server]\nworkers = 1\n\n[client]\nuser_connection_limit = 0\n\n[[channel.namespaces]]\n\
+        "[server]\nworkers = 1\ntrusted_proxies = [\"127.0.0.0/8\"]\n\n[client]\nuser_connection_limit = 0\n\n[[channel.namespaces]]\n\
          name = \"{NAMESPACE}\"\n{history}presence = true\nallow_subscribe_for_client = true\n\
          allow_history_for_client = true\n\n[limits]\npolls_per_minute = {POLLS}\n"
     )

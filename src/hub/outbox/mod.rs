@@ -98,8 +98,8 @@ pub struct Outbox {
     state: Cell<State>,
     /// On a socket nearly always nothing.
     backlog: RefCell<Option<Box<Backlog>>>,
-    /// Replays of several channels follow each other.
-    replays: Mutex<()>,
+    /// Replays of several channels follow each other; made for the first one.
+    replays: OnceCell<Box<Mutex<()>>>,
 }
 
 /// What waits, and who waits for it.
@@ -147,7 +147,7 @@ impl Outbox {
     fn with(limit: usize, sink: Sink) -> Self {
         let writable = Cell::new(matches!(sink, Sink::Socket(..)));
         let state = Cell::new(State::Open);
-        let (listener, backlog, replays) = (OnceCell::new(), RefCell::default(), Mutex::default());
+        let (listener, backlog, replays) = (OnceCell::new(), RefCell::default(), OnceCell::new());
         Self { writable, sink, limit, listener, state, backlog, replays }
     }
 
@@ -327,7 +327,7 @@ impl Outbox {
 
     /// Waits for the other replays of the connection, until what it gives is dropped.
     pub async fn replay_turn(&self) -> MutexGuard<'_, ()> {
-        self.replays.lock().await
+        self.replays.get_or_init(Box::default).lock().await
     }
 
     /// Waits until at most half of the limit is in use, or the outbox is over: how a replay keeps

@@ -11,6 +11,7 @@ use crate::support::app::stream_request;
 use crate::support::client::Request;
 use crate::support::process::{API_KEY, Gateway, Home, on_postgres, token};
 use crate::support::sse::Stream;
+use crate::support::store::eventually;
 use crate::support::stream_client::StreamClient;
 use crate::support::websocket;
 
@@ -28,12 +29,13 @@ fn everything_goes_through_haproxy() {
 
 #[test]
 fn a_stranger_takes_no_node_away_through_nginx() {
-    on_postgres(async |home| a_stranger_takes_no_node_away(home, "nginx", nginx).await);
+    on_postgres(async |home| a_stranger_takes_no_node_away(home, "nginx", nginx, 16 << 20).await);
 }
 
 #[test]
 fn a_stranger_takes_no_node_away_through_haproxy() {
-    on_postgres(async |home| a_stranger_takes_no_node_away(home, "haproxy", haproxy).await);
+    // What does not fit on the way it does not hear out itself.
+    on_postgres(async |home| a_stranger_takes_no_node_away(home, "haproxy", haproxy, 1 << 20).await);
 }
 
 /// `file` with these replacements, each of which must have something to replace.
@@ -151,15 +153,25 @@ async fn everything_goes_through(home: Home, program: &str, configure: Configure
 
     let in_query = Request::get(&format!("/api/events/stream?channels={CHANNEL}&token={token}"));
     drop(Stream::open(entry, &in_query).await.expect("a stream"));
-    let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_else(|_| proxy.log());
+    Request::get(&format!("/nowhere?token={token}")).send(entry).await.expect(404);
+    let log = || std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_else(|_| proxy.log());
+    eventually("the last request is in the log", async || log().contains("/nowhere")).await;
+    let log = log();
     assert!(log.contains("/api/publish") && !log.contains(&token[..40]), "{log}");
 }
 
-/// A long body that nobody wants: its sender is told so, and nobody else notices. Where the node does not even
-/// listen to its end, the sender alone is hurt.
-async fn a_stranger_takes_no_node_away(mut home: Home, program: &str, configure: Configure) {
-    let unwanted = Request::post("/webhooks/github").body(vec![b'x'; 1 << 20]);
-    for (listening, told) in [("32MiB", true), ("1KiB", false)] {
+/// A long body that nobody wants, and one for which there is no room: their sender is told so, and nobody else
+/// notices. Where the node does not even listen to the end of one, the sender alone is hurt.
+async fn a_stranger_takes_no_node_away(
+    mut home: Home,
+    program: &str,
+    configure: Configure,
+    heard_out: usize,
+) {
+    home = home.with("CAMPANILE_LIMITS__CLIENT_BODIES_IN_FLIGHT", "1KiB");
+    // Longer than what the system keeps of it on its way.
+    for (listening, length, told) in [("32MiB", heard_out, true), ("1KiB", 16 << 20, false)] {
+        let unwanted = Request::post("/webhooks/github").body(vec![b'x'; length]);
         home = home.with("CAMPANILE_LIMITS__LINGERING_SIZE", listening);
         let (first, second) = (Gateway::start(&home).await, Gateway::start(&home).await);
         let folder = tempfile::tempdir().expect("a folder");
@@ -167,10 +179,17 @@ async fn a_stranger_takes_no_node_away(mut home: Home, program: &str, configure:
         let proxy = Server::start(program, folder.path(), |port| configure(folder.path(), nodes, port));
         let proxy = proxy.await.expect("the proxy starts");
         for _ in 0..10 {
-            let refused = unwanted.send(proxy.address).await.status;
-            assert!(refused == 401 || !told && refused == 502, "{refused}");
+            let refused = unwanted.try_send(proxy.address).await.map(|answer| answer.status);
+            assert!(
+                refused == Some(401) || !told && refused.is_none_or(|status| status == 502),
+                "{refused:?}"
+            );
             Request::get("/readyz").send(proxy.address).await.expect(200);
         }
+        for _ in 0..10 {
+            Request::post("/emulation").body(vec![b'x'; 2 << 10]).send(proxy.address).await.expect(503);
+        }
+        Request::get("/readyz").send(proxy.address).await.expect(200);
         second.stop().await;
         first.stop().await;
     }

@@ -258,9 +258,18 @@ impl Drop for LastingSlot {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::task::{Wake, Waker};
 
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 
     fn of(number: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, number])
@@ -332,6 +341,16 @@ mod tests {
         assert_eq!(open().err(), Some(TurnedAway::Address));
         drop((lasting, third));
         assert_eq!((all.0.count.level().0, all.lock().addresses.len()), (0, 0));
+    }
+
+    #[test]
+    fn whoever_makes_way_is_woken() {
+        let all = room(1, 0);
+        let (first, _) = all.open(of(1)).expect("there is room");
+        let woken = Arc::new(Woken::default());
+        assert!(!first.is_evicted(&Context::from_waker(&woken.clone().into())));
+        all.open(of(2)).expect("the first makes way");
+        assert!(woken.0.load(Ordering::Relaxed) && is_evicted(&first));
     }
 
     #[test]

@@ -221,10 +221,12 @@ mod tests {
         let (first, second) = (replies.room("a").await.expect("room"), replies.room("b").await);
         let mut waiting = Box::pin(replies.room("c"));
         assert!(waiting.as_mut().now_or_never().is_none());
-        assert_eq!(replies.room("d").await.err(), Some(Full));
+        let refused = replies.room("d").now_or_never().expect("too many wait already");
+        assert_eq!(refused.err(), Some(Full));
         drop(first);
-        assert!(waiting.await.is_ok());
-        drop(second);
+        let third = waiting.await.expect("its turn");
+        assert!(replies.room("e").now_or_never().is_none(), "nobody waits any more, so that it may");
+        drop((second, third));
         assert_eq!((replies.0.used.level().0, replies.users().len()), (0, 0));
     }
 

@@ -222,6 +222,8 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn waiting(room: &Room, holder: &str, bytes: u64) -> Place {
@@ -235,13 +237,13 @@ mod tests {
         place.grow(0) == Err(NoRoom::Evicted)
     }
 
-    #[tokio::test]
-    async fn the_one_that_waits_longest_makes_way_for_what_comes() {
+    #[test]
+    fn the_one_that_waits_longest_makes_way_for_what_comes() {
         let room = Room::new(Budget::new(100));
         let (mut first, mut second) = (waiting(&room, "a", 10), waiting(&room, "b", 10));
         let mut new = room.enter("c", false);
         assert_eq!(new.grow(85), Ok(()));
-        first.evicted().await;
+        assert_eq!(first.evicted().now_or_never(), Some(()));
         assert!(is_evicted(&mut first) && !is_evicted(&mut second));
         assert_eq!(room.0.budget.level().0, 95);
     }
@@ -279,6 +281,26 @@ mod tests {
         assert_eq!(room.enter("ana", true).grow(20), Err(NoRoom::Full), "not for what it has itself");
         assert_eq!(room.enter("ben", true).grow(20), Ok(()), "but for a user that has less");
         assert!(is_evicted(&mut user));
+    }
+
+    #[test]
+    fn a_stranger_makes_way_before_a_user_that_waits_longer() {
+        let room = Room::new(Budget::new(100));
+        let mut user = room.enter("ana", true);
+        user.grow(60).expect("there is room");
+        user.wait();
+        let mut stranger = waiting(&room, "a", 20);
+        assert_eq!(room.enter("ben", true).grow(30), Ok(()));
+        assert!(is_evicted(&mut stranger) && !is_evicted(&mut user));
+    }
+
+    #[test]
+    fn what_holds_nothing_stays_because_nothing_is_gained() {
+        let room = Room::new(Budget::new(100));
+        let mut empty = waiting(&room, "empty", 0);
+        let mut others: Vec<Place> = (0..9).map(|n| waiting(&room, &n.to_string(), 10)).collect();
+        assert_eq!(room.enter("new", false).grow(20), Ok(()));
+        assert!(is_evicted(&mut others[0]) && !is_evicted(&mut empty), "though it waits longest");
     }
 
     #[test]

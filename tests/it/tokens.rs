@@ -115,3 +115,39 @@ async fn every_transport_takes_what_our_keys_signed_and_nothing_else() {
     };
     expect(&app, "alg none", headless, ana, INVALID).await;
 }
+
+#[tokio::test]
+async fn clocks_may_differ_by_the_leeway_that_is_configured() {
+    let config = format!("[client.token]\naudience = \"us\"\nleeway = \"5m\"\n{OPEN}");
+    let app = TestApp::with(Backend::Sqlite, &config).await;
+    let now = chrono::Utc::now().timestamp();
+    let of = |claim: &str, at: i64| json!({ "sub": "ana", "aud": "us", claim: at });
+    let token = |claims: &Value| app.token(claims.clone());
+    expect(&app, "a little late", token, of("exp", now - 200), GOOD).await;
+    expect(&app, "late", token, of("exp", now - 301), EXPIRED).await;
+    expect(&app, "a little early", token, of("nbf", now + 200), GOOD).await;
+    expect(&app, "early", token, of("nbf", now + 600), TOO_EARLY).await;
+    expect(&app, "made in the future", token, of("iat", now + 600), GOOD).await;
+}
+
+#[tokio::test]
+async fn an_answer_names_the_claim_that_is_wrong() {
+    let config = format!("[client.token]\naudience = \"us\"\nissuer = \"me\"\n{OPEN}");
+    let app = TestApp::with(Backend::Sqlite, &config).await;
+    let wrong = [
+        ("sub", json!(7)),
+        ("exp", json!("soon")),
+        ("nbf", json!(null)),
+        ("aud", json!("them")),
+        ("iss", json!("them")),
+        ("channel", json!("news:x")),
+        ("orgs", json!("acme")),
+    ];
+    for (claim, value) in wrong {
+        let mut claims = json!({ "sub": "ana", "aud": "us", "iss": "me" });
+        claims[claim] = value;
+        let refused = app.get("/api/events?channel=open:x", &app.token(claims)).await;
+        let message = refused.refused(401, "token_invalid").json()["error"]["message"].to_string();
+        assert!(message.contains(&format!("the claim `{claim}`")), "{claim}: {message}");
+    }
+}

@@ -73,6 +73,37 @@ fn personal_channels_keep_a_history_unless_there_is_another() {
 }
 
 #[test]
+fn each_option_of_retention_is_about_what_it_names_alone() {
+    let id = "0195d3a0-0000-4000-8000-000000000001";
+    let (build, job) = (format!("build:{id}"), format!("job:{id}"));
+    let channels = [
+        ("repo", "repo:acme/api"),
+        ("org", "org:acme"),
+        ("build", &build),
+        ("job", &job),
+        ("personal", "#42"),
+        ("rows", "db:users"),
+    ];
+    let kept = |options: &str, channel: &str| {
+        let namespaces = file(&format!("[retention]\n{options}")).unwrap().namespaces();
+        namespaces.retention_of(&ChannelName::parse(channel).unwrap()).unwrap()
+    };
+    for (kind, _) in channels {
+        for (other, channel) in channels {
+            let changed = kept(&format!("{kind}_events = 7\n{kind}_age = \"45m\""), channel);
+            let is_ours = (changed.events, changed.age) == (7, Duration::from_secs(45 * 60));
+            assert_eq!(is_ours, kind == other, "{kind} for {channel}: {changed:?}");
+            assert!(is_ours || changed == kept("", channel), "{kind} for {channel}: {changed:?}");
+        }
+    }
+    let text = "[retention]\ndelivery_ids = \"50m\"\ndelivery_payloads = \"40m\"\nsessions = \"35m\"";
+    let kept = file(text).unwrap().namespaces().kept;
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    assert_eq!((kept.delivery_ids, kept.delivery_payloads), (minutes(50), minutes(40)));
+    assert_eq!(kept.sessions, Some(minutes(35)));
+}
+
+#[test]
 fn every_kind_of_option_can_be_set_in_the_environment() {
     let config = environment([
         ("CAMPANILE_STORE__POOL_SIZE", "3"),

@@ -140,6 +140,13 @@ async fn links_and_sessions_end_by_themselves(backend: Backend) {
     get(&app, "/api/auth/me", &cookie).await.refused(401, "session_over");
 }
 
+async fn a_session_is_not_longer_than_it_is_kept(backend: Backend) {
+    let app = TestApp::with(backend, "retention.sessions = \"30m\"").await;
+    let answer = redeem(&app, &link(&app).await).await.expect(204);
+    let set = answer.header("set-cookie").expect("a cookie");
+    assert!(set.split("; ").any(|attribute| attribute == "Max-Age=1800"), "{set}");
+}
+
 async fn the_store_knows_hashes_alone(backend: Backend) {
     let app = TestApp::start(backend).await;
     let (link, cookie) = (link(&app).await, signed_in(&app).await);
@@ -390,6 +397,7 @@ on_both!(
     of_many_who_use_a_link_at_once_one_gets_in,
     only_the_key_makes_links,
     links_and_sessions_end_by_themselves,
+    a_session_is_not_longer_than_it_is_kept,
     the_store_knows_hashes_alone,
     wrong_links_are_limited_and_right_ones_never,
     the_oldest_make_room,

@@ -20,6 +20,7 @@ on_both![
     a_failed_delivery_is_settled_once,
     payloads_are_dropped_before_their_deliveries,
     half_an_hour_of_deliveries_is_kept_where_that_is_wanted,
+    payloads_are_kept_for_half_an_hour_where_that_is_wanted,
 ];
 
 /// A delivery that came `age` ago; its id says so too.
@@ -53,6 +54,18 @@ async fn half_an_hour_of_deliveries_is_kept_where_that_is_wanted(store: TestStor
     let (metrics, lease) = (Metrics::default(), Lease::always_held());
     janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.expect("a round");
     assert_eq!(store.count("webhook_deliveries").await, 1);
+}
+
+async fn payloads_are_kept_for_half_an_hour_where_that_is_wanted(store: TestStore) {
+    for (id, minutes) in [("old", 31), ("young", 29)] {
+        take(&store, from_the_past(&store, id, Duration::from_secs(minutes * 60))).await;
+    }
+    let kept = Kept { delivery_payloads: Duration::from_secs(30 * 60), ..Kept::default() };
+    let namespaces = Namespaces { kept, ..Namespaces::default() };
+    let (metrics, lease) = (Metrics::default(), Lease::always_held());
+    janitor::sweep(&store.store, &namespaces, &metrics, &lease, &mut Uuid::nil()).await.expect("a round");
+    let payloads = store.number("SELECT count(payload) AS number FROM webhook_deliveries".into()).await;
+    assert_eq!((store.count("webhook_deliveries").await, payloads), (2, 1));
 }
 
 async fn a_payload_comes_back_byte_for_byte(store: TestStore) {

@@ -117,3 +117,24 @@ fn tighten(path: &Path, mode: u32) {
         tracing::warn!(path = %path.display(), %error, "others may read what is private: chmod it");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_beside_the_database_is_private_from_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.db");
+        let beside = BESIDE.map(|end| folder.path().join(format!("events.db{end}")));
+        for path in &beside {
+            std::fs::write(path, "rows").expect("written");
+            std::fs::set_permissions(path, Permissions::from_mode(0o664)).expect("ours");
+        }
+        let _lock = FolderLock::take(&path, false).ok().expect("it is free");
+        for path in &beside {
+            let mode = std::fs::metadata(path).expect("it is there").mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+        }
+    }
+}

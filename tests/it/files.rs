@@ -72,6 +72,18 @@ async fn a_file_that_the_address_names_is_as_private_but_its_folder_may_be_share
 }
 
 #[tokio::test]
+async fn a_folder_that_is_made_for_a_file_is_for_its_user_alone() {
+    let shared = tempfile::tempdir().expect("a folder");
+    let file = shared.path().join("made/here/events.db");
+    let home = Home::new(Some(format!("sqlite:{}", file.display())));
+    let gateway = Gateway::start_under(&home, &CARELESS).await;
+    for folder in ["made", "made/here"] {
+        assert_eq!(mode(&shared.path().join(folder)), 0o700, "{folder}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_second_process_is_refused_by_whatever_name_it_comes() {
     let home = Home::new(None);
     let gateway = Gateway::start(&home).await;
@@ -88,6 +100,11 @@ async fn a_second_process_is_refused_by_whatever_name_it_comes() {
         // SQLite's own locks are as they were.
         assert_eq!(gateway.get("/readyz").await.status, 200);
     }
+    // The folder is in use also while the database itself is away.
+    fs::rename(&database, elsewhere.path().join("away.db")).expect("ours");
+    let said = Gateway::refused(&Home::new(Some(format!("sqlite:{}", database.display())))).await;
+    assert!(said.contains("is in use by another campanile"), "{said}");
+    assert!(!database.exists(), "nothing was put in its place");
     gateway.stop().await;
 
     // A link alone is no reason to refuse.

@@ -128,6 +128,11 @@ fn a_transaction_behind_pgbouncer_has_its_deadlines_and_leaves_no_settings_behin
         .await;
         holder.batch_execute("COMMIT").await.unwrap();
 
+        // Sessions whose transactions went well stay, for others to use.
+        let writes = (0..SESSIONS).map(|_| {
+            store.store.write(|conn| conn.execute(diesel::sql_query("UPDATE meta SET value = value")))
+        });
+        assert!(join_all(writes).await.iter().all(Result::is_ok));
         let shared = session(&pooled.url()).await;
         for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
             for _ in 0..2 * SESSIONS {

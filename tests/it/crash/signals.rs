@@ -1,5 +1,7 @@
 //! What surrounds a process: who reads its words, and how often it is asked to stop.
 
+use std::fs::File;
+use std::process::Command;
 use std::time::Duration;
 
 use testkit::process::Signal;
@@ -49,6 +51,14 @@ async fn a_log_on_a_full_device_costs_lines_and_nothing_else() {
 async fn closed_outputs_do_not_keep_it_from_starting() {
     let (_home, gateway) = with_output("2>&- >&-").await;
     gateway.stop().await;
+}
+
+#[test]
+fn a_start_that_fails_ends_as_documented_if_nobody_can_read_why() {
+    let full = File::options().write(true).open("/dev/full").expect("a device");
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_campanile"));
+    serve.args(["serve", "--config", "/nowhere/campanile.toml"]).env_clear().stderr(full);
+    assert_eq!(serve.status().expect("it runs").code(), Some(1));
 }
 
 #[tokio::test]

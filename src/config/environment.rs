@@ -59,7 +59,12 @@ pub(super) fn apply(settings: &mut Settings, environment: Vec<(OsString, OsStrin
             settings.report(Problem::new(source, path.to_string(), wrong, remedy));
             continue;
         };
+        if value.is_empty() {
+            continue;
+        }
         if value.trim().is_empty() {
+            let (wrong, remedy) = ("this is nothing but white space", "set it to something, or unset it");
+            settings.report(Problem::new(source, path.to_string(), wrong, remedy));
             continue;
         }
         if let Some((other, said)) = seen.insert(path.clone(), (name.to_owned(), value.to_owned()))

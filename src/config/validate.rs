@@ -1,6 +1,7 @@
 //! Checks that no single type can make: bounds, and options that contradict each other.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::error::Problem;
@@ -21,6 +22,8 @@ const MAX_EVENTS: u32 = 10_000;
 const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
 /// The longest message of a client; more is a mistake.
 const LARGEST_MESSAGE: Size = Size(64 << 20);
+/// The fastest that bodies must come: hardly any sender is faster.
+const FASTEST: Size = Size(1 << 20);
 /// Advised lengths in bytes. HS256 has no more strength than its key (RFC 7518 §3.2 asks for 32).
 const JWT_SECRET: usize = 32;
 const OTHER_SECRET: usize = 16;
@@ -144,6 +147,10 @@ pub(super) fn alone(config: &Config) -> Vec<Problem> {
     if config.server.data_dir.as_os_str().is_empty() {
         refuse("server.data_dir", "the path is empty", "write \"./data\", or leave it out");
     }
+    if limits.body_min_rate > FASTEST {
+        let remedy = "write at most \"1MiB\" (bytes a second)";
+        refuse("limits.body_min_rate", "hardly any body comes so fast", remedy);
+    }
     let public = config.server.public_url.as_ref();
     if public.is_some_and(|origin| !matches!(origin.scheme(), "http" | "https")) {
         refuse("server.public_url", "browsers reach a gateway by http or https", "write https://HOST");
@@ -205,6 +212,15 @@ pub(super) fn together(config: &Config) -> Vec<Problem> {
             let wrong = "Redis joins nodes, and nodes cannot share a SQLite store";
             refuse("bus.url", wrong.to_owned(), "set DATABASE_URL to Postgres, or leave Redis out");
         }
+    }
+    let (listen, internal) = (config.server.listen, config.server.internal_listen);
+    let meet = |other: SocketAddr| {
+        let every = listen.ip().is_unspecified() || other.ip().is_unspecified();
+        other.port() != 0 && other.port() == listen.port() && (every || other.ip() == listen.ip())
+    };
+    if internal.is_some_and(meet) {
+        let wrong = format!("server.listen has that port already: {listen}");
+        refuse("server.internal_listen", wrong, "write another port, or leave it out");
     }
     let (body, in_flight) = (config.limits.webhook_body, config.limits.webhook_in_flight);
     if in_flight < body {

@@ -15,7 +15,8 @@ pub(super) fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<Option<I
     };
     let lines: Vec<&str> = headers.get_all(name).map(|line| line.to_str().unwrap_or_default()).collect();
     let hops = lines.into_iter().rev().flat_map(|line| split(line, b',').into_iter().rev());
-    hops.map(address).collect()
+    // An empty element is none (RFC 9110, section 5.6.1).
+    hops.filter(|hop| !hop.trim().is_empty()).map(address).collect()
 }
 
 /// The `for` of one element of `Forwarded`.
@@ -119,7 +120,6 @@ mod tests {
             ("192.0.2.1:_hidden", "192.0.2.1"),
             ("unknown", "?"),
             ("_hidden", "?"),
-            ("", "?"),
             ("192.0.2.1:", "?"),
             ("192.0.2.1:x", "?"),
             ("192.0.2.1:123456", "?"),
@@ -136,6 +136,8 @@ mod tests {
     fn the_nearest_hop_comes_first() {
         let lines = ["192.0.2.1, 192.0.2.2:80", "[2001:db8::3]:1"];
         assert_eq!(read(ForwardedHeader::XForwardedFor, &lines), ["2001:db8::3", "192.0.2.2", "192.0.2.1"]);
+        let empty = [",", "192.0.2.1,, ,192.0.2.2 ,", ""];
+        assert_eq!(read(ForwardedHeader::XForwardedFor, &empty), ["192.0.2.2", "192.0.2.1"]);
         let lines = [
             "for=192.0.2.1, For=\"[2001:db8::2]:4711\";proto=http;by=203.0.113.43",
             "host=\"a,b;for=192.0.2.9\" ; FOR = \"192.0.2.\\3:80\"",
@@ -150,7 +152,6 @@ mod tests {
             "for=_gazonk",
             "for=\"_gazonk:80\"",
             "proto=https",
-            "",
             "for",
             "for=",
             "for=192.0.2.1;for=192.0.2.2",

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpResponse, route};
+use actix_web::{HttpRequest, HttpResponse, route};
 use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ApiResult};
 use super::metrics::Limit;
-use super::{HttpState, Node};
+use super::{HttpState, Node, State};
 use crate::limits::budget::Budget;
 use crate::publish;
 use crate::telemetry::metrics::Registry;
@@ -114,6 +114,11 @@ pub async fn get_readiness(state: Node) -> HttpResponse {
     // Without the bus, events of other nodes arrive late, but they do arrive.
     let degraded: &[Dependency] = if *endpoint.bus.borrow() { &[] } else { &[Dependency::Bus] };
     HttpResponse::Ok().json(Readiness::Ready { store: store.backend_name(), degraded })
+}
+
+/// Whether `/metrics` is on the other listener, and so for no method where `request` came.
+pub fn are_metrics_elsewhere(request: &HttpRequest) -> bool {
+    request.app_data::<State>().is_some_and(|state| state.health.internal)
 }
 
 /// Metrics for Prometheus.

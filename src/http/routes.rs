@@ -129,7 +129,8 @@ async fn unrouted(request: HttpRequest) -> ApiResult {
     if asks && request.path() == "*" {
         return Ok(HttpResponse::NoContent().finish());
     }
-    let Some(path) = request.match_pattern() else {
+    let is_hidden = |path: &String| path == "/metrics" && health::are_metrics_elsewhere(&request);
+    let Some(path) = request.match_pattern().filter(|path| !is_hidden(path)) else {
         return Err(ApiError::not_found("route").details(json!({ "path": request.path() })));
     };
     let path = if path.len() > 1 { path.trim_end_matches('/') } else { &path };

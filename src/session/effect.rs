@@ -55,6 +55,8 @@ pub struct Join {
     pub channel: ChannelName,
     /// The client's position, if it asked for recovery.
     pub recover: Option<Since>,
+    /// Whether the options let it recover. If not, what it missed counts as lost.
+    pub recoverable: bool,
     /// Whether the server tracks the client's position: losing events then ends the subscription
     /// instead of going unnoticed.
     pub positioned: bool,

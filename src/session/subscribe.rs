@@ -62,7 +62,6 @@ impl Connection {
         };
         let since =
             command.recover.then(|| Since { epoch: command.epoch.to_string(), offset: command.offset });
-        let since = since.or_else(|| self.implicit_recovery(&channel));
         let subscription = Subscription {
             token: token.as_mut().map(|token| Box::new(SubscribedBy { jti: token.jti.take() })),
             expires: token.as_ref().and_then(|token| token.expires_at),
@@ -70,7 +69,11 @@ impl Connection {
         }
         .of_resource(resource);
         let claim = token.map(|token| token.claim).unwrap_or_default();
-        let (mut pending, join) = self.prepare_subscription(channel, subscription, claim, requested, since);
+        let (mut pending, mut join) =
+            self.prepare_subscription(channel, subscription, claim, requested, since);
+        if join.recover.is_none() && join.recoverable {
+            join.recover = self.implicit_recovery(&join.channel);
+        }
         pending.wants_unrecoverable_error = command.wants_unrecoverable_error();
         effects.push(Effect::Join(join));
         self.pending = Some(Box::new(Pending::Subscribe { id, pending }));
@@ -119,7 +122,8 @@ impl Connection {
         }
     }
 
-    /// The join that the hub must perform, and the subscription that waits for it.
+    /// The join that the hub must perform, and the subscription that waits for it. `since` is the client's
+    /// position, if it asks for recovery.
     pub(super) fn prepare_subscription(
         &self,
         channel: ChannelName,
@@ -142,7 +146,8 @@ impl Connection {
         });
         let join = Join {
             channel: channel.clone(),
-            recover: since.filter(|_| flags.recoverable),
+            recover: since,
+            recoverable: flags.recoverable,
             positioned: flags.positioned,
             presence_info,
             receives_join_leave: flags.receives_join_leave,

@@ -55,7 +55,8 @@ pub(super) async fn join_channel(
     share: Option<(Rc<Share>, String)>,
     join: Join,
 ) -> (ChannelName, Option<(Follow, Joined)>) {
-    let Join { channel, recover, positioned, presence_info, receives_join_leave, delta, filter } = join;
+    let Join { channel, recover, recoverable, positioned, presence_info, receives_join_leave, delta, filter } =
+        join;
     let options = SubscriberOptions {
         presence_info,
         receives_join_leave,
@@ -64,7 +65,7 @@ pub(super) async fn join_channel(
     let (kept, cache) = {
         let namespaces = worker.session_context.namespaces.load();
         let cache = namespaces.options_of(&channel).is_some_and(ChannelOptions::is_cache);
-        (namespaces.retention_of(&channel), cache)
+        (namespaces.retention_of(&channel).filter(|_| recoverable), cache)
     };
     let subscribed = worker.fanout.subscribe(channel.clone(), outbox.clone(), framing, options).await;
     let (subscription, mut position) = match subscribed {

@@ -211,6 +211,21 @@ async fn a_quiet_channel_gets_a_history(home: Home) {
         assert_eq!(first.push().await["pub"]["data"], number);
     }
     assert_eq!(second.push().await["pub"]["data"], 3);
+
+    // Who was away when the history went hears that it has missed something.
+    let end = reply["offset"].as_u64().map_or(0, |offset| offset + 1);
+    drop(second);
+    publish(&gateway, CHANNEL, 4).await;
+    reload(&home, &gateway, "").await;
+    let mut second = connected(&gateway).await;
+    let position = json!({ "channel": CHANNEL, "recover": true, "epoch": begun["epoch"], "offset": end });
+    let mut strict = position.clone();
+    strict["flag"] = json!(2);
+    assert_eq!(second.ask(json!({ "subscribe": strict })).await["error"]["code"], 112);
+    let reply = second.ask(json!({ "subscribe": position })).await["subscribe"].clone();
+    assert_eq!(reply, json!({ "was_recovering": true }), "not recovered, and no position");
+    publish(&gateway, CHANNEL, 5).await;
+    assert_eq!(second.push().await["pub"]["data"], 5);
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn a_map_or_list_in_the_environment_replaces_that_of_the_file() {
 fn empty_variables_and_those_of_others_do_not_count() {
     let config = environment([
         ("REDIS_URL", ""),
-        ("CAMPANILE_API_KEY", " "),
+        ("CAMPANILE_API_KEY", ""),
         ("PATH", "/bin"),
         ("CAMPANILE_URL", "https://live.example.com"),
         ("CAMPANILE_TOKEN", "a.b.c"),
@@ -167,6 +167,14 @@ fn empty_variables_and_those_of_others_do_not_count() {
         ("CAMPANILE_DB_PORT_5432_TCP_ADDR", "10.0.0.2"),
     ]);
     assert_eq!(environment(NONE), config);
+}
+
+#[test]
+fn a_variable_of_white_space_is_a_mistake() {
+    for name in ["CAMPANILE_JWT_SECRET", "GITHUB_WEBHOOK_SECRET", "REDIS_URL"] {
+        let error = Loader::new().environment([(name, "\n")]).load().unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("white space"), "{error}");
+    }
 }
 
 #[test]

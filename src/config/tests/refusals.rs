@@ -18,6 +18,11 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         "[server]\nlisten = \"localhost\"",
         &[":2: server.listen: `localhost` is not an address with a port", "127.0.0.1:8080"],
     ),
+    (
+        "[server]\nlisten = \"127.0.0.1:9000\"\ninternal_listen = \"0.0.0.0:9000\"",
+        &[":3: server.internal_listen: server.listen has that port already: 127.0.0.1:9000"],
+    ),
+    ("[limits]\nbody_min_rate = \"2MiB\"", &["limits.body_min_rate: hardly any body comes so fast"]),
     ("[server]\nlisten = 8080", &["server.listen", "8080", "an example is \"127.0.0.1:8080\""]),
     (
         "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]",

@@ -235,7 +235,9 @@ fn a_returning_client_recovers_what_its_token_brings_and_nothing_else() {
     let claims = json!({"sub": "42", "channels": ["kept:a", "kept:b", "chat:c", "repo:acme/api"]});
     let (mut client, joins) = server_side(claims, json!({"subs": subs}));
     let recover: Vec<_> = joins.iter().map(|join| join.recover.clone()).collect();
-    assert_eq!(recover, [None, Some(Since { epoch: "e1".into(), offset: 3 }), None, None]);
+    let since = Some(Since { epoch: "e1".into(), offset: 3 });
+    assert_eq!(recover, [since.clone(), since, None, None]);
+    assert!(!joins[0].recoverable && joins[1].recoverable, "one in vain");
     let found =
         Joined { position: Some(position(5)), replay: Replay::Found(position(3), vec![event(4), event(5)]) };
     client.joined("kept:a", Some(found)).joined("kept:b", fresh()).joined("chat:c", unkept());

@@ -149,7 +149,7 @@ fn recovery_is_asked_of_the_log_only_where_it_can_be_had() {
     let wish = json!({"recover": true, "epoch": "e1", "offset": 3});
     for (name, asked) in [("kept:a", true), ("watched:a", false), ("chat:a", false), ("ask:a", false)] {
         let (join, reply) = Client::ana().subscribe_with(name, wish.clone(), fresh());
-        assert_eq!(join.recover.is_some(), asked, "{name}");
+        assert_eq!((join.recover.is_some(), join.recoverable), (true, asked), "{name}");
         assert!(reply.get("was_recovering").is_none(), "{name}");
     }
     let (join, _) = Client::ana().subscribe_with("kept:a", json!({"recover": true}), fresh());

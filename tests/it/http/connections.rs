@@ -125,5 +125,8 @@ async fn health_is_on_a_second_listener_and_metrics_are_there_alone() {
         }
     };
     timeout(DEADLINE, elsewhere).await.expect("there is room again").refused(404, "not_found");
+    for method in ["POST", "OPTIONS", "TRACE"] {
+        Request::new(method, "/metrics").send(app.address()).await.refused(404, "not_found");
+    }
     Request::get("/readyz").send(app.address()).await.expect(200);
 }

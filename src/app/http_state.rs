@@ -23,6 +23,7 @@ use crate::http::poll::PollEndpoint;
 use crate::http::state::Budgets;
 use crate::http::webhooks::WebhookEndpoint;
 use crate::http::websocket::WebSocketEndpoint;
+use crate::limits::address_budget::AddressBudget;
 use crate::limits::connections::Connections;
 use crate::limits::gcra::Rate;
 use crate::limits::persistence::PersistentRates;
@@ -63,7 +64,9 @@ pub(super) fn new(
     let signatures = rate("invalid_signatures", limits.invalid_signatures_per_minute);
     let webhooks =
         WebhookEndpoint::new(config, secrets, Room::new(budgets.webhook_bytes.clone()), signatures);
-    let (users, streams) = (context.users.clone(), budgets.streams.clone());
+    let by_address = |budget| AddressBudget::new(budget, config.server.trusted_proxies.clone());
+    let (users, streams) = (context.users.clone(), by_address(budgets.streams.clone()));
+    let open = budgets.sockets.clone().map(by_address);
     let sign_ins = rate("invalid_sign_ins", limits.invalid_sign_ins_per_minute);
     let build_events = rate("build_events", limits.build_events_per_minute);
     Ok(HttpState {
@@ -91,17 +94,18 @@ pub(super) fn new(
             max_channels: limits.stream_channels as usize,
         },
         builds: BuildEndpoint::new(config, Room::new(budgets.build_bytes.clone()), build_events),
-        event_streams: StreamEndpoint::new(config, streams, users, stopping.subscribe()),
+        event_streams: StreamEndpoint::new(config, streams.clone(), users, stopping.subscribe()),
         client_streams: ClientStreamEndpoints::new(
             config,
             &budgets,
+            (streams, open.clone()),
             server.sessions.clone(),
             stopping.subscribe(),
         ),
         websocket: WebSocketEndpoint {
             enabled: config.websocket.enabled,
             uni_enabled: config.uni_websocket.enabled,
-            open: budgets.sockets.clone(),
+            open,
             stopping: stopping.subscribe(),
         },
         sign_in: SignInEndpoint::new(config, secrets, address, sign_ins),

@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use super::HttpState;
 use super::lingering::Lingering;
 use super::metrics::TurnedAwayBy;
-use crate::limits::connections::{LastingSlot, Slot, TurnedAway};
+use crate::limits::address_budget::TurnedAway;
+use crate::limits::connections::{LastingSlot, Slot};
 
 /// What who finds no room is told, before it has asked anything.
 const NO_ROOM: &[u8] =

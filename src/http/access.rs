@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
+use actix_web::http::header::HeaderMap;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
@@ -123,13 +124,18 @@ impl Access {
     /// IPv4 as IPv4, also where a socket of both families shows it as `::ffff:…`: networks are written so in
     /// the config.
     pub fn address_of(&self, request: &HttpRequest) -> IpAddr {
-        let peer = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip().to_canonical());
+        self.address_behind(request.peer_addr(), request.headers())
+    }
+
+    /// The same of a request that no route has taken.
+    pub fn address_behind(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> IpAddr {
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip().to_canonical());
         let trusted = |address: &IpAddr| self.trusted_proxies.iter().any(|net| net.contains(address));
         let mut address = peer;
         if !trusted(&address) {
             return address;
         }
-        for hop in forwarded::hops(request.headers(), self.forwarded_header) {
+        for hop in forwarded::hops(headers, self.forwarded_header) {
             let Some(earlier) = hop else { break };
             address = earlier;
             if !trusted(&address) {

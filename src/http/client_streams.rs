@@ -16,10 +16,10 @@ use super::body::{self, Bounds, Pace};
 use super::error::{self, ApiError, ApiResult};
 use super::state::Budgets;
 use super::tcp::{self, TcpHandle};
-use super::{HttpState, State};
+use super::{HttpState, State, websocket};
 use crate::cluster::PostOutcome;
 use crate::config::Config;
-use crate::limits::budget::Budget;
+use crate::limits::address_budget::{AddressBudget, TurnedAway};
 use crate::limits::gcra::Rate;
 use crate::limits::rate_limit::RateLimit;
 use crate::limits::room::{self, Room};
@@ -50,9 +50,9 @@ pub struct ClientStreamEndpoints {
     /// Bodies in memory while they arrive.
     pub in_flight: Room,
     /// Open connections of this node; `None` without a limit.
-    pub open: Option<Budget>,
+    pub open: Option<AddressBudget>,
     /// Open streams of this node.
-    pub streams: Budget,
+    pub streams: AddressBudget,
     /// Posts for sessions of other nodes, by address.
     pub relayed: RateLimit,
     /// The sessions that posts may be for.
@@ -80,6 +80,7 @@ impl ClientStreamEndpoints {
     pub fn new(
         config: &Config,
         budgets: &Budgets,
+        (streams, open): (AddressBudget, Option<AddressBudget>),
         sessions: Sessions,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Self {
@@ -89,8 +90,8 @@ impl ClientStreamEndpoints {
             body_timeout: config.client.stale_close_delay.0,
             pace: Pace::from(&config.limits),
             in_flight: Room::new(budgets.client_bytes.clone()),
-            open: budgets.sockets.clone(),
-            streams: budgets.streams.clone(),
+            open,
+            streams,
             // A post must not wait for Redis, and this node alone asks for it.
             relayed: RateLimit::new(
                 "relayed_posts",
@@ -222,16 +223,10 @@ fn admit(form: Form, first: ByteString, request: &HttpRequest, state: &State) ->
     if first.len() as u64 > largest {
         return Err(body::too_large(largest));
     }
-    let mut held = (endpoints.streams.reserve(), endpoints.open.as_ref().map(Budget::reserve));
-    if !held.0.grow(1) {
-        return Err(ApiError::unavailable("too_many_streams", "this node has reached its limit of streams"));
-    }
-    if held.1.as_mut().is_some_and(|open| !open.grow(1)) {
-        return Err(ApiError::unavailable(
-            "too_many_connections",
-            "this node has reached its limit of connections",
-        ));
-    }
+    let address = node.access.address_of(request);
+    let stream = endpoints.streams.take(address).map_err(no_stream)?;
+    let open = endpoints.open.as_ref().map(|open| open.take(address)).transpose();
+    let held = (stream, open.map_err(websocket::no_connection)?);
     let (abort, closed) = TcpHandle::of(request);
     let body = streams.open(form, first, StreamRequest { abort, closed, held: Box::new(held) });
     let kind = if form.is_sse() { "text/event-stream; charset=utf-8" } else { "application/json" };
@@ -241,6 +236,19 @@ fn admit(form: Form, first: ByteString, request: &HttpRequest, state: &State) ->
         .insert_header(tcp::UNBUFFERED)
         .insert_header((header::PRAGMA, "no-cache"))
         .body(body))
+}
+
+/// Why no stream is opened, of whatever kind.
+pub(super) fn no_stream(error: TurnedAway) -> ApiError {
+    match error {
+        TurnedAway::Full => {
+            ApiError::unavailable("too_many_streams", "this node has reached its limit of streams")
+        }
+        TurnedAway::Address => ApiError::unavailable(
+            "too_many_streams_of_address",
+            "this address has many streams, and the last places are for others",
+        ),
+    }
 }
 
 /// Fails if the transport is disabled or the node is stopping.

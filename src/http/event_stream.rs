@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use utoipa::IntoParams;
 
 use super::channel_list;
+use super::client_streams;
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
 use super::tcp::{self, TcpHandle};
@@ -22,7 +23,7 @@ use crate::domain::access::{Action, default_channels};
 use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
-use crate::limits::budget::Budget;
+use crate::limits::address_budget::AddressBudget;
 use crate::limits::user_connections::{Capacity, UserConnections};
 use crate::resources;
 use crate::transport::event_stream::{self, EventStreamContext, OpenError, SseOptions, Start};
@@ -36,7 +37,7 @@ pub struct StreamEndpoint {
     /// Channels of one stream.
     pub max_channels: usize,
     /// Open streams of this node.
-    pub open: Budget,
+    pub open: AddressBudget,
     /// Open streams of each user.
     pub by_user: UserConnections,
     /// `Some(spread)` as soon as the process stops.
@@ -46,7 +47,7 @@ pub struct StreamEndpoint {
 impl StreamEndpoint {
     pub fn new(
         config: &Config,
-        open: Budget,
+        open: AddressBudget,
         by_user: UserConnections,
         stopping: watch::Receiver<Option<Duration>>,
     ) -> Self {
@@ -114,10 +115,7 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
     if endpoint.stopping.borrow().is_some() {
         return Err(ApiError::unavailable("stopping", "this node is shutting down: reconnect"));
     }
-    let mut counted = endpoint.open.reserve();
-    if !counted.grow(1) {
-        return Err(ApiError::unavailable("too_many_streams", "this node has reached its limit of streams"));
-    }
+    let counted = endpoint.open.take(access.address_of(&request)).map_err(client_streams::no_stream)?;
     let full = || ApiError::too_many("connection_limit", "this user has too many open streams: close one", 5);
     let (by_user, claim) = endpoint.by_user.open(&principal.user).ok_or_else(full)?;
     if let Some(claim) = claim {

@@ -21,7 +21,7 @@ use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
 use super::metrics::RefusalCode;
 use super::{HttpState, State, origin};
-use crate::limits::budget::{Budget, Reserved};
+use crate::limits::address_budget::{AddressBudget, AddressPlace, TurnedAway};
 use crate::transport::websocket::SocketClient;
 
 pub const PATH: &str = "/connection/websocket";
@@ -40,7 +40,7 @@ pub struct WebSocketEndpoint {
     /// Whether sockets of clients that only listen are.
     pub uni_enabled: bool,
     /// Open sockets of this node; `None` without a limit.
-    pub open: Option<Budget>,
+    pub open: Option<AddressBudget>,
     /// `Some(spread)` as soon as the process stops.
     pub stopping: watch::Receiver<Option<Duration>>,
 }
@@ -87,7 +87,7 @@ pub async fn upgrade(
 fn admit(
     request: &Request,
     HttpState { websocket: endpoint, access, .. }: &HttpState,
-) -> Result<Option<Reserved>, ApiError> {
+) -> Result<Option<Box<AddressPlace>>, ApiError> {
     let (enabled, section) = match request.path() {
         PATH => (endpoint.enabled, "websocket"),
         UNI_PATH => (endpoint.uni_enabled, "uni_websocket"),
@@ -133,14 +133,22 @@ fn admit(
         return Err(ApiError::unavailable("stopping", "this node is shutting down: reconnect"));
     }
     let Some(open) = &endpoint.open else { return Ok(None) };
-    let mut counted = open.reserve();
-    if !counted.grow(1) {
-        return Err(ApiError::unavailable(
-            "too_many_connections",
-            "this node has reached its limit of connections",
-        ));
+    let address = access.address_behind(request.peer_addr(), request.headers());
+    // Few nodes limit them, and others shall not hold room for that.
+    Ok(Some(Box::new(open.take(address).map_err(no_connection)?)))
+}
+
+/// Why a connection of the client protocol is not opened.
+pub(super) fn no_connection(error: TurnedAway) -> ApiError {
+    match error {
+        TurnedAway::Full => {
+            ApiError::unavailable("too_many_connections", "this node has reached its limit of connections")
+        }
+        TurnedAway::Address => ApiError::unavailable(
+            "too_many_connections_of_address",
+            "this address has many connections, and the last places are for others",
+        ),
     }
-    Ok(Some(counted))
 }
 
 /// The connect of a unidirectional client, if its query string contains it.

@@ -11,11 +11,9 @@ use std::task::Context;
 use futures_util::task::AtomicWaker;
 use ipnet::IpNet;
 
+use super::address_budget::{TurnedAway, is_exempt, is_greedy};
 use super::budget::Budget;
 use super::room;
-
-/// The last of so many parts of the room is for addresses that have less than such a part.
-const SHARES: u64 = 8;
 
 /// The open connections of a node; cheap to clone.
 #[derive(Clone)]
@@ -69,15 +67,6 @@ pub struct Slot {
 /// One open connection that never makes way; it counts until it is dropped.
 pub struct LastingSlot(Arc<Address>);
 
-/// Why a connection is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TurnedAway {
-    /// Its address has too many.
-    Address,
-    /// There are too many.
-    Full,
-}
-
 impl Connections {
     /// At most as many as `count` has, and `per_address` of one address unless that is 0.
     pub fn new(count: Budget, per_address: u32, exempt: Vec<IpNet>) -> Self {
@@ -87,13 +76,12 @@ impl Connections {
     /// Counts a connection of `address`. With it comes whether another one has to make way.
     pub fn open(&self, address: IpAddr) -> Result<(Slot, bool), TurnedAway> {
         let most = self.0.count.level().1;
-        let exempt = self.0.exempt.iter().any(|net| net.contains(&address.to_canonical()));
+        let exempt = is_exempt(&self.0.exempt, address);
         let address = room::address(address);
         let mut open = self.lock();
         let own = open.addresses.get(&address).map_or(0, |connected| connected.count);
-        let share = (most / SHARES).max(1);
         let over = !exempt && self.0.per_address > 0 && own >= self.0.per_address;
-        let greedy = !exempt && own as u64 >= share && open.count >= most.saturating_sub(share);
+        let greedy = !exempt && is_greedy(own as u64, open.count, most);
         let evicted = match (over, greedy || open.count >= most) {
             (true, _) => open.evict_of(address),
             (false, true) => open.evict_of_largest(),

@@ -2,12 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::app::{Backend, TestApp};
-use crate::support::client::{Answer, DEADLINE, Request};
+use crate::support::app::{Backend, TestApp, stream_request};
+use crate::support::client::{Answer, Body, DEADLINE, Request};
+use crate::support::stream_client::opening;
 use crate::support::websocket;
 
 /// A connection from another loopback address.
@@ -97,6 +99,43 @@ async fn an_address_has_so_many_connections_unless_it_is_a_proxy() {
         proxied.push(socket);
     }
     ask(&mut proxied[0]).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_last_streams_and_sockets_are_for_other_addresses() {
+    let options = "limits.sse_connections = 8\nclient.connection_limit = 9\nclient.user_connection_limit = 0\n\
+                   server.trusted_proxies = [\"127.0.0.4\"]";
+    let app = TestApp::with(Backend::Sqlite, options).await;
+    let token = app.ana();
+    let open = async |request: &Request, host| {
+        let mut socket = from(host, &app).await;
+        socket.write_all(&request.bytes()).await.expect("written");
+        Body::begin(socket).await.expect("an answer")
+    };
+    let events = stream_request("org:acme", &token, None);
+    let uni = opening("uni_sse", &json!({ "token": token }).to_string());
+    let mut streams = Vec::new();
+    for request in [&events, &uni].into_iter().cycle().take(7) {
+        streams.push(open(request, 2).await.unwrap_or_else(|answer| panic!("{answer:?}")));
+    }
+    let proxied = events.clone().header("X-Forwarded-For", "127.0.0.2");
+    for (request, host) in [(&events, 2), (&uni, 2), (&proxied, 4)] {
+        let refused = open(request, host).await.map(drop).expect_err("the last one is for others");
+        refused.refused(503, "too_many_streams_of_address");
+    }
+    streams.push(open(&events, 3).await.unwrap_or_else(|answer| panic!("{answer:?}")));
+    open(&events, 3).await.map(drop).expect_err("it is full").refused(503, "too_many_streams");
+    drop(streams);
+
+    app.until_metric("connections", "uni_sse", 0).await;
+    let mut sockets = Vec::new();
+    for _ in 0..8 {
+        sockets.push(websocket::Client::over(from(2, &app).await, &websocket::upgrade().bytes()).await);
+    }
+    let mut socket = from(2, &app).await;
+    socket.write_all(&websocket::upgrade().bytes()).await.expect("written");
+    Answer::read(&mut socket).await.refused(503, "too_many_connections_of_address");
+    websocket::Client::over(from(3, &app).await, &websocket::upgrade().bytes()).await;
 }
 
 #[tokio::test]

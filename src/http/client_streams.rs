@@ -16,10 +16,10 @@ use super::body::{self, Bounds, Pace};
 use super::error::{self, ApiError, ApiResult};
 use super::state::Budgets;
 use super::tcp::{self, TcpHandle};
-use super::{HttpState, State, websocket};
+use super::{HttpState, State};
 use crate::cluster::PostOutcome;
 use crate::config::Config;
-use crate::limits::address_budget::{AddressBudget, TurnedAway};
+use crate::limits::address_budget::AddressBudget;
 use crate::limits::gcra::Rate;
 use crate::limits::rate_limit::RateLimit;
 use crate::limits::room::{self, Room};
@@ -224,9 +224,9 @@ fn admit(form: Form, first: ByteString, request: &HttpRequest, state: &State) ->
         return Err(body::too_large(largest));
     }
     let address = node.access.address_of(request);
-    let stream = endpoints.streams.take(address).map_err(no_stream)?;
+    let stream = endpoints.streams.take(address).map_err(error::no_stream)?;
     let open = endpoints.open.as_ref().map(|open| open.take(address)).transpose();
-    let held = (stream, open.map_err(websocket::no_connection)?);
+    let held = (stream, open.map_err(error::no_connection)?);
     let (abort, closed) = TcpHandle::of(request);
     let body = streams.open(form, first, StreamRequest { abort, closed, held: Box::new(held) });
     let kind = if form.is_sse() { "text/event-stream; charset=utf-8" } else { "application/json" };
@@ -236,19 +236,6 @@ fn admit(form: Form, first: ByteString, request: &HttpRequest, state: &State) ->
         .insert_header(tcp::UNBUFFERED)
         .insert_header((header::PRAGMA, "no-cache"))
         .body(body))
-}
-
-/// Why no stream is opened, of whatever kind.
-pub(super) fn no_stream(error: TurnedAway) -> ApiError {
-    match error {
-        TurnedAway::Full => {
-            ApiError::unavailable("too_many_streams", "this node has reached its limit of streams")
-        }
-        TurnedAway::Address => ApiError::unavailable(
-            "too_many_streams_of_address",
-            "this address has many streams, and the last places are for others",
-        ),
-    }
 }
 
 /// Fails if the transport is disabled or the node is stopping.

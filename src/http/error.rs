@@ -16,6 +16,7 @@ use crate::auth::TokenError;
 use crate::auth::revocations::Revoked;
 use crate::domain::access::Denied;
 use crate::hub::SubscribeError;
+use crate::limits::address_budget::TurnedAway;
 use crate::publish::PublishError;
 use crate::store::StoreError;
 use crate::transport;
@@ -261,4 +262,30 @@ pub fn count_refusal<B>(response: &ServiceResponse<B>) {
 pub fn internal(error: &dyn std::error::Error) -> ApiError {
     tracing::error!(%error, "a request failed");
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error; see the log of the server")
+}
+
+/// Why no stream is opened, of whatever kind.
+pub fn no_stream(error: TurnedAway) -> ApiError {
+    match error {
+        TurnedAway::Full => {
+            ApiError::unavailable("too_many_streams", "this node has reached its limit of streams")
+        }
+        TurnedAway::Address => ApiError::unavailable(
+            "too_many_streams_of_address",
+            "this address has many streams, and the last places are for others",
+        ),
+    }
+}
+
+/// Why a connection of the client protocol is not opened.
+pub fn no_connection(error: TurnedAway) -> ApiError {
+    match error {
+        TurnedAway::Full => {
+            ApiError::unavailable("too_many_connections", "this node has reached its limit of connections")
+        }
+        TurnedAway::Address => ApiError::unavailable(
+            "too_many_connections_of_address",
+            "this address has many connections, and the last places are for others",
+        ),
+    }
 }

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use utoipa::IntoParams;
 
 use super::channel_list;
-use super::client_streams;
 use super::error::{self, ApiError, ApiResult};
 use super::extract;
 use super::tcp::{self, TcpHandle};
@@ -115,7 +114,7 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
     if endpoint.stopping.borrow().is_some() {
         return Err(ApiError::unavailable("stopping", "this node is shutting down: reconnect"));
     }
-    let counted = endpoint.open.take(access.address_of(&request)).map_err(client_streams::no_stream)?;
+    let counted = endpoint.open.take(access.address_of(&request)).map_err(error::no_stream)?;
     let full = || ApiError::too_many("connection_limit", "this user has too many open streams: close one", 5);
     let (by_user, claim) = endpoint.by_user.open(&principal.user).ok_or_else(full)?;
     if let Some(claim) = claim {

@@ -21,7 +21,7 @@ use super::client_streams::Query;
 use super::error::{self, ApiError, ApiResult};
 use super::metrics::RefusalCode;
 use super::{HttpState, State, origin};
-use crate::limits::address_budget::{AddressBudget, AddressPlace, TurnedAway};
+use crate::limits::address_budget::{AddressBudget, AddressPlace};
 use crate::transport::websocket::SocketClient;
 
 pub const PATH: &str = "/connection/websocket";
@@ -135,20 +135,7 @@ fn admit(
     let Some(open) = &endpoint.open else { return Ok(None) };
     let address = access.address_behind(request.peer_addr(), request.headers());
     // Few nodes limit them, and others shall not hold room for that.
-    Ok(Some(Box::new(open.take(address).map_err(no_connection)?)))
-}
-
-/// Why a connection of the client protocol is not opened.
-pub(super) fn no_connection(error: TurnedAway) -> ApiError {
-    match error {
-        TurnedAway::Full => {
-            ApiError::unavailable("too_many_connections", "this node has reached its limit of connections")
-        }
-        TurnedAway::Address => ApiError::unavailable(
-            "too_many_connections_of_address",
-            "this address has many connections, and the last places are for others",
-        ),
-    }
+    Ok(Some(Box::new(open.take(address).map_err(error::no_connection)?)))
 }
 
 /// The connect of a unidirectional client, if its query string contains it.

@@ -1,9 +1,9 @@
 //! The `campanile` binary: reads the command line, runs the command, says what went wrong.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use campanile::cli::Cli;
+use campanile::telemetry;
 use clap::Parser as _;
 
 /// A connection is some twenty small pieces of memory that live for hours. This allocator packs them
@@ -13,13 +13,14 @@ use clap::Parser as _;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    Cli::parse().run().unwrap_or_else(|error| {
+    let code = Cli::parse().run().unwrap_or_else(|error| {
         let mut text = format!("error: {error}\n");
         for cause in error.chain().skip(1) {
             text += &format!("  caused by: {cause}\n");
         }
-        // Whether anybody reads it is not ours to say.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        telemetry::write_to_log(&text);
         ExitCode::FAILURE
-    })
+    });
+    telemetry::flush_log();
+    code
 }

@@ -3,8 +3,11 @@
 //! one of them would silently lose messages; the supervisor of the process restarts it, and the log
 //! is complete. A panic in one request, connection or job ends only that.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
 use std::pin::pin;
+
+use crate::telemetry;
 
 /// The exit code of the process: an internal error (`EX_SOFTWARE` in `sysexits.h`).
 const EXIT_CODE: i32 = 70;
@@ -46,16 +49,22 @@ impl Drop for Restore {
     }
 }
 
-/// Installs a panic hook that ends the process when critical work panics.
+/// Installs a panic hook that ends the process when critical work panics. What it says goes the way of the log,
+/// because the usual hook would wait for a reader of standard error that stands still.
 pub fn exit_on_critical_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+    std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or_default();
+        let mut text = format!("thread '{name}' {panic}\n");
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            text += &format!("{backtrace}\n");
+        }
+        telemetry::write_to_log(&text);
         // The thread that accepts connections is actix's own and cannot be marked.
         if CRITICAL.get() || name == "actix-server acceptor" {
             tracing::error!(thread = name, "a critical task panicked; the process exits");
+            telemetry::flush_log();
             std::process::exit(EXIT_CODE);
         }
     }));
@@ -63,6 +72,8 @@ pub fn exit_on_critical_panic() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[tokio::test]
@@ -106,8 +117,17 @@ mod tests {
         // This test again, in a process that may end.
         let test = std::env::current_exe().expect("the tests are a program");
         let name = "supervision::tests::a_panic_in_a_critical_task_ends_the_process";
-        let ended = std::process::Command::new(test).args(["--exact", name]).env(INSIDE, "1").output();
-        assert_eq!(ended.expect("it starts").status.code(), Some(EXIT_CODE));
+        let mut again = std::process::Command::new(test);
+        again.args(["--exact", name, "--nocapture"]).env(INSIDE, "1");
+        let ended = again.output().expect("it starts");
+        assert_eq!(ended.status.code(), Some(EXIT_CODE));
+        let said = String::from_utf8(ended.stderr).expect("text");
+        assert!(said.contains("src/supervision.rs") && said.contains("\ncritical\n"), "{said}");
+        // And again, where nobody reads what it says.
+        let (_reader, mut writer) = std::io::pipe().expect("a pipe");
+        let stderr = writer.try_clone().expect("it is open");
+        std::thread::spawn(move || while writer.write_all(b"\n").is_ok() {});
+        assert_eq!(again.stderr(stderr).status().expect("it starts").code(), Some(EXIT_CODE));
     }
 
     async fn critical_task_that_waits(signal: tokio::sync::oneshot::Receiver<()>) -> (bool, bool) {

@@ -5,13 +5,13 @@ mod best_effort;
 pub mod metrics;
 pub mod process;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
 use best_effort::BestEffort;
-pub use best_effort::Metrics;
+pub use best_effort::{Metrics, flush_log};
 
 /// How much of a client's address log lines show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,6 +48,12 @@ pub enum LogFormat {
     Text,
     /// For machines: one JSON object a line.
     Json,
+}
+
+/// Puts `text` into the log as it is, whatever the filter.
+pub fn write_to_log(text: &str) {
+    // Whether anybody reads it is not ours to say.
+    let _ = BestEffort.write_all(text.as_bytes());
 }
 
 /// Starts logging to standard error with a `tracing` filter such as `info,campanile::hub=debug`.

@@ -9,7 +9,7 @@ use campanile::store::Location;
 use testkit::gateway::{self, Launch};
 
 use super::client::{Answer, Request};
-use super::store::{in_schema, runtime};
+use super::store::{eventually, in_schema, runtime};
 
 /// The promise: ready so soon after a crash.
 pub const READY_WITHIN: Duration = Duration::from_secs(15);
@@ -68,6 +68,13 @@ impl Home {
     /// What all processes at this home have said so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The first line of it with `text`: the log is written a little later than what it tells has happened.
+    pub async fn log_line(&self, text: &str) -> String {
+        let found = || self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
+        eventually(text, async || found().is_some()).await;
+        found().expect("it is there")
     }
 
     /// Writes `campanile.toml`.

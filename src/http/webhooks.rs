@@ -211,7 +211,6 @@ impl From<AcceptError> for ApiError {
             AcceptError::BadBody(error) => {
                 let code = match error {
                     BadBody::Empty => "body_empty",
-                    BadBody::NotUtf8 => "body_not_utf8",
                     BadBody::NotJson => "body_not_json",
                     BadBody::NoPayload => "form_without_payload",
                 };

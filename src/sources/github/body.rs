@@ -12,9 +12,6 @@ pub enum BadBody {
     /// Nothing, or only blanks.
     #[error("the body is empty")]
     Empty,
-    /// Bytes that are no text.
-    #[error("the body is not UTF-8")]
-    NotUtf8,
     /// Text that is no JSON value.
     #[error("the body is not JSON")]
     NotJson,
@@ -24,16 +21,17 @@ pub enum BadBody {
 }
 
 /// The JSON text in a body. A content type other than a form's is taken as JSON, because what
-/// counts is whether the text is JSON. Deep nesting costs a byte a level here, and no stack.
+/// counts is whether the text is JSON. U+FFFD takes the place of bytes that are no text, as of half characters:
+/// GitHub does not send again what is refused. Deep nesting costs a byte a level here, and no stack.
 pub fn body_text<'a>(content_type: Option<&str>, bytes: &'a [u8]) -> Result<Cow<'a, str>, BadBody> {
     if bytes.trim_ascii().is_empty() {
         return Err(BadBody::Empty);
     }
     let text = if is_form(content_type) {
         let value = field(bytes, b"payload").ok_or(BadBody::NoPayload)?;
-        Cow::Owned(String::from_utf8(value).map_err(|_| BadBody::NotUtf8)?)
+        Cow::Owned(String::from_utf8_lossy(&value).into_owned())
     } else {
-        Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| BadBody::NotUtf8)?)
+        String::from_utf8_lossy(bytes)
     };
     if text.trim_ascii().is_empty() {
         return Err(BadBody::Empty);
@@ -87,6 +85,12 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_text_are_replaced() {
+        assert_eq!(body_text(JSON, b"\"CI \xff\xe2\x82\"").unwrap(), "\"CI \u{fffd}\u{fffd}\"");
+        assert_eq!(body_text(FORM, b"payload=\"CI+%FF\"").unwrap(), "\"CI \u{fffd}\"");
+    }
+
+    #[test]
     fn every_other_body_is_refused_by_name() {
         for (content_type, body, error) in [
             (JSON, &b""[..], BadBody::Empty),
@@ -96,10 +100,10 @@ mod tests {
             (FORM, b"payload", BadBody::Empty),
             (FORM, b"{\"a\":1}", BadBody::NoPayload),
             (FORM, b"xpayload=1", BadBody::NoPayload),
-            (FORM, b"payload=%FF", BadBody::NotUtf8),
+            (FORM, b"payload=%FF", BadBody::NotJson),
             (FORM, b"payload=%7B", BadBody::NotJson),
             (FORM, b"payload=%", BadBody::NotJson),
-            (JSON, b"\"\xff\"", BadBody::NotUtf8),
+            (JSON, b"\xff", BadBody::NotJson),
             (JSON, b"payload=%7B%7D", BadBody::NotJson),
             (JSON, b"{} {}", BadBody::NotJson),
             (JSON, b"{\"a\":1", BadBody::NotJson),

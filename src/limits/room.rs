@@ -3,6 +3,7 @@
 //! proven who it is, of a holder with more than its share, and of those the one whose bytes lie there longest.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,6 +30,8 @@ struct Inner {
 #[derive(Default)]
 struct Waiting {
     places: HashMap<u64, Held>,
+    /// What each holder has in them.
+    holders: HashMap<u64, u64>,
     entered: u64,
 }
 
@@ -119,7 +122,7 @@ impl Place {
             State::Waiting { id, .. } => {
                 let mut waiting = room.waiting();
                 // Out of the list, so that it does not make way for itself.
-                let mut held = waiting.places.remove(id).ok_or(NoRoom::Evicted)?;
+                let mut held = waiting.remove(*id).ok_or(NoRoom::Evicted)?;
                 let all = waiting.of_holder(self.holder) + held.reserved.amount() + more;
                 let grown = held.reserved.grow(more)
                     || waiting
@@ -129,7 +132,7 @@ impl Place {
                         .is_ok();
                 let part = more as f64 / held.reserved.amount().max(1) as f64;
                 held.came += (room.now() - held.came) * part.min(1.0);
-                waiting.places.insert(*id, held);
+                waiting.insert(*id, held);
                 if grown { Ok(()) } else { Err(NoRoom::Full) }
             }
         }
@@ -150,7 +153,7 @@ impl Place {
                 came: room.now(),
                 _evicted: sender,
             };
-            waiting.places.insert(id, held);
+            waiting.insert(id, held);
             self.state = State::Waiting { id, evicted };
         }
     }
@@ -166,7 +169,7 @@ impl Place {
     /// All of it has come: it does not make way any more.
     pub fn arrived(&mut self) -> Result<(), NoRoom> {
         if let State::Waiting { id, .. } = &self.state {
-            let held = self.room.0.waiting().places.remove(id).ok_or(NoRoom::Evicted)?;
+            let held = self.room.0.waiting().remove(*id).ok_or(NoRoom::Evicted)?;
             self.state = State::Counted(held.reserved);
         }
         Ok(())
@@ -176,15 +179,30 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let State::Waiting { id, .. } = &self.state {
-            self.room.0.waiting().places.remove(id);
+            self.room.0.waiting().remove(*id);
         }
     }
 }
 
 impl Waiting {
+    fn insert(&mut self, id: u64, held: Held) {
+        *self.holders.entry(held.holder).or_default() += held.reserved.amount();
+        self.places.insert(id, held);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Held> {
+        let held = self.places.remove(&id)?;
+        if let Entry::Occupied(mut all) = self.holders.entry(held.holder) {
+            *all.get_mut() -= held.reserved.amount();
+            if *all.get() == 0 {
+                all.remove();
+            }
+        }
+        Some(held)
+    }
+
     fn of_holder(&self, holder: u64) -> u64 {
-        let held = self.places.values().filter(|held| held.holder == holder);
-        held.map(|held| held.reserved.amount()).sum()
+        self.holders.get(&holder).copied().unwrap_or_default()
     }
 
     /// Lets places make way until there is room. Proven ones make way only for a holder that is proven as well and
@@ -196,7 +214,7 @@ impl Waiting {
         mut fits: impl FnMut() -> bool,
     ) -> Result<(), NoRoom> {
         while let Some(id) = self.next_victim(proven, limit) {
-            self.places.remove(&id);
+            self.remove(id);
             if fits() {
                 return Ok(());
             }
@@ -205,12 +223,9 @@ impl Waiting {
     }
 
     fn next_victim(&self, proven: Option<u64>, limit: u64) -> Option<u64> {
-        let mut holders: HashMap<u64, u64> = HashMap::new();
-        for held in self.places.values() {
-            *holders.entry(held.holder).or_default() += held.reserved.amount();
-        }
-        let greedy = |held: &Held| holders[&held.holder] > limit / SHARES;
-        let makes_way = |held: &Held| !held.proven || proven.is_some_and(|all| holders[&held.holder] > all);
+        let greedy = |held: &Held| self.of_holder(held.holder) > limit / SHARES;
+        let makes_way =
+            |held: &Held| !held.proven || proven.is_some_and(|all| self.of_holder(held.holder) > all);
         let full = self.places.iter().filter(|(_, held)| held.reserved.amount() > 0 && makes_way(held));
         let order = |held: &Held| (held.proven, !greedy(held));
         let victim = full.min_by(|(_, one), (_, other)| {
@@ -314,6 +329,7 @@ mod tests {
         assert_eq!(room.0.budget.level().0, 60);
         drop((grown, arrived));
         assert_eq!(room.0.budget.level().0, 0);
+        assert!(room.0.waiting().holders.is_empty());
     }
 
     #[test]

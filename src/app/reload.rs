@@ -1,6 +1,6 @@
-//! What may change while a node runs: keys, namespaces, retention, and how much of addresses the logs show. Everything is read and checked before
-//! anything is swapped, so a mistake leaves the node as it was. Connections go on; what they ask
-//! for from then on is judged by the new ones.
+//! What may change while a node runs: keys, namespaces, retention, and how much of addresses the log shows.
+//! Everything is read and checked before anything is swapped, so a mistake leaves the node as it was.
+//! Connections go on; what they ask for from then on is judged by the new ones.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError};
 use crate::http::auth::Signing;
 
 impl Node {
-    /// Takes keys and namespaces from `new`, the configuration as it reads now. Fails without having
+    /// Takes all that may change from `new`, the configuration as it reads now. Fails without having
     /// changed anything.
     pub async fn reload(&self, new: &Config) -> Result<(), ConfigError> {
         // Generated secrets stay where they are until the next start.
@@ -46,11 +46,11 @@ pub(super) async fn reload(node: &Node, loaded: Result<Config, ConfigError>) {
             }
             // The last word: whoever waits for it has read the rest.
             let namespaces = new.channel.namespaces.len();
-            tracing::info!(namespaces, "keys and namespaces were reloaded");
+            tracing::info!(namespaces, "keys, namespaces and retention were reloaded");
         }
         Err::<_, ConfigError>(error) => {
             for problem in error.problems() {
-                tracing::error!(%problem, "the reload failed: keys and namespaces are unchanged");
+                tracing::error!(%problem, "the reload failed: nothing has changed");
             }
         }
     }

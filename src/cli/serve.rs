@@ -27,7 +27,7 @@ Examples:
 
 Logs go to standard error (CAMPANILE_LOG=info,campanile::store=debug for more, CAMPANILE_LOG_FORMAT=json \
 for machines). The gateway is ready when they say `listening` and /readyz answers 200. SIGTERM and \
-Ctrl-C close connections gracefully. SIGHUP reloads keys and namespaces.
+Ctrl-C close connections gracefully. SIGHUP reloads keys, namespaces and retention.
 
 Exit codes: 0 stopped as asked, 1 it could not start or had to stop, 2 wrong usage.";
 

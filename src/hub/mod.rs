@@ -7,7 +7,7 @@
 
 mod channel;
 pub mod fanout;
-mod lingering;
+mod idle_channels;
 pub mod metrics;
 pub mod outbox;
 pub mod sequencer;
@@ -31,7 +31,7 @@ use crate::domain::presence::Member;
 use crate::store::{self, Store};
 use channel::ChannelHandle;
 use fanout::FanoutMessage;
-use lingering::Lingering;
+use idle_channels::IdleChannels;
 
 /// Channels in one statement of the position check.
 const CHECK_CHUNK: usize = 1000;
@@ -94,7 +94,7 @@ struct HubInner {
     channels: RwLock<HashMap<ChannelName, ChannelHandle>>,
     store: Store,
     bus: Bus,
-    lingering: Lingering,
+    idle: IdleChannels,
     options: HubOptions,
     metrics: Arc<Metrics>,
     arbiter: ArbiterHandle,
@@ -137,8 +137,8 @@ impl Hub {
         arbiter: ArbiterHandle,
     ) -> Self {
         let (channels, check_wanted) = (RwLock::default(), AtomicBool::new(false));
-        let lingering = Lingering::new(options.linger_limit, metrics.clone());
-        Self(Arc::new(HubInner { channels, store, bus, lingering, options, metrics, arbiter, check_wanted }))
+        let idle = IdleChannels::new(options.linger_limit, metrics.clone());
+        Self(Arc::new(HubInner { channels, store, bus, idle, options, metrics, arbiter, check_wanted }))
     }
 
     /// The handler for events of the bus and the publisher.

@@ -33,7 +33,7 @@ struct Inner {
 }
 
 /// Room for the reply of one connection; given back when dropped.
-pub struct Room {
+pub struct ReplyRoom {
     all: Replies,
     user: Arc<str>,
     left: usize,
@@ -50,7 +50,7 @@ pub struct Full;
 pub struct Share {
     /// Large reads of one connection follow each other.
     turn: tokio::sync::Mutex<()>,
-    room: RefCell<Option<Room>>,
+    room: RefCell<Option<ReplyRoom>>,
 }
 
 /// One large read; others of the connection wait until it is dropped.
@@ -74,7 +74,7 @@ impl Replies {
         }))
     }
 
-    async fn room(&self, user: &str) -> Result<Room, Full> {
+    async fn room(&self, user: &str) -> Result<ReplyRoom, Full> {
         let user = self.enter(user)?;
         // Counts as one of its user from now on, also while it waits.
         let counted = Counted { all: self, user: Some(user) };
@@ -86,7 +86,7 @@ impl Replies {
             }
         };
         let reserved = self.0.used.reserve_beyond(self.0.size as u64);
-        Ok(Room {
+        Ok(ReplyRoom {
             all: self.clone(),
             user: counted.keep(),
             left: self.0.size,
@@ -155,7 +155,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Drop for Room {
+impl Drop for ReplyRoom {
     fn drop(&mut self) {
         self.all.leave(&self.user);
     }
@@ -173,7 +173,7 @@ impl Share {
     }
 
     /// The room of a reply that is made; `None` if there is none, or if more is read for it.
-    pub fn take(&self) -> Option<Room> {
+    pub fn take(&self) -> Option<ReplyRoom> {
         let turn = self.room.borrow().is_some().then(|| self.turn.try_lock().ok())?;
         turn.and_then(|_turn| self.room.take())
     }

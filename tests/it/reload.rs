@@ -1,4 +1,4 @@
-//! SIGHUP to the real binary: keys and namespaces change, connections go on, and a mistake changes
+//! SIGHUP to the real binary: keys, namespaces and retention change, connections go on, and a mistake changes
 //! nothing.
 
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::issuer::{Pair, key_set};
 use crate::support::process::{API_KEY, Gateway, Home, on_sqlite};
 use crate::support::websocket::Client;
 
-const RELOADED: &str = "keys and namespaces were reloaded";
+const RELOADED: &str = "keys, namespaces and retention were reloaded";
 const REFUSED: &str = "the reload failed";
 
 fn namespace(name: &str, more: &str) -> String {
@@ -265,9 +265,7 @@ fn addresses_in_the_log_are_as_long_as_the_operator_wants_them() {
         let line = async |delivery: &str| {
             let request = forged.clone().header("X-GitHub-Delivery", delivery);
             request.send(gateway.address).await.refused(401, "signature_invalid");
-            let log = home.log();
-            let line = log.lines().find(|line| line.contains(delivery)).expect("a line about it");
-            line.to_owned()
+            home.log_line(delivery).await
         };
         let short = line("first-delivery").await;
         assert!(short.contains("127.0.0.0/24") && !short.contains("127.0.0.1"), "{short}");

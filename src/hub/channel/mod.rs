@@ -19,7 +19,7 @@ use beginning::Beginning;
 use workers::{Lag, WorkerFeed};
 
 use super::fanout::{Batch, FanoutMessage};
-use super::lingering::EndLinger;
+use super::idle_channels::EndIdle;
 use super::sequencer::{Delivered, Next, Sequencer};
 use super::{Followed, Hub, SubscribeError, Worker};
 use crate::bus::{Announcement, Content, PresenceChange};
@@ -244,7 +244,7 @@ impl Handler<Join> for ChannelActor {
     fn handle(&mut self, Join { worker, reply }: Join, ctx: &mut Context<Self>) {
         if let Some((linger, place)) = self.linger.take() {
             ctx.cancel_future(linger);
-            self.hub.0.lingering.end(place);
+            self.hub.0.idle.end(place);
         }
         self.refresh_options(ctx);
         if self.bus_ready && (self.retention.is_none() || self.sequencer.is_some()) {
@@ -265,10 +265,10 @@ impl Handler<Leave> for ChannelActor {
     }
 }
 
-impl Handler<EndLinger> for ChannelActor {
+impl Handler<EndIdle> for ChannelActor {
     type Result = ();
 
-    fn handle(&mut self, _: EndLinger, ctx: &mut Context<Self>) {
+    fn handle(&mut self, _: EndIdle, ctx: &mut Context<Self>) {
         // A subscriber may have come meanwhile.
         self.end_if_lonely(ctx);
     }
@@ -476,7 +476,7 @@ impl ChannelActor {
     fn start_linger(&mut self, ctx: &mut Context<Self>) {
         if self.workers.is_empty() && self.joining.is_empty() && self.linger.is_none() {
             let linger = self.hub.0.options.linger;
-            let place = self.hub.0.lingering.begin(ctx.address().recipient());
+            let place = self.hub.0.idle.begin(ctx.address().recipient());
             self.linger = Some((ctx.run_later(linger, Self::end_if_lonely), place));
         }
     }
@@ -489,7 +489,7 @@ impl ChannelActor {
 
     fn end(&mut self, ctx: &mut Context<Self>) {
         if let Some((_, place)) = self.linger.take() {
-            self.hub.0.lingering.end(place);
+            self.hub.0.idle.end(place);
         }
         self.hub.remove(&self.name, self.id);
         self.hub.0.bus.leave(&self.name);

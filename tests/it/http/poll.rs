@@ -9,7 +9,8 @@ use crate::support::sse::Stream;
 
 const CHANNEL: &str = "/api/events?channel=repo:acme/api";
 const MANY: &str = "limits.polls_per_minute = 10000\n";
-const NEWS: &str = "limits.polls_per_minute = 10000
+/// Namespaces with and without a history.
+pub(super) const NEWS: &str = "limits.polls_per_minute = 10000
 [[channel.namespaces]]
 name = \"news\"
 history_size = 3

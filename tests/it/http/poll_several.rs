@@ -2,19 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::poll::NEWS;
 use crate::support::app::{Backend, TestApp, on_both, run_of};
 use crate::support::client::Request;
-
-const OPTIONS: &str = "limits.polls_per_minute = 10000
-[[channel.namespaces]]
-name = \"news\"
-history_size = 3
-history_ttl = \"1h\"
-allow_history_for_client = true
-[[channel.namespaces]]
-name = \"fleeting\"
-allow_history_for_client = true
-";
 
 /// Channels and offsets, in the order of the page.
 fn places(page: &Value) -> Vec<(&str, u64)> {
@@ -52,7 +42,7 @@ async fn read_all(app: &TestApp, channels: &str, limit: u32) -> (Vec<(String, u6
 }
 
 async fn every_event_says_its_channel_and_its_offset(backend: Backend) {
-    let app = TestApp::with(backend, OPTIONS).await;
+    let app = TestApp::with(backend, NEWS).await;
     app.post_runs(1..=2).await;
     app.publish(json!({ "channel": "news:x", "data": { "a": 1 }, "tags": { "k": "v" } })).await.expect(200);
     let ana = app.ana();
@@ -70,7 +60,7 @@ async fn every_event_says_its_channel_and_its_offset(backend: Backend) {
 }
 
 async fn a_long_backlog_does_not_keep_the_others_waiting(backend: Backend) {
-    let app = TestApp::with(backend, OPTIONS).await;
+    let app = TestApp::with(backend, NEWS).await;
     app.post_runs(1..=40).await;
     app.post_webhook("workflow_run", &run_of("acme/web", 90)).await.expect(202);
     app.post_webhook("workflow_run", &run_of("acme/zoo", 91)).await.expect(202);
@@ -91,7 +81,7 @@ async fn a_long_backlog_does_not_keep_the_others_waiting(backend: Backend) {
 }
 
 async fn the_cursor_is_that_of_the_event_stream(backend: Backend) {
-    let app = TestApp::with(backend, OPTIONS).await;
+    let app = TestApp::with(backend, NEWS).await;
     let ana = app.ana();
     let channels = "repo:acme/api,repo:acme/web";
     let mut stream = app.stream(channels, &ana, None).await;
@@ -113,7 +103,7 @@ async fn the_cursor_is_that_of_the_event_stream(backend: Backend) {
 }
 
 async fn nothing_new_on_any_of_them_is_304(backend: Backend) {
-    let app = TestApp::with(backend, OPTIONS).await;
+    let app = TestApp::with(backend, NEWS).await;
     app.post_runs(1..=2).await;
     let ana = app.ana();
     let path = "/api/events?channels=repo:acme/api,repo:acme/web";
@@ -141,7 +131,7 @@ async fn nothing_new_on_any_of_them_is_304(backend: Backend) {
 }
 
 async fn a_lost_channel_is_named_and_the_others_go_on(backend: Backend) {
-    let app = TestApp::with(backend, OPTIONS).await;
+    let app = TestApp::with(backend, NEWS).await;
     let ana = app.ana();
     let news = async |numbers: std::ops::RangeInclusive<u32>| {
         for n in numbers {
@@ -170,7 +160,7 @@ async fn a_lost_channel_is_named_and_the_others_go_on(backend: Backend) {
 }
 
 async fn what_makes_no_sense_for_several_is_refused_by_name(backend: Backend) {
-    let app = TestApp::with(backend, OPTIONS).await;
+    let app = TestApp::with(backend, NEWS).await;
     app.post_runs(1..=1).await;
     let ana = app.ana();
     let of_two = cursor(&app.poll("channels=repo:acme/api,repo:acme/web", &ana).await);

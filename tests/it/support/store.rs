@@ -406,6 +406,30 @@ pub fn ago(store: &Store, length: Duration) -> Ts {
     store.timestamp().minus(length)
 }
 
+/// The first commit to `channel` after `server` was replaced by one that may lack what the old one had, and our
+/// sessions ended by `ends`: it is in another history than those before.
+pub async fn commit_after_failover(
+    publisher: &Publisher,
+    channel: &ChannelName,
+    server: &tokio_postgres::Client,
+    ends: impl Future<Output = ()>,
+) -> Position {
+    let Ok(Committed::Done(before)) = publisher.commit(unit(channel, "1")).await else {
+        panic!("it commits")
+    };
+    server.batch_execute("UPDATE meta SET value = 'another' WHERE key = 'marker'").await.unwrap();
+    ends.await;
+    let mut after = loop {
+        match publisher.commit(unit(channel, "2")).await {
+            Ok(Committed::Done(positions)) => break positions,
+            Err(PublishError::Unconfirmed(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_ne!(after[0].epoch, before[0].epoch);
+    after.swap_remove(0)
+}
+
 /// Waits until `holds`, where there is no signal to wait for.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);

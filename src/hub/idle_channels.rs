@@ -8,12 +8,12 @@ use actix::{Message, Recipient};
 
 use super::metrics::Metrics;
 
-/// Tells a channel that there are too many that linger.
+/// Tells a channel that there are too many without subscribers.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct EndLinger;
+pub(super) struct EndIdle;
 
-pub(super) struct Lingering {
+pub(super) struct IdleChannels {
     most: usize,
     table: Mutex<Table>,
     metrics: Arc<Metrics>,
@@ -22,17 +22,17 @@ pub(super) struct Lingering {
 /// By age.
 #[derive(Default)]
 struct Table {
-    channels: BTreeMap<u64, Recipient<EndLinger>>,
+    channels: BTreeMap<u64, Recipient<EndIdle>>,
     begun: u64,
 }
 
-impl Lingering {
+impl IdleChannels {
     pub(super) fn new(most: usize, metrics: Arc<Metrics>) -> Self {
         Self { most, table: Mutex::default(), metrics }
     }
 
     /// The last subscriber of `channel` has left, or the first one has not come yet.
-    pub(super) fn begin(&self, channel: Recipient<EndLinger>) -> u64 {
+    pub(super) fn begin(&self, channel: Recipient<EndIdle>) -> u64 {
         let mut table = self.table();
         let id = table.begun;
         table.begun += 1;
@@ -41,7 +41,7 @@ impl Lingering {
             && let Some((_, oldest)) = table.channels.pop_first()
         {
             self.metrics.channels_evicted.inc();
-            oldest.do_send(EndLinger);
+            oldest.do_send(EndIdle);
         }
         id
     }

@@ -228,7 +228,7 @@ pub struct LimitsConfig {
     pub build_events_per_minute: u32,
     /// Events of builds held in memory while they arrive; above it 503.
     pub build_events_in_flight: Size,
-    /// First commands and posts of clients over HTTP held in memory while they arrive; above it 503.
+    /// First commands and posts of clients over HTTP, sign-ins and calls of the server API, in memory while they arrive.
     pub client_bodies_in_flight: Size,
     /// Channels that nobody on this node follows yet, a minute and user; above it error 100.
     pub new_channels_per_minute: u32,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::access::Access;
+use super::client_streams::read_bytes;
 use super::error::{ApiError, ApiResult, internal};
 use super::extract::Who;
 use super::server_api::Api;
@@ -25,9 +26,8 @@ pub use super::session::{SignInEndpoint, Signing};
 
 /// How long a connection token of a signed-in browser is valid. It outlives a sign-out by as much.
 const TOKEN_TTL: Duration = Duration::from_secs(300);
-/// The largest body of a sign-in, and how long it may take to arrive.
-const MAX_BODY: usize = 1024;
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest body of a sign-in.
+const MAX_BODY: u64 = 1024;
 
 /// A sign-in link.
 #[derive(Serialize, ToSchema)]
@@ -62,7 +62,7 @@ struct SignIn {
     request_body = inline(SignIn),
     responses(
         (status = 204, description = "Signed in.", headers(("Set-Cookie", description = "The session."))),
-        (status = 401), (status = 403), (status = 408), (status = 421), (status = 429), (status = 503),
+        (status = 401), (status = 403), (status = 408), (status = 413), (status = 421), (status = 429), (status = 503),
     ),
     security(),
 )]
@@ -89,11 +89,7 @@ async fn redeem_link(
     session::check_origin(request, access)?;
     let bad =
         || ApiError::bad_request("bad_request", "send {\"secret\": …} with the part of the link after `#`");
-    let reading = tokio::time::timeout(BODY_TIMEOUT, body.to_bytes_limited(MAX_BODY));
-    let read = reading
-        .await
-        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long"))?;
-    let body = read.map_err(|_| bad())?.map_err(|_| bad())?;
+    let (body, _) = read_bytes(request, body, state, MAX_BODY, false).await?;
     // A derived deserializer would also accept an array, by position.
     let object = body.trim_ascii_start().starts_with(b"{");
     let SignIn { secret: given } = serde_json::from_slice(&body).ok().filter(|_| object).ok_or_else(bad)?;

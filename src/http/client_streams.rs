@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::limits::address_budget::AddressBudget;
 use crate::limits::gcra::Rate;
 use crate::limits::rate_limit::RateLimit;
-use crate::limits::room::{self, Room};
+use crate::limits::room::{self, Place, Room};
 use crate::limits::shared::SharedCounters;
 use crate::protocol::form::Form;
 use crate::transport::emulation::{LocalPostOutcome, Sessions, is_session};
@@ -258,7 +258,7 @@ fn disabled(section: &str) -> ApiError {
 async fn read(
     request: &HttpRequest,
     body: web::Payload,
-    HttpState { client_streams: endpoints, access, .. }: &HttpState,
+    state: &HttpState,
     largest: u64,
 ) -> ApiResult<ByteString> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
@@ -266,11 +266,24 @@ async fn read(
         let message = "only JSON is supported: send application/json";
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_format", message));
     }
-    let bounds = Bounds { bytes: largest, time: endpoints.body_timeout, pace: endpoints.pace };
     // Who sends it is in it.
-    let mut place = endpoints.in_flight.enter(room::address(access.address_of(request)), false);
-    let bytes = body::read(request.headers(), body, bounds, &mut place, |_| {}).await?;
+    let (bytes, _) = read_bytes(request, body, state, largest, false).await?;
     String::from_utf8(bytes)
         .map(ByteString::from)
         .map_err(|_| ApiError::bad_request("body_not_utf8", "the body is not UTF-8"))
+}
+
+/// Reads a body, with its place in the room that all of these share. Whoever is not `proven` makes way for who is.
+pub(super) async fn read_bytes(
+    request: &HttpRequest,
+    body: web::Payload,
+    HttpState { client_streams: endpoints, access, .. }: &HttpState,
+    largest: u64,
+    proven: bool,
+) -> ApiResult<(Vec<u8>, Place)> {
+    let bounds = Bounds { bytes: largest, time: endpoints.body_timeout, pace: endpoints.pace };
+    // Who has proven itself has a share of its own, whoever else comes from its address.
+    let mut place = endpoints.in_flight.enter((room::address(access.address_of(request)), proven), proven);
+    let bytes = body::read(request.headers(), body, bounds, &mut place, |_| {}).await?;
+    Ok((bytes, place))
 }

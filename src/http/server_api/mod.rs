@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::access::Access;
+use super::client_streams::read_bytes;
 use super::error::{ApiError, ApiResult};
 use crate::auth::same_secret;
 use crate::domain::options::NoChannel;
@@ -33,7 +34,7 @@ use crate::session::metrics::Code;
 use crate::store::StoreError;
 
 /// The largest body, in bytes.
-const MAX_BODY: usize = 4 << 20;
+const MAX_BODY: u64 = 4 << 20;
 /// Asks for errors as statuses when it says `transport`.
 const ERROR_MODE: &str = "x-centrifugo-error-mode";
 
@@ -77,7 +78,8 @@ fn reading<'a, T: Deserialize<'a>, F: Future<Output = MethodResult> + 'a>(
 pub fn routes(app: &mut ServiceConfig) {
     for (name, call) in METHODS {
         let handler = move |api: Api, body: web::Payload| async move {
-            let body = read_body(body).await?;
+            // The place is for the body until the method is done.
+            let (body, _place) = read_bytes(&api.0, body, api.state(), MAX_BODY, true).await?;
             answer(&api, name, call(&api, &body).await)
         };
         app.route(&format!("/api/{name}"), web::post().to(handler));
@@ -166,15 +168,6 @@ fn authorise(request: &HttpRequest, access: &Access) -> Result<(), ApiError> {
     }
     let message = "send the API key in X-API-Key (or as Authorization: apikey KEY)";
     Err(ApiError::new(StatusCode::UNAUTHORIZED, "api_key", message))
-}
-
-async fn read_body(body: web::Payload) -> Result<web::Bytes, ApiError> {
-    let too_large = |_| {
-        let message = format!("the body is larger than {MAX_BODY} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-    };
-    let broken = |_| ApiError::bad_request("body_broken", "the body ended early");
-    body.to_bytes_limited(MAX_BODY).await.map_err(too_large)?.map_err(broken)
 }
 
 /// Reads the request of a method.

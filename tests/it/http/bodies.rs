@@ -4,7 +4,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::app::{Backend, TestApp, on_both};
+use super::sign_in::from_page;
+use crate::support::app::{API_KEY, Backend, TestApp, on_both};
 use crate::support::client::{Answer, Request};
 
 on_both!(silent_bodies_keep_no_delivery_out);
@@ -68,6 +69,27 @@ async fn silent_clients_keep_no_client_out() {
 }
 
 #[tokio::test]
+async fn bodies_of_the_server_api_share_the_room_and_strangers_make_way_for_them() {
+    let app = TestApp::with(Backend::Sqlite, ROOM).await;
+    let call = || Request::post("/api/publish").header("X-API-Key", API_KEY);
+    let stranger = Request::post("/api/publish").header("X-API-Key", "wrong");
+    let mut stranger = half(&app, stranger, "192.0.2.1").await;
+    Answer::read(&mut stranger).await.refused(401, "api_key");
+    app.until_metric("limit_used", "client_bytes", 0).await;
+
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(half(&app, Request::post("/emulation"), "192.0.2.1").await);
+    }
+    let mut slow = half(&app, call(), "192.0.2.2").await;
+    app.until_metric("limit_used", "client_bytes", 8 * HALF as u64).await;
+    Answer::read(&mut silent[0]).await.refused(503, "body_evicted");
+    app.send(call().body("x".repeat(200 << 10))).await.refused(400, "bad_request");
+    slow.write_all(&vec![b' '; HALF]).await.expect("written");
+    Answer::read(&mut slow).await.refused(400, "bad_request");
+}
+
+#[tokio::test]
 async fn slow_bodies_of_one_user_make_way_for_another_and_not_for_strangers() {
     let options = "limits.build_events_in_flight = \"64KiB\"\nchannel.max_publication_size = \"32KiB\"";
     let app = TestApp::with(Backend::Sqlite, options).await;
@@ -89,8 +111,13 @@ async fn a_body_that_is_waited_for_has_to_come() {
     let app = TestApp::with(Backend::Sqlite, "limits.body_grace = \"200ms\"").await;
     let build = Request::post(&format!("/api/builds/{}/events", uuid::Uuid::new_v4())).bearer(&app.ana());
     let doors = [app.webhook("star", ""), build, Request::post("/emulation")];
-    for request in doors.into_iter().chain([Request::post("/connection/http_stream")]) {
-        let mut slow = request.send_beginning(app.address(), 10_000, b"{").await;
+    let others = [
+        Request::post("/connection/http_stream"),
+        Request::post("/api/publish").header("X-API-Key", API_KEY),
+        from_page(&app, Request::post("/api/auth/sign-in")),
+    ];
+    for request in doors.into_iter().chain(others) {
+        let mut slow = request.send_beginning(app.address(), 1000, b"{").await;
         Answer::read(&mut slow).await.refused(408, "body_too_slow");
     }
     assert_eq!(app.metric("webhooks", "body_too_slow").await, 1);

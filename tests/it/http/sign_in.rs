@@ -12,7 +12,7 @@ use crate::support::sse::Stream;
 use crate::support::websocket::{Client, upgrade};
 
 /// A request from our own page.
-fn from_page(app: &TestApp, request: Request) -> Request {
+pub(super) fn from_page(app: &TestApp, request: Request) -> Request {
     let own = app.address().to_string();
     let request = request.header("Host", &own).header("Sec-Fetch-Site", "same-origin");
     request.header("Origin", &format!("http://{own}"))
@@ -172,10 +172,12 @@ async fn wrong_links_are_limited_and_right_ones_never(backend: Backend) {
     }
     let limited = redeem(&app, &wrong).await.refused(429, "too_many_sign_ins");
     assert!(limited.header("retry-after").is_some());
-    for bad in ["", "{}", "[\"x\"]", "{\"secret\":7}", &"x".repeat(5000)] {
+    for bad in ["", "{}", "[\"x\"]", "{\"secret\":7}", &"x".repeat(1000)] {
         let request = from_page(&app, Request::post("/api/auth/sign-in").body(bad));
         app.send(request).await.refused(400, "bad_request");
     }
+    let long = from_page(&app, Request::post("/api/auth/sign-in").body("x".repeat(1025)));
+    app.send(long).await.refused(413, "body_too_large");
     redeem(&app, &good).await.expect(204);
     assert_eq!(app.metric("sign_ins", "too_many_sign_ins").await, 1);
     assert_eq!(app.metric("sign_ins", "link_invalid").await, 3);

@@ -23,9 +23,13 @@ use crate::domain::channel::ChannelName;
 use crate::domain::position::Position;
 use crate::domain::principal::Principal;
 use crate::limits::address_budget::AddressBudget;
+use crate::limits::room;
 use crate::limits::user_connections::{Capacity, UserConnections};
 use crate::resources;
 use crate::transport::event_stream::{self, EventStreamContext, OpenError, SseOptions, Start};
+
+/// In how many seconds somebody may try again that follows too many new channels.
+const NEW_CHANNELS_RETRY: u64 = 5;
 
 /// What the endpoint needs.
 pub struct StreamEndpoint {
@@ -127,12 +131,20 @@ async fn try_open(request: HttpRequest, query: web::Query<Query>, state: &State)
             }
         }
     }
+    let worker = &state.streams.worker;
+    let holder = || match &*principal.user {
+        "" => format!("a:{}", room::address(access.address_of(&request))),
+        user => format!("u:{user}"),
+    };
+    if !channels.iter().all(|channel| worker.may_open(channel, holder)) {
+        let message = "too many new channels in a short time: wait, or follow fewer";
+        return Err(ApiError::too_many("too_many_new_channels", message, NEW_CHANNELS_RETRY));
+    }
     let starts = channels.into_iter().map(|channel| Start {
         kept: namespaces.retention_of(&channel),
         from: positions.remove(&channel),
         channel,
     });
-    let worker = &state.streams.worker;
     let (abort, closed) = TcpHandle::of(&request);
     let context = EventStreamContext {
         fanout: worker.fanout.clone(),

@@ -191,15 +191,7 @@ impl ActorCore {
 
     /// Whether the channel is followed on this node, or may be from now on.
     fn may_open(&self, channel: &ChannelName) -> bool {
-        let fanout = &self.worker.fanout;
-        if fanout.is_subscribed(channel) || fanout.hub().is_active(channel) {
-            return true;
-        }
-        let allowed = self.worker.limits.new_channels.check_here(&self.holder()).is_some();
-        if !allowed {
-            self.worker.metrics.channels_refused.inc();
-        }
-        allowed
+        self.worker.may_open(channel, || self.holder())
     }
 
     /// Whether others are told of one more join, and later that it left.

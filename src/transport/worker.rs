@@ -12,6 +12,7 @@ use super::timer_queue::TimerQueue;
 use crate::clients::WorkerClients;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::domain::channel::ChannelName;
 use crate::hub::fanout::Fanout;
 use crate::hub::outbox::SocketOptions;
 use crate::limits::rate_limit::RateLimit;
@@ -96,6 +97,18 @@ pub struct WorkerContext {
 }
 
 impl WorkerContext {
+    /// Whether `channel` is followed on this node, or may be from now on as a new one of `holder`.
+    pub fn may_open(&self, channel: &ChannelName, holder: impl FnOnce() -> String) -> bool {
+        if self.fanout.is_subscribed(channel) || self.fanout.hub().is_active(channel) {
+            return true;
+        }
+        let allowed = self.limits.new_channels.check_here(&holder()).is_some();
+        if !allowed {
+            self.metrics.channels_refused.inc();
+        }
+        allowed
+    }
+
     /// A context without connections. `stopping` becomes `Some(spread)` when the process stops: all
     /// clients are then disconnected, spread over this time.
     pub fn start(

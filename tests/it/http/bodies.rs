@@ -10,7 +10,8 @@ use crate::support::client::{Answer, Request};
 
 on_both!(silent_bodies_keep_no_delivery_out);
 
-const ROOM: &str = "limits.webhook_body = \"64KiB\"\nlimits.webhook_in_flight = \"256KiB\"\n\
+/// None is too slow before it has to make way.
+const ROOM: &str = "limits.body_grace = \"1m\"\nlimits.webhook_body = \"64KiB\"\nlimits.webhook_in_flight = \"256KiB\"\n\
                     limits.client_bodies_in_flight = \"256KiB\"\nserver.trusted_proxies = [\"127.0.0.1\"]";
 const HALF: usize = 30 << 10;
 
@@ -91,7 +92,7 @@ async fn bodies_of_the_server_api_share_the_room_and_strangers_make_way_for_them
 
 #[tokio::test]
 async fn slow_bodies_of_one_user_make_way_for_another_and_not_for_strangers() {
-    let options = "limits.build_events_in_flight = \"64KiB\"\nchannel.max_publication_size = \"32KiB\"";
+    let options = "limits.body_grace = \"1m\"\nlimits.build_events_in_flight = \"64KiB\"\nchannel.max_publication_size = \"32KiB\"";
     let app = TestApp::with(Backend::Sqlite, options).await;
     let path = format!("/api/builds/{}/events", uuid::Uuid::new_v4());
     let mut slow = Vec::new();

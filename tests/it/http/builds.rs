@@ -320,7 +320,8 @@ async fn half_an_event(app: &TestApp, user: &str) -> TcpStream {
 }
 
 async fn events_that_come_slowly_take_no_more_than_their_room(backend: Backend) {
-    let options = "limits.build_events_in_flight = \"4KiB\"\nchannel.max_publication_size = \"2KiB\"";
+    let options = "limits.build_events_in_flight = \"4KiB\"\nlimits.body_grace = \"1m\"\n\
+                   channel.max_publication_size = \"2KiB\"";
     let mut app = TestApp::with(backend, options).await;
     let mut slow = [half_an_event(&app, "carl").await, half_an_event(&app, "dora").await];
     let third = json!({ "type": "build:x", "data": "x".repeat(1000) });

@@ -169,7 +169,8 @@ async fn half_a_delivery(app: &TestApp, announced: usize) -> TcpStream {
 }
 
 async fn more_bodies_than_fit_are_sent_away_for_a_while(backend: Backend) {
-    let limits = "limits.webhook_body = \"64KiB\"\nlimits.webhook_in_flight = \"64KiB\"";
+    let limits =
+        "limits.body_grace = \"1m\"\nlimits.webhook_body = \"64KiB\"\nlimits.webhook_in_flight = \"64KiB\"";
     let app = TestApp::with(backend, limits).await;
     let before = app.sql().counts().await;
     let mut slow = half_a_delivery(&app, 60 * 1024).await;

@@ -1,6 +1,8 @@
 //! Webhook deliveries: accept one, and their audit log, which lists them, shows one with its payload and
 //! processes one again. A delivery names the repository that it is about, so who asks for it is an admin.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -9,7 +11,7 @@ use crate::domain::delivery::{DeliveryId, DeliveryStatus};
 use crate::domain::workflow::RepoUpdate;
 use crate::publish::{Committed, PublishError, Publisher};
 use crate::sources::github::{
-    About, BadBody, Received, RepoMap, about, body_text, reprocessing_unit, unit_of,
+    About, BadBody, Received, RepoMap, about, body_text, is_about_an_account, reprocessing_unit, unit_of,
 };
 use crate::store::{self, Store, StoreError, deliveries, repos};
 
@@ -18,6 +20,8 @@ pub use crate::store::deliveries::Delivery;
 /// The most repositories that one delivery changes without naming them, because they are one transaction.
 /// The rest change when they are heard of again.
 const MAX_KNOWN: u32 = 2000;
+/// Names that are held; with more they are learned anew.
+const MAX_NAMES: usize = 100_000;
 
 /// A delivery as it came over HTTP, after its signature was found right.
 pub struct Incoming<'a> {
@@ -54,7 +58,7 @@ pub enum AcceptError {
 pub async fn accept(
     publisher: &Publisher,
     store: &Store,
-    map: &RepoMap,
+    (map, names): (&RepoMap, &Names),
     incoming: Incoming<'_>,
 ) -> Result<Accepted, AcceptError> {
     let Incoming { id, event, content_type, body, arrived } = incoming;
@@ -62,14 +66,59 @@ pub async fn accept(
     let known = known(store, event, &payload).await?;
     let received =
         Received { delivery_id: id, event, payload: &payload, received_at: store.now(), accepted: arrived };
-    let (unit, status) = unit_of(received, map, &known)?;
+    let (mut unit, status, repo) = unit_of(received.clone(), map, &known)?;
+    let renamed = match &repo {
+        Some(repo) if known.is_empty() && !is_about_an_account(event) && !names.are(repo) => {
+            let known = read_known(store, repos::Of::Repository(repo.github_id)).await?;
+            known
+                .first()
+                .is_some_and(|known| (&known.owner, &known.name) != (&repo.owner, &repo.name))
+                .then_some(known)
+        }
+        _ => None,
+    };
+    if let Some(known) = renamed {
+        (unit, ..) = unit_of(received, map, &known)?;
+    }
     // The payload lives on in the unit, compressed.
     drop(payload);
     drop(body);
-    Ok(match publisher.commit(unit).await? {
+    let committed = publisher.commit(unit).await?;
+    if let Some(repo) = repo {
+        names.learn(repo);
+    }
+    Ok(match committed {
         Committed::Duplicate(_) => Accepted::Duplicate,
         _ => Accepted::New(status),
     })
+}
+
+/// How repositories are called, as far as this node has heard: so that the store is asked only about one that
+/// comes under another name than before, or for the first time.
+#[derive(Default)]
+pub struct Names(Mutex<HashMap<i64, (String, String)>>);
+
+impl Names {
+    fn are(&self, repo: &RepoUpdate) -> bool {
+        let names = self.names();
+        let known = names.get(&repo.github_id);
+        known.is_some_and(|(owner, name)| *owner == repo.owner && *name == repo.name)
+    }
+
+    fn learn(&self, repo: RepoUpdate) {
+        if self.are(&repo) {
+            return;
+        }
+        let mut names = self.names();
+        if names.len() >= MAX_NAMES {
+            names.clear();
+        }
+        names.insert(repo.github_id, (repo.owner, repo.name));
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<i64, (String, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The repositories that a delivery is about without naming them.
@@ -78,9 +127,9 @@ async fn known(store: &Store, event: &str, payload: &str) -> store::Result<Vec<R
         None => return Ok(Vec::new()),
         Some(About::Owner(owner)) => repos::Of::Owner(owner),
         Some(About::Installation(id)) => repos::Of::Installation(id),
+        Some(About::Repository(id)) => repos::Of::Repository(id),
     };
-    let read = store.read(move |tx| Box::pin(async move { repos::known(tx.conn, of, MAX_KNOWN).await }));
-    let found = read.await?;
+    let found = read_known(store, of).await?;
     if found.len() == MAX_KNOWN as usize {
         tracing::warn!(
             event,
@@ -89,6 +138,11 @@ async fn known(store: &Store, event: &str, payload: &str) -> store::Result<Vec<R
         );
     }
     Ok(found)
+}
+
+async fn read_known(store: &Store, of: repos::Of) -> store::Result<Vec<RepoUpdate>> {
+    let read = store.read(move |tx| Box::pin(async move { repos::known(tx.conn, of, MAX_KNOWN).await }));
+    read.await
 }
 
 /// Why a delivery is not shown or not processed again.

@@ -4,6 +4,7 @@
 mod several;
 
 use crate::domain::channel::ChannelName;
+use crate::domain::event::Event;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::store::history::Wish;
@@ -12,6 +13,9 @@ use crate::store::{self, Store, StoreError, log};
 pub use crate::store::history::History;
 pub use crate::store::log::{Bounds, Page};
 pub use several::{Asked, FoundSeveral, Part, several};
+
+/// A page ends after so many bytes of data, if it has an event; the rest is on the next one.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// Which page of a channel is wanted.
 #[derive(Debug, Clone)]
@@ -56,10 +60,27 @@ pub async fn page(
                 return Ok(Found::Known(bounds));
             }
             let asked = log::PageRequest { from: from.as_ref(), until: None, limit };
-            Ok(Found::Page(tx.page(&channel, retention, asked).await?))
+            let mut page = tx.page(&channel, retention, asked).await?;
+            if let Page::Events { events, .. } = &mut page {
+                end_after(events, PAGE_BYTES);
+            }
+            Ok(Found::Page(page))
         })
     });
     read.await
+}
+
+/// Cuts off what comes after so many bytes of data.
+fn end_after(events: &mut Vec<Event>, bytes: usize) {
+    let mut sum = 0;
+    let last = events.iter().position(|event| {
+        sum += event.data.len();
+        sum >= bytes
+    });
+    if let Some(last) = last {
+        events.truncate(last + 1);
+        events.shrink_to_fit();
+    }
 }
 
 /// Which events of a channel are wanted, and in which order.

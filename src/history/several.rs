@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::{PAGE_BYTES, end_after};
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
@@ -71,12 +72,16 @@ pub async fn several(
             }
             let starts: Vec<(u64, u64)> = channels.iter().zip(&bounds).map(range).collect();
             let shares = share_out(&starts, limit);
+            let waiting = shares.iter().filter(|share| **share > 0).count();
+            let bytes = PAGE_BYTES / waiting.max(1);
             let mut parts = Vec::with_capacity(channels.len());
             for (((asked, bounds), (after, _)), share) in channels.iter().zip(&bounds).zip(starts).zip(shares)
             {
                 let at = after + share;
                 match tx.without_hole(&asked.channel, after, at, limit).await? {
-                    Some(events) => {
+                    Some(mut events) => {
+                        end_after(&mut events, bytes);
+                        let at = after + events.len() as u64;
                         let (channel, bounds) = named((asked, bounds));
                         parts.push(Part { channel, bounds, at, events });
                     }

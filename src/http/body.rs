@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use actix_web::web;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
 use super::error::ApiError;
@@ -56,7 +56,8 @@ pub async fn read(
     let mut waited = Waited { begun: Instant::now(), check: None };
     let mut bytes = Vec::new();
     loop {
-        let chunk = match come(&mut body).await {
+        let come = if bytes.is_empty() { first(&mut body).await } else { body.next().now_or_never() };
+        let chunk = match come {
             Some(chunk) => chunk,
             None => wait(&mut body, place, bounds, &mut waited, bytes.len() as u64).await?,
         };
@@ -75,9 +76,9 @@ pub async fn read(
 
 type Chunk = Option<Result<web::Bytes, actix_web::error::PayloadError>>;
 
-/// The next chunk if it has come. The dispatcher asks for an answer first and only then looks at what came with
+/// The first chunk if it has come. The dispatcher asks for an answer first and only then looks at what came with
 /// the request, so it is given that turn: most bodies are never waited for.
-async fn come(body: &mut web::Payload) -> Option<Chunk> {
+async fn first(body: &mut web::Payload) -> Option<Chunk> {
     let mut asked = false;
     poll_fn(|cx| match body.poll_next_unpin(cx) {
         Poll::Ready(chunk) => Poll::Ready(Some(chunk)),

@@ -15,7 +15,7 @@ use super::body::{self, Pace};
 use super::error::{ApiError, ApiResult, internal};
 use super::{HttpState, State};
 use crate::config::{Config, Secrets};
-use crate::deliveries::{self, AcceptError, Accepted, Incoming};
+use crate::deliveries::{self, AcceptError, Accepted, Incoming, Names};
 use crate::domain::delivery::DeliveryId;
 use crate::http::metrics::WebhookOutcome;
 use crate::limits::rate_limit::RateLimit;
@@ -28,6 +28,8 @@ pub struct WebhookEndpoint {
     pub secrets: WebhookSecrets,
     /// Which repositories count.
     pub repos: RepoMap,
+    /// How they are called.
+    pub names: Names,
     /// Where deliveries may come from; everywhere if empty.
     pub allowed_addresses: Vec<IpNet>,
     /// The largest body.
@@ -52,6 +54,7 @@ impl WebhookEndpoint {
         Ok(Self {
             secrets: WebhookSecrets::new(secrets.github.iter().map(|secret| secret.expose())),
             repos: RepoMap::try_from(&config.github)?,
+            names: Names::default(),
             allowed_addresses: config.github.allowed_addresses.clone(),
             max_body: config.limits.webhook_body.0,
             body_timeout: config.limits.webhook_body_timeout.0,
@@ -163,7 +166,7 @@ async fn take(
     let content_type = text(headers, "content-type");
     let incoming = Incoming { id: delivery_id.clone(), event, content_type, body, arrived };
     // The place is for the payload until it is stored.
-    let accepted = deliveries::accept(publisher, store, &endpoint.repos, incoming).await?;
+    let accepted = deliveries::accept(publisher, store, (&endpoint.repos, &endpoint.names), incoming).await?;
     Ok((delivery_id, accepted))
 }
 

@@ -67,7 +67,9 @@ fn postgres(error: &tokio_postgres::Error) -> StoreError {
 fn is_outage(state: &SqlState) -> bool {
     // The connection, resources (a full disk), an operator (shutdown, a statement's time), the system.
     const CLASSES: [&str; 4] = ["08", "53", "57", "58"];
-    const STATES: [SqlState; 4] = [
+    const STATES: [SqlState; 5] = [
+        // Somebody has taken rights away that were there at the start.
+        SqlState::INSUFFICIENT_PRIVILEGE,
         // A standby, or a server or database that was made read-only.
         SqlState::READ_ONLY_SQL_TRANSACTION,
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::migration::{Migration, MigrationSource, MigrationVersion};
 use diesel::pg::Pg;
 use diesel::sql_types::{Array, Bool, Integer, Text};
@@ -242,19 +243,20 @@ async fn outstanding(conn: &mut PgConnection) -> Result<String, OpenError> {
 
 /// Whether the user may do to each table what it will have to.
 async fn check_rights(conn: &mut PgConnection) -> Result<(), OpenError> {
-    let query = diesel::select((
-        sql::<Text>("current_user::text"),
-        sql::<Text>(
-            "(SELECT coalesce(string_agg(name, ', '), '') FROM unnest(",
-        )
-        .bind::<Array<Text>, _>(schema::TABLES.to_vec())
-        .sql(
-            ") AS name WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT') \
-             AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE')))",
-        ),
-    ));
+    let query = diesel::select(missing_rights());
     let (user, tables): (String, String) = query.get_result(conn).await.map_err(OpenError::query)?;
     if tables.is_empty() { Ok(()) } else { Err(OpenError::Rights { user, tables }) }
+}
+
+/// The user, and the tables that it may not use, separated by commas.
+pub(super) fn missing_rights() -> SqlLiteral<(Text, Text)> {
+    let names: Vec<String> = schema::TABLES.iter().map(|name| format!("'{name}'")).collect();
+    sql(&format!(
+        "current_user::text, (SELECT coalesce(string_agg(name, ', '), '') FROM unnest(ARRAY[{}]) AS name \
+         WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT') \
+         AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE')))",
+        names.join(", ")
+    ))
 }
 
 /// Whether the server is new enough, can hold everything, and keeps what it commits.

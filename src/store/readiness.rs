@@ -8,17 +8,22 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::conn::Conn;
-use super::error::Result;
+use super::error::{Result, StoreError};
 use super::schema::meta;
 use super::types::Ts;
-use super::{Store, generation};
+use super::{Store, generation, log, migrate};
+use crate::domain::channel::ChannelName;
+use crate::domain::event::NewEvent;
 
 /// How long it counts that a write took place, or did not.
 const LATELY: Duration = Duration::from_secs(1);
 /// The row that probes write.
 const WRITTEN: &str = "written";
+/// The channel to which probes append after a failure; nobody can name it.
+const PROBED: &str = "ops:readiness";
 /// What a probe writes, in bytes, while it is not known whether there is room again. A small one may find
 /// room that a webhook would not.
 const LARGE: usize = 64 * 1024;
@@ -118,8 +123,38 @@ impl Store {
             // Random, so that it is not stored in less.
             hex::encode(rand::random_iter().take(LARGE / 2).collect::<Vec<u8>>())
         };
-        self.write(|conn| write(conn, value).boxed()).await
+        let healthy = *self.state.readiness.healthy.borrow();
+        self.write(|conn| write(conn, value).boxed()).await?;
+        if healthy { Ok(()) } else { self.append_something().await }
     }
+
+    /// What events need: after a failure it counts whether that is possible, and not whether something else is.
+    async fn append_something(&self) -> Result<()> {
+        let channel = ChannelName::parse(PROBED).map_err(|error| StoreError::Failed(error.into()))?;
+        self.write_log(move |mut tx| {
+            async move {
+                if tx.conn.is_postgres() {
+                    check_rights(tx.conn).await?;
+                }
+                let event = NewEvent::new(channel.clone(), Uuid::now_v7(), "probe", "{}".into());
+                let append = log::Append { events: &[&event], key: None, version: None };
+                log::append(&mut tx, &[append]).await?;
+                log::clear(&mut tx, &channel).await.map(drop)
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+/// Whether this user may still do what it will have to.
+async fn check_rights(conn: &mut Conn) -> Result<()> {
+    let query = diesel::select(migrate::missing_rights());
+    let (user, tables) = conn.load::<(String, String)>(query).await?.pop().unwrap_or_default();
+    if tables.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Unavailable(format!("the user {user} may not read and write {tables}")))
 }
 
 async fn write(conn: &mut Conn, value: String) -> Result<()> {

@@ -182,6 +182,7 @@ pub struct Filter {
 pub enum Of {
     Owner(String),
     Installation(i64),
+    Repository(i64),
 }
 
 /// Up to `limit` repositories of one account or installation, as a delivery would describe them.
@@ -190,6 +191,7 @@ pub async fn known(conn: &mut Conn, of: Of, limit: u32) -> Result<Vec<RepoUpdate
     let rows: Vec<Row> = match of {
         Of::Owner(owner) => conn.load(query.filter(table::owner.eq(owner))).await?,
         Of::Installation(id) => conn.load(query.filter(table::installation_id.eq(id))).await?,
+        Of::Repository(id) => conn.load(query.filter(table::github_id.eq(id))).await?,
     };
     Ok(rows.into_iter().map(RepoUpdate::from).collect())
 }

@@ -227,8 +227,9 @@ fn errors_of_postgres_are_known_by_their_code_in_any_language() {
         for code in ["40P01", "40001", "23505"] {
             assert!(matches!(raised(code).await, StoreError::Contended), "{code}");
         }
-        for code in ["57P01", "57P03", "57014", "53100", "53300", "08006", "25006", "55000", "55P03", "58030"]
-        {
+        for code in [
+            "57P01", "57P03", "57014", "53100", "53300", "08006", "25006", "42501", "55000", "55P03", "58030",
+        ] {
             let error = raised(code).await;
             assert!(
                 matches!(&error, StoreError::Unavailable(why) if why.contains("Verklemmung")),
@@ -238,6 +239,6 @@ fn errors_of_postgres_are_known_by_their_code_in_any_language() {
         let words = "DO $$ BEGIN RAISE EXCEPTION 'deadlock detected, terminating connection'; END $$";
         let error = store.store.write(move |conn| conn.execute(diesel::sql_query(words))).await;
         assert!(matches!(error, Err(StoreError::Failed(_))), "{error:?}");
-        assert!(matches!(raised("42501").await, StoreError::Failed(_)));
+        assert!(matches!(raised("42P01").await, StoreError::Failed(_)));
     });
 }

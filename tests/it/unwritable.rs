@@ -140,6 +140,52 @@ async fn a_database_that_was_made_read_only_takes_nothing_until_it_is_writable()
     all_is_well_again(&app).await;
 }
 
+/// The tables that events need fail, and the one that the usual probe writes does not.
+#[tokio::test]
+async fn what_events_alone_need_counts_as_long_as_it_is_missing() {
+    let server = Postgres::start().await.expect("PostgreSQL");
+    let app = on_a_server(&server).await;
+    app.post_runs(1..=3).await;
+    let admin = server.session("campanile").await.unwrap();
+    let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS \
+                $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '53100'; END $$; \
+                CREATE TRIGGER full_disk BEFORE INSERT ON events EXECUTE FUNCTION full_disk()";
+    admin.batch_execute(full).await.unwrap();
+    nothing_is_kept(&app).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        app.get("/readyz", "").await.expect(503);
+    }
+    admin.batch_execute("DROP TRIGGER full_disk ON events").await.unwrap();
+    all_is_well_again(&app).await;
+}
+
+#[tokio::test]
+async fn rights_that_are_taken_away_are_an_outage_until_they_are_back() {
+    let server = Postgres::start().await.expect("PostgreSQL");
+    let url = server.create_database("campanile").await.unwrap();
+    drop(TestApp::on(Database::at(url.clone()), "").await);
+    let admin = server.session("campanile").await.unwrap();
+    let rights = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public";
+    admin.batch_execute(&format!("CREATE ROLE app LOGIN; GRANT {rights} TO app")).await.unwrap();
+    let as_app = url.replace("postgres://postgres@", "postgres://app@");
+    assert_ne!(as_app, url);
+    let app = TestApp::on(Database::at(as_app), "").await;
+    app.post_runs(1..=3).await;
+    for table in ["events", "channels", "webhook_deliveries"] {
+        admin.batch_execute(&format!("REVOKE INSERT, UPDATE ON {table} FROM app")).await.unwrap();
+        nothing_is_kept(&app).await;
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            app.get("/readyz", "").await.expect(503);
+        }
+        admin.batch_execute(&format!("GRANT {rights} TO app")).await.unwrap();
+        let took = until_ready_is(&app, 200).await;
+        assert!(took < RECOVERY, "ready only after {took:?}");
+    }
+    all_is_well_again(&app).await;
+}
+
 #[test]
 fn a_session_that_cannot_write_is_not_used_again_nor_are_those_of_its_time() {
     on_postgres(async |TestStore { store, options }| {

@@ -18,15 +18,23 @@ pub enum About {
     Owner(String),
     /// All of this installation.
     Installation(i64),
+    /// This one, whose name is another now.
+    Repository(i64),
 }
 
 /// What has to be looked up before a delivery can be interpreted: for the few that need it.
 pub fn about(event: &str, body: &str) -> Option<About> {
-    if !matches!(event, "organization" | "installation_target" | "installation") {
+    if !matches!(event, "organization" | "installation_target" | "installation" | "repository") {
         return None;
     }
     let body = &half_characters::replaced(body);
     match event {
+        "repository" => {
+            let payload = payload::parse(body).ok().filter(|payload| is_move(payload.action.as_deref()))?;
+            payload::required::<Repository>(payload.repository, "repository")
+                .ok()
+                .map(|it| About::Repository(it.id.0))
+        }
         "organization" | "installation_target" => {
             let (old, _) = moves::account_names(&payload::parse(body).ok()?).ok()??;
             Some(About::Owner(old))
@@ -45,7 +53,7 @@ pub fn interpret(event: &str, body: &[u8], map: &RepoMap) -> Result<Interpretati
 }
 
 /// Interprets the payload `body` of a delivery of `event` (`X-GitHub-Event`). `known` are the repositories
-/// that it is [`about`] without naming them.
+/// that it is [`about`] without naming them, or the one that it names, as it was called so far.
 pub fn interpret_with(
     event: &str,
     body: &[u8],
@@ -54,6 +62,25 @@ pub fn interpret_with(
 ) -> Result<Interpretation, PayloadError> {
     let body = std::str::from_utf8(body).map_err(|_| PayloadError::new("payload", "is not UTF-8"))?;
     let body = &*half_characters::replaced(body);
+    let interpretation = interpret_known(event, body, map, known)?;
+    let is_told = event == "repository" && is_move(interpretation.action.as_deref());
+    if is_told || is_about_an_account(event) {
+        return Ok(interpretation);
+    }
+    moves::unannounced(interpretation, known)
+}
+
+/// Whether the repositories that are known are not one that the delivery names.
+pub fn is_about_an_account(event: &str) -> bool {
+    matches!(event, "organization" | "installation_target" | "installation" | "installation_repositories")
+}
+
+fn interpret_known(
+    event: &str,
+    body: &str,
+    map: &RepoMap,
+    known: &[RepoUpdate],
+) -> Result<Interpretation, PayloadError> {
     match event {
         "installation" | "installation_repositories" => {
             installations::interpret(event, &payload::parse(body)?, known, map)
@@ -68,8 +95,8 @@ pub fn interpret_with(
         "ping" => ping(&payload::parse(body)?, map),
         "repository" | "workflow_run" | "workflow_job" | "push" | "pull_request" | "check_run" => {
             let payload = payload::parse(body)?;
-            if event == "repository" && matches!(payload.action.as_deref(), Some("renamed" | "transferred")) {
-                return moves::repository(&payload, map);
+            if event == "repository" && is_move(payload.action.as_deref()) {
+                return moves::repository(&payload, known, map);
             }
             let repository = payload::required(payload.repository, "repository")?;
             match map.apply(repo_update(repository, installation_id(&payload)?, "repository")?) {
@@ -79,6 +106,10 @@ pub fn interpret_with(
         }
         _ => Ok(unhandled(body, map)),
     }
+}
+
+fn is_move(action: Option<&str>) -> bool {
+    matches!(action, Some("renamed" | "transferred"))
 }
 
 /// An event of a type that is about one repository.

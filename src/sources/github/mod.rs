@@ -21,7 +21,7 @@ mod unit;
 mod tests;
 
 pub use body::{BadBody, body_text};
-pub use interpret::{About, about, interpret, interpret_with};
+pub use interpret::{About, about, interpret, interpret_with, is_about_an_account};
 pub use interpretation::{Interpretation, Outcome};
 pub use payload::PayloadError;
 pub use repo_map::{BadRepoMap, RepoMap, RepoMapEntry};

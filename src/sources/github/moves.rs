@@ -16,16 +16,23 @@ enum Moved {
     Account,
 }
 
-/// The actions `renamed` and `transferred` of `repository`.
-pub fn repository(payload: &Payload, map: &RepoMap) -> Result<Interpretation, PayloadError> {
+/// The actions `renamed` and `transferred` of `repository`. The name under which it is `known` counts for more
+/// than what the payload says of the one before: a transfer may change the name as well and not say so.
+pub fn repository(
+    payload: &Payload,
+    known: &[RepoUpdate],
+    map: &RepoMap,
+) -> Result<Interpretation, PayloadError> {
     let action = action(payload);
     let repository = payload::required(payload.repository, "repository")?;
     let new = repo_update(repository, installation_id(payload)?, "repository")?;
-    let old = former(payload::optional(payload.changes, "changes")?.unwrap_or_default(), &new)?;
+    let former = former(payload::optional(payload.changes, "changes")?.unwrap_or_default(), &new)?;
+    let known = known.iter().find(|known| known.github_id == new.github_id);
+    let old = known.map_or_else(|| map.apply(former), |known| Ok(known.clone()));
     let word = action.as_deref().unwrap_or_default();
     let mut interpretation =
         Interpretation { outcome: Outcome::Handled, ..Interpretation::ignored(action.clone(), "") };
-    match interpretation.move_repo(old, new, Moved::Repository, word, map)? {
+    match interpretation.move_repo(old, map.apply(new), Moved::Repository, word)? {
         Ok(()) => Ok(interpretation),
         Err(reason) => Ok(Interpretation::ignored(action, reason)),
     }
@@ -65,24 +72,46 @@ pub fn account(
     for repo in known {
         let moved = RepoUpdate { owner: new.to_owned(), ..repo.clone() };
         // One that the map does not have is not published.
-        let _ = interpretation.move_repo(repo.clone(), moved, Moved::Account, &word, map)?;
+        let _ = interpretation.move_repo(map.apply(repo.clone()), map.apply(moved), Moved::Account, &word)?;
     }
     interpretation.repo = None;
     Ok(interpretation)
 }
 
+/// Whatever else `interpretation` is, its repository is `known` under another name: the delivery that said so was
+/// lost, or is still to come. Both names hear of it before all the rest.
+pub fn unannounced(
+    interpretation: Interpretation,
+    known: &[RepoUpdate],
+) -> Result<Interpretation, PayloadError> {
+    let moved = interpretation.repo.as_ref().and_then(|new| {
+        let is_it = |old: &&RepoUpdate| old.github_id == new.github_id;
+        let old =
+            known.iter().find(is_it).filter(|old| (&old.owner, &old.name) != (&new.owner, &new.name))?;
+        Some((old.clone(), new.clone()))
+    });
+    let Some((old, new)) = moved else { return Ok(interpretation) };
+    let Interpretation { action, repo, .. } = interpretation;
+    let mut told =
+        Interpretation { action, repo, outcome: Outcome::Handled, changes: Vec::new(), events: Vec::new() };
+    let word = if old.owner == new.owner { "renamed" } else { "transferred" };
+    let _ = told.move_repo(Ok(old), Ok(new), Moved::Repository, word)?;
+    told.events.extend(interpretation.events);
+    told.changes.extend(interpretation.changes);
+    Ok(told)
+}
+
 impl Interpretation {
-    /// `old` is `new` now. Fails with the reason why neither counts.
+    /// `old` is `new` now, as they are published. Fails with the reason why neither counts.
     fn move_repo(
         &mut self,
-        old: RepoUpdate,
-        new: RepoUpdate,
+        old: Result<RepoUpdate, &'static str>,
+        new: Result<RepoUpdate, &'static str>,
         moved: Moved,
         action: &str,
-        map: &RepoMap,
     ) -> Result<Result<(), &'static str>, PayloadError> {
         let name = |repo: &RepoUpdate| format!("{}/{}", repo.owner, repo.name);
-        match (map.apply(old), map.apply(new)) {
+        match (old, new) {
             (Err(_), Err(reason)) => return Ok(Err(reason)),
             // Under its new name the map does not publish it.
             (Ok(old), Err(_)) => {

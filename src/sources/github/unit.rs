@@ -22,7 +22,7 @@ use crate::store::deliveries::{self, NewDelivery, Payload};
 use crate::store::{self, LockKey, Table, Transaction};
 
 /// A delivery whose signature was found right.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Received<'a> {
     /// `X-GitHub-Delivery`.
     pub delivery_id: DeliveryId,
@@ -36,13 +36,13 @@ pub struct Received<'a> {
     pub accepted: Instant,
 }
 
-/// The unit of work for a delivery, and the status of the delivery. `known` are the repositories that it is
-/// [about](super::about) without naming them.
+/// The unit of work for a delivery, the status of the delivery, and the repository that it names. `known` are the
+/// repositories that it is [about](super::about) without naming them, or this one, as it was called so far.
 pub fn unit_of(
     received: Received<'_>,
     map: &RepoMap,
     known: &[RepoUpdate],
-) -> std::io::Result<(UnitOfWork, DeliveryStatus)> {
+) -> std::io::Result<(UnitOfWork, DeliveryStatus, Option<RepoUpdate>)> {
     let (interpretation, events) = read(received.event, received.payload, map, known, received.received_at);
     let (status, error) = interpretation.status();
     let delivery = NewDelivery {
@@ -50,7 +50,7 @@ pub fn unit_of(
         delivery_id: received.delivery_id,
         event: received.event.to_owned(),
         repo: interpretation.repo_name(),
-        action: interpretation.action,
+        action: interpretation.action.clone(),
         payload: Payload::pack(received.payload.as_bytes())?,
         status,
         error,
@@ -59,7 +59,8 @@ pub fn unit_of(
     let changes = interpretation.changes;
     let apply = (!changes.is_empty()).then(|| Box::new(StateChanges(changes)) as Box<dyn Apply>);
     let dedup = Dedup::Delivery(Box::new(delivery));
-    Ok((UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(events) }, status))
+    let unit = UnitOfWork { dedup, apply, accepted: received.accepted, ..UnitOfWork::of(events) };
+    Ok((unit, status, interpretation.repo))
 }
 
 /// The unit of work that processes a stored delivery again. It refuses if the delivery was processed

@@ -66,6 +66,56 @@ async fn a_transfer_is_told_on_both_sides(backend: Backend) {
     }
 }
 
+async fn a_transfer_under_a_new_name_is_told_under_the_one_that_was_known(backend: Backend) {
+    let app = TestApp::start(backend).await;
+    app.post_runs(1..=1).await;
+    let both = app.token(json!({ "sub": "ana", "orgs": ["acme", "beta"] }));
+    let from = json!({ "owner": { "from": { "organization": { "login": "acme", "id": 1 } } } });
+    let mut streams = Vec::new();
+    for (channel, kind) in
+        [("repo:acme/api", "repo:removed"), ("org:acme", "repo:removed"), ("repo:beta/core", "repo:added")]
+    {
+        streams.push((kind, app.stream(channel, &both, None).await));
+    }
+    app.post_webhook("repository", &moved("transferred", "beta/core", &from)).await.expect(202);
+    for (kind, stream) in &mut streams {
+        let event = stream.next_event().await;
+        let data = event.json()["data"].clone();
+        let (place, name) = if *kind == "repo:added" { ("from", "acme/api") } else { ("to", "beta/core") };
+        assert_eq!((event.name(), &data[place]), (*kind, &json!(name)));
+    }
+}
+
+/// GitHub sends each delivery once, so that of a rename may be lost.
+async fn a_move_that_was_not_announced_is_told_with_the_next_delivery(backend: Backend) {
+    let mut app = TestApp::start(backend).await;
+    app.post_runs(1..=1).await;
+    let both = app.token(json!({ "sub": "ana", "orgs": ["acme", "beta"] }));
+    // The node knows no names any more.
+    app.restart_with("").await;
+    let mut old = app.stream("repo:acme/api", &both, None).await;
+    let mut new = app.stream("repo:acme/core", &both, None).await;
+    let mut run = run_of("acme/core", 2);
+    run["repository"]["id"] = run_of("acme/api", 1)["repository"]["id"].clone();
+    app.post_webhook("workflow_run", &run).await.expect(202);
+    for stream in [&mut old, &mut new] {
+        let event = stream.next_event().await;
+        assert_eq!((event.name(), &event.json()["data"]["to"]), ("repo:renamed", &json!("acme/core")));
+    }
+    assert_eq!(new.runs(1).await, [2], "and then what it is about");
+    // Of an event that nothing here depends on, and to another account.
+    let mut star = moved("created", "beta/core", &json!(null));
+    star["repository"]["id"] = run["repository"]["id"].clone();
+    app.post_webhook("star", &star).await.expect(202);
+    let event = new.next_event().await;
+    assert_eq!((event.name(), &event.json()["data"]["to"]), ("repo:removed", &json!("beta/core")));
+    // What was announced late tells nobody that it went anywhere else.
+    let late = moved("renamed", "beta/core", &json!({ "repository": { "name": { "from": "api" } } }));
+    let mut last = app.stream("repo:beta/core", &both, None).await;
+    app.post_webhook("repository", &late).await.expect(202);
+    assert_eq!(last.next_event().await.name(), "repo:updated");
+}
+
 async fn a_renamed_account_tells_the_followers_of_each_of_its_repositories(backend: Backend) {
     let app = TestApp::start(backend).await;
     app.post_runs(1..=1).await;
@@ -116,6 +166,8 @@ async fn an_installation_that_goes_without_a_list_takes_its_repositories_along(b
 on_both!(
     who_follows_the_old_name_hears_of_the_new_one,
     a_transfer_is_told_on_both_sides,
+    a_transfer_under_a_new_name_is_told_under_the_one_that_was_known,
+    a_move_that_was_not_announced_is_told_with_the_next_delivery,
     a_renamed_account_tells_the_followers_of_each_of_its_repositories,
     an_installation_that_goes_without_a_list_takes_its_repositories_along,
 );

@@ -13,7 +13,7 @@ use crate::support::app::stream_request;
 use crate::support::client::{DEADLINE, Request};
 use crate::support::process::{API_KEY, Gateway, Home, on_postgres, on_sqlite, token};
 use crate::support::sse::Stream;
-use crate::support::stream_client::StreamClient;
+use crate::support::stream_client::{StreamClient, opening};
 use crate::support::websocket::Client;
 
 const CHANNEL: &str = "chat:x";
@@ -88,15 +88,7 @@ impl Sequence {
 }
 
 async fn reload(home: &Home, gateway: &Gateway, options: &str) {
-    home.configure(&with(options));
-    let before = home.log().len();
-    gateway.signal(Signal::HUP).expect("it runs");
-    let said = async {
-        while !home.log()[before..].contains("were reloaded") {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, said).await.expect("the log says that it was reloaded");
+    reload_to(home, gateway, &with(options)).await;
 }
 
 async fn connected(gateway: &Gateway) -> Client {
@@ -246,4 +238,122 @@ fn histories_come_and_go_under_traffic_on_sqlite() {
 #[test]
 fn histories_come_and_go_under_traffic_on_postgres() {
     on_postgres(histories_come_and_go);
+}
+
+/// The options of a namespace that keeps its events and lets everybody in, beside one that comes and goes.
+const OPEN: [&str; 3] = [KEPT, "allow_subscribe_for_client = true", "allow_history_for_client = true"];
+const COME_AND_GO: [&str; 23] = [
+    "presence = true",
+    "presence = true\njoin_leave = true",
+    "presence = true\njoin_leave = true\nforce_push_join_leave = true",
+    "force_positioning = true",
+    "force_recovery = true",
+    "force_recovery = true\nforce_recovery_mode = \"cache\"",
+    "force_recovery = true\nforce_recovery_mode = \"cache\"\nauto_cache_recover = true",
+    "allow_positioning = true",
+    "allow_recovery = true",
+    "allow_subscribe_for_anonymous = true",
+    "allow_publish_for_client = true",
+    "allow_publish_for_subscriber = true",
+    "allow_publish_for_anonymous = true",
+    "allow_history_for_subscriber = true",
+    "allow_history_for_anonymous = true",
+    "allow_presence_for_client = true",
+    "allow_presence_for_subscriber = true",
+    "allow_presence_for_anonymous = true",
+    "allow_user_limited_channels = true",
+    "channel_regex = \"^x$\"",
+    "publication_data_format = \"json\"",
+    "allowed_delta_types = [\"fossil\"]\ndelta_publish = true",
+    "allow_tags_filter = true",
+];
+
+fn only(options: &[&str]) -> String {
+    format!(
+        "[client]\nping_interval = \"1h\"\n[[channel.namespaces]]\nname = \"chat\"\n{}\n",
+        options.join("\n")
+    )
+}
+
+async fn reload_to(home: &Home, gateway: &Gateway, config: &str) {
+    home.configure(config);
+    let before = home.log().len();
+    gateway.signal(Signal::HUP).expect("it runs");
+    let said = async {
+        while !home.log()[before..].contains("were reloaded") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, said).await.expect("the log says that it was reloaded");
+}
+
+/// Whatever an option says, it changes for those who come, and nothing for those who are there.
+async fn every_option_comes_and_goes(home: Home) {
+    home.configure(&only(&OPEN));
+    let gateway = Gateway::start(&home).await;
+    let address = gateway.address;
+    let mut socket = connected(&gateway).await;
+    socket.subscribe(CHANNEL).await;
+    let mut events = Stream::open(address, &stream_request(CHANNEL, &token(), None)).await.expect("open");
+    let mut streams = Vec::new();
+    for transport in ["http_stream", "sse"] {
+        let mut stream = StreamClient::connected(address, transport, &token()).await;
+        stream.subscribe(CHANNEL).await;
+        streams.push((transport, stream));
+    }
+    for transport in ["uni_http_stream", "uni_sse"] {
+        let connect = json!({ "token": token(), "subs": { CHANNEL: {} } }).to_string();
+        let mut stream = StreamClient::open(address, &opening(transport, &connect)).await;
+        assert!(stream.message().await["connect"]["subs"][CHANNEL].is_object());
+        streams.push((transport, stream));
+    }
+    let traffic = Traffic::start(address);
+    traffic.some().await;
+    let without: Vec<String> = (1..OPEN.len())
+        .map(|left_out| {
+            let kept = OPEN.iter().enumerate().filter(|(place, _)| *place != left_out);
+            only(&kept.map(|(_, option)| *option).collect::<Vec<_>>())
+        })
+        .collect();
+    let with = COME_AND_GO.iter().map(|option| only(&[&OPEN[..], &[option]].concat()));
+    for config in with.chain(without) {
+        reload_to(&home, &gateway, &config).await;
+        traffic.some().await;
+        reload_to(&home, &gateway, &only(&OPEN)).await;
+        traffic.some().await;
+    }
+    let last = traffic.last().await;
+    let begun = |who| Sequence { who, last: Some(0) };
+
+    let mut seen = begun("the socket");
+    while seen.last != Some(last) {
+        seen.take(&socket.push().await["pub"]["data"]);
+    }
+    let mut seen = begun("the event stream");
+    while seen.last != Some(last) {
+        seen.take(&events.next_event().await.json()["data"]);
+    }
+    for (transport, stream) in &mut streams {
+        let mut seen = begun(transport);
+        while seen.last != Some(last) {
+            let message = match transport.starts_with("uni") {
+                true => stream.message().await,
+                false => stream.push().await,
+            };
+            seen.take(&message["pub"]["data"]);
+        }
+    }
+    // And who comes now gets what the options say now.
+    let mut fresh = connected(&gateway).await;
+    assert_eq!(fresh.subscribe(CHANNEL).await, json!({}));
+}
+
+#[test]
+fn every_option_comes_and_goes_under_traffic_on_sqlite() {
+    on_sqlite(every_option_comes_and_goes);
+}
+
+#[test]
+fn every_option_comes_and_goes_under_traffic_on_postgres() {
+    on_postgres(every_option_comes_and_goes);
 }

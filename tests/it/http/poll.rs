@@ -155,6 +155,38 @@ async fn pages_give_everything_once_and_in_order(backend: Backend) {
 }
 
 /// A lost cursor is told with the place from which everything retained follows.
+/// A page is held in memory as a whole.
+async fn a_page_ends_after_a_mebibyte_and_the_next_one_goes_on(backend: Backend) {
+    let kept = "[[channel.namespaces]]\nname = \"news\"\nhistory_size = 20\nhistory_ttl = \"1h\"\n\
+                allow_history_for_client = true";
+    let app = TestApp::with(backend, &format!("{MANY}{kept}")).await;
+    let text = "x".repeat(200 << 10);
+    for n in 0..8 {
+        for channel in ["news:a", "news:b"] {
+            app.publish(json!({ "channel": channel, "data": { "n": n, "text": text } })).await.expect(200);
+        }
+    }
+    for (channels, sizes) in [("channel=news:a", vec![6, 2]), ("channels=news:a,news:b", vec![6, 6, 4])] {
+        let (mut pages, mut from, mut seen) = (Vec::new(), String::new(), Vec::new());
+        loop {
+            let page = app.poll(&format!("{channels}&limit=100{from}"), &app.ana()).await;
+            let events = page["events"].as_array().expect("a list");
+            pages.push(events.len());
+            seen.extend(events.iter().map(|event| (event["channel"].clone(), event["data"]["n"].clone())));
+            if page["hasNext"] == false {
+                break;
+            }
+            from = format!("&cursor={}", page["cursor"].as_str().expect("a cursor"));
+        }
+        assert_eq!(pages, sizes, "{channels}");
+        for channel in [&json!(null), &json!("news:a"), &json!("news:b")] {
+            let of_it =
+                seen.iter().filter(|(of, _)| of == channel).map(|(_, n)| n.as_u64().expect("a number"));
+            assert!(of_it.enumerate().all(|(place, n)| place as u64 == n), "{channel}");
+        }
+    }
+}
+
 async fn is_lost(app: &TestApp, channel: &str, cursor: &str, token: &str, left: usize) {
     let path = format!("/api/events?channel={channel}&cursor={cursor}");
     let lost = app.get(&path, token).await.refused(410, "cursor_lost").json();
@@ -352,6 +384,7 @@ on_both!(
     what_makes_no_sense_is_refused_by_name,
     who_has_no_good_token_is_told_why,
     pages_give_everything_once_and_in_order,
+    a_page_ends_after_a_mebibyte_and_the_next_one_goes_on,
     a_cursor_whose_place_is_gone_gets_410_with_the_oldest,
     configured_namespaces_are_polled_with_the_history_right,
     nothing_new_is_304_until_something_is,

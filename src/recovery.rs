@@ -133,7 +133,7 @@ async fn read(
     store
         .read(move |tx| {
             Box::pin(async move {
-                let asked = PageRequest { from: Some(&from), until: None, limit };
+                let asked = PageRequest { from: Some(&from), until: None, limit, bytes: None };
                 tx.page(&channel, retention, asked).await
             })
         })

@@ -150,7 +150,7 @@ impl Config {
         }
         for (option, span) in retention.spans() {
             if !(SHORTEST..=LONGEST).contains(&span) {
-                let wrong = "whoever comes back with a cursor needs some time";
+                let wrong = "it must be from half an hour to ten years";
                 refuse(option, wrong, "write \"30m\" or more, at most \"3650d\"");
             }
         }

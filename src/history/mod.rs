@@ -4,7 +4,6 @@
 mod several;
 
 use crate::domain::channel::ChannelName;
-use crate::domain::event::Event;
 use crate::domain::options::Retention;
 use crate::domain::position::Position;
 use crate::store::history::Wish;
@@ -59,28 +58,11 @@ pub async fn page(
             if !lost && is_known(&bounds) {
                 return Ok(Found::Known(bounds));
             }
-            let asked = log::PageRequest { from: from.as_ref(), until: None, limit };
-            let mut page = tx.page(&channel, retention, asked).await?;
-            if let Page::Events { events, .. } = &mut page {
-                end_after(events, PAGE_BYTES);
-            }
-            Ok(Found::Page(page))
+            let asked = log::PageRequest { from: from.as_ref(), until: None, limit, bytes: Some(PAGE_BYTES) };
+            Ok(Found::Page(tx.page(&channel, retention, asked).await?))
         })
     });
     read.await
-}
-
-/// Cuts off what comes after so many bytes of data.
-fn end_after(events: &mut Vec<Event>, bytes: usize) {
-    let mut sum = 0;
-    let last = events.iter().position(|event| {
-        sum += event.data.len();
-        sum >= bytes
-    });
-    if let Some(last) = last {
-        events.truncate(last + 1);
-        events.shrink_to_fit();
-    }
 }
 
 /// Which events of a channel are wanted, and in which order.

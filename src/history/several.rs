@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{PAGE_BYTES, end_after};
+use super::PAGE_BYTES;
 use crate::domain::channel::ChannelName;
 use crate::domain::event::Event;
 use crate::domain::options::Retention;
@@ -78,9 +78,8 @@ pub async fn several(
             for (((asked, bounds), (after, _)), share) in channels.iter().zip(&bounds).zip(starts).zip(shares)
             {
                 let at = after + share;
-                match tx.without_hole(&asked.channel, after, at, limit).await? {
-                    Some(mut events) => {
-                        end_after(&mut events, bytes);
+                match tx.without_hole(&asked.channel, after, at, Some(bytes)).await? {
+                    Some(events) => {
                         let at = after + events.len() as u64;
                         let (channel, bounds) = named((asked, bounds));
                         parts.push(Part { channel, bounds, at, events });

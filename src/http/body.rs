@@ -56,8 +56,8 @@ pub async fn read(
     let mut waited = Waited { begun: Instant::now(), check: None };
     let mut bytes = Vec::new();
     loop {
-        let come = if bytes.is_empty() { first(&mut body).await } else { body.next().now_or_never() };
-        let chunk = match come {
+        let arrived = if bytes.is_empty() { first(&mut body).await } else { body.next().now_or_never() };
+        let chunk = match arrived {
             Some(chunk) => chunk,
             None => wait(&mut body, place, bounds, &mut waited, bytes.len() as u64).await?,
         };

@@ -7,14 +7,13 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::file_id::FileId;
+
 const LOCK: &str = "campanile.lock";
 /// What else is in the folder that is nobody's business.
 const SECRETS: [&str; 2] = ["secrets.toml", "secrets.lock"];
 /// What SQLite puts beside the database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
-
-/// The device and the number of a file, whatever it is called.
-type FileId = (u64, u64);
 
 /// The databases that this process has locked. Whoever closes any handle on such a file ends all locks that
 /// SQLite has on it (POSIX says so), so that it must not be opened to find that out.
@@ -59,7 +58,7 @@ impl FolderLock {
         lock(&folder_lock, folder)?;
 
         let is_opened = |id| opened(|opened| opened.contains(&id));
-        if std::fs::metadata(path).is_ok_and(|file| is_opened((file.dev(), file.ino()))) {
+        if FileId::at(path).is_ok_and(is_opened) {
             return Err(LockError::Taken(path.to_owned()));
         }
         let database = open_private(path).map_err(failed(path))?;
@@ -70,8 +69,7 @@ impl FolderLock {
             beside.push(end);
             tighten(Path::new(&beside), 0o600);
         }
-        let file = database.metadata().map_err(failed(path))?;
-        let id = (file.dev(), file.ino());
+        let id = FileId::of(&database).map_err(failed(path))?;
         opened(|opened| opened.insert(id));
         Ok(Self { database, id, folder: folder_lock })
     }

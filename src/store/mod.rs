@@ -11,6 +11,7 @@ mod conn;
 pub mod deliveries;
 mod dialect;
 mod error;
+mod file_id;
 mod folder_lock;
 pub mod generation;
 mod heads;

@@ -6,7 +6,6 @@
 //! transactions no other thread has to be woken.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -18,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::conn::Conn;
 use super::error::{Result, StoreError};
+use super::file_id::FileId;
 use super::folder_lock::FolderLock;
 use super::metrics::Metrics;
 
@@ -68,9 +68,6 @@ pub(super) struct DatabaseFile {
     _lock: FolderLock,
 }
 
-/// The device and the number of a file, whatever it is called.
-type FileId = (u64, u64);
-
 impl DatabaseFile {
     fn open(&self, side: Side) -> Result<Conn, diesel::ConnectionError> {
         Ok(Conn::sqlite(open(&self.path, side)?, self.metrics.clone()))
@@ -87,8 +84,7 @@ impl DatabaseFile {
     }
 
     fn files(&self) -> io::Result<[FileId; 2]> {
-        let id = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-        Ok([id(&self.path)?, id(&self.log)?])
+        Ok([FileId::at(&self.path)?, FileId::at(&self.log)?])
     }
 
     fn moved(&self, reason: &dyn std::fmt::Display) -> String {

@@ -153,7 +153,7 @@ pub(super) async fn read_page(
     store
         .read(move |tx| {
             Box::pin(async move {
-                let asked = PageRequest { from: Some(&from), until, limit: PAGE };
+                let asked = PageRequest { from: Some(&from), until, limit: PAGE, bytes: None };
                 tx.page(&name, retention, asked).await
             })
         })

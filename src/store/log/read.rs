@@ -18,6 +18,11 @@ use crate::store::read::ReadTx;
 use crate::store::schema::{channels, events};
 use crate::store::types::{Id, Ts};
 
+/// Events of the first statement of a read that ends by bytes.
+const FIRST_EVENTS: u32 = 32;
+/// Events of each further one, as the next may be larger than those before.
+const MOST_EVENTS: usize = 128;
+
 /// What a channel holds just now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
@@ -63,6 +68,8 @@ pub struct PageRequest<'a> {
     pub until: Option<u64>,
     /// At most so many.
     pub limit: u32,
+    /// The page ends after so many bytes of data, if it has an event; `None` for no such end.
+    pub bytes: Option<usize>,
 }
 
 impl ReadTx<'_> {
@@ -142,25 +149,44 @@ impl ReadTx<'_> {
         }
         let after = asked.from.map_or(bounds.before_oldest, |position| position.offset);
         let until = asked.until.map_or(bounds.head.offset, |until| until.min(bounds.head.offset));
-        Ok(match self.without_hole(channel, after, until, asked.limit).await? {
+        let until = until.min(after.saturating_add(asked.limit.into()));
+        Ok(match self.without_hole(channel, after, until, asked.bytes).await? {
             Some(events) => Page::Events { events, bounds },
             None => Page::Lost(bounds),
         })
     }
 
-    /// Like [`read_after`]; `None` if some of them are missing, because the janitor may have trimmed since
-    /// the bounds were read.
+    /// The events with `after` < offset ≤ `until`, ascending, up to the one with which they have `bytes` of
+    /// data. `None` if some of them are missing, because the janitor may have trimmed since the bounds were
+    /// read.
     pub async fn without_hole(
         &mut self,
         channel: &ChannelName,
-        after: u64,
+        mut after: u64,
         until: u64,
-        limit: u32,
+        bytes: Option<usize>,
     ) -> Result<Option<Vec<Event>>> {
-        let events = read_after(self, channel, after, until, limit).await?;
-        let whole = events.iter().zip(after + 1..).all(|(event, expected)| event.offset == expected);
-        let complete = events.len() as u64 == (until.saturating_sub(after)).min(u64::from(limit));
-        Ok((whole && complete).then_some(events))
+        let mut found: Vec<Event> = Vec::new();
+        let (mut sum, most) = (0, bytes.unwrap_or(usize::MAX));
+        let mut wanted = if bytes.is_some() { FIRST_EVENTS } else { u32::MAX };
+        while after < until && sum < most {
+            let events = read_after(self, channel, after, until, wanted).await?;
+            let whole = events.iter().zip(after + 1..).all(|(event, expected)| event.offset == expected);
+            if !whole || events.len() as u64 != (until - after).min(wanted.into()) {
+                return Ok(None);
+            }
+            after += events.len() as u64;
+            for event in events {
+                if sum < most {
+                    sum += event.data.len();
+                    found.push(event);
+                }
+            }
+            // As many as fit, if they are like those so far.
+            let average = (sum / found.len()).max(1);
+            wanted = (most.saturating_sub(sum) / average).clamp(1, MOST_EVENTS) as u32;
+        }
+        Ok(Some(found))
     }
 
     /// The newest `limit` events of `channel`, newest first, with retention applied.

@@ -243,7 +243,7 @@ impl TestStore {
         let (channel, from) = (channel.clone(), from.cloned());
         self.read(move |tx| {
             async move {
-                let asked = PageRequest { from: from.as_ref(), until, limit };
+                let asked = PageRequest { from: from.as_ref(), until, limit, bytes: None };
                 tx.page(&channel, kept, asked).await
             }
             .boxed()

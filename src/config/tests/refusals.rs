@@ -152,7 +152,10 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         "[[channel.namespaces]]\nname = \"features\"",
         &["channel.namespaces[0].name: `features` is a namespace that Campanile fills itself, now or later"],
     ),
-    ("[retention]\nrepo_age = \"29m\"", &["retention.repo_age: it must be from half an hour", "write \"30m\" or more"]),
+    (
+        "[retention]\nrepo_age = \"29m\"",
+        &["retention.repo_age: it must be from half an hour", "write \"30m\" or more"],
+    ),
     ("[retention]\nsessions = \"1m\"", &["retention.sessions", "write \"30m\" or more"]),
     ("[retention]\norg_age = \"4000d\"", &["retention.org_age", "at most \"3650d\""]),
     ("[retention]\nbuild_events = 0", &["retention.build_events: a channel keeps one event or more"]),

@@ -1,0 +1,33 @@
+//! Reads a tree of TypeScript and JavaScript packages. Pure: a folder goes in, a report comes out. It knows no
+//! store and no network, and reads nothing outside the folder.
+//!
+//! Here so far: the [`tree`] with its bounds, the [`packages`] in it, and the [`entries`] of a package, which
+//! are the files that others import by its name.
+
+pub mod entries;
+pub mod manifest;
+pub mod packages;
+mod path;
+mod sources;
+pub mod tree;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use crate::tree::{Limits, Tree};
+
+    /// A folder with these files, opened.
+    pub(crate) fn tree(files: &[(&str, &str)]) -> (TempDir, Tree) {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (path, text) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().expect("it is in the folder")).expect("made");
+            fs::write(path, text).expect("written");
+        }
+        let tree = Tree::open(folder.path(), Limits::default()).expect("it is there");
+        (folder, tree)
+    }
+}

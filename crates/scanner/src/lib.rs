@@ -5,9 +5,12 @@
 //! are the files that others import by its name.
 
 pub mod entries;
+pub mod graph;
 pub mod manifest;
+pub mod module;
 pub mod packages;
 mod path;
+pub mod resolve;
 mod sources;
 pub mod tree;
 

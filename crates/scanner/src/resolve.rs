@@ -92,10 +92,11 @@ impl<'t> Resolver<'t> {
         const ADDED: [&str; 10] =
             [".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mts", ".d.mts", ".mjs", ".cts", ".cjs"];
         let replaced: &[&str] = match split_code(path) {
-            Some((_, ".js")) => &[".ts", ".tsx", ".d.ts"],
-            Some((_, ".jsx")) => &[".tsx", ".d.ts"],
-            Some((_, ".mjs")) => &[".mts", ".d.mts"],
-            Some((_, ".cjs")) => &[".cts", ".d.cts"],
+            // The file itself is among them where it is TypeScript.
+            Some((_, ".js" | ".ts")) => &[".ts", ".tsx", ".d.ts"],
+            Some((_, ".jsx" | ".tsx")) => &[".tsx", ".d.ts"],
+            Some((_, ".mjs" | ".mts")) => &[".mts", ".d.mts"],
+            Some((_, ".cjs" | ".cts")) => &[".cts", ".d.cts"],
             _ => &[],
         };
         let stem = split_code(path).map_or(path, |(stem, _)| stem);
@@ -136,6 +137,7 @@ mod tests {
             ("src/c.d.ts", ""),
             ("src/d.mts", ""),
             ("src/e.json", ""),
+            ("dist/f.d.ts", ""),
         ]);
         let packages = Packages::of(&tree).expect("a package");
         let mut resolver = Resolver::new(&tree, &packages);
@@ -148,6 +150,7 @@ mod tests {
             ("./c.js", Some("src/c.d.ts")),
             ("./d.mjs", Some("src/d.mts")),
             ("../src/./b/../a", Some("src/a.ts")),
+            ("../dist/f.ts", Some("dist/f.d.ts")),
             ("./e.json", None),
             ("../../a", None),
             (".", None),

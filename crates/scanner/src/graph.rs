@@ -3,14 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use crate::module::{Export, Kind, Module, Target};
+use crate::module::{DEFAULT, Export, Kind, Module, Target};
 use crate::packages::Packages;
 use crate::resolve::{Resolved, Resolver};
 use crate::tree::Tree;
 
-/// What a default export is called. `export *` does not pass it on.
-const DEFAULT: &str = "default";
-/// What `export =` is called, which is not passed on either.
+/// What `export =` is called. `export *` passes on neither it nor a default.
 const ASSIGNED: &str = "export=";
 /// So many different things under one name are remembered; two are too many already.
 const MOST_ORIGINS: usize = 4;
@@ -74,8 +72,8 @@ struct Origin {
 enum Symbol {
     /// A declaration of a file.
     Declared(String, String),
-    /// What an export of a file gives a name to: a value without one, or a whole module.
-    Exported(String, String, Option<Kind>),
+    /// What an export of a file gives a name to, which has none.
+    Unnamed(String, String),
     /// All of a module.
     Module(String),
     /// Something of a package that is not in the tree.
@@ -215,9 +213,7 @@ impl Graph {
                         continue;
                     }
                     Some(Origin { name, .. }) => match &linked.module.exports[name].target {
-                        Target::Unnamed(kind) => {
-                            return (Some(Symbol::Exported(file, name.clone(), Some(*kind))), external);
-                        }
+                        Target::Unnamed(_) => return (Some(Symbol::Unnamed(file, name.clone())), external),
                         target => (target.clone(), None),
                     },
                     None => return (None, external),
@@ -291,9 +287,10 @@ impl Graph {
             None => here(None),
             Some(Symbol::External(package)) => Name { external: Some(package), ..here(None) },
             Some(Symbol::Module(_)) => here(Some(Kind::Namespace)),
-            Some(Symbol::Exported(file, name, kind)) => {
-                let line = self.modules[&file].module.exports[&name].line;
-                Name { kind, file, line, external }
+            Some(Symbol::Unnamed(file, name)) => {
+                let Export { target, line, .. } = &self.modules[&file].module.exports[&name];
+                let kind = if let Target::Unnamed(declared) = target { Some(declared.kind) } else { None };
+                Name { kind, line: *line, file, external }
             }
             Some(Symbol::Declared(file, name)) => {
                 let declared =
@@ -361,12 +358,12 @@ fn with_rest(path: String, rest: Option<String>) -> String {
 
 /// What `export =` assigns gives the module the members of its namespace.
 fn add_members_of_assigned(module: &mut Module) {
-    let Some(Export { target: Target::Local(name), line }) = module.exports.get(ASSIGNED).cloned() else {
+    let Some(Export { target: Target::Local(name), line, .. }) = module.exports.get(ASSIGNED).cloned() else {
         return;
     };
     for member in module.members.get(&name).cloned().unwrap_or_default() {
         let target = Target::Local(format!("{name}.{member}"));
-        module.exports.entry(member).or_insert(Export { target, line });
+        module.exports.entry(member).or_insert(Export { target, line, doc: None });
     }
 }
 

@@ -4,6 +4,8 @@
 //! Here so far: the [`tree`] with its bounds, the [`packages`] in it, and the [`entries`] of a package, which
 //! are the files that others import by its name.
 
+pub mod coverage;
+pub mod doc;
 pub mod entries;
 pub mod graph;
 pub mod manifest;
@@ -11,6 +13,7 @@ pub mod module;
 pub mod packages;
 mod path;
 pub mod resolve;
+pub mod signature;
 mod sources;
 pub mod tree;
 

@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use oxc_allocator::Allocator;
 use oxc_ast::ast::{
-    BindingPattern, Declaration as Syntax, ExportDefaultDeclarationKind, Expression,
+    BindingPattern, Class, Comment, Declaration as Syntax, ExportDefaultDeclarationKind, Expression,
     ImportDeclarationSpecifier, ModuleExportName, Program, Statement, TSModuleReference,
-    TSNamespaceDeclarationBody, TSTypeName,
+    TSNamespaceDeclarationBody, TSTypeName, VariableDeclaration,
 };
 use oxc_parser::Parser;
 use oxc_span::{GetSpan as _, SourceType, Span};
+
+use crate::doc::Doc;
+use crate::signature::{self, Signature};
+
+/// What a default export is called.
+pub(crate) const DEFAULT: &str = "default";
 
 /// What a declaration declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,12 +45,17 @@ impl Kind {
     }
 }
 
-/// One name at the top of a file, or of a namespace in it.
+/// One declaration at the top of a file, or of a namespace in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
     pub kind: Kind,
     /// Of the name, from 1.
     pub line: u32,
+    /// The doc comment before it; of a class also those before its constructors.
+    pub docs: Vec<Doc>,
+    /// How it is called: one for each constructor of a class that others may call, none if it is no function
+    /// where it is written.
+    pub signatures: Vec<Signature>,
 }
 
 /// What an export stands for.
@@ -53,7 +64,7 @@ pub enum Target {
     /// A name of this file, declared or imported.
     Local(String),
     /// Something without a name.
-    Unnamed(Kind),
+    Unnamed(Box<Declared>),
     /// A name of another module.
     Of { specifier: String, name: String },
     /// All of another module under one name.
@@ -66,6 +77,8 @@ pub struct Export {
     pub target: Target,
     /// Of the name, from 1.
     pub line: u32,
+    /// The doc comment before the statement, if it is `export * as`.
+    pub doc: Option<Doc>,
 }
 
 /// A file. Names that a namespace declares are written with dots.
@@ -101,7 +114,7 @@ impl Module {
             return Err(ParseError(broken.unwrap_or_default()));
         }
         let module = Self { broken, ..Self::default() };
-        let mut reader = Reader { lines: Lines::of(text), module };
+        let mut reader = Reader { lines: Lines::of(text), docs: docs(&parsed.program), text, module };
         reader.program(&parsed.program);
         Ok(reader.module)
     }
@@ -126,12 +139,15 @@ impl Lines {
     }
 }
 
-struct Reader {
+struct Reader<'t> {
     lines: Lines,
+    text: &'t str,
+    /// Doc comments, by where begins what they stand before.
+    docs: HashMap<u32, Span>,
     module: Module,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn program(&mut self, program: &Program<'_>) {
         let is_module = program.body.iter().any(Statement::is_module_declaration);
         // In declarations everything is exported, unless something is exported by a statement of its own.
@@ -153,7 +169,7 @@ impl Reader {
                             (&one.local, of(&specifier, exported_name(&one.imported)))
                         }
                         ImportDeclarationSpecifier::ImportDefaultSpecifier(one) => {
-                            (&one.local, of(&specifier, "default".to_owned()))
+                            (&one.local, of(&specifier, DEFAULT.to_owned()))
                         }
                         ImportDeclarationSpecifier::ImportNamespaceSpecifier(one) => {
                             (&one.local, Target::All { specifier: specifier.clone() })
@@ -166,8 +182,11 @@ impl Reader {
                 let specifier = all.source.value.to_string();
                 match &all.exported {
                     Some(name) => {
-                        let span = name.span();
-                        self.export(exported_name(name), span, Target::All { specifier });
+                        let doc = self.doc_at(all.span.start);
+                        self.export(exported_name(name), name.span(), Target::All { specifier });
+                        if let Some(export) = self.module.exports.get_mut(name.name().as_str()) {
+                            export.doc = doc;
+                        }
                     }
                     None => self.module.stars.push(specifier),
                 }
@@ -185,18 +204,20 @@ impl Reader {
                 }
             }
             Statement::ExportDeclaration(export) => {
-                for (name, span) in self.declare("", &export.declaration) {
+                for (name, span) in self.declare("", &export.declaration, export.span.start) {
                     self.export(name.clone(), span, Target::Local(name));
                 }
             }
-            Statement::ExportDefaultDeclaration(default) => self.default(&default.declaration),
+            Statement::ExportDefaultDeclaration(default) => {
+                self.default(&default.declaration, default.span.start)
+            }
             Statement::TSExportAssignment(assignment) => {
-                let target = assigned(&assignment.expression);
+                let target = self.assigned(&assignment.expression, assignment.span.start);
                 self.export("export=".to_owned(), assignment.expression.span(), target);
             }
             statement => {
                 let Some(declaration) = statement.as_declaration() else { return };
-                for (name, span) in self.declare("", declaration) {
+                for (name, span) in self.declare("", declaration, declaration.span().start) {
                     if implicit {
                         self.export(name.clone(), span, Target::Local(name));
                     }
@@ -208,43 +229,81 @@ impl Reader {
     fn export(&mut self, name: String, span: Span, target: Target) {
         let line = self.lines.at(span);
         // Overloads and merged declarations export their name each time.
-        self.module.exports.entry(name).or_insert(Export { target, line });
+        self.module.exports.entry(name).or_insert(Export { target, line, doc: None });
     }
 
-    fn default(&mut self, declaration: &ExportDefaultDeclarationKind<'_>) {
-        let (kind, name) = match declaration {
+    /// The doc comment before what begins at `start`.
+    fn doc_at(&self, start: u32) -> Option<Doc> {
+        let span = self.docs.get(&start)?;
+        Some(Doc::parse(span.source_text(self.text), self.lines.at(*span)))
+    }
+
+    fn declared(&self, kind: Kind, name: Span, start: u32, signatures: Vec<Signature>) -> Declared {
+        let docs = self.doc_at(start).into_iter().collect();
+        Declared { kind, line: self.lines.at(name), docs, signatures }
+    }
+
+    fn class(&self, class: &Class<'_>, name: Span, start: u32) -> Declared {
+        let mut declared = self.declared(Kind::Class, name, start, Signature::of_constructors(class));
+        declared
+            .docs
+            .extend(signature::constructors(class).filter_map(|method| self.doc_at(method.span.start)));
+        declared
+    }
+
+    fn default(&mut self, declaration: &ExportDefaultDeclarationKind<'_>, start: u32) {
+        let span = declaration.span();
+        let (declared, name) = match declaration {
             ExportDefaultDeclarationKind::FunctionDeclaration(function) => {
-                (Kind::Function, function.id.as_ref())
+                let signatures = vec![Signature::of_function(function)];
+                let name = function.id.as_ref();
+                (self.declared(Kind::Function, name.map_or(span, |name| name.span), start, signatures), name)
             }
-            ExportDefaultDeclarationKind::ClassDeclaration(class) => (Kind::Class, class.id.as_ref()),
+            ExportDefaultDeclarationKind::ClassDeclaration(class) => {
+                let name = class.id.as_ref();
+                (self.class(class, name.map_or(span, |name| name.span), start), name)
+            }
             ExportDefaultDeclarationKind::TSInterfaceDeclaration(interface) => {
-                (Kind::Interface, Some(&interface.id))
+                let name = &interface.id;
+                (self.declared(Kind::Interface, name.span, start, Vec::new()), Some(name))
             }
             expression => {
-                let target = expression.as_expression().map_or(Target::Unnamed(Kind::Variable), assigned);
-                return self.export("default".to_owned(), expression.span(), target);
+                let target = expression.as_expression().map(|expression| self.assigned(expression, start));
+                let unnamed =
+                    || Target::Unnamed(Box::new(self.declared(Kind::Variable, span, start, Vec::new())));
+                let target = target.unwrap_or_else(unnamed);
+                return self.export(DEFAULT.to_owned(), span, target);
             }
         };
-        let target = name.map_or(Target::Unnamed(kind), |name| {
-            self.add("", &name.name, name.span, kind);
-            Target::Local(name.name.to_string())
-        });
-        self.export("default".to_owned(), name.map_or(declaration.span(), |name| name.span), target);
+        match name {
+            Some(name) => {
+                self.add("", &name.name, declared);
+                self.export(DEFAULT.to_owned(), name.span, Target::Local(name.name.to_string()));
+            }
+            None => self.export(DEFAULT.to_owned(), span, Target::Unnamed(Box::new(declared))),
+        }
     }
 
-    /// Takes in what `syntax` declares in the namespace `outer`, and answers the names with their places.
-    fn declare(&mut self, outer: &str, syntax: &Syntax<'_>) -> Vec<(String, Span)> {
-        let (kind, id) = match syntax {
-            Syntax::VariableDeclaration(variables) => {
-                let mut names = Vec::new();
-                for one in &variables.declarations {
-                    bound(&one.id, &mut names);
-                }
-                for (name, span) in &names {
-                    self.add(outer, name, *span, Kind::Variable);
-                }
-                return names;
-            }
+    /// What an exported expression stands for.
+    fn assigned(&self, expression: &Expression<'_>, start: u32) -> Target {
+        if let Some(path) = dotted_path(expression) {
+            return Target::Local(path);
+        }
+        let span = expression.span();
+        Target::Unnamed(Box::new(match expression {
+            Expression::ClassExpression(class) => self.class(class, span, start),
+            value => match Signature::of_value(value) {
+                Some(signature) => self.declared(Kind::Function, span, start, vec![signature]),
+                None => self.declared(Kind::Variable, span, start, Vec::new()),
+            },
+        }))
+    }
+
+    /// Takes in what `syntax` declares in the namespace `outer` by a statement that begins at `start`, and answers
+    /// the names with their places.
+    fn declare(&mut self, outer: &str, syntax: &Syntax<'_>, start: u32) -> Vec<(String, Span)> {
+        let (id, declared) = match syntax {
+            Syntax::VariableDeclaration(variables) => return self.variables(outer, variables, start),
             Syntax::TSExternalModuleDeclaration(_) | Syntax::TSGlobalDeclaration(_) => return Vec::new(),
             Syntax::TSImportEqualsDeclaration(import) => {
                 let target = match &import.module_reference {
@@ -260,19 +319,54 @@ impl Reader {
                 self.module.imports.insert(inner(outer, &name), target);
                 return vec![(name, import.id.span)];
             }
-            Syntax::FunctionDeclaration(function) => (Kind::Function, function.id.as_ref()),
-            Syntax::ClassDeclaration(class) => (Kind::Class, class.id.as_ref()),
-            Syntax::TSTypeAliasDeclaration(alias) => (Kind::Type, Some(&alias.id)),
-            Syntax::TSInterfaceDeclaration(interface) => (Kind::Interface, Some(&interface.id)),
-            Syntax::TSEnumDeclaration(declared) => (Kind::Enum, Some(&declared.id)),
+            Syntax::FunctionDeclaration(function) => {
+                let Some(id) = &function.id else { return Vec::new() };
+                (id, self.declared(Kind::Function, id.span, start, vec![Signature::of_function(function)]))
+            }
+            Syntax::ClassDeclaration(class) => {
+                let Some(id) = &class.id else { return Vec::new() };
+                (id, self.class(class, id.span, start))
+            }
+            Syntax::TSTypeAliasDeclaration(alias) => {
+                (&alias.id, self.declared(Kind::Type, alias.id.span, start, Vec::new()))
+            }
+            Syntax::TSInterfaceDeclaration(interface) => {
+                (&interface.id, self.declared(Kind::Interface, interface.id.span, start, Vec::new()))
+            }
+            Syntax::TSEnumDeclaration(found) => {
+                (&found.id, self.declared(Kind::Enum, found.id.span, start, Vec::new()))
+            }
             Syntax::TSNamespaceDeclaration(namespace) => {
                 self.namespace(&inner(outer, &namespace.id.name), &namespace.body, namespace.declare);
-                (Kind::Namespace, Some(&namespace.id))
+                (&namespace.id, self.declared(Kind::Namespace, namespace.id.span, start, Vec::new()))
             }
         };
-        let Some(id) = id else { return Vec::new() };
-        self.add(outer, &id.name, id.span, kind);
+        self.add(outer, &id.name, declared);
         vec![(id.name.to_string(), id.span)]
+    }
+
+    fn variables(
+        &mut self,
+        outer: &str,
+        variables: &VariableDeclaration<'_>,
+        start: u32,
+    ) -> Vec<(String, Span)> {
+        let mut names = Vec::new();
+        for one in &variables.declarations {
+            let mut bound_here = Vec::new();
+            bound(&one.id, &mut bound_here);
+            let typed = one.type_annotation.as_deref().and_then(Signature::of_type);
+            let signature = typed.or_else(|| Signature::of_value(one.init.as_ref()?));
+            let own = self.docs.contains_key(&one.span.start).then_some(one.span.start);
+            for (name, span) in &bound_here {
+                let signatures =
+                    signature.iter().filter(|_| one.id.is_binding_identifier()).cloned().collect();
+                let declared = self.declared(Kind::Variable, *span, own.unwrap_or(start), signatures);
+                self.add(outer, name, declared);
+            }
+            names.append(&mut bound_here);
+        }
+        names
     }
 
     /// Members of the namespace called `name`.
@@ -281,15 +375,16 @@ impl Reader {
             TSNamespaceDeclarationBody::TSModuleBlock(block) => block,
             // `namespace A.B {}` exports B from A.
             TSNamespaceDeclarationBody::TSNamespaceDeclaration(nested) => {
-                self.add(name, &nested.id.name, nested.id.span, Kind::Namespace);
+                let declared = self.declared(Kind::Namespace, nested.id.span, nested.span.start, Vec::new());
+                self.add(name, &nested.id.name, declared);
                 self.member(name, &nested.id.name);
                 return self.namespace(&inner(name, &nested.id.name), &nested.body, ambient);
             }
         };
         let implicit = ambient && !has_export_statement(&block.body);
         for statement in &block.body {
-            let (declaration, exported) = match statement {
-                Statement::ExportDeclaration(export) => (&export.declaration, true),
+            let (declaration, start, exported) = match statement {
+                Statement::ExportDeclaration(export) => (&export.declaration, export.span.start, true),
                 Statement::ExportNamedDeclaration(named) => {
                     for one in &named.specifiers {
                         self.member(name, &exported_name(&one.exported));
@@ -297,11 +392,11 @@ impl Reader {
                     continue;
                 }
                 statement => match statement.as_declaration() {
-                    Some(declaration) => (declaration, implicit),
+                    Some(declaration) => (declaration, declaration.span().start, implicit),
                     None => continue,
                 },
             };
-            for (member, _) in self.declare(name, declaration) {
+            for (member, _) in self.declare(name, declaration, start) {
                 if exported {
                     self.member(name, &member);
                 }
@@ -316,8 +411,7 @@ impl Reader {
         }
     }
 
-    fn add(&mut self, outer: &str, name: &str, span: Span, kind: Kind) {
-        let declared = Declared { kind, line: self.lines.at(span) };
+    fn add(&mut self, outer: &str, name: &str, declared: Declared) {
         self.module.declared.entry(inner(outer, name)).or_default().push(declared);
     }
 }
@@ -354,20 +448,24 @@ fn dotted(name: &TSTypeName<'_>) -> String {
     }
 }
 
-/// What an exported expression stands for.
-fn assigned(expression: &Expression<'_>) -> Target {
+/// A name, perhaps with members of it.
+fn dotted_path(expression: &Expression<'_>) -> Option<String> {
     match expression {
-        Expression::Identifier(name) => Target::Local(name.name.to_string()),
-        Expression::StaticMemberExpression(member) => match assigned(&member.object) {
-            Target::Local(object) => Target::Local(format!("{object}.{}", member.property.name)),
-            _ => Target::Unnamed(Kind::Variable),
-        },
-        Expression::FunctionExpression(_) | Expression::ArrowFunctionExpression(_) => {
-            Target::Unnamed(Kind::Function)
+        Expression::Identifier(name) => Some(name.name.to_string()),
+        Expression::StaticMemberExpression(member) => {
+            Some(format!("{}.{}", dotted_path(&member.object)?, member.property.name))
         }
-        Expression::ClassExpression(_) => Target::Unnamed(Kind::Class),
-        _ => Target::Unnamed(Kind::Variable),
+        _ => None,
     }
+}
+
+/// The last doc comment before each place that has one.
+fn docs(program: &Program<'_>) -> HashMap<u32, Span> {
+    let is_doc = |comment: &&Comment| {
+        let text = comment.span.source_text(program.source_text);
+        comment.is_leading() && text.starts_with("/**") && text.len() > 4
+    };
+    program.comments.iter().filter(is_doc).map(|comment| (comment.attached_to, comment.span)).collect()
 }
 
 /// The names that a pattern binds.

@@ -6,7 +6,7 @@ fn exports(path: &str, text: &str) -> Vec<String> {
     let shown = |(name, export): (&String, &Export)| {
         let target = match &export.target {
             Target::Local(name) => name.clone(),
-            Target::Unnamed(kind) => format!("<{}>", kind.as_str()),
+            Target::Unnamed(declared) => format!("<{}>", declared.kind.as_str()),
             Target::Of { specifier, name } => format!("{name}@{specifier}"),
             Target::All { specifier } => format!("*@{specifier}"),
         };

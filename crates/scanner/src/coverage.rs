@@ -8,20 +8,20 @@ use crate::signature::{Param, Signature, visible};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
     /// It says what the thing is.
-    HasDescription,
+    Description,
     /// Each parameter has a `@param` with text.
-    HasParams,
+    Params,
     /// What it gives back has a `@returns` with text.
-    HasReturns,
+    Returns,
 }
 
 impl Rule {
     /// As reports name it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::HasDescription => "has-description",
-            Self::HasParams => "has-params",
-            Self::HasReturns => "has-returns",
+            Self::Description => "has-description",
+            Self::Params => "has-params",
+            Self::Returns => "has-returns",
         }
     }
 }
@@ -44,15 +44,15 @@ impl Coverage {
         let signatures =
             visible(declarations.iter().flat_map(|declared| &declared.signatures).cloned().collect());
         let mut coverage = Self::default();
-        coverage.add(Rule::HasDescription, docs.iter().any(|doc| has_description(doc)));
+        coverage.add(Rule::Description, docs.iter().any(|doc| has_description(doc)));
         let takes_something = signatures.iter().any(|signature| !signature.params.is_empty());
         let is_called = matches!(kind, Some(Kind::Function | Kind::Variable)) && !signatures.is_empty();
         if is_called || takes_something {
-            coverage.add(Rule::HasParams, signatures.iter().all(|signature| has_params(signature, &docs)));
+            coverage.add(Rule::Params, signatures.iter().all(|signature| has_params(signature, &docs)));
         }
         if is_called && signatures.iter().any(|signature| signature.returns) {
             let has_text = |doc: &&Doc| doc.tags(&["returns", "return"]).any(|tag| !tag.text.is_empty());
-            coverage.add(Rule::HasReturns, docs.iter().any(has_text));
+            coverage.add(Rule::Returns, docs.iter().any(has_text));
         }
         coverage
     }
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn percent_is_the_share_of_the_rules_that_count() {
-        let coverage = Coverage { applicable: vec![Rule::HasDescription; 3], missing: vec![Rule::HasParams] };
+        let coverage = Coverage { applicable: vec![Rule::Description; 3], missing: vec![Rule::Params] };
         assert!((coverage.percent() - 66.666).abs() < 0.001);
         assert!((Coverage::default().percent() - 100.0).abs() < f64::EPSILON);
     }

@@ -134,6 +134,9 @@ fn leaves(target: &Json) -> Vec<&str> {
     }
 }
 
+/// Finds the file that a path of the package leads to.
+type Find<'f> = &'f dyn Fn(&str) -> Option<String>;
+
 struct Finder<'a> {
     tree: &'a Tree,
     folder: &'a str,
@@ -146,7 +149,7 @@ impl Finder<'_> {
     fn resolve(&self, subpath: &str, target: &Json, star: Option<&str>) -> Option<String> {
         let there = |path: &str| self.there(path);
         let source = |path: &str| self.source(subpath, path);
-        let finds: [&dyn Fn(&str) -> Option<String>; 2] = [&there, &source];
+        let finds: [Find<'_>; 2] = [&there, &source];
         let ways = finds.into_iter().flat_map(|find| CONDITIONS.map(|conditions| (find, conditions)));
         let found = ways.into_iter().find_map(|(find, conditions)| follow(target, star, &conditions, find));
         found.or_else(|| (subpath == ".").then(|| self.index()).flatten())
@@ -283,12 +286,7 @@ impl Finder<'_> {
 }
 
 /// Follows the conditions of a target to the first file that `find` finds.
-fn follow(
-    target: &Json,
-    star: Option<&str>,
-    conditions: &[&str],
-    find: &dyn Fn(&str) -> Option<String>,
-) -> Option<String> {
+fn follow(target: &Json, star: Option<&str>, conditions: &[&str], find: Find<'_>) -> Option<String> {
     match target {
         Json::Text(path) if path.starts_with("./") => match star {
             Some(star) if path.ends_with('/') => find(&format!("{path}{star}")),

@@ -1,8 +1,12 @@
 //! Reads a tree of TypeScript and JavaScript packages. Pure: a folder goes in, a report comes out. It knows no
 //! store and no network, and reads nothing outside the folder.
 //!
-//! Here so far: the [`tree`] with its bounds, the [`packages`] in it, and the [`entries`] of a package, which
-//! are the files that others import by its name.
+//! The [`packages`] of a [`tree`] have [`entries`], the files that others import by their names. A [`module`] is
+//! what one file declares and exports; the [`graph`] follows exports from file to file, so that each name is known
+//! with its declaration. [`coverage`] says what of its [`doc`] comment is missing.
+//!
+//! Not here yet: `exports` of CommonJS, drift between documentation and code, reports, and the command that prints
+//! them. Nothing uses this crate so far.
 
 pub mod coverage;
 pub mod doc;

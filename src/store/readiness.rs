@@ -1,5 +1,6 @@
 //! Whether the store can keep what comes: by writes that took place lately, or else by one of our own. A
-//! store that answers and cannot write is not ready, and a failure is forgotten only by a write.
+//! store that answers and cannot write is not ready, and a failure is forgotten only by a write of our own that
+//! needs all that events need.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,9 +52,12 @@ impl Readiness {
         self.healthy.subscribe()
     }
 
-    /// A write took place.
+    /// A write took place. After a failure that says nothing: it may have needed less than what failed, and a
+    /// probe has the word.
     pub(super) fn wrote(&self) {
-        self.conclude(true);
+        if *self.healthy.borrow() {
+            *self.found() = Some(Instant::now());
+        }
     }
 
     /// A call did not reach the store, or the store cannot do what it is for.

@@ -202,7 +202,7 @@ fn a_commit_that_waits_too_long_for_a_row_is_unconfirmed_and_its_channel_checked
             let Ok(Committed::Done(positions)) = committed else { panic!("{committed:?}") };
             assert_eq!(positions[0].offset, n, "what was cut off has left nothing");
         }
-        assert!(*store.store.health().borrow());
+        assert!(store.store.ready().await, "a probe finds out that all is well again");
     });
 }
 

@@ -13,8 +13,9 @@ pub(super) fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<Option<I
         ForwardedHeader::XForwardedFor => ("x-forwarded-for", |hop| node(&unquoted(hop))),
         ForwardedHeader::Forwarded => ("forwarded", forwarded_for),
     };
-    let lines: Vec<&str> = headers.get_all(name).map(|line| line.to_str().unwrap_or_default()).collect();
-    let hops = lines.into_iter().rev().flat_map(|line| split(line, b',').into_iter().rev());
+    // A line may have bytes that are no text from a stranger, and the address that a proxy has added to them.
+    let lines: Vec<_> = headers.get_all(name).map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    let hops = lines.iter().rev().flat_map(|line| split(line, b',').into_iter().rev());
     // An empty element is none (RFC 9110, section 5.6.1).
     hops.filter(|hop| !hop.trim().is_empty()).map(address).collect()
 }
@@ -99,7 +100,7 @@ mod tests {
             ForwardedHeader::Forwarded => "forwarded",
         };
         for line in lines {
-            let value = HeaderValue::from_str(line).expect("a header");
+            let value = HeaderValue::from_bytes(line.as_bytes()).expect("a header");
             headers.append(HeaderName::from_static(name), value);
         }
         let hops = hops(&headers, header).into_iter();
@@ -138,6 +139,8 @@ mod tests {
         assert_eq!(read(ForwardedHeader::XForwardedFor, &lines), ["2001:db8::3", "192.0.2.2", "192.0.2.1"]);
         let empty = [",", "192.0.2.1,, ,192.0.2.2 ,", ""];
         assert_eq!(read(ForwardedHeader::XForwardedFor, &empty), ["192.0.2.2", "192.0.2.1"]);
+        let no_text = ["192.0.2.1", "\u{e9}, 192.0.2.2"];
+        assert_eq!(read(ForwardedHeader::XForwardedFor, &no_text), ["192.0.2.2", "?", "192.0.2.1"]);
         let lines = [
             "for=192.0.2.1, For=\"[2001:db8::2]:4711\";proto=http;by=203.0.113.43",
             "host=\"a,b;for=192.0.2.9\" ; FOR = \"192.0.2.\\3:80\"",

@@ -13,7 +13,7 @@ pub(super) fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<Option<I
         ForwardedHeader::XForwardedFor => ("x-forwarded-for", |hop| node(&unquoted(hop))),
         ForwardedHeader::Forwarded => ("forwarded", forwarded_for),
     };
-    // A line may have bytes that are no text from a stranger, and the address that a proxy has added to them.
+    // What a stranger wrote into a line may be no text; the address that a proxy appended to it counts all the same.
     let lines: Vec<_> = headers.get_all(name).map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
     let hops = lines.iter().rev().flat_map(|line| split(line, b',').into_iter().rev());
     // An empty element is none (RFC 9110, section 5.6.1).

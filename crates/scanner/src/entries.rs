@@ -5,7 +5,7 @@ use nodejs_semver::{Range, Version};
 
 use crate::manifest::{Json, Manifest};
 use crate::packages::Package;
-use crate::path::{join, split_code, within};
+use crate::path::{in_folder, join, split_code, typed, within};
 use crate::sources::{SOURCE, Sources, with_extension};
 use crate::tree::Tree;
 
@@ -165,14 +165,7 @@ impl Finder<'_> {
     fn there(&self, path: &str) -> Option<String> {
         let path = self.in_package(path)?;
         let (stem, extension) = split_code(&path)?;
-        let typed: &[&str] = match extension {
-            ".js" => &[".ts", ".tsx", ".d.ts"],
-            ".jsx" => &[".tsx", ".d.ts"],
-            ".mjs" => &[".mts", ".d.mts"],
-            ".cjs" => &[".cts", ".d.cts"],
-            _ => &[],
-        };
-        let beside = typed.iter().map(|extension| format!("{stem}{extension}"));
+        let beside = typed(extension).iter().map(|extension| format!("{stem}{extension}"));
         beside.chain([path.clone()]).find(|path| self.tree.is_file(path))
     }
 
@@ -191,18 +184,13 @@ impl Finder<'_> {
 
     /// What a pattern stands for in the files that are there, or else in the sources.
     fn stars(&self, target: &Json) -> Vec<String> {
+        let inside = leaves(target).into_iter().filter_map(|leaf| leaf.strip_prefix("./"));
+        let patterns: Vec<String> = inside.filter_map(|leaf| self.pattern_of(leaf)).collect();
         let mut stars = Vec::new();
-        for leaf in leaves(target).into_iter().filter_map(|leaf| leaf.strip_prefix("./")) {
-            let Some(leaf) = self.pattern_of(leaf) else { continue };
-            self.add_stars(&leaf, false, &mut stars);
-        }
+        patterns.iter().for_each(|pattern| self.add_stars(pattern, false, &mut stars));
         if stars.is_empty() {
-            for leaf in leaves(target).into_iter().filter_map(|leaf| leaf.strip_prefix("./")) {
-                let Some(leaf) = self.pattern_of(leaf) else { continue };
-                for place in self.sources.places(&leaf) {
-                    self.add_stars(&place, true, &mut stars);
-                }
-            }
+            let places = patterns.iter().flat_map(|pattern| self.sources.places(pattern));
+            places.for_each(|place| self.add_stars(&place, true, &mut stars));
         }
         stars.sort_unstable();
         stars.dedup();
@@ -273,7 +261,7 @@ impl Finder<'_> {
             return Some(file);
         }
         let stem = self.in_package(path)?;
-        let index = if stem.is_empty() { "index".to_owned() } else { format!("{stem}/index") };
+        let index = in_folder(&stem, "index");
         [stem, index].iter().filter(|stem| !stem.is_empty()).find_map(|stem| {
             THERE.iter().map(|extension| format!("{stem}{extension}")).find(|path| self.tree.is_file(path))
         })

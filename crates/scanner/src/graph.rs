@@ -3,13 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use crate::module::{DEFAULT, Export, Kind, Module, Target};
+use crate::module::{ASSIGNED, DEFAULT, Export, Kind, Module, Target};
 use crate::packages::Packages;
-use crate::resolve::{Resolved, Resolver};
+use crate::resolve::{Resolved, Resolver, package_name};
 use crate::tree::Tree;
 
-/// What `export =` is called. `export *` passes on neither it nor a default.
-const ASSIGNED: &str = "export=";
 /// So many different things under one name are remembered; two are too many already.
 const MOST_ORIGINS: usize = 4;
 
@@ -165,8 +163,7 @@ impl Graph {
                 }
                 _ => {}
             }
-            let package =
-                (!specifier.starts_with('.')).then(|| crate::resolve::package_name(specifier).to_owned());
+            let package = (!specifier.starts_with('.')).then(|| package_name(specifier).to_owned());
             links.insert(specifier.to_owned(), Link { resolved, package });
         }
         links
@@ -317,6 +314,7 @@ impl Linked {
     fn take_over(&mut self, passed: &BTreeMap<String, Vec<Origin>>, package: Option<&String>) -> bool {
         let mut changed = false;
         for (name, origins) in passed {
+            // Neither a default nor what `export =` assigns is passed on.
             if name == DEFAULT || name == ASSIGNED || self.module.exports.contains_key(name) {
                 continue;
             }

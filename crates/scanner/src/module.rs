@@ -16,6 +16,8 @@ use crate::signature::{self, Signature};
 
 /// What a default export is called.
 pub(crate) const DEFAULT: &str = "default";
+/// What `export =` is called.
+pub(crate) const ASSIGNED: &str = "export=";
 
 /// What a declaration declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,7 +215,7 @@ impl Reader<'_> {
             }
             Statement::TSExportAssignment(assignment) => {
                 let target = self.assigned(&assignment.expression, assignment.span.start);
-                self.export("export=".to_owned(), assignment.expression.span(), target);
+                self.export(ASSIGNED.to_owned(), assignment.expression.span(), target);
             }
             statement => {
                 let Some(declaration) = statement.as_declaration() else { return };
@@ -308,7 +310,7 @@ impl Reader<'_> {
             Syntax::TSImportEqualsDeclaration(import) => {
                 let target = match &import.module_reference {
                     TSModuleReference::ExternalModuleReference(module) => {
-                        of(&module.expression.value, "export=".to_owned())
+                        of(&module.expression.value, ASSIGNED.to_owned())
                     }
                     TSModuleReference::IdentifierReference(name) => Target::Local(name.name.to_string()),
                     TSModuleReference::QualifiedName(name) => {

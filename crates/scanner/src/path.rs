@@ -31,6 +31,22 @@ pub(crate) fn within<'p>(path: &'p str, folder: &str) -> Option<&'p str> {
     path.strip_prefix(folder)?.strip_prefix('/')
 }
 
+/// A path inside a folder, which may be the root.
+pub(crate) fn in_folder(folder: &str, path: &str) -> String {
+    if folder.is_empty() { path.to_owned() } else { format!("{folder}/{path}") }
+}
+
+/// What TypeScript looks for, in this order, where JavaScript with this extension is named.
+pub(crate) fn typed(extension: &str) -> &'static [&'static str] {
+    match extension {
+        ".js" => &[".ts", ".tsx", ".d.ts"],
+        ".jsx" => &[".tsx", ".d.ts"],
+        ".mjs" => &[".mts", ".d.mts"],
+        ".cjs" => &[".cts", ".d.cts"],
+        _ => &[],
+    }
+}
+
 /// Extensions of source code, those of declarations first because they contain others.
 const CODE: [&str; 11] =
     [".d.ts", ".d.mts", ".d.cts", ".ts", ".tsx", ".mts", ".cts", ".js", ".jsx", ".mjs", ".cjs"];

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::entries::Entries;
 use crate::manifest::Manifest;
 use crate::packages::{Package, Packages};
-use crate::path::{join, parent, split_code, within};
+use crate::path::{in_folder, join, parent, split_code, typed, within};
 use crate::tree::Tree;
 
 /// What a specifier names.
@@ -92,18 +92,19 @@ impl<'t> Resolver<'t> {
         const ADDED: [&str; 10] =
             [".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mts", ".d.mts", ".mjs", ".cts", ".cjs"];
         let replaced: &[&str] = match split_code(path) {
-            // The file itself is among them where it is TypeScript.
-            Some((_, ".js" | ".ts")) => &[".ts", ".tsx", ".d.ts"],
-            Some((_, ".jsx" | ".tsx")) => &[".tsx", ".d.ts"],
-            Some((_, ".mjs" | ".mts")) => &[".mts", ".d.mts"],
-            Some((_, ".cjs" | ".cts")) => &[".cts", ".d.cts"],
-            _ => &[],
+            // The file itself is among them.
+            Some((_, ".ts")) => typed(".js"),
+            Some((_, ".tsx")) => typed(".jsx"),
+            Some((_, ".mts")) => typed(".mjs"),
+            Some((_, ".cts")) => typed(".cjs"),
+            Some((_, extension)) => typed(extension),
+            None => &[],
         };
         let stem = split_code(path).map_or(path, |(stem, _)| stem);
         let replaced = replaced.iter().map(|extension| format!("{stem}{extension}"));
         let itself = split_code(path).map(|_| path.to_owned());
         let added = ADDED.iter().map(|extension| format!("{path}{extension}"));
-        let index = if path.is_empty() { "index".to_owned() } else { format!("{path}/index") };
+        let index = in_folder(path, "index");
         let index = ADDED.iter().map(|extension| format!("{index}{extension}"));
         let named = replaced.chain(itself).chain(added.filter(|_| !path.is_empty()));
         named.chain(index).find(|path| self.tree.is_file(path))

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::path::{join, parent, split_code, within};
+use crate::path::{in_folder, join, parent, split_code, within};
 use crate::tree::Tree;
 
 /// Extensions of sources, in the order in which they are looked for.
@@ -89,10 +89,6 @@ pub(crate) fn with_extension(tree: &Tree, stem: &str) -> Option<String> {
     [file, index].iter().filter(|stem| !stem.is_empty()).find_map(|stem| {
         SOURCE.iter().map(|extension| format!("{stem}{extension}")).find(|path| tree.is_file(path))
     })
-}
-
-fn in_folder(folder: &str, path: &str) -> String {
-    if folder.is_empty() { path.to_owned() } else { format!("{folder}/{path}") }
 }
 
 /// `outDir` and `rootDir` of the tsconfig at `path`, relative to the tree; what it extends counts where it is

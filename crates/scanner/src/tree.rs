@@ -96,9 +96,6 @@ impl Tree {
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
             for (name, kind) in self.entries_of(&folder) {
-                if name.starts_with('.') || name == "node_modules" {
-                    continue;
-                }
                 let Some(path) = join(&folder, &name) else { continue };
                 if kind.is_dir() {
                     folders.push(path);
@@ -117,21 +114,20 @@ impl Tree {
 
     /// The folders in `folder`, hidden ones and dependencies left out.
     pub(crate) fn folders_in(&self, folder: &str) -> Vec<String> {
-        let entries = self
-            .entries_of(folder)
-            .into_iter()
-            .filter(|(name, kind)| kind.is_dir() && !name.starts_with('.') && name != "node_modules");
+        let entries = self.entries_of(folder).into_iter().filter(|(_, kind)| kind.is_dir());
         entries.filter_map(|(name, _)| join(folder, &name)).collect()
     }
 
-    /// What is in a folder, in the order of the names, those that are no text left out.
+    /// What is in a folder, in the order of the names. Hidden names, those that are no text, and dependencies are
+    /// left out.
     fn entries_of(&self, folder: &str) -> Vec<(String, FileType)> {
         let folder = if folder.is_empty() { "." } else { folder };
         let entries = self.root.read_dir(folder).into_iter().flatten().flatten();
         let named = |entry: cap_std::fs::DirEntry| {
             Some((entry.file_name().into_string().ok()?, entry.file_type().ok()?))
         };
-        let mut entries: Vec<_> = entries.filter_map(named).collect();
+        let is_own = |(name, _): &(String, FileType)| !name.starts_with('.') && name != "node_modules";
+        let mut entries: Vec<_> = entries.filter_map(named).filter(is_own).collect();
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         entries
     }
